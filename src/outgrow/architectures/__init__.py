@@ -1,0 +1,196 @@
+"""Architectures as data: from a model's config to the axes and signatures of every parameter.
+
+One YAML file per model type says which axes each tensor writes and reads; this module reads it, and `resolve`
+applies it to a config. Adding an architecture is adding a file (CONTRIBUTING, "add an architecture").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from outgrow.architectures.expressions import evaluate, fields
+from outgrow.architectures.spec import ArchitectureSpec, AxisSpec
+from outgrow.axes import Signature, parse
+from outgrow.errors import ArchitectureError, near
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a model: its name, the layer it is in, the name's pattern, and its signature."""
+
+    name: str
+    pattern: str
+    layer: int | None
+    signature: Signature
+    tied: tuple[Signature, ...] = ()
+    """Signatures of the parameters that share this tensor, as their own role reads it."""
+
+    def in_layer(self, layer: int) -> str:
+        """The same parameter's name in another layer."""
+        return self.pattern.replace("{L}", str(layer))
+
+    @property
+    def tail(self) -> str:
+        """The name inside its layer, as `self_attn.o_proj.weight`."""
+        return self.pattern.split("{L}.", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Model:
+    """An architecture at the sizes of one config."""
+
+    spec: ArchitectureSpec
+    config: Mapping[str, Any] = field(hash=False)
+    sizes: Mapping[str, int] = field(hash=False)
+    parameters: Mapping[str, Parameter] = field(hash=False)
+
+    @property
+    def layers(self) -> int:
+        """Number of layers."""
+        return int(self.config[self.spec.layers.count])
+
+    @property
+    def axes(self) -> Mapping[str, AxisSpec]:
+        """What each axis passes through."""
+        return self.spec.axes
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a parameter."""
+        return self.parameters[name].signature.shape(self.sizes)
+
+    def tied_axes(self) -> frozenset[str]:
+        """Axes that a tied tensor reads in its second role (the output of the norm before a tied head)."""
+        return frozenset[str]().union(
+            *(signature.axes("reads") for parameter in self.parameters.values() for signature in parameter.tied)
+        )
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights, tied ones once."""
+        total = 0
+        for name in self.parameters:
+            count = 1
+            for size in self.shape(name):
+                count *= size
+            total += count
+        return total
+
+
+def known() -> tuple[str, ...]:
+    """Model types that have an architecture file."""
+    folder = files("outgrow.architectures")
+    return tuple(sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+
+
+@lru_cache(maxsize=64)
+def load(model_type: str) -> ArchitectureSpec:
+    """The architecture file of a model type.
+
+    >>> load("gpt2").class_
+    'GPT2LMHeadModel'
+    """
+    if model_type not in known():
+        raise ArchitectureError(
+            f"no architecture file for model type '{model_type}' ({near(model_type, known())})",
+            fix=f"add src/outgrow/architectures/{model_type}.yaml: see CONTRIBUTING.md, 'Add an architecture'",
+        )
+    try:
+        return ArchitectureSpec.model_validate(_raw(model_type))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ArchitectureError(f"architecture file {model_type}.yaml: {where}: {first['msg']}") from None
+
+
+def resolve(config: Mapping[str, Any]) -> Model:
+    """The axes, sizes and parameters of the model that this config describes.
+
+    >>> model = resolve({"model_type": "gpt2", "n_embd": 6, "n_head": 2, "n_layer": 1, "n_positions": 7, "vocab_size": 11})
+    >>> model.shape("transformer.h.0.attn.c_attn.weight")
+    (6, 18)
+    """
+    spec = load(str(config.get("model_type")))
+    _check_requirements(spec.model_type, spec.requires, config)
+    sizes = {name: evaluate(axis.size, config) for name, axis in spec.axes.items()}
+    layers = evaluate(spec.layers.count, config)
+    tied: dict[str, list[Signature]] = {}
+    owners: dict[str, tuple[str, int | None, Signature]] = {}
+    for pattern, parameter in spec.parameters.items():
+        if parameter.when is not None and not config.get(parameter.when):
+            continue
+        signature = parse(parameter.axes)
+        if parameter.tied_to is not None and config.get(parameter.when_tied or ""):
+            tied.setdefault(parameter.tied_to, []).append(signature)
+            continue
+        for layer in range(layers) if "{L}" in pattern else (None,):
+            name = pattern if layer is None else pattern.replace("{L}", str(layer))
+            owners[name] = (pattern, layer, signature)
+    parameters = {
+        name: Parameter(name, pattern, layer, signature, tuple(tied.get(name, ())))
+        for name, (pattern, layer, signature) in owners.items()
+    }
+    return Model(spec, dict(config), sizes, parameters)
+
+
+def growable(spec: ArchitectureSpec) -> dict[str, str]:
+    """Config fields that `grow` may change, with what they mean.
+
+    >>> sorted(growable(load("llama")))[:3]
+    ['head_dim', 'hidden_size', 'intermediate_size']
+    """
+    found: dict[str, str] = {spec.layers.count: "layers"}
+    for name, axis in spec.axes.items():
+        if axis.through != "fixed":
+            for one in fields(axis.size):
+                found.setdefault(one, name)
+    fixed = {one for axis in spec.axes.values() if axis.through == "fixed" for one in fields(axis.size)}
+    return {one: meaning for one, meaning in found.items() if one not in fixed}
+
+
+def check_depth(model: Model) -> None:
+    """Refuse to add layers where the config makes a layer depend on its place."""
+    _check_requirements(model.spec.model_type, model.spec.requires_for_depth, model.config)
+
+
+def _check_requirements(model_type: str, requirements: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    for name, wanted in requirements.items():
+        if config.get(name, wanted) != wanted:
+            raise ArchitectureError(
+                f"{model_type} with {name} = {config[name]} is not described by its architecture file", expected=f"{name} = {wanted}"
+            )
+
+
+def _raw(model_type: str) -> dict[str, Any]:
+    """The file's content, with what it extends and renames worked in."""
+    data: dict[str, Any] = yaml.safe_load((files("outgrow.architectures") / f"{model_type}.yaml").read_text())
+    parent = data.pop("extends", None)
+    renames = data.pop("rename", {})
+    if parent is None:
+        return data
+    merged = _raw(parent)
+    for key, value in data.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = {name: entry for name, entry in {**merged[key], **value}.items() if entry is not None}
+        else:
+            merged[key] = value
+
+    def renamed(text: str) -> str:
+        for old, new in renames.items():
+            if text.startswith(old):
+                return str(new) + text[len(old) :]
+        return text
+
+    if renames:
+        merged["parameters"] = {
+            renamed(name): {**entry, **({"tied_to": renamed(entry["tied_to"])} if "tied_to" in entry else {})}
+            for name, entry in merged["parameters"].items()
+        }
+        merged["ignored"] = [renamed(pattern) for pattern in merged.get("ignored", [])]
+    return merged

@@ -1,0 +1,72 @@
+"""The form of an architecture file. Unknown keys are errors; every file is tested against a real model."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Through = Literal["stream", "norm", "elementwise", "heads", "dot", "raw", "linear", "lookup", "fixed"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class AxisSpec(_Strict):
+    """An axis: its size, and what its activations pass through (the rows of the table in DESIGN 2.4).
+
+    stream       the residual stream, written by sums and read by norms
+    norm         the output of a norm `of` another axis
+    elementwise  a nonlinearity, unit by unit (gated or not)
+    heads        whole attention heads
+    dot          contracted `with` another axis in attention scores; `rotary` if rotated in pairs
+    raw          a projection that only a norm reads (query and key before their norm)
+    linear       nothing: written and read by matrices
+    lookup       indexed by tokens
+    fixed        cannot grow
+    """
+
+    size: str
+    through: Through
+    of: str | None = None
+    norm: Literal["rms", "layer"] | None = None
+    eps: str | None = None
+    with_: str | None = Field(default=None, alias="with")
+    rotary: bool = False
+    like: str | None = None
+
+
+class ParameterSpec(_Strict):
+    """A parameter: its signature, the config field under which it exists, and what it is tied to."""
+
+    axes: str
+    when: str | None = None
+    tied_to: str | None = None
+    when_tied: str | None = None
+
+
+class LayersSpec(_Strict):
+    """The stack: the field that counts layers, where the norms stand, and what a silent layer must zero."""
+
+    count: str
+    norm: Literal["pre", "post"]
+    branch_outputs: tuple[str, ...]
+    first_norm: str | None = None
+    last_norm: str | None = None
+    lists: tuple[str, ...] = ()
+
+
+class ArchitectureSpec(_Strict):
+    """One architecture file."""
+
+    model_type: str
+    class_: str = Field(alias="class")
+    axes: dict[str, AxisSpec]
+    layers: LayersSpec
+    parameters: dict[str, ParameterSpec]
+    pin: dict[str, str] = {}
+    aliases: dict[str, str] = {}
+    requires: dict[str, Any] = {}
+    requires_for_depth: dict[str, Any] = {}
+    ignored: tuple[str, ...] = ()

@@ -1,0 +1,271 @@
+"""What an axis passes through decides which maps keep the function, and what must be compensated where.
+
+The table of DESIGN 2.4 as code: `compensate` takes the free maps of a growth and derives the rest,
+
+    norm output     F_norm = F_stream;  gain' = ρ·F_norm/F_stream·gain,  eps' = ρ²·eps,  ρ = √(c·d/D), FᵀF = c·I
+    tied head       F_final = F_stream / c, so that logits E'·x' = E·x
+    attention       F_query ← √(D/d)·F_query, so that scores q'·k'/√D = q·k/√d
+
+and says for every axis, before anything is computed, whether the function and the gradient law are kept, and why not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isclose, sqrt
+
+import torch
+
+from outgrow.architectures import Model
+from outgrow.architectures.spec import AxisSpec
+from outgrow.growth import Growth, covered
+from outgrow.linear import EMPTY, MEAN, Identity, LinearMap, Select
+from outgrow.maps import AxisMap, identity, scaled
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a growth does to one axis."""
+
+    axis: str
+    small: int
+    large: int
+    through: str
+    function: bool
+    gradient: bool
+    compensated: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Compensation:
+    """Every axis's maps, the maps of norm gains, changed eps fields, and a finding per growing axis."""
+
+    axes: Mapping[str, AxisMap]
+    gains: Mapping[str, AxisMap]
+    eps: Mapping[str, float]
+    findings: tuple[Finding, ...]
+
+
+def compensate(growth: Growth) -> Compensation:
+    """Derive what the operator's maps ask of norms, tied heads, attention scale and eps."""
+    small, axes, findings = growth.small, dict(growth.axes), []
+    notes: dict[str, list[str]] = {}
+    for query, spec in small.axes.items():
+        key = spec.with_
+        if spec.through == "dot" and key is not None and list(small.axes).index(query) < list(small.axes).index(key):
+            axes[query], axes[key] = _scores(axes[query], axes[key], rotary=spec.rotary)
+            if axes[query].grows:
+                factor = sqrt(axes[query].large / axes[query].small)
+                notes.setdefault(query, []).append(f"queries × √(D/d) = {factor:.4g}, fresh keys zero")
+    for name, spec in small.axes.items():
+        if spec.like is not None:
+            axes[name] = _like(axes[spec.like], small.sizes[name])
+    for name, spec in small.axes.items():
+        if spec.through == "norm":
+            axes[name] = _norm_output(growth, axes, name, spec)
+    gains, eps = {}, {}
+    for name, spec in small.axes.items():
+        if spec.of is None:
+            continue
+        before = axes[spec.of]
+        ratio = before.norm_ratio() or 1.0
+        rho = sqrt(ratio * small.sizes[spec.of] / growth.large.sizes[spec.of])
+        gains[name] = _gain(before, axes[name], rho)
+        if spec.eps is not None and before.grows and not isclose(rho, 1.0, rel_tol=1e-12):
+            eps[spec.eps] = float(small.config[spec.eps]) * rho**2
+            notes.setdefault(spec.of, []).append(f"gain of {name} × ρ, {spec.eps} × ρ², ρ = {rho:.4g}")
+    for name in small.axes:
+        if axes[name].grows or " ".join((name, "group")) in axes:
+            findings.append(_finding(growth, axes, gains, eps, name, "; ".join(notes.get(name, []))))
+    if growth.layers.grows:
+        findings.append(_layers(growth))
+    return Compensation(axes, gains, eps, tuple(findings))
+
+
+def eps_conflict(model: Model, large: Model) -> bool:
+    """Whether the stream's norms share their eps with a norm over another axis, which must then keep its own.
+
+    In that case the stream's activations keep their root mean square (c = D/d), and eps does not change.
+    """
+    streams = {name for name, spec in model.axes.items() if spec.through == "stream"}
+    shared = {spec.eps for spec in model.axes.values() if spec.of in streams}
+    return any(spec.eps in shared and spec.of not in streams for spec in model.axes.values() if spec.of is not None)
+
+
+def _scores(query: AxisMap, key: AxisMap, *, rotary: bool) -> tuple[AxisMap, AxisMap]:
+    """Queries and keys with F_qᵀF_k = √(D/d)·I, and the gradients that follow from it: G_q = F_k·√(d/D), G_k alike.
+
+    Rotary pairs that turn at a new frequency give keys a gradient that is no transport of an old one: G_k stays as it is.
+    """
+    if not query.grows and not key.grows:
+        return query, key
+    factor = sqrt(query.large / query.small)
+    queries, keys = scaled(query.forward, factor), key.forward
+    return (
+        AxisMap(queries, scaled(keys, 1 / factor), query.fresh),
+        AxisMap(keys, key.backward if rotary else scaled(queries, 1 / factor), key.fresh),
+    )
+
+
+def _like(axis: AxisMap, size: int) -> AxisMap:
+    """Plain copies in the same order: what an elementwise nonlinearity allows."""
+    if isinstance(axis.forward, Identity):
+        return identity(size)
+    assert isinstance(axis.forward, Select)
+    index = axis.forward.index
+    counts = torch.bincount(index[index >= 0], minlength=size).to(torch.float64)
+    old = index >= 0
+    share = torch.where(old, 1 / counts[index.clamp(min=0)], 0.0)
+    index = torch.where(old, index, EMPTY)
+    return AxisMap(Select(index, old.to(torch.float64), size), Select(index, share, size), "writers")
+
+
+def _norm_output(growth: Growth, axes: Mapping[str, AxisMap], name: str, spec: AxisSpec) -> AxisMap:
+    """The map of a norm's output: its input's, or, where a tied head reads it, the dual of the embedding's."""
+    before = axes[str(spec.of)]
+    if name in growth.small.tied_axes():
+        stream = next(axes[other] for other, one in growth.small.axes.items() if one.through == "stream")
+        dual = scaled(_without_mean(stream.forward), 1 / (stream.norm_ratio() or 1.0))
+        return AxisMap(dual, _without_mean(stream.forward), stream.fresh)
+    return AxisMap(_without_mean(before.forward), before.backward, before.fresh)
+
+
+def _without_mean(map_: LinearMap) -> LinearMap:
+    """A norm centres its input, so channels that hold the mean come out as zero."""
+    if isinstance(map_, Select) and bool((map_.index == MEAN).any()):
+        keep = map_.index != MEAN
+        return Select(torch.where(keep, map_.index, EMPTY), torch.where(keep, map_.weight, 0.0), map_.units)
+    return map_
+
+
+def _gain(before: AxisMap, after: AxisMap, rho: float) -> AxisMap:
+    """Maps of a gain (a) and of its gradient (b): a = ρ·F_after/F_before, b = G_after·F_before/ρ, unit by unit."""
+    if isinstance(before.forward, Identity) and isinstance(after.forward, Identity):
+        return identity(before.small)
+    inner, outer = _as_select(before.forward), _as_select(after.forward)
+    dual = _as_select(after.backward)
+    old = inner.index >= 0
+    index = torch.where(old, inner.index, MEAN)  # a new channel of the stream starts with the mean gain
+    safe = torch.where(old & (inner.weight != 0), inner.weight, 1.0)
+    forward = torch.where(old, rho * torch.where(outer.index >= 0, outer.weight, 0.0) / safe, rho)
+    backward = torch.where(old & (dual.index >= 0), dual.weight * safe / rho, 0.0)
+    return AxisMap(
+        Select(index, forward, before.small), Select(torch.where(old, index, EMPTY), backward, before.small), "writers"
+    )
+
+
+def _as_select(map_: LinearMap) -> Select:
+    if isinstance(map_, Identity):
+        return Select(torch.arange(map_.size), torch.ones(map_.size, dtype=torch.float64), map_.size)
+    assert isinstance(map_, Select), "a norm's gain can only follow one-hot maps"
+    return map_
+
+
+def _finding(
+    growth: Growth,
+    axes: Mapping[str, AxisMap],
+    gains: Mapping[str, AxisMap],
+    eps: Mapping[str, float],
+    name: str,
+    note: str,
+) -> Finding:
+    """Apply the row of the table that belongs to what this axis passes through."""
+    spec, axis = growth.small.axes[name], axes[name]
+    joint = axes.get(f"{name} group")
+    function, gradient, why = _CHECKS[spec.through](growth, axes, name)
+    if axis.residual() > 1e-9:
+        function, gradient, why = False, False, why or "backwardᵀ forward is not the identity"
+    if joint is not None:
+        gradient, why = False, why or "copies of a key/value head serve different query heads"
+    if spec.through in ("elementwise", "heads", "linear", "stream") and not covered(axis.forward):
+        note = "; ".join(filter(None, [note, f"new units: {axis.fresh} fresh, the other side zero"]))
+    if spec.through in ("elementwise", "heads", "linear") and covered(axis.forward):
+        note = note or "readers share among copies"
+    return Finding(name, axis.small, axis.large, spec.through, function, gradient, note, why)
+
+
+def _stream(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
+    axis = axes[name]
+    kinds = {spec.norm for spec in growth.small.axes.values() if spec.of == name}
+    if axis.norm_ratio() is None:
+        return False, False, "norms see copies of unequal weight: FᵀF is not c·I"
+    if "layer" not in kinds:
+        return True, True, ""
+    forward = _as_select(axis.forward)
+    if bool((forward.index == MEAN).any()):
+        if growth.small.spec.layers.norm == "post":
+            return False, False, "after a post-norm the stream's mean is no longer the mean of what was added"
+        return True, False, "a LayerNorm's backward pass centres over all channels, the new ones too"
+    if not covered(axis.forward):
+        return False, False, "a LayerNorm centres its input, and zeros are not its mean"
+    counts = torch.bincount(forward.index, minlength=axis.small)
+    uniform = bool((counts == counts[0]).all()) and float((forward.weight - forward.weight[0]).abs().max()) < 1e-12
+    return uniform, uniform, "" if uniform else "a LayerNorm centres its input: it needs every unit copied equally often"
+
+
+def _copies_whole(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
+    forward = _as_select(axes[name].forward)
+    whole = bool(((forward.weight == 1) | (forward.index == EMPTY)).all())
+    return whole, whole, "" if whole else f"a unit that passes through {growth.small.axes[name].through} cannot be scaled"
+
+
+def _dot(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
+    spec = growth.small.axes[name]
+    other = axes[str(spec.with_)]
+    product = axes[name].forward.matrix().T @ other.forward.matrix()
+    wanted = sqrt(axes[name].large / axes[name].small) * torch.eye(axes[name].small, dtype=torch.float64)
+    if float((product - wanted).abs().max()) > 1e-9:
+        return False, False, f"the dot product with {spec.with_} changes"
+    if spec.rotary and not _keeps_frequencies(axes[name]):
+        return False, False, "rotary pairs would turn at another frequency"
+    return True, True, ""
+
+
+def _keeps_frequencies(axis: AxisMap) -> bool:
+    """Whether old pair i stands at new pair k·i on the side that is not zero (half-split layout)."""
+    if axis.large % axis.small:
+        return False
+    factor, forward = axis.large // axis.small, _as_select(axis.forward)
+    pairs, old = torch.arange(axis.small), axis.small // 2
+    places = torch.where(pairs < old, pairs * factor, axis.large // 2 + (pairs - old) * factor)
+    return torch.equal(forward.index[places], pairs)
+
+
+def _raw(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
+    if not axes[name].grows:
+        return True, True, ""
+    return True, False, "the norm's backward pass spreads over copies of which only one is read"
+
+
+def _plain(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
+    return True, True, ""
+
+
+def _lookup(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
+    return False, False, "logits of old tokens are kept, but new tokens take their share of the probability"
+
+
+_CHECKS = {
+    "stream": _stream,
+    "norm": _plain,
+    "elementwise": _copies_whole,
+    "heads": _copies_whole,
+    "dot": _dot,
+    "raw": _raw,
+    "linear": _plain,
+    "lookup": _lookup,
+    "fixed": _plain,
+}
+
+
+def _layers(growth: Growth) -> Finding:
+    layers = growth.layers
+    silent = layers.large - len(layers.silent) == layers.small and layers.originals() == {
+        old: new for old, new in zip(range(layers.small), sorted(set(range(layers.large)) - layers.silent), strict=True)
+    }
+    pre = growth.small.spec.layers.norm == "pre"
+    note = ("last matrix of each branch zero" if pre else "branches zero; the norm before becomes (1, 0)") if silent else ""
+    why = "" if silent else "layers are applied more than once"
+    return Finding("layers", layers.small, layers.large, "stack of layers", silent, silent, note, why)

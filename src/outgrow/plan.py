@@ -1,0 +1,310 @@
+"""From a growth to one recipe per tensor and slot.
+
+For a tensor with signature dims and source layers (l, w):
+
+    recipe = Σ_l w · (⊗ over dims, slot.map(axis, role)) · tensor_l  +  fresh entries  +  invisible noise
+
+Nothing is read or computed here: a plan is made from two configs, can be printed, and says before any work what every
+tensor will be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from outgrow.architectures import Model, Parameter, check_depth
+from outgrow.axes import Dim
+from outgrow.constraints import Compensation, compensate
+from outgrow.errors import GrowthError, near
+from outgrow.growth import Growth, grown_config
+from outgrow.linear import EMPTY, MEAN, Identity, LinearMap, Select, direct_sum, kron
+from outgrow.maps import AxisMap, identity
+from outgrow.recipe import Fill, Fresh, Invisible, Level, Mask, Recipe, Term
+from outgrow.slots import EXP_AVG, EXP_AVG_SQ, WEIGHT, Moments, Slot
+
+
+@dataclass(frozen=True)
+class GrowthPlan:
+    """Every grown tensor's recipe per slot, the new config, and where each step count comes from."""
+
+    growth: Growth = field(repr=False)
+    config: Mapping[str, Any] = field(repr=False)
+    compensation: Compensation = field(repr=False)
+    moments: Moments
+    recipes: Mapping[str, Mapping[str, Recipe]] = field(repr=False)
+    steps: Mapping[str, str | None]
+    """New tensor -> the old tensor whose optimizer step it continues, or None to begin at 0."""
+
+    @property
+    def small(self) -> Model:
+        return self.growth.small
+
+    @property
+    def large(self) -> Model:
+        return self.growth.large
+
+    @property
+    def keeps_function(self) -> bool:
+        """Whether the large model computes the same function (up to rounding)."""
+        return all(finding.function for finding in self.compensation.findings)
+
+    @property
+    def keeps_gradient_law(self) -> bool:
+        """Whether every gradient of an old entry is its transport, so that transported moments are exact."""
+        return not self.growth.noise and all(finding.gradient for finding in self.compensation.findings)
+
+    @property
+    def is_caged(self) -> bool:
+        """Whether copies stay equal for ever (without dropout): exact law, nothing fresh, no noise (DESIGN 2.5)."""
+        copied = any(axis.grows for name, axis in self.growth.axes.items() if self.small.axes.get(name) is not None)
+        return copied and self.keeps_gradient_law and not self.growth.has_fresh_units
+
+    def same_contents(self, slot: str) -> tuple[tuple[str, ...], ...]:
+        """Tensors of a slot grouped by contents: copies of a layer are computed once."""
+        groups: dict[object, list[str]] = {}
+        for name, recipe in self.recipes[slot].items():
+            key: object = (recipe.shape, tuple((t.source, t.coefficient, tuple(map(id, t.maps))) for t in recipe.terms))
+            groups.setdefault(name if recipe.fills else key, []).append(name)
+        return tuple(tuple(names) for names in groups.values())
+
+    def describe(self) -> dict[str, Any]:
+        """The plan as plain data: what `--dry-run`, lineage and `explain` show."""
+        return {
+            "model_type": self.small.spec.model_type,
+            "from": _sizes(self.small),
+            "to": _sizes(self.large),
+            "operators": [dict(entry) for entry in self.growth.provenance],
+            "moments": self.moments,
+            "keeps_function": self.keeps_function,
+            "keeps_gradient_law": self.keeps_gradient_law,
+            "is_caged": self.is_caged,
+            "axes": [vars(finding) for finding in self.compensation.findings],
+        }
+
+
+def _sizes(model: Model) -> dict[str, int]:
+    return {**model.sizes, "layers": model.layers, "parameters": model.num_parameters}
+
+
+def plan(growth: Growth, moments: Moments = "transport") -> GrowthPlan:
+    """Work out every recipe of a growth.
+
+    `moments`: `transport` (the exact law), `keep_zero` (old entries kept, new ones fresh), `copy` (copied as they are),
+    `reset` (none). Raises GrowthError for an unknown option and for a growth that the architecture does not allow.
+    """
+    if moments not in get_args(Moments):
+        raise GrowthError(f"unknown way to grow moments: '{moments}' ({near(moments, get_args(Moments))})")
+    if growth.layers.grows:
+        check_depth(growth.small)
+    builder = _Builder(growth, compensate(growth), moments)
+    recipes = {slot.name: builder.recipes(slot) for slot in (WEIGHT, EXP_AVG, EXP_AVG_SQ)}
+    steps = {name: builder.step_source(recipe) for name, recipe in recipes["exp_avg"].items()}
+    config = grown_config(growth, builder.compensation.eps)
+    return GrowthPlan(growth, config, builder.compensation, moments, recipes, steps)
+
+
+@dataclass(frozen=True)
+class _Builder:
+    growth: Growth
+    compensation: Compensation
+    moments: Moments
+    cache: dict[object, LinearMap] = field(default_factory=dict)
+
+    def recipes(self, slot: Slot) -> dict[str, Recipe]:
+        return {name: self.recipe(parameter, slot) for name, parameter in self.growth.large.parameters.items()}
+
+    def recipe(self, parameter: Parameter, slot: Slot) -> Recipe:
+        shape = self.growth.large.shape(parameter.name)
+        sources = self.sources(parameter, slot)
+        maps = tuple(self.map(dim, slot) for dim in parameter.signature.dims)
+        terms = tuple(Term(source, maps, weight) for source, weight in sources)
+        if slot is WEIGHT:
+            terms += tuple(Term(source, mean, weight) for mean in self.new_tokens(parameter) for source, weight in sources)
+        fills = self.fills(parameter, slot, sources, maps)
+        return Recipe(parameter.name, shape, terms, fills)
+
+    # ---- which layers -------------------------------------------------------------------------------------------
+
+    def sources(self, parameter: Parameter, slot: Slot) -> tuple[tuple[str | float, float], ...]:
+        """(source tensor or constant, weight) of a new tensor; () is zero."""
+        if slot is not WEIGHT and self.moments == "reset":
+            return ()
+        if parameter.layer is None:
+            return ((parameter.name, 1.0),)
+        layer, layers = parameter.layer, self.growth.layers
+        if self.growth.small.spec.layers.norm == "post":
+            moved = self.moved_norm(parameter)
+            if moved is not None:
+                return moved if slot is WEIGHT or isinstance(moved[0][0], str) else ()
+        if layer in layers.silent:
+            if slot is not WEIGHT or self.is_branch_output(parameter):
+                return ()
+        if slot is not WEIGHT and self.moments == "keep_zero":
+            if layer not in layers.originals().values():
+                return ()
+        return tuple((parameter.in_layer(source), weight) for source, weight in layers.rows[layer])
+
+    def is_branch_output(self, parameter: Parameter) -> bool:
+        """Whether this is the last matrix (or its bias) of a branch: zero in a silent layer."""
+        return parameter.tail.rsplit(".", 1)[0] in self.growth.small.spec.layers.branch_outputs
+
+    def moved_norm(self, parameter: Parameter) -> tuple[tuple[str | float, float], ...] | None:
+        """Post-norm: the layer before silent ones passes its last norm on to the last of them (notes/maths.md 4.9)."""
+        layers, spec = self.growth.layers, self.growth.small.spec.layers
+        module, kind = parameter.tail.rsplit(".", 1)
+        layer = parameter.layer
+        assert layer is not None
+        if module not in (spec.first_norm, spec.last_norm):
+            return None
+        neutral: tuple[tuple[str | float, float], ...] = ((1.0 if kind == "weight" else 0.0, 1.0),)
+        begins_chain = layer not in layers.silent and layer + 1 in layers.silent
+        if layer not in layers.silent and not (begins_chain and module == spec.last_norm):
+            return None
+        ends_chain = layer in layers.silent and layer + 1 not in layers.silent
+        if not (ends_chain and module == spec.last_norm):
+            return neutral
+        first = layer
+        while first in layers.silent:
+            first -= 1
+        return tuple((parameter.in_layer(source), weight) for source, weight in layers.rows[first])
+
+    def step_source(self, recipe: Recipe) -> str | None:
+        names = [term.source for term in recipe.terms if isinstance(term.source, str)]
+        return names[0] if names else None
+
+    # ---- which maps ---------------------------------------------------------------------------------------------
+
+    def map(self, dim: Dim, slot: Slot) -> LinearMap:
+        """The map of one dimension, made once per (dimension, slot)."""
+        key = (dim, slot.name)
+        if key not in self.cache:
+            blocks = [kron([slot.map(axis, dim.role) for axis in self.atoms(block, dim)]) for block in dim.blocks]
+            made = direct_sum(blocks)
+            if slot is not WEIGHT and self.moments in ("keep_zero", "copy"):
+                made = _raw_copies(made, first_only=self.moments == "keep_zero")
+            self.cache[key] = made
+        return self.cache[key]
+
+    def atoms(self, block: tuple[str | int, ...], dim: Dim) -> list[AxisMap]:
+        """The axes of a product; a joint map stands for its neighbours."""
+        found, place = [], 0
+        axes = self.compensation.gains if dim.role == "scales" else self.compensation.axes
+        while place < len(block):
+            atom = block[place]
+            joint = " ".join(str(part) for part in block[place : place + 2])
+            if joint in axes and place + 1 < len(block):
+                found.append(axes[joint])
+                place += 2
+                continue
+            found.append(identity(atom) if isinstance(atom, int) else axes[atom])
+            place += 1
+        return found
+
+    def new_tokens(self, parameter: Parameter) -> list[tuple[LinearMap, ...]]:
+        """New rows of a vocabulary begin as the mean of the old ones."""
+        axes = self.growth.small.axes
+        found = []
+        for place, dim in enumerate(parameter.signature.dims):
+            lookup = next((name for name in dim.axes if axes[name].through == "lookup"), None)
+            if lookup is not None and self.compensation.axes[lookup].grows:
+                small, large = self.growth.small.sizes[lookup], self.growth.large.sizes[lookup]
+                index = torch.where(torch.arange(large) < small, EMPTY, MEAN)
+                mean = Select(index, (index == MEAN).to(torch.float64), small)
+                found.append(tuple(mean if other == place else self.map(one, WEIGHT) for other, one in enumerate(parameter.signature.dims)))
+        return found
+
+    # ---- what is filled in --------------------------------------------------------------------------------------
+
+    def fills(
+        self, parameter: Parameter, slot: Slot, sources: tuple[tuple[str | float, float], ...], maps: tuple[LinearMap, ...]
+    ) -> tuple[Fill, ...]:
+        name = parameter.name
+        if not sources or isinstance(sources[0][0], float):
+            return ()
+        if slot is EXP_AVG_SQ:
+            masks = tuple(Mask(~map_.covered(), torch.zeros(map_.outputs, dtype=torch.bool)) for map_ in maps)
+            return (Level(str(sources[0][0]), masks),) if any(bool(mask.fresh.any()) for mask in masks) else ()
+        if slot is not WEIGHT or len(parameter.signature.dims) < 2:
+            return ()
+        std = float(self.growth.small.config.get("initializer_range") or 0.02)
+        masks = tuple(self.mask(dim) for dim in parameter.signature.dims)
+        fills: list[Fill] = []
+        if any(bool(mask.fresh.any()) for mask in masks):
+            fills.append(Fresh(std, self.growth.seed, name, masks))
+        if self.growth.noise:
+            for place, dim in enumerate(parameter.signature.dims):
+                forward = direct_sum([kron([axis.forward for axis in self.atoms(block, dim)]) for block in dim.blocks])
+                backward = self.map(dim, WEIGHT)
+                if dim.role == "reads" and isinstance(forward, Select) and not self.is_lookup(dim):
+                    fills.append(Invisible(std * self.growth.noise, self.growth.seed, name, place, forward, _select(backward)))
+        return tuple(fills)
+
+    def is_lookup(self, dim: Dim) -> bool:
+        return any(self.growth.small.axes[name].through in ("lookup", "fixed") for name in dim.axes)
+
+    def mask(self, dim: Dim) -> Mask:
+        """New units of a dimension: those that may hold fresh values, and those that must stay zero."""
+        fresh, barred = [], []
+        for block in dim.blocks:
+            block_fresh, block_barred = torch.zeros(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
+            for axis in self.atoms(block, dim):
+                map_ = axis.forward if dim.role == "writes" else axis.backward
+                empty = ~map_.covered()
+                if self.is_lookup(dim):
+                    empty = torch.zeros_like(empty)
+                mine = (axis.fresh == "writers") == (dim.role == "writes")
+                block_fresh = _outer(block_fresh, empty if mine else torch.zeros_like(empty))
+                block_barred = _outer(block_barred, torch.zeros_like(empty) if mine else empty)
+            fresh.append(block_fresh)
+            barred.append(block_barred)
+        return Mask(torch.cat(fresh), torch.cat(barred))
+
+
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    return (left[:, None] | right[None, :]).flatten()
+
+
+def _select(map_: LinearMap) -> Select:
+    assert isinstance(map_, Select)
+    return map_
+
+
+def _raw_copies(map_: LinearMap, *, first_only: bool) -> LinearMap:
+    """The same gather with weight 1: of every copy, or of the first copy of each unit."""
+    if isinstance(map_, Identity):
+        return map_
+    if not isinstance(map_, Select):
+        raise GrowthError("moments can only be kept or copied under maps that copy units", fix="use --moments transport or reset")
+    index = torch.where(map_.index >= 0, map_.index, EMPTY)
+    if first_only:
+        seen = torch.zeros(map_.units + 1, dtype=torch.bool)
+        for place, unit in enumerate(index.tolist()):
+            if seen[unit]:
+                index[place] = EMPTY
+            seen[unit] = unit >= 0
+    return Select(index, (index >= 0).to(torch.float64), map_.units)
+
+
+def multipliers(plan: GrowthPlan) -> dict[str, float]:
+    """AdamW learning-rate multiplier of each tensor under which training commutes with this growth (notes/maths.md 4.2).
+
+    AdamW moves every entry by about one learning rate, while a small model's step of 1 arrives in a large weight as
+    F_o · G_iᵀ: the multiplier is that product, 1/in for plain duplication. Raises GrowthError where it is not one number
+    per tensor (uneven copies).
+    """
+    found = {}
+    for name, recipe in plan.recipes["weight"].items():
+        value = 1.0
+        for map_ in recipe.terms[0].maps if recipe.terms else ():
+            weights = torch.ones(1) if isinstance(map_, Identity) else _select(map_).weight[map_.covered()]
+            if float((weights - weights[0]).abs().max()) > 1e-12:
+                raise GrowthError(f"'{name}' has copies of unequal weight: no single learning-rate multiplier fits")
+            value *= float(weights[0])
+        found[name] = value
+    return found
+
