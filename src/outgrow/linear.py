@@ -223,6 +223,31 @@ class Dense(LinearMap):
         return (self.values != 0).any(dim=1)
 
 
+def apply_transposed(map_: LinearMap, y: Tensor, dim: int) -> Tensor:
+    """Mᵀ y along one dimension: back from `outputs` to `inputs` units.
+
+    >>> apply_transposed(Select(torch.tensor([0, 1, 0]), torch.ones(3, dtype=torch.float64), 2), torch.tensor([1.0, 2.0, 3.0]), 0).tolist()
+    [4.0, 2.0]
+    """
+    if isinstance(map_, Identity):
+        return y
+    if isinstance(map_, Dense):
+        return torch.tensordot(map_.values.T.to(y.device, y.dtype), y, dims=([1], [dim])).movedim(0, dim)
+    assert isinstance(map_, Select)
+    shape = [1] * y.dim()
+    shape[dim] = map_.outputs
+    weighted = y * map_.weight.to(y.device, y.dtype).view(shape)
+    keep = (map_.index >= 0).nonzero().flatten()
+    size = list(y.shape)
+    size[dim] = map_.inputs
+    out = torch.zeros(size, device=y.device, dtype=y.dtype)
+    out.index_add_(dim, map_.index[keep].to(y.device), weighted.index_select(dim, keep.to(y.device)))
+    mean = (map_.index == MEAN).nonzero().flatten()
+    if len(mean):
+        out += weighted.index_select(dim, mean.to(y.device)).sum(dim, keepdim=True) / map_.inputs
+    return out
+
+
 def one_hot(outer: LinearMap) -> Select | None:
     """The map as a gather, or None if it is not one."""
     if isinstance(outer, Identity):

@@ -42,7 +42,9 @@ class GrownView(TensorSource):
                     raise CheckpointError(f"{slot} of '{name}' has a wrong shape", got=got, expected=expected)
 
     def names(self, slot: str) -> tuple[str, ...]:
-        return tuple(self.plan.recipes[slot]) if slot in self.plan.recipes and self.source.names(slot) else ()
+        if slot not in self.plan.recipes or (slot != "weight" and self.plan.moments == "reset"):
+            return ()
+        return tuple(self.plan.recipes[slot]) if self.source.names(slot) else ()
 
     def groups(self, slot: str) -> tuple[tuple[str, ...], ...]:
         return self.plan.same_contents(slot) if self.names(slot) else ()

@@ -1,0 +1,133 @@
+"""`grow`: a training state in, a larger one out.
+
+The grown state is lazy: its tensors are computed when they are saved or loaded, a few rows at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from outgrow.architectures import resolve
+from outgrow.errors import ArchitectureError, CheckpointError, GrowthError
+from outgrow.operators import build
+from outgrow.plan import GrowthPlan, plan
+from outgrow.slots import Moments
+from outgrow.state import OptimizerInfo, ParamGroup, TrainingState
+from outgrow.store.grown import GrownView
+from outgrow.store.models import named_shapes
+
+
+def grow(
+    state: TrainingState,
+    *,
+    to: Mapping[str, Any],
+    width: str = "isometric",
+    depth: str = "stack",
+    moments: Moments = "transport",
+    noise: float = 0.1,
+    seed: int = 0,
+) -> TrainingState:
+    """The state of a larger model that continues this one: weights, Adam moments, steps, options and records.
+
+    `to` names config fields and their new sizes, in the model's own or the common names; `width` and `depth` name
+    operators (docs/operators.md says what each keeps); `noise` is the standard deviation, in units of the model's
+    initializer range, of noise that no reader sees: it keeps the function and lets copies part.
+
+    Raises GrowthError where sizes or operators do not fit, before anything is read.
+
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> config = LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1,
+    ...     num_attention_heads=2, bos_token_id=1, eos_token_id=2)
+    >>> small = TrainingState.from_model(LlamaForCausalLM(config))
+    >>> grow(small, to={"hidden_size": 12, "num_hidden_layers": 2}).source.meta("model.norm.weight", "weight").shape
+    (12,)
+    """
+    growth_plan = plan_growth(state.config, to=to, width=width, depth=depth, moments=moments, noise=noise, seed=seed)
+    return apply(growth_plan, state)
+
+
+def plan_growth(
+    config: Mapping[str, Any],
+    *,
+    to: Mapping[str, Any],
+    width: str = "isometric",
+    depth: str = "stack",
+    moments: Moments = "transport",
+    noise: float = 0.1,
+    seed: int = 0,
+) -> GrowthPlan:
+    """What `grow` would do, from the config alone: every recipe, what is kept, and why not where not."""
+    small = resolve(config)
+    growth_plan = plan(build(small, to, width=width, depth=depth, noise=noise, seed=seed), moments)
+    try:
+        expected = named_shapes(growth_plan.config)
+    except CheckpointError as error:
+        raise GrowthError(f"transformers refuses the target's config: {error}") from None
+    ours = {name: growth_plan.large.shape(name) for name in growth_plan.large.parameters}
+    if ours != expected:
+        wrong = sorted(set(ours.items()) ^ set(expected.items()))[:3]
+        raise ArchitectureError(
+            f"the architecture file of {small.spec.model_type} does not describe this model",
+            got=wrong,
+            fix="report this config: the file in src/outgrow/architectures is incomplete",
+        )
+    return growth_plan
+
+
+def replay(config: Mapping[str, Any], entry: Mapping[str, Any]) -> GrowthPlan:
+    """The plan of a growth again, from the source's config and its lineage entry."""
+    try:
+        return plan_growth(config, **entry["growth"])
+    except (KeyError, TypeError):
+        raise CheckpointError("the lineage entry does not say how the state was grown", got=sorted(entry)) from None
+
+
+def apply(growth_plan: GrowthPlan, state: TrainingState) -> TrainingState:
+    """The grown state of a plan, lazily."""
+    steps = {}
+    if state.steps and growth_plan.moments != "reset":
+        sources = growth_plan.steps
+        steps = {name: state.steps[source] if source is not None else 0.0 for name, source in sources.items()}
+    return TrainingState(
+        config=dict(growth_plan.config),
+        source=GrownView(growth_plan, state.source),
+        steps=steps,
+        optimizer=None if state.optimizer is None else _grown_groups(growth_plan, state.optimizer),
+        records=state.records,
+        lineage=(*state.lineage, _lineage(growth_plan)),
+        assets=state.assets,
+    )
+
+
+def _grown_groups(growth_plan: GrowthPlan, optimizer: OptimizerInfo) -> OptimizerInfo:
+    """Every new tensor joins the group of the tensor it comes from, in the order of the model's parameters."""
+    place = {name: index for index, group in enumerate(optimizer.groups) for name in group.names}
+    names: list[list[str]] = [[] for _ in optimizer.groups]
+    for name, parameter in growth_plan.large.parameters.items():
+        layer = parameter.layer
+        source = name if layer is None else parameter.in_layer(growth_plan.growth.layers.sources(layer)[0])
+        if source not in place:
+            raise CheckpointError(f"the optimizer of the source does not hold '{source}'")
+        names[place[source]].append(name)
+    groups = zip(names, optimizer.groups, strict=True)
+    return OptimizerInfo(optimizer.name, tuple(ParamGroup(tuple(one), group.options) for one, group in groups))
+
+
+def _lineage(growth_plan: GrowthPlan) -> dict[str, Any]:
+    """What is written beside the grown state: enough to grow again, and to see what was done."""
+    growth, small, large = growth_plan.growth, growth_plan.small, growth_plan.large
+    counted = {small.spec.layers.count, *(name for name in large.config if large.config[name] != small.config.get(name))}
+    to = {name: large.config[name] for name in sorted(counted) if isinstance(large.config[name], int)}
+    named = {key: value for entry in growth.provenance for key, value in entry.items()}
+    return {
+        "growth": {
+            "to": to,
+            "width": named.get("width", "isometric"),
+            "depth": named.get("depth", "identity"),
+            "moments": growth_plan.moments,
+            "noise": growth.noise,
+            "seed": growth.seed,
+        },
+        **growth_plan.describe(),
+    }

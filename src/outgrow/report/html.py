@@ -1,0 +1,74 @@
+"""A run on one page that needs nothing else: picture, table, configuration, versions."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.55 system-ui, sans-serif; color: #22282f; background: #fff; max-width: 60rem; margin: 3rem auto; padding: 0 1.25rem; }
+h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.05rem; margin: 2.2rem 0 .6rem; }
+p.lead { color: #5c6773; margin: 0 0 1.5rem; }
+img { width: 100%; height: auto; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .93rem; }
+th, td { text-align: right; padding: .45rem .7rem; border-bottom: 1px solid #e7eaee; white-space: nowrap; }
+th { font-weight: 600; color: #5c6773; } th:first-child, td:first-child { text-align: left; }
+tr.whole td { font-weight: 600; border-top: 2px solid #c9cfd6; }
+table.facts { width: auto; } table.facts td { text-align: left; white-space: normal; }
+pre { background: #f6f7f9; padding: .9rem 1.1rem; border-radius: 6px; overflow-x: auto; font-size: .86rem; line-height: 1.45; }
+"""
+
+
+def page(
+    *,
+    title: str,
+    lead: str,
+    picture_svg: bytes,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    configuration: str,
+    facts: Mapping[str, str],
+    command: str,
+) -> str:
+    """The HTML text; everything in it is embedded."""
+    picture = base64.b64encode(picture_svg).decode()
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>{escape(title)}</h1>
+<p class="lead">{escape(lead)}</p>
+<img alt="validation and training loss against FLOPs" src="data:image/svg+xml;base64,{picture}">
+<h2>Stages</h2>
+<div class="scroll"><table>
+<thead><tr>{"".join(f"<th>{escape(column)}</th>" for column in columns)}</tr></thead>
+<tbody>{"".join(_row(row) for row in rows)}</tbody>
+</table></div>
+<p class="lead">Losses are validation losses in nats per token, on the same held-out sequences every time.</p>
+<h2>Command</h2>
+<pre>{escape(command)}</pre>
+<h2>Configuration</h2>
+<pre>{escape(configuration)}</pre>
+<h2>Versions and machine</h2>
+<table class="facts"><tbody>{"".join(_fact(name, value) for name, value in facts.items())}</tbody></table>
+</body>
+</html>
+"""
+
+
+def _row(cells: Sequence[Any]) -> str:
+    kind = ' class="whole"' if cells[0] == "whole" else ""
+    return f"<tr{kind}>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>\n"
+
+
+def _fact(name: str, value: str) -> str:
+    return f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>\n"

@@ -1,0 +1,140 @@
+"""The picture of a run: loss against FLOPs, one colour per stage, growths marked.
+
+The FLOPs axis counts all stages together, the small model included: what a growth saved is read horizontally.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .text import amount
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLORS = ("#3b6fb6", "#d9772b", "#3a9a67", "#8a5ab5", "#c0485a", "#6d7a88")
+INK, FAINT = "#22282f", "#8b95a1"
+
+
+def draw_loss(rows: Sequence[dict[str, Any]], folder: Path, title: str) -> tuple[Path, Path]:
+    """Write `loss.png` and `loss.svg` into `folder` from the rows of metrics.jsonl."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style = {
+        "font.family": "DejaVu Sans",
+        "font.size": 10.5,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "outgrow",
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "xtick.color": FAINT,
+        "ytick.color": FAINT,
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(9.0, 5.0), dpi=150, layout="constrained")
+        axes = figure.add_subplot()
+        _draw(axes, rows)
+        axes.set_title(title, loc="left", fontsize=12.5, fontweight="bold", pad=12)
+        paths = folder / "loss.png", folder / "loss.svg"
+        figure.savefig(paths[0])
+        figure.savefig(paths[1], metadata={"Date": None})
+    return paths
+
+
+def _draw(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    stages = [row for row in rows if row["kind"] == "stage"]
+    train = [row for row in rows if row["kind"] == "train"]
+    for place, stage in enumerate(stages):
+        color = COLORS[place % len(COLORS)]
+        own = [row for row in rows if row.get("stage") == stage["stage"]]
+        steps = [row for row in own if row["kind"] == "train"]
+        flops = np.array([row["flops"] for row in steps])
+        loss = np.array([row["loss"] for row in steps])
+        axes.plot(flops, loss, color=color, linewidth=0.9, alpha=0.28, solid_joinstyle="round")
+        if len(loss) >= 8:
+            axes.plot(flops, smooth(loss), color=color, linewidth=1.5, alpha=0.75)
+        points = [(row["flops"], row["val_loss"]) for row in own if row["kind"] == "validation"]
+        points = [(r["flops"], r["loss_after"]) for r in own if r["kind"] == "growth"] + points
+        label = f"{stage['stage']}: {amount(stage['parameters'])} parameters"
+        if points:
+            axes.plot(*zip(*points, strict=True), color=color, linewidth=2.0, marker="o", markersize=4.5, label=label)
+            axes.plot(*points[-1], color=color, marker="o", markersize=8, markeredgecolor="white", markeredgewidth=1.4)
+    axes.plot([], [], color=FAINT, linewidth=2.0, marker="o", markersize=4.5, label="validation")
+    axes.plot([], [], color=FAINT, linewidth=1.2, alpha=0.6, label="training")
+    _mark_growths(axes, rows)
+    _mark_end(axes, rows)
+    _style_axes(axes, train)
+
+
+def _mark_growths(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    for row in rows:
+        if row["kind"] == "growth" and row["flops"] > 0:
+            axes.axvline(row["flops"], color=FAINT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
+            change = row["loss_after"] - row["loss_before"]
+            text = "growth\nloss kept" if abs(change) < 5e-4 else f"growth\nloss {change:+.3f}"
+            axes.annotate(
+                text,
+                (row["flops"], 0.98),
+                xycoords=("data", "axes fraction"),
+                xytext=(6, 0),
+                textcoords="offset points",
+                va="top",
+                fontsize=9,
+                color=FAINT,
+            )
+
+
+def _mark_end(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    ends = [row for row in rows if row["kind"] == "validation"]
+    if ends:
+        axes.annotate(
+            f"{ends[-1]['val_loss']:.3f}",
+            (ends[-1]["flops"], ends[-1]["val_loss"]),
+            xytext=(0, 11),
+            textcoords="offset points",
+            ha="center",
+            fontweight="bold",
+        )
+
+
+def _style_axes(axes: Axes, train: Sequence[dict[str, Any]]) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    flops = [row["flops"] for row in train]
+    if flops and max(flops) / max(min(flops), 1.0) > 3000:  # over many decades only a logarithm shows the beginning
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(left=0)
+    losses = sorted(row["loss"] for row in train)
+    if losses:  # the first steps of fresh weights would flatten all the rest
+        low, start = losses[0], losses[int(0.97 * (len(losses) - 1))]
+        axes.set_ylim(low - 0.08 * (start - low), start + 0.12 * (start - low))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value == 0 else amount(value)))
+    axes.set_xlabel("FLOPs, all stages together")
+    axes.set_ylabel("loss (nats per token)")
+    axes.grid(axis="y", color="#e7eaee", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color("#c9cfd6")
+    axes.tick_params(length=0, labelcolor=INK)
+    axes.legend(frameon=False, loc="upper right", fontsize=9.5)
+
+
+def smooth(values: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
+    """A centred mean whose window shrinks at the ends, so that the curve keeps both.
+
+    >>> smooth(np.array([0.0, 3.0, 3.0, 3.0, 0.0, 0.0, 0.0, 0.0])).round(1).tolist()[:3]
+    [0.0, 2.0, 3.0]
+    """
+    half = max(1, len(values) // 24)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    place = np.arange(len(values))
+    reach = np.minimum(half, np.minimum(place, len(values) - 1 - place))
+    result: np.ndarray[Any, np.dtype[Any]] = (sums[place + reach + 1] - sums[place - reach]) / (2 * reach + 1)
+    return result

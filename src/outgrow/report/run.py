@@ -1,0 +1,70 @@
+"""The report of a run folder: `loss.png`, `loss.svg`, `report.html`, and the table for the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from ..train.files import write_text
+from ..train.folder import RunFolder, read_metrics
+from ..train.result import StageResult, stage_results
+from .html import page
+from .plot import draw_loss
+from .text import COLUMNS, amount, duration, stage_rows, stage_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Where the report is, and its rows."""
+
+    html: Path
+    png: Path
+    svg: Path
+    stages: tuple[StageResult, ...]
+
+    def table(self) -> Table:
+        """The stages as a rich table."""
+        return stage_table(self.stages)
+
+
+def run_report(output: str | Path) -> RunReport:
+    """Write the report of a run, finished or not, from its metrics.jsonl.
+
+    >>> run_report("runs/quickstart").html  # doctest: +SKIP
+    PosixPath('runs/quickstart/report.html')
+    """
+    root = Path(output).expanduser()
+    rows = read_metrics(RunFolder(root).metrics)
+    stages = stage_results(rows)
+    if not stages:
+        raise ConfigError(f"no run to report on: {root}", expected="a folder with metrics.jsonl")
+    machine = next((row for row in rows if row["kind"] == "machine"), {})
+    title = f"outgrow: {root.name}"
+    sizes = " → ".join(amount(stage.parameters) for stage in stages)
+    png, svg = draw_loss(rows, root, f"{root.name}: {sizes} parameters")
+    lead = (
+        f"{sizes} parameters, {amount(sum(s.tokens for s in stages))} tokens, {amount(sum(s.flops for s in stages))} FLOPs, "
+        f"{duration(sum(s.seconds for s in stages))}"
+    )
+    text = page(
+        title=title,
+        lead=lead,
+        picture_svg=svg.read_bytes(),
+        columns=COLUMNS,
+        rows=stage_rows(stages),
+        configuration=(root / "run.yaml").read_text(encoding="utf-8"),
+        facts=_facts(machine),
+        command=str(machine.get("command", "")),
+    )
+    write_text(root / "report.html", text)
+    return RunReport(root / "report.html", png, svg, stages)
+
+
+def _facts(machine: dict[str, Any]) -> dict[str, str]:
+    facts = {name: str(machine[name]) for name in ("device", "processors", "system", "python") if name in machine}
+    return facts | {name: str(version) for name, version in machine.get("versions", {}).items()}

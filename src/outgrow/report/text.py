@@ -1,0 +1,121 @@
+"""Numbers and tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..train.dry import DryRun
+    from ..train.result import StageResult
+
+COLUMNS = (
+    "stage",
+    "parameters",
+    "tokens",
+    "FLOPs",
+    "loss before growth",
+    "after growth",
+    "final loss",
+    "time",
+)
+
+
+def amount(value: float) -> str:
+    """A count with a unit: three digits are enough to compare.
+
+    >>> amount(806784), amount(1.9e13), amount(512)
+    ('807 K', '19.0 T', '512')
+    """
+    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("K", 1e3)):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g} {unit}" if value / size >= 99.95 else f"{value / size:.{_digits(value / size)}f} {unit}"
+    return f"{value:.0f}"
+
+
+def _digits(value: float) -> int:
+    return 2 if value < 9.995 else 1
+
+
+def duration(seconds: float | None) -> str:
+    """Time as a person says it.
+
+    >>> duration(75), duration(3.21), duration(8000), duration(None)
+    ('1 min 15 s', '3.2 s', '2 h 13 min', '-')
+    """
+    if seconds is None:
+        return "-"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def stage_rows(stages: Sequence[StageResult]) -> list[tuple[str, ...]]:
+    """The table's cells, one row per stage and one for the whole."""
+    rows = []
+    for stage in stages:
+        rows.append(
+            (
+                stage.name,
+                f"{stage.parameters:,}",
+                amount(stage.tokens),
+                amount(stage.flops),
+                _loss(stage.loss_before_growth),
+                _loss(stage.loss_after_growth),
+                _loss(stage.final_loss),
+                duration(stage.seconds),
+            )
+        )
+    if len(stages) > 1:
+        tokens, flops = sum(s.tokens for s in stages), sum(s.flops for s in stages)
+        final = _loss(stages[-1].final_loss)
+        rows.append(("whole", "", amount(tokens), amount(flops), "", "", final, duration(sum(s.seconds for s in stages))))
+    return rows
+
+
+def stage_table(stages: Sequence[StageResult]) -> Table:
+    """The stages of a run as a rich table; losses are validation losses in nats per token."""
+    from rich.table import Table
+
+    table = Table(title="validation loss in nats per token", title_style="dim", title_justify="left")
+    for place, column in enumerate(COLUMNS):
+        table.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
+    rows = stage_rows(stages)
+    for row in rows:
+        whole = row[0] == "whole" and row is rows[-1]
+        table.add_row(*row, style="bold" if whole else None, end_section=len(rows) > 1 and row is rows[-2])
+    return table
+
+
+def dry_table(dry: DryRun) -> Table:
+    """What a run would need."""
+    from rich.table import Table
+
+    table = Table(title=f"{dry.device}; {dry.corpus}", title_style="dim", title_justify="left")
+    for place, column in enumerate(("stage", "parameters", "tokens", "steps", "FLOPs", "memory", "checkpoint", "time")):
+        table.add_column(column, justify="left" if place == 0 else "right")
+    for stage in dry.stages:
+        table.add_row(
+            stage.name,
+            f"{stage.parameters:,}",
+            amount(stage.tokens),
+            f"{stage.steps:,}",
+            amount(stage.flops),
+            amount(stage.memory_bytes) + "B",
+            amount(stage.checkpoint_bytes) + "B",
+            duration(stage.seconds),
+            end_section=stage is dry.stages[-1],
+        )
+    table.add_row(
+        "whole", "", "", "", amount(dry.flops), amount(dry.memory_bytes) + "B", amount(dry.disk_bytes) + "B", duration(dry.seconds)
+    )
+    return table
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

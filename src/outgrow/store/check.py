@@ -1,0 +1,90 @@
+"""Reading a whole state once before any work: is every number finite, is every file as it was written?
+
+A minimum and a maximum find NaN and infinity in one pass without a temporary: both let NaN through.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from math import isfinite
+from os import cpu_count
+
+import torch
+from torch import Tensor
+
+from outgrow.errors import CheckpointError
+from outgrow.store.source import Rows, TensorMeta, TensorSource
+
+SLOTS = ("weight", "exp_avg", "exp_avg_sq")
+BLOCK_BYTES = 32 << 20
+
+
+def check_finite(source: TensorSource, *, block_bytes: int = BLOCK_BYTES) -> None:
+    """Raise a `CheckpointError` that names the first tensor with a NaN or an infinity; reads in row blocks."""
+    scan(source, block_bytes=block_bytes)
+
+
+def scan(
+    source: TensorSource, *, finite: bool = True, checksums: bool = False, block_bytes: int = BLOCK_BYTES
+) -> Mapping[tuple[str, str], int]:
+    """Read everything once: check that it is finite, and return the CRC-32 of each (slot, name) if asked."""
+
+    def look(key: tuple[str, str]) -> tuple[int, bool]:
+        slot, name = key
+        crc, good = 0, True
+        for rows in row_blocks(source.meta(name, slot), block_bytes):
+            block = source.read(name, slot, rows)
+            if checksums:
+                crc = zlib.crc32(as_bytes(block), crc)
+            good = good and (not finite or all_finite(block))
+        return crc, good
+
+    keys = [(slot, name) for slot in SLOTS for name in source.names(slot)]
+    found: dict[tuple[str, str], int] = {}
+    with ThreadPoolExecutor(max_workers=min(4, cpu_count() or 1)) as pool:
+        for (slot, name), (crc, good) in zip(keys, pool.map(look, keys), strict=True):
+            found[slot, name] = crc
+            if not good:
+                pool.shutdown(cancel_futures=True)
+                what = name if slot == "weight" else f"{slot} of {name}"
+                raise CheckpointError(
+                    f"{what} holds NaN or infinity",
+                    fix="use an earlier checkpoint, or allow it with allow_nonfinite=True (--allow-nonfinite)",
+                )
+    return found
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no number is NaN or infinite.
+
+    >>> all_finite(torch.tensor([1.0, float("nan"), 2.0]))
+    False
+    """
+    if values.numel() == 0 or not values.is_floating_point():
+        return True
+    if values.dtype.itemsize == 1:
+        values = values.float()
+    low, high = values.aminmax()
+    return isfinite(low) and isfinite(high)
+
+
+def row_blocks(meta: TensorMeta, block_bytes: int) -> Iterator[Rows]:
+    """Slices of dimension 0 of about `block_bytes`, at least one row each; None for a scalar.
+
+    >>> list(row_blocks(TensorMeta((5, 2), torch.float32), 16))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    if not meta.shape:
+        yield None
+    elif meta.bytes:
+        step = max(1, block_bytes * meta.shape[0] // meta.bytes)
+        for start in range(0, meta.shape[0], step):
+            yield slice(start, min(start + step, meta.shape[0]))
+
+
+def as_bytes(block: Tensor) -> memoryview:
+    """The bytes of a tensor in C order, shared with it where it is contiguous."""
+    flat = block.detach().cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]

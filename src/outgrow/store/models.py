@@ -1,0 +1,150 @@
+"""Everything that is asked of `transformers` about a model: its config, its class, its parameter names.
+
+A model is never loaded to learn its names: it is built on the meta device, which holds shapes and no numbers.
+Code that comes with a checkpoint is never run. This is the one module that touches interfaces of `transformers`
+that may change between versions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from outgrow.errors import CheckpointError, near
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+Shape = tuple[int, ...]
+
+
+def read_json(path: Path) -> Any:
+    """The contents of a JSON file; a `CheckpointError` that names the line where it is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read", got=error.strerror) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON", got=error) from error
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a folder as plain JSON values, with the defaults of its config class filled in."""
+    path = folder / "config.json"
+    if not path.is_file():
+        fix = "give a folder written by save_pretrained, by Trainer or by outgrow"
+        raise CheckpointError(f"{folder} is not a model folder: it has no config.json", fix=fix)
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
+        raise CheckpointError(
+            f"{path} does not name a model type", expected='a JSON object with "model_type"'
+        )
+    return config_dict(config_object(content))
+
+
+def config_dict(config: PreTrainedConfig) -> dict[str, Any]:
+    """A config object as plain JSON values; the path that it was loaded from is left out."""
+    content = json.loads(json.dumps(config.to_dict(), default=str))
+    content.pop("_name_or_path", None)
+    return cast(dict[str, Any], content)
+
+
+def config_object(config: Mapping[str, Any]) -> PreTrainedConfig:
+    """The `transformers` config object of `config`."""
+    from transformers import CONFIG_MAPPING
+
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        fix = "outgrow runs no code from a checkpoint; the model type must be one that transformers knows"
+        raise CheckpointError(
+            f"unknown model type {model_type!r}", expected=near(str(model_type), CONFIG_MAPPING), fix=fix
+        )
+    try:
+        return cast("PreTrainedConfig", CONFIG_MAPPING[model_type].from_dict(dict(config)))
+    except Exception as error:  # any: config classes check their own values, each with its own exceptions
+        raise CheckpointError(f"the config of this {model_type} is not valid", got=error) from error
+
+
+def model_class(config: Mapping[str, Any]) -> type[PreTrainedModel]:
+    """The class that `architectures` names; only classes of `transformers` itself."""
+    import transformers
+
+    names: Any = config.get("architectures") or ()
+    if len(names) != 1 or not isinstance(names[0], str):
+        fix = 'add e.g. "architectures": ["LlamaForCausalLM"] to config.json'
+        raise CheckpointError(
+            "config.json does not say which model class it is for", got=list(names), fix=fix
+        )
+    found = getattr(transformers, names[0], None)
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        fix = "outgrow runs no code from a checkpoint; use a class of transformers, or upgrade transformers"
+        raise CheckpointError(
+            f"unknown model class {names[0]!r}", expected="a model class of transformers", fix=fix
+        )
+    return found
+
+
+def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
+    """The model on the meta device: names and shapes, no numbers, no memory."""
+    config_value, cls = config_object(config), model_class(config)
+    try:
+        with torch.device("meta"):
+            return cls(config_value)
+    except Exception as error:  # any: sizes that do not fit raise whatever the model's code raises
+        raise CheckpointError(f"{cls.__name__} cannot be built from this config", got=error) from error
+
+
+def build_model(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A real model with fresh weights, its rotary tables in float32 as `from_pretrained` leaves them."""
+    return cast("PreTrainedModel", model_class(config)._from_config(config_object(config), dtype=dtype))
+
+
+@dataclass(frozen=True)
+class ModelNames:
+    """What a model's parameters are called, where they are tied, and what its files may call them."""
+
+    shapes: Mapping[str, Shape]
+    """In-memory parameter name to shape, tied weights once, in `named_parameters()` order."""
+    aliases: Mapping[str, str]
+    """Further names of tied weights, to the name above that owns them."""
+    prefix: str
+    """`base_model_prefix`: hub files of some models lack it."""
+
+
+def model_names(config: Mapping[str, Any]) -> ModelNames:
+    """Names, shapes and ties of the model that `config` describes."""
+    model = meta_model(config)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    owner = {id(parameter): name for name, parameter in model.named_parameters()}
+    aliases = {
+        name: owner[id(parameter)]
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if name not in shapes
+    }
+    extra = [name for name in model.state_dict() if name not in shapes and name not in aliases]
+    if extra:
+        raise CheckpointError(
+            f"{type(model).__name__} keeps state in buffers, which outgrow does not handle yet",
+            got=", ".join(extra[:5]),
+        )
+    return ModelNames(shapes, aliases, model.base_model_prefix)
+
+
+def named_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
+    """In-memory parameter names and shapes, tied weights once."""
+    return dict(model_names(config).shapes)
+
+
+def decay_names(model: PreTrainedModel) -> tuple[str, ...]:
+    """The parameters that `Trainer` decays, in `named_parameters()` order: its optimizer's group 0."""
+    from transformers import Trainer
+
+    decayed = set(Trainer.get_decay_parameter_names(cast(Any, None), model))
+    return tuple(name for name, _ in model.named_parameters() if name in decayed)

@@ -1,0 +1,211 @@
+"""The native state: a folder of safetensors and JSON, without any pickle, that `from_pretrained` opens as it is.
+
+    model-*.safetensors       weights under in-memory names
+    optimizer-*.safetensors   state.<name>.exp_avg, state.<name>.exp_avg_sq
+    optimizer.json            class, groups by name, steps by name
+    <record>.json             schedule, data, rng, trainer, scheduler ...
+    config.json               and the tokenizer's files
+    outgrow.json              written last: version, libraries, lineage, every file with its size and CRC-32
+
+A folder without `outgrow.json` is unfinished.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import zlib
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from outgrow.errors import CheckpointError
+from outgrow.store.contents import Contents, OptimizerInfo
+from outgrow.store.models import ModelNames, read_json
+from outgrow.store.optimizer_file import MOMENTS
+from outgrow.store.pickled import from_json
+from outgrow.store.safetensors_file import Entry
+from outgrow.store.safetensors_folder import (
+    SafetensorsSource,
+    match_names,
+    plain_name,
+    read_files,
+    some,
+    weight_files,
+)
+
+MANIFEST = "outgrow.json"
+FORMAT_VERSION = 1
+RESERVED = frozenset(
+    {"config", "optimizer", "outgrow", "generation_config", "tokenizer", "tokenizer_config", "vocab"}
+)
+
+
+def moment_key(name: str, slot: str) -> str:
+    """What `optimizer-*.safetensors` calls a moment."""
+    return f"state.{name}.{slot}"
+
+
+def check_record_name(name: str) -> None:
+    """An error where a record's name cannot be a file name of its own."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RESERVED:
+        raise CheckpointError(
+            f"{name!r} cannot be the name of a record", expected="small letters, not " + some(RESERVED)
+        )
+
+
+def manifest(
+    config: Mapping[str, Any],
+    lineage: tuple[dict[str, Any], ...],
+    records: Mapping[str, Any],
+    steps: Mapping[str, float],
+    files: Mapping[str, tuple[int, int]],
+) -> dict[str, Any]:
+    """The content of `outgrow.json`; `files` maps a name to size and CRC-32."""
+    return {
+        "format": "outgrow-state",
+        "format_version": FORMAT_VERSION,
+        "model_type": config.get("model_type"),
+        "libraries": {"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
+        "step": max(steps.values(), default=0),
+        "lineage": list(lineage),
+        "records": sorted(records),
+        "files": {
+            name: {"bytes": size, "crc32": f"{crc:08x}"} for name, (size, crc) in sorted(files.items())
+        },
+    }
+
+
+def open_native(folder: Path, names: ModelNames) -> Contents:
+    """Open a native state; every file's presence and size, every name and shape is checked first."""
+    content = _read_manifest(folder)
+    checksums = _check_files(folder, content["files"])
+    weights = SafetensorsSource.open(folder, names, ignore=())
+    optimizer, steps, moments = _read_optimizer(folder, content["files"], names)
+    try:
+        records = {name: from_json(read_json(folder / f"{name}.json")) for name in content["records"]}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"a record in {folder} is damaged", got=error) from error
+    return Contents(
+        SafetensorsSource({**weights.entries, **moments}, weights.metadata),
+        steps,
+        optimizer,
+        records,
+        tuple(content["lineage"]),
+        checksums,
+    )
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        fix = "save it again; a folder without outgrow.json was not finished"
+        raise CheckpointError(f"{folder} is an unfinished state: it has no {MANIFEST}", fix=fix)
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != "outgrow-state":
+        raise CheckpointError(f"{path} does not describe a native state")
+    if content.get("format_version") != FORMAT_VERSION:
+        fix = "install a newer outgrow"
+        raise CheckpointError(
+            f"{path} has another format version",
+            got=content.get("format_version"),
+            expected=FORMAT_VERSION,
+            fix=fix,
+        )
+    files, records, lineage = (content.get(key) for key in ("files", "records", "lineage"))
+    if not (
+        isinstance(files, dict)
+        and all(plain_name(name) and isinstance(entry, dict) for name, entry in files.items())
+        and isinstance(records, list)
+        and all(plain_name(name) for name in records)
+        and isinstance(lineage, list)
+        and all(isinstance(entry, dict) for entry in lineage)
+    ):
+        raise CheckpointError(f"{path} is damaged", expected="files, records and lineage of plain names")
+    return content
+
+
+def _check_files(folder: Path, files: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes of all files and checksums of the small ones; those of the tensors' files are returned for later."""
+    later: dict[str, int] = {}
+    for name, entry in files.items():
+        path = folder / name
+        try:
+            size, crc = int(entry["bytes"]), int(entry["crc32"], 16)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder / MANIFEST} is damaged at {name}", got=error) from error
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path} is missing", expected=f"named by {MANIFEST}", fix="copy the folder again"
+            )
+        found = path.stat().st_size
+        if found != size:
+            what = "is truncated" if found < size else "has changed since it was written"
+            fix = "copy the folder again"
+            raise CheckpointError(f"{path} {what}", got=f"{found} bytes", expected=f"{size} bytes", fix=fix)
+        if path.suffix == ".safetensors":
+            later[name] = crc
+        elif zlib.crc32(path.read_bytes()) != crc:
+            raise changed(path)
+    return later
+
+
+def changed(path: Path) -> CheckpointError:
+    """The error of a checksum that does not match."""
+    fix = "copy the folder again; a file of a native state must not be edited"
+    return CheckpointError(f"{path} is damaged: its checksum is not the one in {MANIFEST}", fix=fix)
+
+
+def _read_optimizer(
+    folder: Path, files: Mapping[str, Any], names: ModelNames
+) -> tuple[OptimizerInfo | None, dict[str, float], dict[str, dict[str, Entry]]]:
+    path = folder / "optimizer.json"
+    if path.name not in files:
+        return None, {}, {}
+    content = read_json(path)
+    try:
+        info = OptimizerInfo.from_json(content)
+        steps = {str(name): float(step) for name, step in content["steps"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged", got=error) from error
+    grouped = [name for group in info.groups for name in group.names]
+    if sorted(grouped) != sorted(names.shapes):
+        fix = "every parameter belongs to one group"
+        wrong = set(grouped) ^ set(names.shapes)
+        raise CheckpointError(
+            f"the groups in {path} are not the model's parameters", got=some(wrong), fix=fix
+        )
+    if not steps:
+        return info, {}, {}
+    disk: dict[str, Entry] = {}
+    for entries, _ in read_files(weight_files(folder, "optimizer")):
+        disk.update(entries)
+    moments = {slot: _slot_entries(folder, disk, names, slot) for slot in MOMENTS}
+    if set(steps) != set(names.shapes):
+        raise CheckpointError(
+            f"{path} has steps of other parameters", got=some(set(steps) ^ set(names.shapes))
+        )
+    unknown = set(disk) - {moment_key(name, slot) for name in names.shapes for slot in MOMENTS}
+    if unknown:
+        raise CheckpointError(f"{folder} holds moments of unknown parameters", got=some(unknown))
+    return info, {name: steps[name] for name in names.shapes}, moments
+
+
+def _slot_entries(folder: Path, disk: Mapping[str, Entry], names: ModelNames, slot: str) -> dict[str, Entry]:
+    plain = {name: disk[moment_key(name, slot)] for name in names.shapes if moment_key(name, slot) in disk}
+    without_aliases = ModelNames(names.shapes, {}, "")
+    try:
+        return match_names(folder, plain, without_aliases, ())
+    except CheckpointError as error:
+        raise CheckpointError(f"the moments {slot} in {folder} do not fit the model", got=error) from error
+
+
+_LIBRARIES = ("outgrow", "torch", "transformers", "safetensors")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

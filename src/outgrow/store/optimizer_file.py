@@ -1,0 +1,192 @@
+"""`optimizer.pt` of a Hugging Face Trainer checkpoint, read lazily and under names.
+
+The file numbers its parameters: those of group 0 first, then those of group 1. Trainer puts decayed parameters in
+group 0 and the rest in group 1, both in `named_parameters()` order; `param_names`, if stored, says it outright.
+Every count and shape is checked here: torch's own loader accepts wrong moments and its fused AdamW then crashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from outgrow.errors import CheckpointError
+from outgrow.store.contents import Contents, OptimizerInfo, ParamGroup
+from outgrow.store.models import Shape, decay_names, meta_model, model_names, read_json
+from outgrow.store.pickled import load_plain, to_json
+from outgrow.store.safetensors_folder import SafetensorsSource, read_lineage, some
+from outgrow.store.source import MemorySource, Rows, TensorMeta, TensorSource
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class TrainerSource(TensorSource):
+    """Weights in safetensors files and moments in a mapped `optimizer.pt`."""
+
+    weights: SafetensorsSource
+    moments: MemorySource
+
+    def names(self, slot: str) -> tuple[str, ...]:
+        return self._of(slot).names(slot)
+
+    def meta(self, name: str, slot: str) -> TensorMeta:
+        return self._of(slot).meta(name, slot)
+
+    def read(self, name: str, slot: str, rows: Rows = None) -> Tensor:
+        return self._of(slot).read(name, slot, rows)
+
+    def _of(self, slot: str) -> TensorSource:
+        return self.weights if slot == "weight" else self.moments
+
+
+def open_trainer(folder: Path, config: Mapping[str, Any]) -> Contents:
+    """Open a checkpoint of `Trainer`; moments are absent where it has no `optimizer.pt`."""
+    if (folder / "checkpoint-is-incomplete.txt").exists():
+        fix = "use an earlier checkpoint"
+        raise CheckpointError(f"{folder} is incomplete: Trainer was stopped while writing it", fix=fix)
+    weights = SafetensorsSource.open(folder, model_names(config))
+    records, lineage = _read_records(folder), read_lineage(weights.metadata)
+    path = folder / "optimizer.pt"
+    if not path.is_file():
+        return Contents(TrainerSource(weights, MemorySource({})), records=records, lineage=lineage)
+    shapes = {name: weights.meta(name, "weight").shape for name in weights.names("weight")}
+    state, groups = _parts(path, load_plain(path, mapped=True))
+    order = _names_in_order(path, groups, shapes, config)
+    moments, steps = _moments(path, state, order, shapes)
+    source = TrainerSource(weights, MemorySource(moments))
+    return Contents(source, steps, _optimizer_info(path, groups, order), records, lineage)
+
+
+def _parts(path: Path, content: Any) -> tuple[dict[int, Any], list[dict[str, Any]]]:
+    if not isinstance(content, dict) or not isinstance(content.get("state"), dict):
+        raise CheckpointError(
+            f"{path} is not an optimizer's state", expected='{"state": ..., "param_groups": ...}'
+        )
+    groups = content.get("param_groups")
+    if not isinstance(groups, list) or not all(
+        isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups
+    ):
+        raise CheckpointError(f"{path} has no valid param_groups")
+    numbers = [number for group in groups for number in group["params"]]
+    if numbers != list(range(len(numbers))):
+        raise CheckpointError(
+            f"{path} does not number its parameters 0, 1, 2 ...", got=some(list(map(str, numbers)))
+        )
+    return content["state"], groups
+
+
+def _names_in_order(
+    path: Path, groups: list[dict[str, Any]], shapes: Mapping[str, Shape], config: Mapping[str, Any]
+) -> list[tuple[str, ...]]:
+    """The parameter names of each group."""
+    counts = [len(group["params"]) for group in groups]
+    if sum(counts) != len(shapes):
+        raise CheckpointError(
+            f"{path} has moments for the wrong number of parameters", got=sum(counts), expected=len(shapes)
+        )
+    if all(group.get("param_names") for group in groups if group["params"]):
+        order = [tuple(group.get("param_names") or ()) for group in groups]
+        flat = [name for names in order for name in names]
+        if [len(names) for names in order] != counts or sorted(flat) != sorted(shapes):
+            unknown = set(flat) - set(shapes)
+            raise CheckpointError(
+                f"{path}: param_names are not those of the model", got=some(unknown or flat)
+            )
+        return order
+    decayed = decay_names(meta_model(config))
+    rest = tuple(name for name in shapes if name not in set(decayed))
+    if counts != [len(decayed), len(rest)]:
+        raise CheckpointError(
+            f"{path} groups its parameters in another way than Trainer, and stores no names",
+            got=f"groups of {counts}",
+            expected=f"groups of {[len(decayed), len(rest)]}",
+            fix="build the optimizer from model.named_parameters(), so that it stores param_names",
+        )
+    return [decayed, rest]
+
+
+def _moments(
+    path: Path, state: Mapping[int, Any], order: Sequence[tuple[str, ...]], shapes: Mapping[str, Shape]
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
+    names = [name for group in order for name in group]
+    if not state:
+        return {}, {}  # saved before the first step
+    if set(state) != set(range(len(names))):
+        missing = [name for number, name in enumerate(names) if number not in state]
+        raise CheckpointError(
+            f"{path} has moments for the wrong number of parameters",
+            got=f"{len(state)}; without moments: {some(missing)}",
+            expected=len(names),
+            fix="parameters that never got a gradient have none: leave them out of the model, or take one step with all",
+        )
+    moments: dict[str, dict[str, Tensor]] = {slot: {} for slot in MOMENTS}
+    steps: dict[str, float] = {}
+    for number, name in enumerate(names):
+        entry = state[number]
+        if not isinstance(entry, dict) or set(entry) != {"step", *MOMENTS}:
+            found = ", ".join(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__
+            fix = "outgrow grows the state of Adam and AdamW (without amsgrad)"
+            raise CheckpointError(
+                f"{path}: {name} has other state than Adam's",
+                got=found,
+                expected="step, exp_avg, exp_avg_sq",
+                fix=fix,
+            )
+        for slot in MOMENTS:
+            check_moment(str(path), name, slot, entry[slot], shapes[name])
+            moments[slot][name] = entry[slot]
+        steps[name] = float(entry["step"])
+    ordered = {slot: {name: tensors[name] for name in shapes} for slot, tensors in moments.items()}
+    return ordered, {name: steps[name] for name in shapes}
+
+
+def check_moment(where: str, name: str, slot: str, value: Any, shape: Shape) -> None:
+    """An error unless `value` is a floating-point tensor of this shape."""
+    if not isinstance(value, Tensor) or tuple(value.shape) != shape or not value.is_floating_point():
+        found = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise CheckpointError(
+            f"{where}: {slot} of {name} has the wrong shape or dtype", got=found, expected=shape
+        )
+
+
+def _optimizer_info(
+    path: Path, groups: list[dict[str, Any]], order: Sequence[tuple[str, ...]]
+) -> OptimizerInfo:
+    described = []
+    for group, names in zip(groups, order, strict=True):
+        options = {key: value for key, value in group.items() if key not in ("params", "param_names")}
+        if "betas" not in options:
+            raise CheckpointError(f"{path} is not the state of Adam or AdamW", got=", ".join(options))
+        described.append(ParamGroup(names, {key: option(value) for key, value in options.items()}))
+    decoupled = described[0].options.get("decoupled_weight_decay", True)
+    return OptimizerInfo("AdamW" if decoupled else "Adam", tuple(described))
+
+
+def option(value: Any) -> Any:
+    """An optimizer option as a JSON value."""
+    if isinstance(value, Tensor):
+        value = value.item()
+    return [option(item) for item in value] if isinstance(value, tuple | list) else to_json(value)
+
+
+def _read_records(folder: Path) -> dict[str, Any]:
+    records: dict[str, Any] = {}
+    if (folder / "trainer_state.json").is_file():
+        records["trainer"] = read_json(folder / "trainer_state.json")
+    if (folder / "scheduler.pt").is_file():
+        records["scheduler"] = _option_tree(load_plain(folder / "scheduler.pt"))
+    random_files = sorted(folder.glob("rng_state*.pth"))
+    if random_files:
+        records["rng"] = {"trainer": {path.name: to_json(load_plain(path)) for path in random_files}}
+    return records
+
+
+def _option_tree(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _option_tree(item) for key, item in value.items()}
+    return option(value)

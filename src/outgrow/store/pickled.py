@@ -1,0 +1,115 @@
+"""The little that outgrow reads from files of `torch.save`: plain tensors, numbers and containers, never code.
+
+Values become JSON and back. What JSON lacks is tagged: `{"$tuple": [...]}`, `{"$bytes": base64}`,
+`{"$tensor": base64, "dtype": ..., "shape": ...}` and the same for `$array` (NumPy).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, cast
+
+import numpy
+import torch
+from torch import Tensor
+
+from outgrow.errors import CheckpointError
+
+
+def load_plain(path: Path, *, mapped: bool = False) -> Any:
+    """The contents of a `torch.save` file if they are plain; `mapped` leaves the tensors on the disk until touched."""
+    scalar = type(numpy.dtype(numpy.uint32))
+    reconstruct = cast(Any, numpy)._core.multiarray._reconstruct  # what NumPy's random state is stored with
+    try:
+        with torch.serialization.safe_globals([reconstruct, numpy.ndarray, numpy.dtype, scalar]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is a pickle that holds more than plain tensors; it was not opened",
+            got=_reason(error),
+            fix="do not trust this checkpoint, or write it again with a current transformers",
+        ) from error
+    except (
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+    ) as error:
+        fix = "copy it again, or load and save it with torch"
+        raise CheckpointError(
+            f"{path} cannot be read as a file of torch.save", got=_reason(error), fix=fix
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    found = next(
+        (line for line in lines if "GLOBAL" in line or "Unsupported" in line), lines[0] if lines else ""
+    )
+    return found[:200] or type(error).__name__
+
+
+def to_json(value: Any) -> Any:
+    """Plain values as JSON, exactly.
+
+    >>> to_json((1, b"a"))
+    {'$tuple': [1, {'$bytes': 'YQ=='}]}
+    """
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case bytes():
+            return {"$bytes": base64.b64encode(value).decode()}
+        case tuple():
+            return {"$tuple": [to_json(item) for item in value]}
+        case list():
+            return [to_json(item) for item in value]
+        case Mapping():
+            if not all(isinstance(key, str) for key in value):
+                raise CheckpointError("a record has keys that are not text", got=list(value)[:5])
+            return {key: to_json(item) for key, item in value.items()}
+        case numpy.generic():
+            return to_json(value.item())
+        case numpy.ndarray():
+            return {"$array": _encode(value.tobytes()), "dtype": value.dtype.str, "shape": list(value.shape)}
+        case Tensor():
+            array = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            dtype = str(value.dtype).removeprefix("torch.")
+            return {"$tensor": _encode(array.tobytes()), "dtype": dtype, "shape": list(value.shape)}
+    raise CheckpointError(
+        f"a record holds a {type(value).__name__}, which JSON cannot", expected="numbers, text, lists"
+    )
+
+
+def from_json(value: Any) -> Any:
+    """The inverse of `to_json`.
+
+    >>> from_json(to_json((1, b"a")))
+    (1, b'a')
+    """
+    if isinstance(value, list):
+        return [from_json(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$tuple" in value:
+        return tuple(from_json(item) for item in value["$tuple"])
+    if "$bytes" in value:
+        return base64.b64decode(value["$bytes"])
+    if "$array" in value:
+        flat = numpy.frombuffer(base64.b64decode(value["$array"]), dtype=numpy.dtype(value["dtype"]))
+        return flat.reshape(value["shape"]).copy()
+    if "$tensor" in value:
+        raw = torch.frombuffer(bytearray(base64.b64decode(value["$tensor"])), dtype=torch.uint8)
+        return raw.view(cast(torch.dtype, getattr(torch, value["dtype"]))).reshape(value["shape"])
+    return {key: from_json(item) for key, item in value.items()}
+
+
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,0 +1,208 @@
+"""A Hugging Face model folder as a `TensorSource`: one file, or shards and their index.
+
+Files of the hub may call a parameter otherwise than the model in memory does. A disk name is matched when it is the
+in-memory name, with or without `base_model_prefix`, or one of the two old LayerNorm names; nothing else is guessed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from outgrow.errors import CheckpointError
+from outgrow.store.models import ModelNames, read_json
+from outgrow.store.safetensors_file import Entry, read_header
+from outgrow.store.source import Rows, TensorMeta, TensorSource
+
+IGNORABLE = (
+    "*.attn.bias",  # causal masks of old GPT-2 files
+    "*.attn.masked_bias",
+    "*rotary_emb.inv_freq",  # tables that the model computes
+    "*embeddings.position_ids",
+    "cls.seq_relationship.*",  # BERT's next-sentence head, beside the head that is trained
+)
+"""Tensors in published files that are no parameters of the model; patterns of `fnmatch`."""
+
+
+LINEAGE = "outgrow_lineage"
+
+
+@dataclass(frozen=True)
+class SafetensorsSource(TensorSource):
+    """Tensors in safetensors files, mapped into memory and read when asked."""
+
+    entries: Mapping[str, Mapping[str, Entry]]
+    """Slot, then name, to the place of the tensor."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """`__metadata__` of the files."""
+
+    @classmethod
+    def open(cls, folder: Path, names: ModelNames, *, ignore: Sequence[str] = IGNORABLE) -> SafetensorsSource:
+        """Open the weights of `folder` under their in-memory names; every name and shape is checked first."""
+        disk: dict[str, Entry] = {}
+        metadata: dict[str, str] = {}
+        for entries, own in read_files(weight_files(folder)):
+            disk.update(entries)
+            metadata.update(own)
+        return cls({"weight": match_names(folder, disk, names, ignore)}, metadata)
+
+    def names(self, slot: str) -> tuple[str, ...]:
+        return tuple(self.entries.get(slot, {}))
+
+    def meta(self, name: str, slot: str) -> TensorMeta:
+        return self.entries[slot][name].meta
+
+    def read(self, name: str, slot: str, rows: Rows = None) -> Tensor:
+        return self.entries[slot][name].read(rows)
+
+
+def read_files(files: Mapping[Path, set[str] | None]) -> Iterator[tuple[dict[str, Entry], Mapping[str, str]]]:
+    """The tensors and metadata of each file; what an index places in another file is left to that file."""
+    promised = set().union(*(names for names in files.values() if names))
+    for path, names in files.items():
+        header = read_header(path)
+        if missing := (names or set()) - set(header.entries):
+            raise CheckpointError(f"{path} lacks tensors that the index promises", got=some(missing))
+        elsewhere = promised - (names or set())
+        yield (
+            {name: entry for name, entry in header.entries.items() if name not in elsewhere},
+            header.metadata,
+        )
+
+
+def read_lineage(metadata: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
+    """The growths behind these weights, which outgrow stores in the files' metadata."""
+    try:
+        content = json.loads(metadata.get(LINEAGE, "[]"))
+    except ValueError:
+        content = None
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+        raise CheckpointError(f"the metadata {LINEAGE} of these weights is not valid JSON")
+    return tuple(content)
+
+
+def weight_files(folder: Path, stem: str = "model") -> dict[Path, set[str] | None]:
+    """The files that hold `stem`'s tensors, each with the names that an index promises in it."""
+    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if single.is_file():
+        return {single: None}
+    if index.is_file():
+        return _indexed_files(folder, index)
+    other = sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("optimizer"))
+    if len(other) == 1 and stem == "model" and "-of-" not in other[0].name:
+        return {other[0]: None}
+    found = sorted(
+        path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pt", ".pth")
+    )
+    raise CheckpointError(
+        f"{folder} has no {stem} weights in safetensors files",
+        got=", ".join(found[:8]) or "no weight files",
+        expected=f"{single.name}, or {index.name} and its shards",
+        fix="load it with transformers and save_pretrained it again: outgrow opens no pickled weights",
+    )
+
+
+def plain_name(name: object) -> bool:
+    """Whether this names a file directly inside a folder, and nothing else."""
+    return (
+        isinstance(name, str) and name not in ("", ".", "..") and not any(mark in name for mark in "/\\:\0")
+    )
+
+
+def _indexed_files(folder: Path, index: Path) -> dict[Path, set[str] | None]:
+    content = read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} is not an index", expected='{"weight_map": {tensor: file}}')
+    files: dict[Path, set[str] | None] = {}
+    promised: dict[Path, set[str]] = {}
+    for tensor, file in weight_map.items():
+        if not plain_name(file):
+            raise CheckpointError(
+                f"{index} names a file outside its folder, for {tensor}",
+                got=repr(file),
+                fix="do not trust this checkpoint; a shard is a file name without any folder",
+            )
+        promised.setdefault(folder / file, set()).add(tensor)
+    for path, tensors in sorted(promised.items()):
+        if not path.is_file():
+            raise CheckpointError(
+                f"the shard {path} is missing", expected=f"named by {index.name}", fix="download it"
+            )
+        files[path] = tensors
+    return files
+
+
+def match_names(
+    folder: Path, disk: Mapping[str, Entry], names: ModelNames, ignore: Sequence[str]
+) -> dict[str, Entry]:
+    """Disk entries under in-memory names, in the model's order; unknown, missing and misshapen tensors are errors."""
+    found: dict[str, str] = {}
+    unknown = []
+    for name in disk:
+        known = next(
+            (c for c in _candidates(name, names.prefix) if c in names.shapes or c in names.aliases), None
+        )
+        if known is None:
+            unknown += [] if any(fnmatchcase(name, pattern) for pattern in ignore) else [name]
+        elif known in found:
+            raise CheckpointError(f"{folder} holds {known} twice", got=f"{found[known]} and {name}")
+        else:
+            found[known] = name
+    matched = {known: disk[name] for known, name in found.items() if known in names.shapes}
+    for alias, owner in names.aliases.items():
+        if alias in found:
+            _merge_tied(folder, matched, owner, disk[found[alias]], alias)
+    missing = [name for name in names.shapes if name not in matched]
+    if missing or unknown:
+        raise CheckpointError(
+            f"the tensors in {folder} are not those of the model in its config.json",
+            got=f"unknown: {some(unknown)}; missing: {some(missing)}",
+            fix="check that config.json (architectures, sizes) belongs to these weights",
+        )
+    for name, shape in names.shapes.items():
+        if matched[name].meta.shape != shape:
+            raise CheckpointError(
+                f"{name} in {folder} has the wrong shape", got=matched[name].meta.shape, expected=shape
+            )
+    return {name: matched[name] for name in names.shapes}
+
+
+def _candidates(name: str, prefix: str) -> list[str]:
+    old = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+    spellings = [name] + [name.removesuffix(end) + new for end, new in old.items() if name.endswith(end)]
+    if not prefix:
+        return spellings
+    return [s for n in spellings for s in (n, f"{prefix}.{n}", n.removeprefix(f"{prefix}."))]
+
+
+def _merge_tied(folder: Path, matched: dict[str, Entry], owner: str, copy: Entry, alias: str) -> None:
+    kept = matched.setdefault(owner, copy)
+    if kept is copy:
+        return
+    same = kept.meta == copy.meta
+    rows = kept.meta.shape[0] if kept.meta.shape else 0
+    step = max(1, rows * (32 << 20) // max(1, kept.meta.bytes))
+    for start in range(0, rows if same else 0, step):
+        part = slice(start, start + step)
+        first, second = kept.read(part).reshape(-1), copy.read(part).reshape(-1)
+        same = same and torch.equal(first.view(torch.uint8), second.view(torch.uint8))
+    if not same:
+        raise CheckpointError(
+            f"{owner} and {alias} in {folder} differ, though the model ties them",
+            fix='set "tie_word_embeddings": false in config.json if the model was trained untied',
+        )
+
+
+def some(names: Collection[str]) -> str:
+    """A few of these names, for a message."""
+    listed = sorted(names)
+    more = f" and {len(listed) - 4} more" if len(listed) > 4 else ""
+    return (", ".join(listed[:4]) or "none") + more

@@ -1,0 +1,188 @@
+"""The files beside the weights that `Trainer.train(resume_from_checkpoint=...)` reads, written without holding a moment.
+
+`optimizer.pt` is a zip of a pickled outline and one record per tensor. The outline is saved with fake tensors, which
+reserves a record for each; the records' offsets are read back, and the moments are written there block by block.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from outgrow.errors import CheckpointError
+from outgrow.store.contents import OptimizerInfo, ParamGroup
+from outgrow.store.models import decay_names, meta_model
+from outgrow.store.optimizer_file import MOMENTS
+from outgrow.store.pickled import from_json
+from outgrow.store.safetensors_folder import some
+from outgrow.store.source import TensorMeta, TensorSource
+from outgrow.store.writer import FilePlan, Key
+
+DEFAULTS: Mapping[str, Any] = {
+    "weight_decay": 0.0,
+    "lr": 1e-3,
+    "betas": [0.9, 0.999],
+    "eps": 1e-8,
+    "amsgrad": False,
+    "maximize": False,
+    "foreach": None,
+    "capturable": False,
+    "differentiable": False,
+    "fused": None,
+    "decoupled_weight_decay": True,
+}
+"""Options that torch's AdamW expects in every group."""
+
+
+def trainer_groups(config: Mapping[str, Any], optimizer: OptimizerInfo) -> OptimizerInfo:
+    """The same options in Trainer's two groups: decayed parameters, then the rest, in the model's order."""
+    model = meta_model(config)
+    decayed = decay_names(model)
+    rest = tuple(name for name, _ in model.named_parameters() if name not in set(decayed))
+    options = {name: group.options for group in optimizer.groups for name in group.names}
+    if set(options) != {*decayed, *rest}:
+        raise CheckpointError(
+            "the optimizer's groups are not the model's parameters",
+            got=some(set(options) ^ {*decayed, *rest}),
+        )
+    groups = []
+    for names, other in ((decayed, rest), (rest, decayed)):
+        found = [options[name] for name in names or other[:1]]
+        if any(each != found[0] for each in found):
+            raise CheckpointError(
+                "this optimizer cannot be written as a Trainer checkpoint: Trainer has one group of decayed parameters "
+                "and one of the rest, and within one of them the options differ",
+                got=" / ".join(
+                    f"{len(group.names)} parameters: {group.options}" for group in optimizer.groups
+                ),
+                fix="save the native format, which keeps any groups",
+            )
+        full = {**DEFAULTS, **found[0]}
+        groups.append(ParamGroup(names, {**full, "initial_lr": full.get("initial_lr", full["lr"])}))
+    return OptimizerInfo(optimizer.name, tuple(groups))
+
+
+def write_optimizer_outline(
+    path: Path, source: TensorSource, optimizer: OptimizerInfo, steps: Mapping[str, float]
+) -> FilePlan:
+    """Write `optimizer.pt` with space for every moment, and say where each goes."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    names = [name for group in optimizer.groups for name in group.names]
+    with FakeTensorMode():
+        state = {
+            number: {"step": torch.empty((), dtype=torch.float32)}
+            | {slot: _fake(source.meta(name, slot)) for slot in MOMENTS}
+            for number, name in enumerate(names)
+            if name in steps
+        }
+    with torch.serialization.skip_data(materialize_fake_tensors=True):
+        torch.save({"state": state, "param_groups": _param_groups(optimizer)}, path)
+    with FakeTensorMode():
+        outline = torch.load(path, weights_only=True)["state"]
+    offsets: dict[Key, int] = {}
+    with open(path, "r+b") as file:
+        for number, entry in outline.items():
+            name = names[number]
+            file.seek(_offset(entry["step"]))
+            file.write(struct.pack("<f", steps[name]))
+            offsets |= {(slot, name): _offset(entry[slot]) for slot in MOMENTS}
+    return FilePlan(path.name, path.stat().st_size, b"", offsets)
+
+
+def write_scheduler(path: Path, record: Any, optimizer: OptimizerInfo, step: int) -> None:
+    """`scheduler.pt`: the record where the state has one, else a schedule that stands at `step`."""
+    rates = [group.options["initial_lr"] for group in optimizer.groups]
+    if record is None:
+        record = {
+            "base_lrs": rates,
+            "last_epoch": step,
+            "_step_count": step + 1,
+            "_is_initial": False,
+            "_get_lr_called_within_step": False,
+            "_last_lr": [group.options["lr"] for group in optimizer.groups],
+            "lr_lambdas": [{} for _ in rates],
+        }
+    if not isinstance(record, dict) or len(record.get("base_lrs", ())) != len(rates):
+        raise CheckpointError("the scheduler's state is not for Trainer's two groups", got=record)
+    torch.save(record, path)
+
+
+def trainer_state(record: Any, step: int) -> dict[str, Any]:
+    """`trainer_state.json`: the record where the state has one, else a run that stands at `step`."""
+    from transformers import TrainerState
+
+    if record is None:
+        return asdict(cast(Any, TrainerState(global_step=step)))
+    if not isinstance(record, dict):
+        raise CheckpointError("the record of Trainer is not a JSON object", got=type(record).__name__)
+    return {**record, "global_step": record.get("global_step", step)}
+
+
+def write_random_states(folder: Path, record: Any) -> None:
+    """`rng_state*.pth` where the state came from a Trainer."""
+    states = record.get("trainer", {}) if isinstance(record, dict) else {}
+    for name, content in states.items():
+        torch.save(from_json(content), folder / Path(name).name)
+
+
+def seal_optimizer(path: Path, plan: FilePlan, checksums: Mapping[Key, int]) -> None:
+    """Correct the zip's own checksums of the records, which were reserved as zeros, so that any zip reader is content."""
+    values = {offset: checksums[key] for key, offset in plan.offsets.items()}
+    with zipfile.ZipFile(path) as archive:
+        infos, directory = archive.infolist(), cast(Any, archive).start_dir
+    with open(path, "r+b") as file:
+        position = directory
+        for info in infos:
+            file.seek(position)
+            head = file.read(46)
+            name_length, extra_length, comment_length = struct.unpack("<HHH", head[28:34])
+            start, flags = _record_start(file, info.header_offset)
+            if start in values or "/data/" in info.filename:
+                crc = values.get(start)
+                if crc is None:
+                    file.seek(start)
+                    crc = zlib.crc32(file.read(info.file_size))
+                packed = struct.pack("<I", crc)
+                file.seek(position + 16)
+                file.write(packed)
+                if flags & 8:
+                    file.seek(start + info.file_size + 4)
+                else:
+                    file.seek(info.header_offset + 14)
+                file.write(packed)
+            position += 46 + name_length + extra_length + comment_length
+
+
+def _record_start(file: Any, header: int) -> tuple[int, int]:
+    file.seek(header)
+    head = file.read(30)
+    (flags,) = struct.unpack("<H", head[6:8])
+    name_length, extra_length = struct.unpack("<HH", head[26:30])
+    return header + 30 + name_length + extra_length, flags
+
+
+def _param_groups(optimizer: OptimizerInfo) -> list[dict[str, Any]]:
+    groups, first = [], 0
+    for group in optimizer.groups:
+        options = dict(group.options)
+        options["betas"] = tuple(options["betas"])
+        numbers = list(range(first, first + len(group.names)))
+        groups.append({**options, "params": numbers, "param_names": list(group.names)})
+        first += len(group.names)
+    return groups
+
+
+def _fake(meta: TensorMeta) -> torch.Tensor:
+    return torch.empty(meta.shape, dtype=meta.dtype)
+
+
+def _offset(fake: torch.Tensor) -> int:
+    return cast(int, cast(Any, fake.untyped_storage())._checkpoint_offset)

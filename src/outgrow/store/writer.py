@@ -1,0 +1,207 @@
+"""The streaming writer: any `TensorSource` to files, in row blocks, without ever holding a tensor whole.
+
+Every name, shape and dtype is known before any number is, so file heads and offsets are planned first, space is
+reserved, and blocks are written where they belong, in any order:
+
+    offset(name, row) = offset(name) + row * bytes per row
+
+The caller's thread computes blocks; a small pool checksums and writes them. Memory is a few blocks, whatever the size.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from outgrow.store.check import as_bytes, row_blocks
+from outgrow.store.checksum import combine, combine_all
+from outgrow.store.safetensors_file import header_bytes
+from outgrow.store.source import TensorMeta, TensorSource
+
+Key = tuple[str, str]
+"""(slot, name)"""
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+SHARD_BYTES = 5_000_000_000
+BLOCK_BYTES = 32 << 20
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """One file to be written: its first bytes, and where the bytes of each tensor go."""
+
+    name: str
+    size: int
+    head: bytes
+    offsets: Mapping[Key, int]
+    keys: Mapping[Key, str] = field(default_factory=dict)
+    """What the file calls each tensor."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A tensor to be written: where it is read from, and its name in the file."""
+
+    slot: str
+    name: str
+    key: str
+    meta: TensorMeta
+
+
+def plan_files(
+    jobs: Sequence[Job],
+    stem: str,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    metadata: Mapping[str, str] | None = None,
+) -> tuple[FilePlan, ...]:
+    """Shards of at most `shard_bytes` (a larger tensor gets its own), heads and offsets included."""
+    shards: list[list[Job]] = [[]]
+    size = 0
+    for job in jobs:
+        if shards[-1] and size + job.meta.bytes > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(job)
+        size += job.meta.bytes
+    count = len(shards)
+    plans = []
+    for number, shard in enumerate(shards, start=1):
+        ordered = sorted(
+            shard, key=lambda job: -job.meta.dtype.itemsize
+        )  # stable; keeps every tensor aligned
+        head, offsets = header_bytes(
+            [(job.key, job.meta) for job in ordered], {"format": "pt", **(metadata or {})}
+        )
+        name = f"{stem}.safetensors" if count == 1 else f"{stem}-{number:05d}-of-{count:05d}.safetensors"
+        places = {(job.slot, job.name): offset for job, offset in zip(ordered, offsets, strict=True)}
+        keys = {(job.slot, job.name): job.key for job in ordered}
+        plans.append(FilePlan(name, len(head) + sum(job.meta.bytes for job in ordered), head, places, keys))
+    return tuple(plans)
+
+
+def index_json(plans: Sequence[FilePlan], parameters: int) -> dict[str, object]:
+    """The index of a sharded set of files."""
+    data = sum(plan.size - len(plan.head) for plan in plans)
+    weight_map = {key: plan.name for plan in plans for key in plan.keys.values()}
+    return {"metadata": {"total_parameters": parameters, "total_size": data}, "weight_map": weight_map}
+
+
+def write_files(
+    source: TensorSource,
+    folder: Path,
+    plans: Sequence[FilePlan],
+    *,
+    block_bytes: int = BLOCK_BYTES,
+    workers: int = WORKERS,
+    progress: Progress | None = None,
+) -> dict[Key, int]:
+    """Write the planned files into `folder` and sync them; returns the CRC-32 of each tensor."""
+    places: dict[Key, tuple[int, int]] = {}
+    with ExitStack() as stack:
+        handles = []
+        for plan in plans:
+            handle = os.open(folder / plan.name, os.O_RDWR | os.O_CREAT, 0o666)
+            stack.callback(os.close, handle)
+            handles.append(handle)
+            _reserve(handle, plan.size)
+            _write_all(handle, memoryview(plan.head), 0)
+            places.update({key: (handle, offset) for key, offset in plan.offsets.items()})
+        pool = stack.enter_context(ThreadPoolExecutor(max_workers=workers))
+        try:
+            checksums = _stream(source, places, pool, block_bytes, workers, progress)
+            list(pool.map(os.fsync, handles))
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return checksums
+
+
+def file_checksum(plan: FilePlan, tensors: Mapping[Key, int], source: TensorSource) -> int:
+    """The CRC-32 of a planned file from those of its tensors."""
+    ordered = sorted(plan.offsets, key=lambda key: plan.offsets[key])
+    parts = [(tensors[key], source.meta(key[1], key[0]).bytes) for key in ordered]
+    return combine_all([(zlib.crc32(plan.head), len(plan.head)), *parts])
+
+
+def _stream(
+    source: TensorSource,
+    places: Mapping[Key, tuple[int, int]],
+    pool: ThreadPoolExecutor,
+    block_bytes: int,
+    workers: int,
+    progress: Progress | None,
+) -> dict[Key, int]:
+    checksums: dict[Key, int] = {}
+    waiting: deque[tuple[Future[int], list[Key], int]] = deque()
+    total = sum(source.meta(name, slot).bytes for slot, name in places)
+    done = 0
+
+    def finish() -> None:
+        nonlocal done
+        future, keys, size = waiting.popleft()
+        checksum = future.result()
+        for key in keys:
+            checksums[key] = combine(checksums.get(key, 0), checksum, size)
+        done += size * len(keys)
+        if progress is not None:
+            progress(done, total)
+
+    for slot in dict.fromkeys(slot for slot, _ in places):
+        for group in source.groups(slot):
+            keys = [(slot, name) for name in group if (slot, name) in places]
+            if not keys:
+                continue
+            meta = source.meta(keys[0][1], slot)
+            position = 0
+            checksums.update(dict.fromkeys(keys, 0))
+            for rows in row_blocks(meta, block_bytes):
+                block = source.read(keys[0][1], slot, rows)
+                assert block.dtype == meta.dtype, f"{keys[0]}: read {block.dtype}, promised {meta.dtype}"
+                targets = [(places[key][0], places[key][1] + position) for key in keys]
+                waiting.append((pool.submit(_write_block, block, targets), keys, _bytes(block)))
+                position += _bytes(block)
+                del block
+                while len(waiting) > workers:
+                    finish()
+            assert position == meta.bytes, f"{keys[0]}: read {position} bytes, promised {meta.bytes}"
+    while waiting:
+        finish()
+    return checksums
+
+
+def _reserve(handle: int, size: int) -> None:
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise  # a full disk is found here, before anything is computed
+        os.ftruncate(handle, size)
+
+
+def _bytes(block: Tensor) -> int:
+    return block.numel() * block.dtype.itemsize
+
+
+def _write_block(block: Tensor, targets: Sequence[tuple[int, int]]) -> int:
+    data = as_bytes(block)
+    for handle, offset in targets:
+        _write_all(handle, data, offset)
+    return zlib.crc32(data)
+
+
+def _write_all(handle: int, data: memoryview, offset: int) -> None:
+    while len(data):
+        written = os.pwrite(handle, data, offset)
+        data, offset = data[written:], offset + written

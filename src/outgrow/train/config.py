@@ -1,0 +1,355 @@
+"""`run.yaml`: a staged run as data, every key known, every mistake named before any work.
+
+    run.yaml + `--set a.b=1` -> RunConfig (frozen) -> saved beside the output, where it can be run again
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import ConfigError, near
+from ..schedule import WSD, Constant, Cosine, Linear, Schedule, TokenCount, parse_count
+
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class TokenizerConfig(_Section):
+    """Either a byte-level BPE trained on the corpus, or an existing tokenizer."""
+
+    vocab_size: Annotated[Count, Field(ge=257)] | None = None
+    """Size of the byte-level BPE vocabulary to train."""
+    path: str | None = None
+    """An existing `tokenizer.json` or a folder that holds one."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> TokenizerConfig:
+        if (self.vocab_size is None) == (self.path is None):
+            raise ValueError("give either vocab_size (a BPE tokenizer is trained on the corpus) or path, not both")
+        return self
+
+
+class DataConfig(_Section):
+    """The text: where it is, how it becomes tokens, what is held out."""
+
+    source: str = "stdlib"
+    """`stdlib` (this Python's own sources), a text file, a glob, a folder, a json/csv/parquet file, or `hub:<name>`."""
+    limit_bytes: TokenCount | None = None
+    """Use at most this many bytes of text."""
+    tokenizer: TokenizerConfig | None = None
+    """Absent with `stages[0].from`: the tokenizer of that checkpoint."""
+    sequence_length: Count = 256
+    """Tokens that the model sees at once."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """Share of the tokens held out at the end of the corpus, by documents."""
+    validation_source: str | None = None
+    """A separate source for validation; then nothing is held out."""
+    separator: str = "auto"
+    """Token that ends every document: `auto` (the tokenizer's end, else its beginning), `none`, or the token itself."""
+    text_field: str = "text"
+    """Column of a `datasets` source that holds the text."""
+    split: str = "train"
+    """Split of a `datasets` source."""
+    subset: str | None = None
+    """Configuration name of a `datasets` hub source."""
+
+
+class OptimizerConfig(_Section):
+    """AdamW (arXiv 1711.05101); one-dimensional tensors are not decayed."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """The peak: the schedule multiplies it."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest norm of the whole gradient; null for none."""
+
+
+class BatchConfig(_Section):
+    """Sequences of one optimizer step, and how many of them at once."""
+
+    sequences: Count = 16
+    micro_batch: Count | None = None
+    """Sequences of one forward pass (default: all); the gradients of a step are accumulated."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> BatchConfig:
+        if self.micro_batch is not None and self.sequences % self.micro_batch:
+            raise ValueError(f"micro_batch {self.micro_batch} does not divide sequences {self.sequences}")
+        return self
+
+
+class GrowConfig(_Section):
+    """A growth between two stages: target sizes and how to reach them."""
+
+    to: dict[str, Any]
+    """Target sizes by config field, for example `{hidden_size: 192, num_hidden_layers: 6}`."""
+    width: str = "isometric"
+    depth: str = "stack"
+    moments: str = "transport"
+    noise: Annotated[float, Field(ge=0)] = 0.0
+    seed: int = 0
+    options: dict[str, Any] = {}
+    """Further arguments of `outgrow.grow`."""
+
+    @model_validator(mode="after")
+    def _has_a_target(self) -> GrowConfig:
+        if not self.to:
+            raise ValueError("name at least one size to grow to")
+        return self
+
+
+class StageConfig(_Section):
+    """Train for so many tokens, after growing from the stage before."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    tokens: Count
+    start: str | None = Field(None, validation_alias=AliasChoices("from", "start"), serialization_alias="from")
+    """First stage only: a checkpoint folder to continue from (`from:` in the file)."""
+    grow: GrowConfig | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """This stage's own peak."""
+    rewarm_tokens: TokenCount = 0
+    """Tokens over which this stage's learning rate rises once more from 0."""
+
+
+class EvaluationConfig(_Section):
+    """Validation loss on the same sequences every time."""
+
+    every_tokens: Count | None = None
+    """Besides at the end of every stage and after every growth."""
+    sequences: Count = 64
+
+
+class CheckpointConfig(_Section):
+    """Training states to come back to; the end of a stage is always saved and kept."""
+
+    every_steps: Count | None = 500
+    keep: Count = 2
+    """Newest checkpoints to keep inside a stage."""
+
+
+class RunConfig(_Section):
+    """A whole run. See `examples/quickstart.yaml`."""
+
+    output: str
+    """Folder of the run, relative to where the command is started."""
+    model: dict[str, Any] | None = None
+    """`model_type` and the config fields of the first stage; absent with `stages[0].from`."""
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: Schedule = WSD()
+    batch: BatchConfig = BatchConfig()
+    stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 0
+    log_every_steps: Count = 10
+    tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _stages_follow(self) -> RunConfig:
+        first = self.stages[0]
+        if (self.model is None) == (first.start is None):
+            raise ValueError("give either model (a new model) or stages[0].from (a checkpoint), not both")
+        if self.model is not None and "model_type" not in self.model:
+            raise ValueError("model.model_type is missing (for example llama)")
+        if first.grow is not None and first.start is None:
+            raise ValueError("stages[0].grow needs stages[0].from: a new model has nothing to grow from")
+        if self.data.tokenizer is None and first.start is None:
+            raise ValueError("data.tokenizer is missing (for example {vocab_size: 4096})")
+        for index, stage in enumerate(self.stages[1:], start=1):
+            if stage.start is not None:
+                raise ValueError(f"stages[{index}].from: only the first stage can start from a checkpoint")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages need different names, got {', '.join(names)}")
+        return self
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.batch.sequences * self.data.sequence_length
+
+    def stage_steps(self, index: int) -> int:
+        """Optimizer steps of a stage: its tokens, rounded up to whole steps."""
+        return -(-self.stages[index].tokens // self.tokens_per_step)
+
+    def first_step(self, index: int) -> int:
+        """Optimizer steps of the run before a stage."""
+        return sum(self.stage_steps(i) for i in range(index))
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.first_step(len(self.stages))
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of the whole run."""
+        return self.total_steps * self.tokens_per_step
+
+    def resolved(self) -> dict[str, Any]:
+        """Every value as plain data, defaults included: the `run.yaml` written beside the output."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run file and apply `a.b=value` overrides (values are YAML, list places are numbers).
+
+    >>> load_run("examples/quickstart.yaml", ["stages.0.tokens=1M", "optimizer.learning_rate=2e-3"])  # doctest: +SKIP
+    """
+    path = Path(path)
+    data = _read_yaml(path)
+    for override in overrides:
+        _apply_override(data, override)
+    return parse_run(data, where=str(path))
+
+
+def parse_run(data: Mapping[str, Any], where: str = "the run") -> RunConfig:
+    """A run from plain data; a wrong key or value raises `ConfigError` that names it."""
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, data, where)) from None
+
+
+def dump_yaml(data: Mapping[str, Any]) -> str:
+    """Plain data as YAML, in its own order."""
+    return str(yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"the run file cannot be read: {path}", got=error.strerror) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the run file is not UTF-8 text: {path}", got=str(error)) from None
+    try:
+        data = yaml.load(text, Loader=_Loader)  # a SafeLoader: no object is ever built
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise ConfigError(
+            f"invalid YAML in {path}{line}", got=getattr(error, "problem", None) or str(error), fix="correct this line"
+        ) from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} is not a run file", got=type(data).__name__, expected="a mapping of keys to values")
+    return data
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 without repeated keys (the second one would silently win), and with `1e-6` a number as in YAML 1.2."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError("an override is not of the form key=value", got=override, expected="optimizer.learning_rate=2e-3")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        raise ConfigError(f"the value of {key} is not valid YAML", got=text) from None
+    here: Any = data
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        if isinstance(here, list):
+            if not part.isdigit() or int(part) >= len(here):
+                place = ".".join(parts[:depth])
+                raise ConfigError(f"{key}: no such place in {place}", got=part, expected=f"a number from 0 to {len(here) - 1}")
+            index: Any = int(part)
+        elif isinstance(here, dict):
+            index = part
+        else:
+            raise ConfigError(f"{key}: {'.'.join(parts[:depth])} has no parts", got=here)
+        if last:
+            here[index] = value
+        elif isinstance(here, list):
+            here = here[index]
+        else:
+            if here.get(index) is None:
+                here[index] = {}
+            here = here[index]
+
+
+def _explain(error: ValidationError, data: Mapping[str, Any], where: str) -> str:
+    """One block per mistake: the dotted key, what was found, what is expected."""
+    blocks = []
+    for problem in error.errors():
+        parts = _location(problem["loc"], data)
+        key = ".".join(map(str, parts)) or "the run"
+        if problem["type"] == "too_short" and problem["input"]:
+            continue  # pydantic counts only the valid items; their own mistakes are already listed
+        kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
+        if kind == "extra_forbidden":
+            text = f"{where}: unknown key {key}\n  expected: {near(str(parts[-1]), _known_keys(parts[:-1]))}"
+        elif kind == "missing":
+            text = f"{where}: the key {key} is missing"
+        else:
+            got = problem["input"]
+            text = f"{where}: {key}: {message}" + (f"\n  got:      {got!r}" if not isinstance(got, dict) else "")
+        blocks.append(text)
+    return "\n".join(blocks)
+
+
+def _location(location: tuple[int | str, ...], data: Any) -> list[int | str]:
+    """The place in the user's file: pydantic also names the branch of a union, which is not a key."""
+    parts: list[int | str] = []
+    for position, part in enumerate(location):
+        last = position == len(location) - 1
+        if isinstance(data, Mapping) and part in data:
+            parts.append(part)
+            data = data[part]
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            parts.append(part)
+            data = data[part]
+        elif last and isinstance(data, Mapping):
+            parts.append(part)
+    return parts
+
+
+def _known_keys(parents: Sequence[int | str]) -> list[str]:
+    """The keys that the section at this place has; for a schedule, those of every kind."""
+    sections: dict[str, tuple[type[BaseModel], ...]] = {
+        "": (RunConfig,),
+        "data": (DataConfig,),
+        "data.tokenizer": (TokenizerConfig,),
+        "optimizer": (OptimizerConfig,),
+        "schedule": (Constant, Linear, Cosine, WSD),
+        "batch": (BatchConfig,),
+        "stages": (StageConfig,),
+        "stages.grow": (GrowConfig,),
+        "evaluation": (EvaluationConfig,),
+        "checkpoint": (CheckpointConfig,),
+    }
+    place = ".".join(part for part in parents if isinstance(part, str))
+    models = sections.get(place, ())
+    return sorted({field.serialization_alias or name for model in models for name, field in model.model_fields.items()})

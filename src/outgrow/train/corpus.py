@@ -1,0 +1,195 @@
+"""Where text comes from: a source in words becomes a stream of documents and a key that names its content.
+
+    "stdlib" | file | glob | folder | .xz | .gz | json/csv/parquet | "hub:<name>"  ->  Corpus(key, documents())
+
+Text files are split into documents at lines `<|endoftext|>`; every other file is one document.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import hashlib
+import importlib.util
+import json
+import lzma
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+
+DOCUMENT_BREAK = "<|endoftext|>"
+_TABLES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+_TEXTS = {".txt", ".text", ".md", ".py", ".rst", ".xz", ".gz"}
+_NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents, read again by every call, and the identity of what they are read from."""
+
+    key: str
+    description: str
+    documents: Callable[[], Iterator[str]]
+
+
+def open_corpus(
+    source: str,
+    *,
+    limit_bytes: int | None = None,
+    text_field: str = "text",
+    split: str = "train",
+    subset: str | None = None,
+) -> Corpus:
+    """Find a source of text; nothing is read yet but names, sizes and times.
+
+    >>> next(open_corpus("stdlib").documents())[:0]
+    ''
+    """
+    if source == "stdlib":
+        corpus = _standard_library()
+    elif source.startswith("hub:"):
+        corpus = _hub(source.removeprefix("hub:"), subset, split, text_field)
+    else:
+        paths = _find(source)
+        tables = [path for path in paths if path.suffix in _TABLES]
+        if tables and len(tables) < len(paths):
+            raise ConfigError(f"data.source mixes tables and text files: {source}", fix="give one kind of file")
+        corpus = _tables(paths, split, text_field) if tables else _texts(paths)
+    if limit_bytes is None:
+        return corpus
+    return Corpus(
+        _key("limit", corpus.key, limit_bytes),
+        f"{corpus.description}, first {limit_bytes:,} bytes",
+        lambda: _limited(corpus.documents(), limit_bytes),
+    )
+
+
+def _standard_library() -> Corpus:
+    """The Python sources of this interpreter's standard library, without tests, in an order that mixes packages."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    names = [path.relative_to(root) for path in root.rglob("*.py")]
+    names = sorted(name for name in names if not _NOT_LIBRARY.intersection(name.parts))
+    # The end of the corpus is held out: hash order makes it a sample of all packages instead of the letters t to z.
+    names.sort(key=lambda name: hashlib.sha256(name.as_posix().encode()).digest())
+
+    def documents() -> Iterator[str]:
+        for name in names:
+            yield (root / name).read_text(encoding="utf-8", errors="replace")
+
+    sizes = [(name.as_posix(), (root / name).stat().st_size) for name in names]
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Corpus(_key("stdlib", version, sizes), f"Python {version} standard library, {len(names)} files", documents)
+
+
+def _find(source: str) -> list[Path]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in _TEXTS | set(_TABLES))
+    elif path.is_file():
+        found = [path]
+    else:
+        found = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
+    if not found:
+        raise ConfigError(
+            f"data.source finds no text: {source}",
+            expected="stdlib, a file, a glob, a folder with text files, or hub:<name of a dataset>",
+            fix="check the path; it is relative to where the command is started",
+        )
+    return found
+
+
+def _texts(paths: list[Path]) -> Corpus:
+    def documents() -> Iterator[str]:
+        for path in paths:
+            yield from _split(path)
+
+    return Corpus(_key("texts", _stamps(paths)), _describe(paths), documents)
+
+
+def _split(path: Path) -> Iterator[str]:
+    opener: Any = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
+    lines: list[str] = []
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            for line in file:
+                if line.strip() == DOCUMENT_BREAK:
+                    if lines:
+                        yield "".join(lines)
+                    lines = []
+                else:
+                    lines.append(line)
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the text file cannot be read: {path}", got=str(error)) from None
+    if lines:
+        yield "".join(lines)
+
+
+def _tables(paths: list[Path], split: str, text_field: str) -> Corpus:
+    kind = _TABLES[paths[0].suffix]
+    files = [str(path) for path in paths]
+
+    def documents() -> Iterator[str]:
+        rows = _load_dataset(kind, data_files={split: files}, split=split)
+        yield from _column(rows, text_field, ", ".join(files))
+
+    return Corpus(_key("tables", _stamps(paths), split, text_field), _describe(paths), documents)
+
+
+def _hub(name: str, subset: str | None, split: str, text_field: str) -> Corpus:
+    rows = _load_dataset(name, subset, split=split)
+
+    def documents() -> Iterator[str]:
+        yield from _column(rows, text_field, name)
+
+    return Corpus(_key("hub", name, subset, split, text_field, rows._fingerprint), f"{name} ({split})", documents)
+
+
+def _load_dataset(*arguments: Any, **options: Any) -> Any:
+    if importlib.util.find_spec("datasets") is None:
+        raise ConfigError(
+            f"data.source {arguments[0]} needs the library `datasets`", fix="pip install 'outgrow[datasets]'"
+        )
+    import datasets
+
+    try:
+        return datasets.load_dataset(*arguments, **options)
+    except Exception as error:  # any of a dozen kinds: not found, no network, damaged file, unknown split
+        raise ConfigError(f"the dataset cannot be read: {arguments[0]}", got=f"{type(error).__name__}: {error}") from error
+
+
+def _column(rows: Any, text_field: str, where: str) -> Iterator[str]:
+    if text_field not in rows.column_names:
+        raise ConfigError(
+            f"{where} has no column {text_field!r}", expected=", ".join(rows.column_names), fix="set data.text_field"
+        )
+    for row in rows.select_columns([text_field]):
+        if row[text_field]:
+            yield str(row[text_field])
+
+
+def _limited(documents: Iterator[str], limit_bytes: int) -> Iterator[str]:
+    left = limit_bytes
+    for document in documents:
+        content = document.encode()
+        yield document if len(content) <= left else content[:left].decode(errors="ignore")
+        left -= len(content)
+        if left <= 0:
+            return
+
+
+def _stamps(paths: list[Path]) -> list[tuple[str, int, int]]:
+    stats = [(path, path.stat()) for path in paths]
+    return [(str(path.resolve()), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+
+
+def _describe(paths: list[Path]) -> str:
+    return str(paths[0]) if len(paths) == 1 else f"{len(paths)} files in {paths[0].parent}"
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]

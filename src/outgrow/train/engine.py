@@ -1,0 +1,195 @@
+"""One optimizer step on plain PyTorch: where it runs, in which precision, and what makes it repeatable.
+
+The random numbers of a step (dropout) come from (seed, step), so a run needs no saved generator to continue exactly.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ArchitectureError, ConfigError, OutgrowError, near
+from ..flops import SUPPORTED
+from .config import OptimizerConfig, RunConfig
+
+CAUSAL = tuple(name for name in SUPPORTED if name not in ("bert", "roberta"))
+_NOT_SIZES = {"transformers_version", "architectures", "_name_or_path", "model_type", "dtype"}
+
+
+class TrainingError(OutgrowError):
+    """A training that cannot go on, for example because the loss is not a number."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a run computes and whether forward passes use bfloat16."""
+
+    name: str
+    bf16: bool
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The forward pass's precision; weights and moments stay float32."""
+        return torch.autocast(self.name, dtype=torch.bfloat16) if self.bf16 else nullcontext()
+
+    def describe(self) -> str:
+        """For people: the device's own name, or the processor's threads."""
+        name = torch.cuda.get_device_name() if self.name == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+        return f"{name}, {'bf16 autocast' if self.bf16 else 'float32'}"
+
+
+def choose_device(config: RunConfig) -> Device:
+    """The device and precision of a run; `auto` takes CUDA, and bf16 only where CUDA has it."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: cuda is not available here", fix="set device to auto or cpu")
+    cuda = config.device != "cpu" and torch.cuda.is_available()
+    has_bf16 = not cuda or torch.cuda.is_bf16_supported(including_emulation=False)
+    if config.precision == "bf16" and not has_bf16:
+        raise ConfigError("precision: this GPU has no bf16", got=torch.cuda.get_device_name(), fix="set precision to float32")
+    return Device("cuda" if cuda else "cpu", config.precision == "bf16" or (config.precision == "auto" and cuda and has_bf16))
+
+
+def be_repeatable() -> None:
+    """Deterministic kernels only: the same steps give the same bits on the same machine."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs a write of every buffer, and nothing reads them
+    torch.backends.cudnn.benchmark = False
+
+
+def model_config(fields: dict[str, Any], *, vocab_size: int, sequence_length: int, separator: int | None) -> dict[str, Any]:
+    """The full `config.json` content of a new model, from the `model` section of a run."""
+    from transformers import CONFIG_MAPPING
+
+    fields = dict(fields)
+    model_type = str(fields.pop("model_type"))
+    if model_type not in CAUSAL:
+        raise ArchitectureError(
+            "model.model_type: not a causal language model that can be trained here",
+            got=model_type,
+            expected=near(model_type, CAUSAL),
+        )
+    config_class = CONFIG_MAPPING[model_type]
+    names = set(config_class().to_dict()) | set(config_class.attribute_map)
+    for name in fields:
+        if name not in names:
+            raise ConfigError(f"unknown key model.{name} for {model_type}", expected=near(name, names - _NOT_SIZES))
+    fields.setdefault("vocab_size", vocab_size)
+    fields.setdefault("bos_token_id", separator)
+    fields.setdefault("eos_token_id", separator)
+    try:
+        config = config_class(**fields)
+    except Exception as error:  # transformers validates with errors of several kinds
+        raise ConfigError(f"model: {model_type} does not accept these fields", got=str(error)) from None
+    content: dict[str, Any] = config.to_dict()
+    check_fits(content, vocab_size=vocab_size, sequence_length=sequence_length)
+    return content
+
+
+def check_fits(content: dict[str, Any], *, vocab_size: int, sequence_length: int) -> None:
+    """The model has a row for every token and a position for every place in a sequence."""
+    if content["vocab_size"] < vocab_size:
+        raise ConfigError(
+            "the model has fewer vocabulary rows than the tokenizer has tokens",
+            got=content["vocab_size"],
+            expected=f"at least {vocab_size}",
+        )
+    positions = content.get("max_position_embeddings", content.get("n_positions"))
+    if positions is not None and positions < sequence_length:
+        raise ConfigError("data.sequence_length is longer than the model's positions", got=sequence_length, expected=positions)
+
+
+def build_model(content: dict[str, Any], device: str = "cpu") -> nn.Module:
+    """A `transformers` causal language model in float32 with fresh weights from torch's current generator."""
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    if content.get("model_type") not in CAUSAL:
+        raise ArchitectureError(
+            "this checkpoint is not a causal language model that can be trained here",
+            got=content.get("model_type"),
+            expected=", ".join(CAUSAL),
+        )
+    config = CONFIG_MAPPING[content["model_type"]].from_dict(dict(content))
+    config.dtype = torch.float32
+    with torch.device(device):
+        model: nn.Module = AutoModelForCausalLM.from_config(config)
+    return model.float()
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over named parameters: matrices decay, vectors do not."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [pair for pair in named if pair[1].ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [pair for pair in named if pair[1].ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas, eps=config.eps
+    )
+
+
+def language_loss(model: nn.Module, inputs: Tensor, targets: Tensor, device: Device) -> Tensor:
+    """Summed cross-entropy in nats; inputs and targets are int64 (sequences, length)."""
+    inputs = inputs.to(device.name, non_blocking=True)
+    targets = targets.to(device.name, non_blocking=True)
+    with device.autocast():
+        logits = model(input_ids=inputs, use_cache=False).logits
+    return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step saw: mean loss in nats per token, and the gradient's norm before clipping."""
+
+    loss: float
+    gradient_norm: float
+
+
+def optimizer_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: tuple[Tensor, Tensor],
+    *,
+    learning_rate: float,
+    micro_batch: int,
+    clip: float | None,
+    device: Device,
+    seed: tuple[int, int],
+) -> Step:
+    """Gradients of a whole batch, in pieces, then one update; nothing is updated where the loss is not finite."""
+    torch.manual_seed((seed[0] * 1_000_003 + seed[1]) % 2**63)
+    model.train()
+    optimizer.zero_grad(set_to_none=True)
+    inputs, targets = batch
+    total = torch.zeros((), device=device.name)
+    for start in range(0, len(inputs), micro_batch):
+        piece = slice(start, start + micro_batch)
+        loss = language_loss(model, inputs[piece], targets[piece], device) / targets.numel()
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    step = Step(float(total), float(norm))
+    if torch.isfinite(total) and torch.isfinite(norm):
+        if clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.step()
+    return step
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], device: Device) -> float:
+    """Mean loss in nats per token over fixed batches."""
+    model.eval()
+    total, count = 0.0, 0
+    for inputs, targets in batches:
+        total += float(language_loss(model, inputs, targets, device))
+        count += targets.numel()
+    return total / count

@@ -1,0 +1,78 @@
+"""Files that are either whole or absent: written to a temporary neighbour, synced, renamed."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+
+
+def cache_folder() -> Path:
+    """`$OUTGROW_CACHE`, or `~/.cache/outgrow`."""
+    folder = Path(os.environ.get("OUTGROW_CACHE") or Path.home() / ".cache" / "outgrow")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the cache folder cannot be made: {folder}", got=error.strerror, fix="set OUTGROW_CACHE") from None
+    return folder
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file by new content, whole or not at all."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_folder(target: Path, write: Callable[[Path], None]) -> Path:
+    """Fill a new folder by `write`; two processes may do so at once, the first one wins."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        temporary.chmod(0o755)
+        write(temporary)
+        for path in temporary.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        try:
+            os.rename(temporary, target)
+        except OSError:
+            if not target.is_dir():  # not another process that was first
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder: a second run in it is an error, and a killed one lets go by itself."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another run is working in {folder}", fix="wait for it, stop it, or choose another output"
+            ) from None
+        yield

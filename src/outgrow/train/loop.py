@@ -1,0 +1,378 @@
+"""A staged run: train, save, grow, train on. Killed at any moment and started again, it gives the same weights.
+
+    step s uses batch(seed, s), randomness (seed, s) and the learning rate at its middle token: all pure functions of s,
+    so weights, moments and s are the whole state, and a checkpoint plus `latest.json` is enough to continue.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..schedule import learning_rate
+from ..state import TrainingState
+from .config import RunConfig
+from .data import TrainingData, load_data
+from .engine import (
+    Device,
+    Step,
+    TrainingError,
+    be_repeatable,
+    build_model,
+    build_optimizer,
+    choose_device,
+    evaluate,
+    optimizer_step,
+)
+from .folder import MetricsLog, Pointer, RunFolder, opened_run, prune
+from .preflight import preflight
+from .progress import Progress, make_progress
+from .result import RunResult, machine, read_result
+from .stages import StagePlan, flops_before, grow_state, plan_stages
+from .tensorboard import Mirror, make_mirror
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What stays the same during one process's work on a run."""
+
+    run: RunConfig
+    plans: Sequence[StagePlan]
+    folder: RunFolder
+    data: TrainingData
+    validation: list[tuple[Tensor, Tensor]]
+    device: Device
+    log: MetricsLog
+    mirror: Mirror
+    progress: Progress
+    began: float  # time.monotonic() less the seconds of earlier processes
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def write(self, row: dict[str, Any]) -> None:
+        self.log.write(row)
+        self.mirror.write(row)
+
+
+@dataclass(frozen=True)
+class _Live:
+    """A model in the middle of its training; `step` counts the whole run."""
+
+    model: nn.Module
+    optimizer: torch.optim.AdamW
+    stage: int
+    step: int
+    lineage: tuple[dict[str, Any], ...]
+
+
+def train(run: RunConfig, *, progress: bool = True) -> RunResult:
+    """Do a run, or what is left of it.
+
+    Writes `run.output` (see `train/folder.py`). Raises `ConfigError` before any work for a mistake in the
+    configuration, and `TrainingError` where the loss is not a finite number.
+
+    >>> result = train(load_run("examples/quickstart.yaml"))  # doctest: +SKIP
+    """
+    preflight(run)
+    be_repeatable()
+    with opened_run(run) as folder, make_progress(progress) as view:
+        pointer = folder.pointer()
+        if pointer is not None and pointer.finished:
+            view.say(f"{folder.root}: this run is finished, nothing to do")
+            return replace(read_result(folder), already_finished=True)
+        view.say("data: reading, tokenizing (cached for the next time)")
+        data = load_data(run.data, folder.tokenizer, start=run.stages[0].start)
+        view.say(f"data: {data.description}: {len(data.train.tokens):,} tokens, {len(data.validation.tokens):,} held out")
+        if pointer is not None and pointer.data != data.record:
+            raise ConfigError("the data is not what this run began with", got=data.record, expected=pointer.data)
+        session = _open_session(run, folder, data, view, pointer)
+        try:
+            _work(session, pointer)
+        finally:
+            session.log.close()
+            session.mirror.close()
+        return read_result(folder)
+
+
+def _open_session(
+    run: RunConfig, folder: RunFolder, data: TrainingData, view: Progress, pointer: Pointer | None
+) -> _Session:
+    device = choose_device(run)
+    plans = plan_stages(run, vocab_size=data.tokenizer.vocab_size, separator=data.tokenizer.separator)
+    micro_batch = run.batch.micro_batch or run.batch.sequences
+    return _Session(
+        run=run,
+        plans=plans,
+        folder=folder,
+        data=data,
+        validation=data.validation_batches(run.evaluation.sequences, micro_batch),
+        device=device,
+        log=MetricsLog(folder.metrics, pointer.metrics_bytes if pointer else 0),
+        mirror=make_mirror(run.tensorboard, folder.root, pointer.step if pointer else 0),
+        progress=view,
+        began=time.monotonic() - (pointer.seconds if pointer else 0.0),
+    )
+
+
+def _work(session: _Session, pointer: Pointer | None) -> None:
+    """All stages from where the run stands."""
+    live = _begin(session) if pointer is None else _resume(session, pointer)
+    while True:
+        live = _train_stage(session, live)
+        if live.stage == len(session.run.stages) - 1:
+            return
+        live = _next_stage(session, live)
+
+
+def _begin(session: _Session) -> _Live:
+    """The first stage's start: fresh weights, or a checkpoint and perhaps a growth."""
+    run, stage = session.run, session.run.stages[0]
+    _say_versions(session)
+    if stage.start is None:
+        torch.manual_seed(run.seed)
+        model = build_model(session.plans[0].config).to(session.device.name)
+        live = _Live(model, build_optimizer(model, run.optimizer), 0, 0, ())
+        _write_stage(session, live)
+        return live
+    start = Path(stage.start).expanduser()
+    if stage.grow is None:
+        live = _load(session, start, 0, 0)
+        _write_stage(session, live)
+        return live
+    before = evaluate(_load(session, start, 0, 0).model, session.validation, session.device)
+    return _grow(session, start, 0, 0, before)
+
+
+def _resume(session: _Session, pointer: Pointer) -> _Live:
+    session.progress.say(f"continuing after step {pointer.step} from {pointer.checkpoint}")
+    return _load(session, session.folder.root / pointer.checkpoint, pointer.stage, pointer.step)
+
+
+def _next_stage(session: _Session, live: _Live) -> _Live:
+    """From the saved end of a stage to the next one's start."""
+    end = _checkpoint_path(session, live.stage, live.step)
+    index = live.stage + 1
+    if session.run.stages[index].grow is None:
+        live = replace(live, stage=index)
+        _write_stage(session, live)
+        return live
+    before = evaluate(live.model, session.validation, session.device)
+    return _grow(session, end, index, live.step, before)
+
+
+def _grow(session: _Session, small: Path, index: int, step: int, loss_before: float) -> _Live:
+    """Grow a saved state from file to file, go on from the written one: a run that was killed here does the same again."""
+    growth = session.run.stages[index].grow
+    assert growth is not None
+    began = time.monotonic()
+    target = session.folder.stage(session.run, index) / "grown"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    grow_state(TrainingState.from_pretrained(small), growth).save_pretrained(target, overwrite=True)
+    live = _load(session, target, index, step)
+    seconds = time.monotonic() - began
+    loss_after = evaluate(live.model, session.validation, session.device)
+    row = _row(session, "growth", live)
+    session.write({**row, "loss_before": loss_before, "loss_after": loss_after, "growth_seconds": round(seconds, 3)})
+    _write_stage(session, live)
+    session.progress.say(
+        f"grown in {seconds:.1f} s to {session.plans[index].cost.parameters:,} parameters: "
+        f"validation loss {loss_before:.4f} before, {loss_after:.4f} after"
+    )
+    _point(session, live, target)
+    return live
+
+
+def _train_stage(session: _Session, live: _Live) -> _Live:
+    """Steps until the stage's tokens are used; ends with a validation, a checkpoint and a pointer to it."""
+    run, index = session.run, live.stage
+    first, last = run.first_step(index), run.first_step(index + 1)
+    session.progress.stage(run.stages[index].name, live.step - first, last - first)
+    window = _Window(session)
+    while live.step < last:
+        rate = _learning_rate(run, index, live.step)
+        done = _one_step(session, live, rate)
+        live = replace(live, step=live.step + 1)
+        window.add(done)
+        save = run.checkpoint.every_steps is not None and (live.step - first) % run.checkpoint.every_steps == 0
+        validate = live.step == last or _evaluation_is_due(run, live.step)
+        if live.step % run.log_every_steps == 0 or save or validate:
+            row = window.close(live, rate)
+            session.write(row)
+            session.progress.step(live.step - first, row)
+        if validate:
+            _validate(session, live)
+        if save or live.step == last:
+            _save(session, live)
+            prune(session.folder.stage(run, index), run.checkpoint.keep)
+        if validate or save:
+            window.restart()
+    return live
+
+
+def _one_step(session: _Session, live: _Live, rate: float) -> Step:
+    run = session.run
+    step = optimizer_step(
+        live.model,
+        live.optimizer,
+        session.data.batch(run.seed, live.step, run.batch.sequences),
+        learning_rate=rate,
+        micro_batch=run.batch.micro_batch or run.batch.sequences,
+        clip=run.optimizer.gradient_clip,
+        device=session.device,
+        seed=(run.seed, live.step),
+    )
+    if not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm)):
+        pointer = session.folder.pointer()
+        raise TrainingError(
+            f"training diverged at step {live.step + 1} (stage {run.stages[live.stage].name})",
+            got=f"loss {step.loss}, gradient norm {step.gradient_norm}",
+            expected="finite numbers",
+            fix="lower the learning rate or rewarm_tokens up; last good checkpoint: "
+            + (str(session.folder.root / pointer.checkpoint) if pointer else "none yet"),
+        )
+    return step
+
+
+def _learning_rate(run: RunConfig, index: int, step: int) -> float:
+    """The rate of a step: the schedule at the step's middle token, so neither end of a ramp is a step of nothing."""
+    stage = run.stages[index]
+    return learning_rate(
+        run.schedule,
+        stage.learning_rate or run.optimizer.learning_rate,
+        (step + 0.5) * run.tokens_per_step,
+        run.total_tokens,
+        stage_start=run.first_step(index) * run.tokens_per_step,
+        rewarm_tokens=stage.rewarm_tokens,
+    )
+
+
+def _evaluation_is_due(run: RunConfig, step: int) -> bool:
+    every = run.evaluation.every_tokens
+    return every is not None and step * run.tokens_per_step // every > (step - 1) * run.tokens_per_step // every
+
+
+def _validate(session: _Session, live: _Live) -> None:
+    loss = evaluate(live.model, session.validation, session.device)
+    session.write({**_row(session, "validation", live), "val_loss": loss})
+
+
+class _Window:
+    """Means over the steps since the last row of the log."""
+
+    def __init__(self, session: _Session) -> None:
+        self._session = session
+        self._steps: list[Step] = []
+        self._began = time.monotonic()
+
+    def add(self, step: Step) -> None:
+        self._steps.append(step)
+
+    def restart(self) -> None:
+        """Forget the time that went into something else than steps."""
+        self._began = time.monotonic()
+
+    def close(self, live: _Live, rate: float) -> dict[str, Any]:
+        count, now = len(self._steps), time.monotonic()
+        row = {
+            **_row(self._session, "train", live),
+            "loss": sum(step.loss for step in self._steps) / count,
+            "lr": rate,
+            "grad_norm": sum(step.gradient_norm for step in self._steps) / count,
+            "tokens_per_second": round(count * self._session.run.tokens_per_step / max(1e-9, now - self._began), 1),
+        }
+        self._steps, self._began = [], now
+        return row
+
+
+def _row(session: _Session, kind: str, live: _Live) -> dict[str, Any]:
+    """What every row has: where the run stands, counted over all stages."""
+    run, plan = session.run, session.plans[live.stage]
+    in_stage = live.step - run.first_step(live.stage)
+    return {
+        "kind": kind,
+        "stage": run.stages[live.stage].name,
+        "step": live.step,
+        "tokens": live.step * run.tokens_per_step,
+        "flops": flops_before(session.plans, live.stage) + plan.flops * in_stage / plan.steps,
+        "seconds": round(session.seconds, 3),
+    }
+
+
+def _write_stage(session: _Session, live: _Live) -> None:
+    """The row that opens a stage: what its model is."""
+    plan = session.plans[live.stage]
+    row = {**_row(session, "stage", live), "parameters": plan.cost.parameters, "stage_tokens": plan.tokens}
+    session.write({**row, "stage_flops": plan.flops, "config": plan.config})
+
+
+def _say_versions(session: _Session) -> None:
+    session.write({"kind": "machine", **machine(), "device": session.device.describe()})
+
+
+def _checkpoint_path(session: _Session, index: int, step: int) -> Path:
+    if step == session.run.total_steps:
+        return session.folder.root / "final"
+    return session.folder.stage(session.run, index) / f"step-{step:08d}"
+
+
+def _save(session: _Session, live: _Live) -> None:
+    """A training state, then the pointer to it: whichever moment a kill hits, one whole state is pointed to."""
+    target = _checkpoint_path(session, live.stage, live.step)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    run = session.run
+    state = TrainingState.from_model(
+        live.model,
+        live.optimizer,
+        records={
+            "schedule": {
+                **run.schedule.model_dump(mode="json"),
+                "peak": run.stages[live.stage].learning_rate or run.optimizer.learning_rate,
+                "tokens": live.step * run.tokens_per_step,
+                "total_tokens": run.total_tokens,
+            },
+            "data": {**session.data.record, "seed": run.seed, "sequences": live.step * run.batch.sequences},
+            "rng": {"rule": "torch.manual_seed per step from (seed, step)", "seed": run.seed, "step": live.step},
+            "run": {"stage": live.stage, "step": live.step, "configuration": run.resolved()},
+        },
+        assets=session.data.tokenizer.files,
+    )
+    replace(state, lineage=live.lineage).save_pretrained(target, overwrite=True)
+    _point(session, live, target)
+
+
+def _point(session: _Session, live: _Live, checkpoint: Path) -> None:
+    session.folder.set_pointer(
+        Pointer(
+            checkpoint=checkpoint.relative_to(session.folder.root).as_posix(),
+            stage=live.stage,
+            step=live.step,
+            flops=_row(session, "", live)["flops"],
+            seconds=round(session.seconds, 3),
+            metrics_bytes=session.log.sync(),
+            finished=live.step == session.run.total_steps,
+            data=session.data.record,
+        )
+    )
+
+
+def _load(session: _Session, path: Path, index: int, step: int) -> _Live:
+    """A model and optimizer that continue a saved state."""
+    state = TrainingState.from_pretrained(path)
+    model = build_model(state.config).to(session.device.name)
+    optimizer = build_optimizer(model, session.run.optimizer)
+    state.load_into(model, optimizer if state.optimizer is not None else None)
+    options = session.run.optimizer  # this run's own, whatever the checkpoint was trained with
+    for group in optimizer.param_groups:
+        decay = options.weight_decay if group["params"][0].ndim >= 2 else 0.0
+        group.update(betas=options.betas, eps=options.eps, weight_decay=decay)
+    return _Live(model, optimizer, index, step, state.lineage)

@@ -1,0 +1,46 @@
+"""Before any work: everything that can be wrong with a run and be known without reading data or weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .config import DataConfig, RunConfig
+from .corpus import open_corpus
+from .engine import choose_device
+from .stages import StagePlan, plan_stages
+from .tensorboard import check_tensorboard
+from .tokenizer import find_tokenizer
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What is known of a run before it starts."""
+
+    stages: tuple[StagePlan, ...]
+    vocab_size: int
+    corpus: str
+
+
+def preflight(run: RunConfig) -> Preflight:
+    """Check device, sources, tokenizer, models and every growth; raises the first mistake."""
+    choose_device(run)
+    if run.tensorboard:
+        check_tensorboard()
+    corpus = _check_source(run.data, run.data.source)
+    if run.data.validation_source is not None:
+        _check_source(run.data, run.data.validation_source)
+    tokenizer = run.data.tokenizer
+    if tokenizer is not None and tokenizer.vocab_size is not None:
+        vocab_size, separator = tokenizer.vocab_size, 0
+    else:
+        path = tokenizer.path if tokenizer is not None else run.stages[0].start
+        assert path is not None, "RunConfig asks for a tokenizer or a checkpoint"
+        found = find_tokenizer(Path(path).expanduser(), run.data.separator)
+        vocab_size, separator = found.vocab_size, found.separator or 0
+    return Preflight(plan_stages(run, vocab_size=vocab_size, separator=separator), vocab_size, corpus)
+
+
+def _check_source(config: DataConfig, source: str) -> str:
+    corpus = open_corpus(source, text_field=config.text_field, split=config.split, subset=config.subset)
+    return corpus.description

@@ -1,0 +1,121 @@
+"""What a person sees while a run goes on: a bar with the time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Protocol
+
+
+class Progress(Protocol):
+    """The loop's only words to the outside."""
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """A stage begins: steps done and in total."""
+
+    def step(self, done: int, row: dict[str, Any]) -> None:
+        """Steps done in this stage, and the newest row of the log."""
+
+    def __enter__(self) -> Progress: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def make_progress(show: bool) -> Progress:
+    """A bar where standard error is a terminal, plain lines where it is not, silence where nothing is wanted."""
+    if not show:
+        return Silent()
+    return Bar() if sys.stderr.isatty() else Lines()
+
+
+class Silent:
+    """Nothing."""
+
+    def say(self, text: str) -> None:
+        pass
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        pass
+
+    def step(self, done: int, row: dict[str, Any]) -> None:
+        pass
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class Lines(Silent):
+    """A line every few seconds, on standard error."""
+
+    def __init__(self, every_seconds: float = 5.0) -> None:
+        self._every = every_seconds
+        self._last = self._began = time.monotonic()
+        self._name, self._first, self._total = "", 0, 0
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        self._name, self._first, self._total = name, done, total
+        self._began = self._last = time.monotonic()
+
+    def step(self, done: int, row: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if now - self._last < self._every and done < self._total:
+            return
+        self._last = now
+        left = (now - self._began) / max(1, done - self._first) * (self._total - done)
+        self.say(f"{self._name}: step {done}/{self._total}  {_numbers(row)}  {left:.0f} s left in this stage")
+
+    def __enter__(self) -> Lines:
+        return self
+
+
+class Bar:
+    """One rich bar per stage, with the newest loss and the time left."""
+
+    def __init__(self) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        self._bars = progress.Progress(
+            progress.TextColumn("[bold]{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[numbers]}"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task: Any = None
+
+    def say(self, text: str) -> None:
+        self._bars.console.print(text, highlight=False)
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        self._task = self._bars.add_task(name, total=total, completed=done, numbers="")
+
+    def step(self, done: int, row: dict[str, Any]) -> None:
+        self._bars.update(self._task, completed=done, numbers=_numbers(row))
+
+    def __enter__(self) -> Bar:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+
+def _numbers(row: dict[str, Any]) -> str:
+    if "loss" not in row:
+        return ""
+    return f"loss {row['loss']:.3f}  lr {row['lr']:.1e}  {row['tokens_per_second'] / 1000:.1f}k tokens/s"
