@@ -66,6 +66,7 @@ def compensate(growth: Growth) -> Compensation:
         if spec.through == "norm":
             axes[name] = _norm_output(growth, axes, name, spec)
     gains, eps = {}, {}
+    scaled_norms: dict[tuple[str, str, float], list[str]] = {}
     for name, spec in small.axes.items():
         if spec.of is None:
             continue
@@ -75,7 +76,9 @@ def compensate(growth: Growth) -> Compensation:
         gains[name] = _gain(before, axes[name], rho)
         if spec.eps is not None and before.grows and not isclose(rho, 1.0, rel_tol=1e-12):
             eps[spec.eps] = float(small.config[spec.eps]) * rho**2
-            notes.setdefault(spec.of, []).append(f"gain of {name} × ρ, {spec.eps} × ρ², ρ = {rho:.4g}")
+            scaled_norms.setdefault((spec.of, spec.eps, rho), []).append(name)
+    for (stream, field, rho), names in scaled_norms.items():
+        notes.setdefault(stream, []).append(f"gains of {', '.join(names)} × ρ and {field} × ρ², ρ = {rho:.4g}")
     for name in small.axes:
         if axes[name].grows or " ".join((name, "group")) in axes:
             findings.append(_finding(growth, axes, gains, eps, name, "; ".join(notes.get(name, []))))

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch import Tensor, nn
 
 from outgrow.architectures import Model, load, resolve
 
@@ -29,21 +30,29 @@ LLAMA = {
     "vocab_size": 37,
     "max_position_embeddings": 32,
 }
+QWEN2 = {**{name: size for name, size in LLAMA.items() if name != "head_dim"}, "hidden_size": 32}
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+ROBERTA = {"pad_token_id": 1, "bos_token_id": 0, "layer_norm_eps": 1e-12}
+BIASES = {"attention_bias": True, "mlp_bias": True}
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    "gpt2": {"model_type": "gpt2", **GPT2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "gpt2": {"model_type": "gpt2", **GPT2},
     "gpt2-untied": {"model_type": "gpt2", **GPT2, "tie_word_embeddings": False},
     "bert": {"model_type": "bert", **BERT},
-    "roberta": {"model_type": "roberta", **BERT, "pad_token_id": 1, "bos_token_id": 0, "layer_norm_eps": 1e-12},
     "bert-untied": {"model_type": "bert", **BERT, "tie_word_embeddings": False},
+    "roberta": {"model_type": "roberta", **BERT, **ROBERTA},
     "llama": {"model_type": "llama", **LLAMA},
-    "llama-tied-bias": {"model_type": "llama", **LLAMA, "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
+    "llama-tied-bias": {"model_type": "llama", **LLAMA, **BIASES, "tie_word_embeddings": True},
     "mistral": {"model_type": "mistral", **LLAMA, "sliding_window": 5},
-    "qwen2": {"model_type": "qwen2", **{k: v for k, v in LLAMA.items() if k != "head_dim"}, "hidden_size": 32},
-    "qwen3-tied": {"model_type": "qwen3", **LLAMA, "tie_word_embeddings": True},
+    "qwen2": {"model_type": "qwen2", **QWEN2},
     "qwen3": {"model_type": "qwen3", **LLAMA},
+    "qwen3-tied": {"model_type": "qwen3", **LLAMA, "tie_word_embeddings": True},
 }
+
+
+def family(name: str) -> str:
+    """`gpt2` (pre-norm LayerNorm), `bert` (post-norm LayerNorm) or `llama` (pre-norm RMSNorm)."""
+    return "gpt2" if "gpt2" in name else "bert" if "bert" in name else "llama"
 
 
 def config(name: str) -> dict[str, Any]:
@@ -56,35 +65,57 @@ def resolved(name: str) -> Model:
     return resolve(config(name))
 
 
-def build(full: dict[str, Any], seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
-    """A model with random weights, also in norms and biases, so that no zero or one hides a mistake."""
+def empty(full: dict[str, Any]) -> nn.Module:
+    """The transformers model of a config; under `torch.device("meta")` it has shapes alone."""
     made = transformers.AutoConfig.for_model(**full)
-    model = getattr(transformers, load(full["model_type"]).class_)(made)
+    return getattr(transformers, load(full["model_type"]).class_)(made)
+
+
+def build(full: dict[str, Any], seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """A model with random weights, also in norms and biases, so that no zero or one hides a mistake."""
+    model = empty(full)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             gain = "norm" in name.lower() or "ln_" in name
+            embedding = "emb" in name or "wte" in name or "wpe" in name
             if parameter.dim() == 1:
                 parameter.copy_(noise * 0.3 + (1.0 if gain and name.endswith("weight") else 0.0))
             else:
-                parameter.copy_(noise * 1.5 / parameter.shape[-1] ** 0.5 if "emb" not in name and "wte" not in name else noise)
+                parameter.copy_(noise if embedding else noise * 1.5 / parameter.shape[-1] ** 0.5)
     return model.to(dtype).eval()
 
 
-def batch(full: dict[str, Any], seed: int = 1) -> dict[str, torch.Tensor]:
+def batch(seed: int = 1) -> Tensor:
     """A fixed batch of tokens of the small vocabulary."""
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(3, 37, (3, 9), generator=generator)
-    return {"input_ids": tokens, "labels": tokens.clone()}
+    return torch.randint(3, 37, (3, 9), generator=torch.Generator().manual_seed(seed))
 
 
-def loss_and_gradients(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:
+def loss(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Cross-entropy of the logits in float64: the loss of transformers' causal models is computed in float32."""
+    logits = model(input_ids=tokens).logits.double()
+    return nn.functional.cross_entropy(logits.flatten(0, 1), tokens.roll(-1, 1).flatten())
+
+
+def loss_and_gradients(model: nn.Module, tokens: Tensor) -> tuple[float, dict[str, Tensor]]:
     model.zero_grad()
-    loss = model(**inputs).loss
-    loss.backward()
+    value = loss(model, tokens)
+    value.backward()
     gradients = {
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
         for name, parameter in model.named_parameters()
     }
-    return loss.item(), gradients
+    return value.item(), gradients
+
+
+def norms_in_float64(model: nn.Module) -> nn.Module:
+    """The same model with RMSNorms that do not go through float32, so that nothing hides below 1e-7."""
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = _rms_norm.__get__(module)  # type: ignore[method-assign]
+    return model
+
+
+def _rms_norm(self: Any, x: Tensor) -> Tensor:
+    return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon))

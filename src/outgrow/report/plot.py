@@ -103,7 +103,7 @@ def _mark_end(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _style_axes(axes: Axes, train: Sequence[dict[str, Any]]) -> None:
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import EngFormatter
 
     flops = [row["flops"] for row in train]
     if flops and max(flops) / max(min(flops), 1.0) > 3000:  # over many decades only a logarithm shows the beginning
@@ -114,7 +114,7 @@ def _style_axes(axes: Axes, train: Sequence[dict[str, Any]]) -> None:
     if losses:  # the first steps of fresh weights would flatten all the rest
         low, start = losses[0], losses[int(0.97 * (len(losses) - 1))]
         axes.set_ylim(low - 0.08 * (start - low), start + 0.12 * (start - low))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value == 0 else amount(value)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.set_xlabel("FLOPs, all stages together")
     axes.set_ylabel("loss (nats per token)")
     axes.grid(axis="y", color="#e7eaee", linewidth=0.8)

@@ -1,0 +1,8 @@
+"""Staged training on plain PyTorch: train, save, grow, train on; killed at any moment and started again, the same weights."""
+
+from .config import RunConfig, load_run
+from .dry import DryRun, dry_run
+from .loop import train
+from .result import RunResult, StageResult
+
+__all__ = ["DryRun", "RunConfig", "RunResult", "StageResult", "dry_run", "load_run", "train"]

@@ -97,10 +97,9 @@ class GrowConfig(_Section):
     width: str = "isometric"
     depth: str = "stack"
     moments: str = "transport"
-    noise: Annotated[float, Field(ge=0)] = 0.0
+    noise: Annotated[float, Field(ge=0)] = 0.1
+    """Reader-invisible noise that lets copies part, in units of the model's initializer range."""
     seed: int = 0
-    options: dict[str, Any] = {}
-    """Further arguments of `outgrow.grow`."""
 
     @model_validator(mode="after")
     def _has_a_target(self) -> GrowConfig:

@@ -205,17 +205,17 @@ def _train_stage(session: _Session, live: _Live) -> _Live:
         window.add(done)
         save = run.checkpoint.every_steps is not None and (live.step - first) % run.checkpoint.every_steps == 0
         validate = live.step == last or _evaluation_is_due(run, live.step)
-        if live.step % run.log_every_steps == 0 or save or validate:
+        if live.step % run.log_every_steps == 0 or save or live.step == last:
             row = window.close(live, rate)
             session.write(row)
             session.progress.step(live.step - first, row)
+        began = time.monotonic()
         if validate:
             _validate(session, live)
         if save or live.step == last:
             _save(session, live)
             prune(session.folder.stage(run, index), run.checkpoint.keep)
-        if validate or save:
-            window.restart()
+        window.leave_out(time.monotonic() - began)
     return live
 
 
@@ -277,9 +277,9 @@ class _Window:
     def add(self, step: Step) -> None:
         self._steps.append(step)
 
-    def restart(self) -> None:
-        """Forget the time that went into something else than steps."""
-        self._began = time.monotonic()
+    def leave_out(self, seconds: float) -> None:
+        """Do not count time that went into something else than steps."""
+        self._began += seconds
 
     def close(self, live: _Live, rate: float) -> dict[str, Any]:
         count, now = len(self._steps), time.monotonic()

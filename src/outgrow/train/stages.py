@@ -41,7 +41,6 @@ def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
         moments=growth.moments,
         noise=growth.noise,
         seed=growth.seed,
-        **growth.options,
     )
 
 

@@ -1,0 +1,5 @@
+"""`python -m outgrow`: the command line."""
+
+from outgrow.cli import main
+
+main()

@@ -1,0 +1,248 @@
+"""The command line: a verb, a folder or file, few flags. It parses words, calls the library, and prints.
+
+Exit codes: 0 done, 1 a proof that failed, 2 a mistake in the input (one message, nothing touched), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from outgrow.errors import ConfigError, OutgrowError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from outgrow.plan import GrowthPlan
+    from outgrow.state import TrainingState
+
+app = typer.Typer(
+    help="Grow a transformer in the middle of its training: weights, Adam moments and schedule.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Folder = Annotated[Path, typer.Argument(help="A model folder, Trainer checkpoint or outgrow state.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and what it costs; touch nothing.")]
+NonFinite = Annotated[bool, typer.Option("--allow-nonfinite", help="Accept NaN and Inf in the source.")]
+
+
+@app.command()
+def inspect(checkpoint: Folder, as_json: Json = False, allow_nonfinite: NonFinite = False) -> None:
+    """Show sizes and axes of a state, what can grow, and when the function is kept.
+
+    Example: [bold]outgrow inspect small/[/]
+    """
+    from outgrow.architectures import growable, resolve
+    from outgrow.report.explain import axis_table, size_table, state_facts
+
+    state = _open(checkpoint, allow_nonfinite)
+    model = resolve(state.config)
+    if as_json:
+        axes = {name: {"size": model.sizes[name], "through": spec.through} for name, spec in model.axes.items()}
+        _print_json({**state_facts(state, model), "model_type": model.spec.model_type, "axes": axes, "growable": growable(model.spec)})
+        return
+    console = _console()
+    console.print(size_table(state, model))
+    console.print(axis_table(model))
+    console.print(f"Sizes that can grow: {', '.join(growable(model.spec))}.")
+
+
+@app.command()
+def grow(
+    checkpoint: Folder,
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.", show_default=False)],
+    to: Annotated[list[str], typer.Option("--to", help="A new size, as hidden_size=768. Repeat for each.", show_default=False)],
+    width: Annotated[str, typer.Option(help="Width operator: isometric, duplicate or pad.")] = "isometric",
+    depth: Annotated[str, typer.Option(help="Depth operator: stack, interleave or identity.")] = "stack",
+    moments: Annotated[str, typer.Option(help="Adam moments: transport, keep_zero, copy or reset.")] = "transport",
+    noise: Annotated[float, typer.Option(help="Noise that no reader sees, in initializer ranges.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Seed of noise and fresh rows.")] = 0,
+    format: Annotated[str, typer.Option(help="What to write: native, trainer or hub.")] = "native",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing state, in one step.")] = False,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+    allow_nonfinite: NonFinite = False,
+) -> None:
+    """Grow a state from file to file, streaming: weights, moments, steps and records.
+
+    Example: [bold]outgrow grow small/ large/ --to hidden_size=768 --to num_hidden_layers=12[/]
+    """
+    from outgrow.api import apply, plan_growth
+
+    sizes = dict(_size(word) for word in to)
+    state = _open(checkpoint, allow_nonfinite)
+    plan = plan_growth(state.config, to=sizes, width=width, depth=depth, moments=moments, noise=noise, seed=seed)  # type: ignore[arg-type]
+    summary = {**plan.describe(), "costs": _costs(plan, state, out, probe=dry_run), "output": str(out)}
+    console = _console(quiet=as_json)
+    _print_plan(console, plan, summary)
+    if not dry_run:
+        grown = apply(plan, state)
+        with _writing(console) as progress:
+            grown.save_pretrained(out, format=format, overwrite=overwrite, progress=progress)  # type: ignore[arg-type]
+        console.print(f"Written: {out}   (prove it: outgrow verify {checkpoint} {out})")
+    if as_json:
+        _print_json(summary)
+
+
+@app.command()
+def verify(
+    small: Folder,
+    large: Annotated[Path, typer.Argument(help="The state grown from it.", show_default=False)],
+    data: Annotated[str | None, typer.Option(help="Text to measure on: a file, glob or folder. Default: Python's own sources.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="AdamW steps to watch copies part.")] = 10,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate of those steps.")] = 1e-3,
+    dtype: Annotated[str, typer.Option(help="float64, float32 or bfloat16.")] = "float64",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png or .svg).")] = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Prove what a growth kept: function, gradients, moments, and how fast copies part. Exit code 1 if a promise fails.
+
+    Example: [bold]outgrow verify small/ large/ --plot proof.png[/]
+    """
+    import torch
+
+    from outgrow.proof import verify as prove
+    from outgrow.report.batches import proof_batches
+    from outgrow.report.proof import draw_proof, proof_table
+
+    if dtype not in ("float64", "float32", "bfloat16"):
+        raise ConfigError(f"unknown dtype '{dtype}'", expected="float64, float32 or bfloat16")
+    before, after = _open(small, True), _open(large, True)
+    batches, source = proof_batches(before, small, data, count=steps)
+    console = _console(quiet=as_json)
+    console.print(f"Data: {source}, {len(batches)} batches of {tuple(batches[0]['input_ids'].shape)} tokens.")
+    if dry_run:
+        needed = 5 * sum(after.source.meta(name, "weight").bytes for name in after.source.names("weight"))
+        summary = {"data": source, "steps": steps, "dtype": dtype, "memory_bytes": 2 * needed}
+        console.print(f"Would train both models {steps} steps in {dtype}; memory about {2 * needed / 1e9:.2f} GB.")
+        return _print_json(summary) if as_json else None
+    report = prove(
+        before,
+        after,
+        batches,
+        steps=steps,
+        learning_rate=learning_rate,
+        dtype=getattr(torch, dtype),
+        device=device,
+        progress=lambda text: console.print(f"[dim]{text} ...[/]"),
+    )
+    if plot is not None:
+        draw_proof(report, plot)
+    console.print(proof_table(report))
+    console.print(report.verdict)
+    if as_json:
+        _print_json(report.to_json())
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    run: Annotated[Path, typer.Argument(help="A run.yaml.", show_default=False)],
+    set_: Annotated[list[str], typer.Option("--set", help="Override a key, as optimizer.learning_rate=1e-3. Repeatable.")] = [],  # noqa: B006
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train in stages, growing between them; start the same command again to resume.
+
+    Example: [bold]outgrow train examples/quickstart.yaml --set output=runs/mine[/]
+    """
+    from outgrow.train import run_command
+
+    run_command(run, overrides=set_, as_json=as_json, only_plan=dry_run)
+
+
+def main() -> None:
+    """Entry point: mistakes in the input become one message and exit code 2."""
+    try:
+        app()
+    except OutgrowError as error:
+        print(f"outgrow: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("outgrow: interrupted; start the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+# ---- words in, words out --------------------------------------------------------------------------------------------
+
+
+def _size(word: str) -> tuple[str, int]:
+    name, separator, value = word.partition("=")
+    if not separator or not name:
+        raise ConfigError(f"--to {word} is not a size", expected="NAME=NUMBER, as hidden_size=768")
+    try:
+        return name, int(value)
+    except ValueError:
+        raise ConfigError(f"--to {word}: not a whole number", got=value, expected="as hidden_size=768") from None
+
+
+def _open(folder: Path, allow_nonfinite: bool) -> TrainingState:
+    from outgrow.state import TrainingState
+
+    _quiet_transformers()
+    return TrainingState.from_pretrained(folder, allow_nonfinite=allow_nonfinite)
+
+
+def _quiet_transformers() -> None:
+    """Our messages are the ones that count."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+
+
+def _costs(plan: GrowthPlan, state: TrainingState, out: Path, *, probe: bool) -> dict[str, Any]:
+    import shutil
+
+    from outgrow.report.explain import costs
+    from outgrow.report.probe import writing_speed
+
+    parent = next(path for path in (out.absolute().parent, *out.absolute().parents) if path.is_dir())
+    speed = writing_speed(parent) if probe else None
+    return dict(costs(plan, state, bytes_per_second=speed, free_bytes=shutil.disk_usage(parent).free))
+
+
+def _print_plan(console: Console, plan: GrowthPlan, summary: dict[str, Any]) -> None:
+    from outgrow.report.explain import findings_table, verdict
+    from outgrow.report.text import amount, duration
+
+    console.print(findings_table(plan.compensation.findings))
+    console.print(verdict(plan))
+    cost = summary["costs"]
+    small, large = cost["parameters"]
+    console.print(
+        f"{amount(small)} → {amount(large)} parameters; {amount(cost['output_bytes'])}B to write, "
+        f"{amount(cost['free_bytes'])}B free; memory about {amount(cost['memory_bytes'])}B"
+        + ("" if cost["seconds"] is None else f"; about {duration(cost['seconds'])}")
+        + "."
+    )
+
+
+def _writing(console: Console) -> Any:
+    from outgrow.report.probe import writing_progress
+
+    return writing_progress(console)
+
+
+def _console(quiet: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(quiet=quiet, soft_wrap=False)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+if __name__ == "__main__":
+    main()

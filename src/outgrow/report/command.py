@@ -1,0 +1,62 @@
+"""`outgrow train`, without the command line: one call that does a run and says what it came to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..train.config import RunConfig, dump_yaml, load_run
+
+
+def run_command(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    dry_run: bool = False,
+    as_json: bool = False,
+    show_config: bool = True,
+) -> dict[str, Any]:
+    """Do (or with `dry_run` only size up) the run of a file; prints a table, or with `as_json` nothing but progress.
+
+    Progress goes to standard error, the table to standard output. The result is plain data: with `dry_run` that of
+    `DryRun.as_dict`, else that of `RunResult.as_dict` with the paths of the report. Raises `OutgrowError`.
+
+    >>> run_command("examples/quickstart.yaml", ["stages.0.tokens=1M"])  # doctest: +SKIP
+    """
+    run = load_run(path, overrides)
+    if show_config and not as_json:
+        print(dump_yaml(run.resolved()), file=sys.stderr)
+    if dry_run:
+        return _dry(run, as_json)
+    return _train(run, as_json)
+
+
+def _dry(run: RunConfig, as_json: bool) -> dict[str, Any]:
+    from ..train.dry import dry_run
+
+    dry = dry_run(run)
+    if not as_json:
+        from .text import dry_table
+
+        _print(dry_table(dry))
+    return dry.as_dict()
+
+
+def _train(run: RunConfig, as_json: bool) -> dict[str, Any]:
+    from ..train.loop import train
+    from .run import run_report
+
+    result = train(run)
+    report = run_report(result.output)
+    if not as_json:
+        _print(report.table())
+        _print(f"report:  {report.html}\npicture: {report.png}\nmodel:   {result.output / 'final'}")
+    return {**result.as_dict(), "report": str(report.html), "picture": str(report.png)}
+
+
+def _print(value: Any) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 110, highlight=False).print(value)

@@ -1,0 +1,128 @@
+"""Growth in words and tables: what a model is made of, what would grow, what is kept, and why not where not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from outgrow.architectures import Model
+from outgrow.constraints import Finding
+from outgrow.flops import training_flops_per_token
+from outgrow.plan import GrowthPlan
+from outgrow.report.text import amount
+from outgrow.state import TrainingState
+from outgrow.store.source import TensorSource
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+KEPT_WHEN = {
+    "stream": "norms see c·I: copies scaled alike (any width under RMSNorm), or silent new channels",
+    "norm": "follows the stream; its gain is compensated",
+    "elementwise": "each new unit copies one unit, or its readers are zero",
+    "heads": "whole heads are copied, or their readers are zero",
+    "dot": "dot products are kept; rotary pairs keep their frequency (whole factors)",
+    "raw": "copied evenly: its norm sees the same mean square",
+    "linear": "always: any width",
+    "lookup": "old tokens keep their logits; new ones take a share of the probability",
+    "fixed": "cannot grow",
+}
+
+
+def size_table(state: TrainingState, model: Model) -> Table:
+    """What a state holds."""
+    from rich.table import Table
+
+    table = Table(title=f"{model.spec.model_type}: {model.spec.class_}", title_justify="left", show_header=False)
+    for name, value in state_facts(state, model).items():
+        table.add_row(name, str(value))
+    return table
+
+
+def state_facts(state: TrainingState, model: Model) -> dict[str, Any]:
+    """The facts of `outgrow inspect`."""
+    slots = [slot for slot in ("weight", "exp_avg", "exp_avg_sq") if state.source.names(slot)]
+    steps = sorted(set(state.steps.values()))
+    optimizer = "none" if state.optimizer is None else f"{state.optimizer.name}, {len(state.optimizer.groups)} groups"
+    return {
+        "parameters": f"{model.num_parameters:,}",
+        "layers": model.layers,
+        "training FLOPs per token at 1024": amount(training_flops_per_token(state.config, 1024)),
+        "slots": ", ".join(slots),
+        "bytes": amount(sum(slot_bytes(state.source, slot) for slot in slots)) + "B",
+        "optimizer": optimizer,
+        "optimizer steps": "none" if not steps else f"{steps[0]:g} to {steps[-1]:g}" if len(steps) > 1 else f"{steps[0]:g}",
+        "records": ", ".join(sorted(state.records)) or "none",
+        "grown before": f"{len(state.lineage)} times" if state.lineage else "never",
+    }
+
+
+def slot_bytes(source: TensorSource, slot: str) -> int:
+    """Size of a slot in bytes."""
+    return sum(source.meta(name, slot).bytes for name in source.names(slot))
+
+
+def axis_table(model: Model) -> Table:
+    """Every axis: size, where the config says it, what it passes through, when the function is kept."""
+    from rich.table import Table
+
+    table = Table(title="axes", title_justify="left")
+    for column in ("axis", "size", "config", "passes through", "function kept when"):
+        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
+    for name, spec in model.axes.items():
+        table.add_row(name, str(model.sizes[name]), spec.size, spec.through, KEPT_WHEN[spec.through])
+    table.add_row("layers", str(model.layers), model.spec.layers.count, f"{model.spec.layers.norm}-norm", "inserted layers output zero")
+    return table
+
+
+def findings_table(findings: tuple[Finding, ...]) -> Table:
+    """What a growth does to every axis."""
+    from rich.table import Table
+
+    table = Table(title="what grows, and what is kept", title_justify="left")
+    for column in ("axis", "size", "passes through", "function", "gradients", "compensated where; why not where not"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("axis", "size"))
+    for finding in findings:
+        table.add_row(
+            finding.axis,
+            f"{finding.small} → {finding.large}",
+            finding.through,
+            _mark(finding.function),
+            _mark(finding.gradient),
+            "; ".join(filter(None, [finding.compensated, finding.why])) or "-",
+        )
+    return table
+
+
+def _mark(kept: bool) -> str:
+    return "[green]kept[/]" if kept else "[yellow]changes[/]"
+
+
+def verdict(plan: GrowthPlan) -> str:
+    """One sentence on a plan."""
+    if not plan.keeps_function:
+        return "The function changes at the growth, as these operators do: expect a jump in loss that training repairs."
+    if plan.is_caged:
+        return (
+            "Function and gradients are kept exactly. Without dropout the copies would stay equal for ever (a cage): "
+            "add --noise 0.1, which no reader sees."
+        )
+    if plan.keeps_gradient_law:
+        return "Function and gradients of old entries are kept exactly; moments are transported by the exact law."
+    return "The function is kept exactly; gradients and moments approximately, so that new units can part."
+
+
+def costs(plan: GrowthPlan, state: TrainingState, *, bytes_per_second: float | None, free_bytes: int) -> Mapping[str, Any]:
+    """Sizes, memory, disk and time of a growth, before it is done."""
+    per_parameter = {slot: slot_bytes(state.source, slot) / plan.small.num_parameters for slot in plan.recipes}
+    slots = [slot for slot in plan.recipes if state.source.names(slot) and (slot == "weight" or plan.moments != "reset")]
+    output = int(sum(per_parameter[slot] * plan.large.num_parameters for slot in slots))
+    return {
+        "parameters": [plan.small.num_parameters, plan.large.num_parameters],
+        "flops_per_token": [training_flops_per_token(config, 1024) for config in (plan.small.config, plan.config)],
+        "slots": slots,
+        "output_bytes": output,
+        "free_bytes": free_bytes,
+        "memory_bytes": 350_000_000,
+        "seconds": None if bytes_per_second is None else output / bytes_per_second,
+    }

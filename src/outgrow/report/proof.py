@@ -1,0 +1,75 @@
+"""A proof as a table and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from outgrow.proof import Report
+from outgrow.report.plot import COLORS, FAINT, INK
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def proof_table(report: Report, *, worst: int = 6) -> Table:
+    """The numbers of a proof, and the tensors whose gradients are farthest from their transport."""
+    from rich.table import Table
+
+    table = Table(title=f"proof ({report.model_type}, {report.dtype})", title_justify="left")
+    for column in ("what", "measured", "wanted"):
+        table.add_column(column, overflow="fold")
+    promised = f"≤ {report.tolerance:g}" if report.promised else "changes, as this operator does"
+    table.add_row("loss, small → large", f"{report.loss_small:.9f} → {report.loss_large:.9f}", "")
+    table.add_row("function error", f"{report.function_error:.1e}", promised)
+    law = "≤ 1e-4" if report.gradient_promised else "not promised (noise, fresh units or depth copies)"
+    table.add_row("gradient-law error, worst tensor", f"{report.gradient_error:.1e}", law)
+    for one in report.gradient[:worst]:
+        table.add_row(f"  {one.name}", f"{one.error:.1e}", "")
+    table.add_row(f"escape, at growth → after {report.steps} steps", f"{report.escape_start:.2%} → {report.escape:.2%}", "> 0")
+    table.add_row(
+        f"loss after {report.steps - 1} steps, small and large",
+        f"{report.losses_small[-1]:.4f} and {report.losses_large[-1]:.4f}",
+        "",
+    )
+    for slot, (small, large) in report.moment_norms.items():
+        if small or large:
+            table.add_row(f"norm of {slot}, small → large", f"{small:.4g} → {large:.4g}", "")
+    for kind, size in report.first_update.items():
+        wanted = "about as old entries" if kind == "new" else ""
+        table.add_row(f"first update of {kind} entries (median, largest)", f"{size.median:.2f}, {size.largest:.2f} lr", wanted)
+    return table
+
+
+def draw_proof(report: Report, path: Path) -> Path:
+    """Two panels: gradient-law error of every tensor, worst first; and both losses over the steps after the growth."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.4), dpi=150, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    errors = [max(one.error, 1e-17) for one in report.gradient]
+    left.bar(range(len(errors)), errors, width=1.0, color=COLORS[0])
+    left.set_yscale("log")
+    left.set_ylim(1e-17, max(1.0, 3 * max(errors, default=1.0)))
+    left.axhline(1e-4, color=FAINT, linewidth=0.8, linestyle="--")
+    left.annotate("exact below", (len(errors) - 1, 1e-4), ha="right", va="bottom", fontsize=8, color=FAINT)
+    left.set_title("gradient against its transport, per tensor, worst first", loc="left", fontsize=10)
+    left.set_xlabel("tensor")
+    left.set_ylabel("relative error")
+    steps = range(len(report.losses_small))
+    right.plot(steps, report.losses_small, color=COLORS[1], marker="o", markersize=3, label="small")
+    right.plot(steps, report.losses_large, color=COLORS[0], marker="o", markersize=3, label="large")
+    right.set_title("loss of both models on the same batches", loc="left", fontsize=10)
+    right.set_xlabel("steps after the growth")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(colors=INK, labelsize=8)
+    figure.suptitle(_title(report), x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure.savefig(path)
+    return path
+
+
+def _title(report: Report) -> str:
+    kept = "function kept" if report.function_kept else "function changed"
+    return f"{report.model_type}: {kept} (loss gap {report.function_error:.1e}), escape {report.escape:.2%} after {report.steps} steps"

@@ -1,0 +1,151 @@
+"""Growing a live model through `GrownView`, and comparing its gradients with the law G_o g F_iᵀ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from battery import zoo
+from torch import Tensor, nn
+
+from outgrow.operators import build
+from outgrow.plan import GrowthPlan, plan
+from outgrow.slots import Moments
+from outgrow.store.grown import GrownView
+from outgrow.store.source import MemorySource
+
+Sizes = Mapping[str, int]
+
+_GPT2: dict[str, Sizes] = {
+    "double": {"hidden_size": 48, "num_attention_heads": 8, "n_inner": 80, "n_layer": 6},
+    "triple": {"hidden_size": 72, "num_attention_heads": 12, "n_inner": 120},
+    "mlp double": {"n_inner": 80, "n_layer": 4},
+    "head_dim": {"hidden_size": 48, "num_attention_heads": 4, "n_inner": 43, "n_layer": 5},
+    "mlp odd": {"n_inner": 47, "n_layer": 4},
+    "heads": {"hidden_size": 36, "num_attention_heads": 6, "n_inner": 52, "n_layer": 5},
+    "odd": {"hidden_size": 35, "num_attention_heads": 5, "n_inner": 47, "n_layer": 4},
+}
+_BERT: dict[str, Sizes] = {
+    "double": {"hidden_size": 48, "num_attention_heads": 8, "intermediate_size": 80, "num_hidden_layers": 6},
+    "triple": {"hidden_size": 72, "num_attention_heads": 12, "intermediate_size": 120},
+    "mlp double": {"intermediate_size": 80, "num_hidden_layers": 4},
+    "heads": {"hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 53, "num_hidden_layers": 5},
+    "mlp odd": {"intermediate_size": 47},
+    "mlp odd, deep": {"intermediate_size": 53, "num_hidden_layers": 7},
+}
+_LLAMA: dict[str, Sizes] = {
+    "double": {
+        "hidden_size": 48,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "intermediate_size": 80,
+        "num_hidden_layers": 6,
+    },
+    "group": {"hidden_size": 72, "num_attention_heads": 8, "intermediate_size": 80},
+    "mlp double": {"intermediate_size": 80, "num_hidden_layers": 4},
+    "odd": {
+        "hidden_size": 42,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "intermediate_size": 53,
+        "num_hidden_layers": 5,
+    },
+    "head_dim": {"hidden_size": 28, "head_dim": 16, "intermediate_size": 43},
+    "group odd": {"hidden_size": 36, "num_attention_heads": 6, "num_hidden_layers": 4},
+    "kv": {"num_key_value_heads": 4, "num_hidden_layers": 4},
+}
+SHAPES = {"gpt2": _GPT2, "bert": _BERT, "llama": _LLAMA}
+
+EXACT: dict[tuple[str, str], tuple[str, ...]] = {
+    # Every shape here must keep the function. Odd streams: not under LayerNorm by copies, not after the sum by padding.
+    ("isometric", "gpt2"): ("double", "head_dim", "mlp odd"),
+    ("isometric", "bert"): ("double", "heads", "mlp odd"),
+    ("isometric", "llama"): ("double", "odd", "head_dim", "group odd", "kv"),
+    ("duplicate", "gpt2"): ("double", "triple", "mlp double"),
+    ("duplicate", "bert"): ("double", "triple", "mlp double"),
+    ("duplicate", "llama"): ("double", "group", "mlp double", "kv"),
+    ("pad", "gpt2"): ("double", "head_dim", "heads", "odd"),
+    ("pad", "bert"): ("mlp double", "mlp odd", "mlp odd, deep"),
+    ("pad", "llama"): ("double", "odd", "head_dim", "group odd"),
+}
+DIVISIBLE_IN_NO_AXIS = {"gpt2": "odd", "llama": "odd"}
+
+
+def shape(name: str, which: str) -> dict[str, int]:
+    """Sizes to grow a zoo model to. Qwen2 begins 8 channels wider than the other Llamas."""
+    sizes = dict(SHAPES[zoo.family(name)][which])
+    if name == "qwen2" and "hidden_size" in sizes:
+        even = sizes["hidden_size"] % 24 == 0
+        sizes["hidden_size"] = sizes["hidden_size"] // 24 * 32 if even else sizes["hidden_size"] + 11
+    return sizes
+
+
+def planned(
+    name: str,
+    to: Mapping[str, int],
+    *,
+    width: str = "isometric",
+    depth: str = "identity",
+    moments: Moments = "transport",
+    **options: Any,
+) -> GrowthPlan:
+    """The plan of one growth of a zoo model."""
+    return plan(build(zoo.resolved(name), to, width=width, depth=depth, **options), moments)
+
+
+def view(plan: GrowthPlan, **slots: Mapping[str, Tensor]) -> GrownView:
+    """`GrownView` of tensors in memory: `view(plan, weight=..., exp_avg=...)`."""
+    return GrownView(plan, MemorySource({slot: dict(tensors) for slot, tensors in slots.items()}))
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def grown(plan: GrowthPlan, model: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """A real model of the plan's config that holds the grown weights of `model`."""
+    large = zoo.build(dict(plan.config), seed=5, dtype=dtype)
+    load(large, view(plan, weight=weights(model)))
+    return large
+
+
+def load(model: nn.Module, source: GrownView) -> None:
+    """Copy grown weights into a model: the same names and shapes, none missing."""
+    parameters = dict(model.named_parameters())
+    assert set(parameters) == set(source.names("weight"))
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            value = source.read(name, "weight")
+            assert value.shape == parameter.shape, name
+            parameter.copy_(value)
+
+
+def law_errors(
+    plan: GrowthPlan, small: Mapping[str, Tensor], large: Mapping[str, Tensor], *, floor: float
+) -> dict[str, float]:
+    """Relative distance of every gradient from its transport, over the entries that the transport covers.
+
+    Some gradients are zero in exact arithmetic (a key bias shifts all scores of a query alike) and pure rounding
+    in floating point: a tensor's norm counts as at least `floor` times the largest norm of all.
+    """
+    transported = view(plan, exp_avg=small)
+    least = floor * max(float(gradient.norm()) for gradient in small.values())
+    errors = {}
+    for name, gradient in large.items():
+        if plan.recipes["exp_avg"][name].terms:
+            expected = transported.read(name, "exp_avg")
+            wrong = (gradient - expected)[covered(plan, name)].norm()
+            errors[name] = float(wrong) / max(float(expected.norm()), least)
+    return errors
+
+
+def covered(plan: GrowthPlan, name: str, slot: str = "exp_avg") -> Tensor:
+    """bool, the tensor's shape: entries that come from an old entry. Others have no law; they are new."""
+    recipe = plan.recipes[slot][name]
+    mask = torch.ones(recipe.shape, dtype=torch.bool)
+    for dim, map_ in enumerate(recipe.terms[0].maps):
+        view_ = [1] * len(recipe.shape)
+        view_[dim] = -1
+        mask &= map_.covered().view(view_)
+    return mask

@@ -1,0 +1,221 @@
+"""Every width operator × every architecture × several shapes: the function and the gradient law, on real models.
+
+Losses are computed in float64 from the logits. Llama's RMSNorm goes through float32, which sets a floor near 1e-7; each
+such case is therefore checked twice, as transformers runs it and with norms in float64, where 1e-9 holds.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from battery import growing, zoo
+from torch import Tensor, nn
+
+from outgrow.axes import Dim
+from outgrow.errors import GrowthError
+from outgrow.linear import direct_sum, kron
+from outgrow.maps import AxisMap, identity
+from outgrow.operators import DEPTH, WIDTH
+from outgrow.plan import GrowthPlan
+
+CASES = [
+    pytest.param(name, width, which, id=f"{name}-{width}-{which}")
+    for name in zoo.CONFIGS
+    for width in WIDTH
+    for which in growing.EXACT[width, zoo.family(name)]
+]
+FLOAT32_NORMS = 1e-5  # losses and gradients of models that compute norms in float32
+FLOAT64 = 1e-9
+BFLOAT16 = 2e-3
+LAW_FLOOR = 1e-4
+"""Gradients smaller than this share of the largest are measured against it. Zero in exact arithmetic: BERT's key biases,
+GPT-2's key part of `c_attn.bias`. Nearly zero: rotary key biases, whose float32 rounding is that of the whole sum."""
+
+
+@cache
+def small(name: str, float64_norms: bool) -> tuple[nn.Module, float, dict[str, Tensor]]:
+    model = zoo.build(zoo.config(name))
+    if float64_norms:
+        zoo.norms_in_float64(model)
+    return model, *zoo.loss_and_gradients(model, zoo.batch())
+
+
+def measure(name: str, plan: GrowthPlan, *, float64_norms: bool) -> tuple[float, dict[str, float]]:
+    """(relative loss gap, gradient-law error per tensor)."""
+    model, before, gradients = small(name, float64_norms)
+    large = growing.grown(plan, model)
+    if float64_norms:
+        zoo.norms_in_float64(large)
+    after, large_gradients = zoo.loss_and_gradients(large, zoo.batch())
+    floor = 1e-8 if float64_norms or zoo.family(name) != "llama" else LAW_FLOOR
+    return abs(after - before) / before, growing.law_errors(plan, gradients, large_gradients, floor=floor)
+
+
+@pytest.mark.parametrize(("name", "width", "which"), CASES)
+def test_function_and_gradient_law(name: str, width: str, which: str) -> None:
+    plan = growing.planned(name, growing.shape(name, which), width=width)
+    assert plan.keeps_function
+    for float64_norms in (False, True) if zoo.family(name) == "llama" else (True,):
+        tolerance = FLOAT64 if float64_norms else FLOAT32_NORMS
+        gap, law = measure(name, plan, float64_norms=float64_norms)
+        assert gap <= tolerance
+        if plan.keeps_gradient_law:
+            worst = max(law, key=law.__getitem__)
+            assert law[worst] <= tolerance, worst
+        else:
+            assert max(law.values()) > 1e-3, "the law holds although the plan says that it does not"
+    assert all(finding.why for finding in plan.compensation.findings if not (finding.function and finding.gradient))
+
+
+def test_every_family_has_a_shape_divisible_in_no_axis() -> None:
+    """Where the operator allows it at all (DESIGN 2.4); BERT's stream has to stay divisible."""
+    for family, which in growing.DIVISIBLE_IN_NO_AXIS.items():
+        name = family
+        for width in ("isometric", "pad") if family == "llama" else ("pad",):
+            assert which in growing.EXACT[width, family]
+            plan = growing.planned(name, growing.shape(name, which), width=width)
+            grows = [name for name, size in plan.large.sizes.items() if size != plan.small.sizes[name]]
+            assert {"embed", "mlp"} < set(grows)
+            assert all(plan.large.sizes[name] % plan.small.sizes[name] for name in grows)
+            assert plan.large.layers % plan.small.layers
+
+
+@pytest.mark.parametrize(("name", "width", "which"), CASES)
+def test_function_in_bfloat16(name: str, width: str, which: str) -> None:
+    plan = growing.planned(name, growing.shape(name, which), width=width)
+    model = zoo.build(zoo.config(name), dtype=torch.bfloat16)
+    large = growing.grown(plan, model, dtype=torch.bfloat16)
+    tokens = zoo.batch()
+    with torch.no_grad():
+        before, after = zoo.loss(model, tokens).item(), zoo.loss(large, tokens).item()
+    assert abs(after - before) / before <= BFLOAT16
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+@pytest.mark.parametrize("width", WIDTH)
+@pytest.mark.parametrize("name", zoo.CONFIGS)
+def test_vocabulary_growth_keeps_old_logits(name: str, width: str, noise: float) -> None:
+    plan = growing.planned(name, {"vocab_size": 41}, width=width, noise=noise)
+    assert not plan.keeps_function  # the softmax has more terms
+    model = small(name, False)[0]
+    large = growing.grown(plan, model)
+    with torch.no_grad():
+        before, after = model(input_ids=zoo.batch()).logits, large(input_ids=zoo.batch()).logits
+    assert after.shape[-1] == 41
+    torch.testing.assert_close(after[..., :37], before, rtol=0, atol=1e-12)
+    torch.testing.assert_close(after[..., 37:].mean(-1), before.mean(-1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("layers", [4, 6, 11])
+@pytest.mark.parametrize("name", zoo.CONFIGS)
+def test_identity_depth_alone(name: str, layers: int) -> None:
+    plan = growing.planned(name, {"num_hidden_layers": layers})
+    assert plan.keeps_function
+    assert plan.keeps_gradient_law
+    # A gradient passes unchanged through silent layers, so that every old tensor keeps its own.
+    gap, law = measure(name, plan, float64_norms=True)
+    # Post-norm: every inserted LayerNorm adds its eps (1e-12) once more, to a variance near 1.
+    assert gap <= FLOAT64
+    assert max(law.values()) <= FLOAT64
+    assert len(law) == len(plan.small.parameters)
+
+
+@pytest.mark.parametrize("width", ["isometric", "duplicate"])
+@pytest.mark.parametrize("name", zoo.CONFIGS)
+def test_noise_is_invisible_to_readers_but_not_to_gradients(name: str, width: str) -> None:
+    to = growing.shape(name, "double")
+    quiet, noisy = (growing.planned(name, to, width=width, noise=noise) for noise in (0.0, 0.5))
+    assert noisy.keeps_function
+    assert not noisy.keeps_gradient_law
+    assert quiet.is_caged
+    assert not noisy.is_caged
+    gap, law = measure(name, noisy, float64_norms=True)
+    assert gap <= FLOAT64
+    assert max(law.values()) > 1e-3
+    model = small(name, False)[0]
+    plain, changed = (growing.view(plan, weight=growing.weights(model)) for plan in (quiet, noisy))
+    moved = 0.0
+    for tensor in noisy.large.parameters:
+        difference = changed.read(tensor, "weight") - plain.read(tensor, "weight")
+        moved = max(moved, float(difference.abs().max()))
+        assert seen_by_readers(noisy, tensor, difference) <= 1e-14, tensor
+    assert moved > 1e-3
+
+
+def seen_by_readers(plan: GrowthPlan, name: str, noise: Tensor) -> float:
+    """max |N F_i|, over one read dimension after the other: what noise adds to an output, for activations F x."""
+    seen = noise
+    for place, dim in enumerate(plan.large.parameters[name].signature.dims):
+        if dim.role == "reads" and not dim.axes & {"vocab", "positions", "types"}:
+            seen = torch.tensordot(activations(plan, dim), seen, dims=([0], [place])).movedim(0, place)
+    return float(seen.abs().max())
+
+
+def activations(plan: GrowthPlan, dim: Dim) -> Tensor:
+    """F of a dimension, (large, small)."""
+
+    def axis(atom: str | int) -> AxisMap:
+        return identity(atom) if isinstance(atom, int) else plan.compensation.axes[atom]
+
+    return direct_sum([kron([axis(atom).forward for atom in block]) for block in dim.blocks]).matrix()
+
+
+@pytest.mark.parametrize("depth", DEPTH)
+@pytest.mark.parametrize(("name", "width", "which"), CASES)
+def test_names_and_shapes_are_a_real_models(name: str, width: str, which: str, depth: str) -> None:
+    plan = growing.planned(name, {**growing.shape(name, which), "num_hidden_layers": 7}, width=width, depth=depth)
+    with torch.device("meta"):
+        real = zoo.empty(dict(plan.config))
+    expected = {tensor: tuple(parameter.shape) for tensor, parameter in real.named_parameters()}
+    for slot in ("weight", "exp_avg", "exp_avg_sq"):
+        assert {tensor: recipe.shape for tensor, recipe in plan.recipes[slot].items()} == expected
+    assert plan.keeps_function == (depth == "identity")
+    assert set(plan.steps) == set(expected)
+
+
+@pytest.mark.parametrize("depth", ["stack", "interleave"])
+@pytest.mark.parametrize("name", ["gpt2", "bert", "llama"])
+def test_repeated_layers_change_the_function_and_say_so(name: str, depth: str) -> None:
+    plan = growing.planned(name, growing.shape(name, "double"), depth=depth)
+    gap, _ = measure(name, plan, float64_norms=True)
+    assert not plan.keeps_function
+    assert gap > 1e-3
+    finding = next(one for one in plan.compensation.findings if one.axis == "layers")
+    assert finding.why
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "to", "says"),
+    [
+        ("gpt2", "isometric", growing.shape("gpt2", "odd"), "use pad"),
+        ("bert", "isometric", {"hidden_size": 28}, "choose 24 or 48"),
+        ("bert", "pad", growing.shape("bert", "double"), "post-norm"),
+        ("gpt2", "duplicate", {"n_inner": 43}, "not a multiple"),
+        ("llama", "duplicate", {"hidden_size": 42}, "use isometric or pad"),
+        ("llama", "isometric", {"head_dim": 12}, "rotary pairs"),
+        ("llama", "pad", {"num_key_value_heads": 4}, "fewer query heads"),
+        ("llama", "isometric", {"num_key_value_heads": 3}, "not a whole number"),
+        ("llama", "isometric", {"hidden_size": 20}, "would shrink"),
+        ("llama", "isometric", {"num_hidden_layers": 2}, "fewer layers"),
+        ("llama", "isometric", {"hidden_sise": 48}, "did you mean hidden_size"),
+        ("gpt2", "isometric", {"n_positions": 32}, "not a size"),
+        ("llama", "isometrik", {"hidden_size": 48}, "did you mean isometric"),
+        ("llama", "isometric", {"hidden_size": 48.0}, "whole number"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(name: str, width: str, to: dict[str, int], says: str) -> None:
+    from outgrow.errors import OutgrowError
+
+    with pytest.raises(OutgrowError, match=says):
+        growing.planned(name, to, width=width)
+
+
+def test_unknown_operators_and_moments() -> None:
+    with pytest.raises(GrowthError, match="did you mean stack"):
+        growing.planned("llama", {"num_hidden_layers": 6}, depth="stak")
+    with pytest.raises(GrowthError, match="did you mean keep_zero"):
+        growing.planned("llama", {"num_hidden_layers": 6}, moments="keep_zeros")  # type: ignore[arg-type]
+    with pytest.raises(GrowthError, match="standard deviation"):
+        growing.planned("llama", {"hidden_size": 48}, noise=-1.0)
