@@ -125,7 +125,9 @@ def verify(
         needed = 5 * sum(after.source.meta(name, "weight").bytes for name in after.source.names("weight"))
         summary = {"data": source, "steps": steps, "dtype": dtype, "memory_bytes": 2 * needed}
         console.print(f"Would train both models {steps} steps in {dtype}; memory about {2 * needed / 1e9:.2f} GB.")
-        return _print_json(summary) if as_json else None
+        if as_json:
+            _print_json(summary)
+        return
     report = prove(
         before,
         after,

@@ -265,9 +265,8 @@ _CHECKS = {
 
 def _layers(growth: Growth) -> Finding:
     layers = growth.layers
-    silent = layers.large - len(layers.silent) == layers.small and layers.originals() == {
-        old: new for old, new in zip(range(layers.small), sorted(set(range(layers.large)) - layers.silent), strict=True)
-    }
+    spoken = sorted(set(range(layers.large)) - layers.silent)
+    silent = [layers.sources(layer) for layer in spoken] == [(old,) for old in range(layers.small)]
     pre = growth.small.spec.layers.norm == "pre"
     note = ("last matrix of each branch zero" if pre else "branches zero; the norm before becomes (1, 0)") if silent else ""
     why = "" if silent else "layers are applied more than once"

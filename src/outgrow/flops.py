@@ -24,7 +24,9 @@ class Cost:
 
     parameters: int
     matrix_weights: int  # weights that take part in a matrix product for every token, the head included
-    attention_width: int  # layers * heads * head_dim: each position costs 2 multiply-adds of this width per other position
+    attention_width: (
+        int  # layers * heads * head_dim: each position costs 2 multiply-adds of this width per other position
+    )
 
     def forward(self, sequence_length: int) -> int:
         """FLOPs per token, forward."""
@@ -93,7 +95,9 @@ def _gpt2(config: Mapping[str, Any]) -> Cost:
     mlp = config.get("n_inner") or 4 * embed
     matrices = 4 * embed * embed + 2 * embed * mlp
     vectors = 3 * embed + embed + mlp + embed + 4 * embed
-    tables = vocab * embed * (1 if config.get("tie_word_embeddings", True) else 2) + config["n_positions"] * embed
+    tables = (
+        vocab * embed * (1 if config.get("tie_word_embeddings", True) else 2) + config["n_positions"] * embed
+    )
     parameters = layers * (matrices + vectors) + 2 * embed + tables
     return Cost(parameters, layers * matrices + vocab * embed, layers * embed)
 

@@ -43,8 +43,9 @@ class Growth:
         for growth in (self, later):
             if growth.noise or growth.has_fresh_units:
                 raise GrowthError("growths with fresh units or noise cannot be joined into one", fix="grow twice instead")
-        names = set(self.axes) | set(later.axes)
-        axes = {name: self._axis(name).then(later._axis(name)) for name in sorted(names)}
+        for joint in (name for name in (*self.axes, *later.axes) if " " in name):
+            raise GrowthError(f"the joint map of '{joint}' cannot be joined with another growth", fix="grow twice instead")
+        axes = {name: axis if self._is_derived(name) else axis.then(later.axes[name]) for name, axis in self.axes.items()}
         return replace(
             self,
             large=later.large,
@@ -60,16 +61,14 @@ class Growth:
 
     def _is_fresh(self, name: str, axis: AxisMap) -> bool:
         through = self.small.axes[name].through
-        if through == "lookup" or (through == "dot" and axis.fresh == "readers") or covered(axis.forward):
-            return False  # new tokens begin as a mean; keys of new query dimensions are zero
-        return True
+        # New tokens begin as a mean, and the keys of new query dimensions are zero: neither is drawn.
+        drawn = through != "lookup" and not (through == "dot" and axis.fresh == "readers")
+        return drawn and not covered(axis.forward)
 
-    def _axis(self, name: str) -> AxisMap:
-        if name in self.axes:
-            return self.axes[name]
-        if " " in name:
-            raise GrowthError(f"the joint map of '{name}' cannot be joined with a product", fix="grow twice instead")
-        return identity(self.small.sizes[name])
+    def _is_derived(self, name: str) -> bool:
+        """Whether `constraints` works this axis's map out from another's: what stands here is a place-holder."""
+        spec = self.small.axes[name]
+        return spec.through == "norm" or spec.like is not None
 
 
 def no_layers(model: Model) -> LayerMap:

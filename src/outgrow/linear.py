@@ -112,7 +112,8 @@ class Select(LinearMap):
     units: int  # number of inputs
 
     def __post_init__(self) -> None:
-        assert self.index.dtype == torch.int64 and self.weight.dtype in (torch.float64, torch.float32)
+        assert self.index.dtype == torch.int64
+        assert self.weight.is_floating_point()
         assert self.index.shape == self.weight.shape
         assert not len(self.index) or int(self.index.max()) < self.units
 
@@ -145,6 +146,8 @@ class Select(LinearMap):
 
     def apply(self, x: Tensor, dim: int) -> Tensor:
         assert x.shape[dim] == self.units, (x.shape, dim, self.units)
+        if not self.units:  # a block of rows that all read nothing: `sources` asked for no input
+            return x.new_zeros(*x.shape[:dim], self.outputs, *x.shape[dim + 1 :])
         if self._contiguous is not None:
             y = x.narrow(dim, self._contiguous, self.outputs)
         else:
@@ -208,7 +211,7 @@ class Dense(LinearMap):
 
     def apply(self, x: Tensor, dim: int) -> Tensor:
         values = self.values.to(x.device, x.dtype)
-        return torch.tensordot(values, x, dims=([1], [dim])).movedim(0, dim)
+        return _multiplied(values, x, dim)
 
     def rows(self, start: int, stop: int) -> LinearMap:
         return Dense(self.values[start:stop])
@@ -232,7 +235,7 @@ def apply_transposed(map_: LinearMap, y: Tensor, dim: int) -> Tensor:
     if isinstance(map_, Identity):
         return y
     if isinstance(map_, Dense):
-        return torch.tensordot(map_.values.T.to(y.device, y.dtype), y, dims=([1], [dim])).movedim(0, dim)
+        return _multiplied(map_.values.T.to(y.device, y.dtype), y, dim)
     assert isinstance(map_, Select)
     shape = [1] * y.dim()
     shape[dim] = map_.outputs
@@ -281,6 +284,8 @@ def kron(maps: Sequence[LinearMap]) -> LinearMap:
     >>> kron([Identity(2), Select(torch.tensor([0, 0]), torch.ones(2, dtype=torch.float64), 1)]).index.tolist()
     [0, 0, 1, 1]
     """
+    if len(maps) == 1:
+        return maps[0]  # also keeps a map with MEAN rows a gather
     if all(isinstance(map_, Identity) for map_ in maps):
         size = 1
         for map_ in maps:
@@ -315,7 +320,7 @@ def direct_sum(maps: Sequence[LinearMap]) -> LinearMap:
         return Identity(sum(map_.inputs for map_ in maps))
     gathers = [one_hot(map_) for map_ in maps]
     if any(gather is None for gather in gathers):
-        return Dense(torch.block_diag(*(map_.matrix() for map_ in maps)))
+        return Dense(_block_diagonal([map_.matrix() for map_ in maps]))
     indexes, weights, offset = [], [], 0
     for gather in gathers:
         assert gather is not None
@@ -323,3 +328,18 @@ def direct_sum(maps: Sequence[LinearMap]) -> LinearMap:
         weights.append(gather.weight)
         offset += gather.units
     return Select(torch.cat(indexes), torch.cat(weights), offset)
+
+
+def _multiplied(matrix: Tensor, x: Tensor, dim: int) -> Tensor:
+    """The matrix times one dimension of x."""
+    product: Tensor = torch.tensordot(matrix, x, dims=([1], [dim]))
+    return product.movedim(0, dim)
+
+
+def _block_diagonal(matrices: Sequence[Tensor]) -> Tensor:
+    whole = torch.zeros(sum(len(m) for m in matrices), sum(m.shape[1] for m in matrices), dtype=torch.float64)
+    row = column = 0
+    for matrix in matrices:
+        whole[row : row + matrix.shape[0], column : column + matrix.shape[1]] = matrix
+        row, column = row + matrix.shape[0], column + matrix.shape[1]
+    return whole

@@ -62,7 +62,7 @@ class AxisMap:
     def norm_ratio(self) -> float | None:
         """c where FᵀF = c·I (mean rows left out, see `constraints`), else None.
 
-        >>> copies(copy_index(4, 6), 4, forward_power=0.5).norm_ratio()
+        >>> round(copies(copy_index(4, 6), 4, forward_power=0.5).norm_ratio(), 12)
         1.0
         """
         if isinstance(self.forward, Identity):

@@ -6,6 +6,7 @@ A counter-based generator (Philox) is placed at row r of the tensor's own stream
 from __future__ import annotations
 
 from hashlib import blake2b
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ def normal_at(seed: int, name: str, rows: Tensor, columns: int) -> Tensor:
     """The same table at any rows (int64 index)."""
     out = torch.empty(len(rows), columns)
     breaks = [0, *((rows.diff() != 1).nonzero().flatten() + 1).tolist(), len(rows)]
-    for begin, end in zip(breaks, breaks[1:], strict=False):
+    for begin, end in pairwise(breaks):
         if begin < end:
             out[begin:end] = normal_rows(seed, name, int(rows[begin]), int(rows[end - 1]) + 1, columns)
     return out

@@ -141,12 +141,10 @@ class _Builder:
             moved = self.moved_norm(parameter)
             if moved is not None:
                 return moved if slot is WEIGHT or isinstance(moved[0][0], str) else ()
-        if layer in layers.silent:
-            if slot is not WEIGHT or self.is_branch_output(parameter):
-                return ()
-        if slot is not WEIGHT and self.moments == "keep_zero":
-            if layer not in layers.originals().values():
-                return ()
+        if layer in layers.silent and (slot is not WEIGHT or self.is_branch_output(parameter)):
+            return ()
+        if slot is not WEIGHT and self.moments == "keep_zero" and layer not in layers.originals().values():
+            return ()
         return tuple((parameter.in_layer(source), weight) for source, weight in layers.rows[layer])
 
     def is_branch_output(self, parameter: Parameter) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ from outgrow.state import TrainingState
 from outgrow.store.grown import GrownView
 from outgrow.store.models import build_model
 from outgrow.store.source import MemorySource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Batch = Mapping[str, Tensor]
 """`input_ids` and `labels`, int64 (sequences, tokens)."""
@@ -256,16 +259,16 @@ def first_updates(plan: GrowthPlan, state: TrainingState, gradients: Mapping[str
         step = state.steps[name] + 1
         g = gradient.double().cpu()
 
-        def update(m: Tensor | float, v: Tensor | float, g: Tensor = g, step: float = step) -> Tensor:
+        def update(m: Tensor, v: Tensor, g: Tensor = g, step: float = step) -> Tensor:
             m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g.square()
-            return (m / (1 - beta1**step) / ((v / (1 - beta2**step)).sqrt() + eps)).abs()
+            return torch.abs(m / (1 - beta1**step) / ((v / (1 - beta2**step)).sqrt() + eps))
 
         moved = update(state.source.read(name, "exp_avg").double(), state.source.read(name, "exp_avg_sq").double())
         covered = determined(plan, name)
         old = torch.zeros_like(g, dtype=torch.bool) if covered is None else covered.expand_as(g)
         sizes["old"].append(moved[old])
         sizes["new"].append(moved[~old & (g != 0)])
-        sizes["new, from zero"].append(update(0.0, 0.0)[~old & (g != 0)])
+        sizes["new, from zero"].append(update(torch.zeros_like(g), torch.zeros_like(g))[~old & (g != 0)])
     found = {}
     for kind, parts in sizes.items():
         values = torch.cat(parts)
@@ -280,10 +283,12 @@ def _lift(term: Term, small: Tensor) -> Tensor:
     return small
 
 
-def _loaded(state: TrainingState, dtype: torch.dtype, device: str | torch.device) -> torch.nn.Module:
+def _loaded(state: TrainingState, dtype: torch.dtype, device: str | torch.device) -> PreTrainedModel:
     model = build_model(state.config, dtype=dtype)
     state.load_into(model)
-    return model.to(device).eval()  # no dropout: a proof is about the function
+    model.to(device)
+    model.eval()  # no dropout: a proof is about the function
+    return model
 
 
 def _matches(expected: TrainingState, saved: TrainingState) -> bool:
@@ -311,12 +316,12 @@ def _tolerance(plan: GrowthPlan, dtype: torch.dtype) -> float:
 
 
 def _train(
-    model: torch.nn.Module, state: TrainingState, batches: Sequence[Batch], steps: int, learning_rate: float
+    model: PreTrainedModel, state: TrainingState, batches: Sequence[Batch], steps: int, learning_rate: float
 ) -> tuple[float, ...]:
     """A few AdamW steps from the state's own moments; returns the loss before each step."""
     optimizer = torch.optim.AdamW(list(model.named_parameters()), lr=learning_rate, weight_decay=0.0)
     if state.optimizer is not None and state.steps:
-        state.load_into(model, optimizer)  # type: ignore[arg-type]
+        state.load_into(model, optimizer)
     losses = []
     for step in range(steps):
         loss, _ = loss_and_gradients(model, batches[step % len(batches)])
@@ -327,4 +332,5 @@ def _train(
 
 def _norm(state: TrainingState, slot: str) -> float:
     names = state.source.names(slot)
-    return sum(float(state.source.read(name, slot).double().square().sum()) for name in names) ** 0.5
+    total = sum(float(state.source.read(name, slot).double().square().sum()) for name in names)
+    return float(total**0.5)

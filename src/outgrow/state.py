@@ -63,9 +63,9 @@ class TrainingState:
         All of it is checked before this returns: files, names, shapes, and that every number is finite (unless
         `allow_nonfinite`). The tensors stay on the disk. Raises `CheckpointError`.
         """
-        from outgrow.store import layouts
+        from outgrow.store.opening import load
 
-        opened = layouts.load(Path(path), allow_nonfinite=allow_nonfinite)
+        opened = load(Path(path), allow_nonfinite=allow_nonfinite)
         found = opened.contents
         return cls(
             opened.config,

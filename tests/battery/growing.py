@@ -94,6 +94,11 @@ def planned(
     return plan(build(zoo.resolved(name), to, width=width, depth=depth, **options), moments)
 
 
+def planned_moments(like: GrowthPlan, moments: Moments) -> GrowthPlan:
+    """The same growth with its moments grown in another way."""
+    return plan(like.growth, moments)
+
+
 def view(plan: GrowthPlan, **slots: Mapping[str, Tensor]) -> GrownView:
     """`GrownView` of tensors in memory: `view(plan, weight=..., exp_avg=...)`."""
     return GrownView(plan, MemorySource({slot: dict(tensors) for slot, tensors in slots.items()}))

@@ -14,7 +14,7 @@ from battery import growing, zoo
 from torch import Tensor, nn
 
 from outgrow.axes import Dim
-from outgrow.errors import GrowthError
+from outgrow.errors import GrowthError, OutgrowError
 from outgrow.linear import direct_sum, kron
 from outgrow.maps import AxisMap, identity
 from outgrow.operators import DEPTH, WIDTH
@@ -49,7 +49,7 @@ def measure(name: str, plan: GrowthPlan, *, float64_norms: bool) -> tuple[float,
     if float64_norms:
         zoo.norms_in_float64(large)
     after, large_gradients = zoo.loss_and_gradients(large, zoo.batch())
-    floor = 1e-8 if float64_norms or zoo.family(name) != "llama" else LAW_FLOOR
+    floor = 1e-6 if float64_norms or zoo.family(name) != "llama" else LAW_FLOOR
     return abs(after - before) / before, growing.law_errors(plan, gradients, large_gradients, floor=floor)
 
 
@@ -85,9 +85,10 @@ def test_every_family_has_a_shape_divisible_in_no_axis() -> None:
 @pytest.mark.parametrize(("name", "width", "which"), CASES)
 def test_function_in_bfloat16(name: str, width: str, which: str) -> None:
     plan = growing.planned(name, growing.shape(name, which), width=width)
-    model = zoo.build(zoo.config(name), dtype=torch.bfloat16)
+    # Rounding moves a loss by the logits' size: these are small, as a trained model's, and 256 tokens average.
+    model = zoo.build(zoo.config(name), dtype=torch.bfloat16, embedding=0.3)
     large = growing.grown(plan, model, dtype=torch.bfloat16)
-    tokens = zoo.batch()
+    tokens = zoo.batch(rows=16, columns=16)
     with torch.no_grad():
         before, after = zoo.loss(model, tokens).item(), zoo.loss(large, tokens).item()
     assert abs(after - before) / before <= BFLOAT16
@@ -190,7 +191,7 @@ def test_repeated_layers_change_the_function_and_say_so(name: str, depth: str) -
     ("name", "width", "to", "says"),
     [
         ("gpt2", "isometric", growing.shape("gpt2", "odd"), "use pad"),
-        ("bert", "isometric", {"hidden_size": 28}, "choose 24 or 48"),
+        ("bert", "isometric", {"hidden_size": 28}, "choose 48"),
         ("bert", "pad", growing.shape("bert", "double"), "post-norm"),
         ("gpt2", "duplicate", {"n_inner": 43}, "not a multiple"),
         ("llama", "duplicate", {"hidden_size": 42}, "use isometric or pad"),
@@ -206,8 +207,6 @@ def test_repeated_layers_change_the_function_and_say_so(name: str, depth: str) -
     ],
 )
 def test_what_cannot_be_kept_is_refused(name: str, width: str, to: dict[str, int], says: str) -> None:
-    from outgrow.errors import OutgrowError
-
     with pytest.raises(OutgrowError, match=says):
         growing.planned(name, to, width=width)
 

@@ -71,25 +71,30 @@ def empty(full: dict[str, Any]) -> nn.Module:
     return getattr(transformers, load(full["model_type"]).class_)(made)
 
 
-def build(full: dict[str, Any], seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """A model with random weights, also in norms and biases, so that no zero or one hides a mistake."""
+def build(
+    full: dict[str, Any], seed: int = 0, dtype: torch.dtype = torch.float64, embedding: float = 1.0
+) -> nn.Module:
+    """A model with random weights, also in norms and biases, so that no zero or one hides a mistake.
+
+    `embedding` is the standard deviation of embedding tables, and so, where they are tied, the size of logits.
+    """
     model = empty(full)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             gain = "norm" in name.lower() or "ln_" in name
-            embedding = "emb" in name or "wte" in name or "wpe" in name
+            table = "emb" in name or "wte" in name or "wpe" in name
             if parameter.dim() == 1:
                 parameter.copy_(noise * 0.3 + (1.0 if gain and name.endswith("weight") else 0.0))
             else:
-                parameter.copy_(noise if embedding else noise * 1.5 / parameter.shape[-1] ** 0.5)
+                parameter.copy_(noise * (embedding if table else 1.5 / parameter.shape[-1] ** 0.5))
     return model.to(dtype).eval()
 
 
-def batch(seed: int = 1) -> Tensor:
+def batch(seed: int = 1, rows: int = 3, columns: int = 9) -> Tensor:
     """A fixed batch of tokens of the small vocabulary."""
-    return torch.randint(3, 37, (3, 9), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(3, 37, (rows, columns), generator=torch.Generator().manual_seed(seed))
 
 
 def loss(model: nn.Module, tokens: Tensor) -> Tensor:

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from outgrow.state import TrainingState
 
@@ -22,7 +29,9 @@ def tiny_llama(*, tied: bool = True, seed: int = 0, **changes: Any) -> LlamaForC
 
 def tiny_gpt2() -> GPT2LMHeadModel:
     torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(vocab_size=19, n_positions=14, n_embd=12, n_layer=2, n_head=3, **TOKENS))
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=19, n_positions=14, n_embd=12, n_layer=2, n_head=3, **TOKENS)
+    )
 
 
 def tiny_bert() -> BertForMaskedLM:
@@ -52,7 +61,9 @@ def train(model: Any, optimizer: torch.optim.Optimizer, steps: int, seed: int = 
 def trained_state(model: Any, steps: int = 2) -> TrainingState:
     optimizer = torch.optim.AdamW(two_groups(model), lr=1e-2, betas=(0.8, 0.9), fused=True)
     train(model, optimizer, steps)
-    return TrainingState.from_model(model, optimizer, records={"schedule": {"peak": 0.01}, "data": {"tokens": 36}})
+    return TrainingState.from_model(
+        model, optimizer, records={"schedule": {"peak": 0.01}, "data": {"tokens": 36}}
+    )
 
 
 def assert_same_tensors(first: TrainingState, second: TrainingState, slots: tuple[str, ...] = ()) -> None:
@@ -67,5 +78,8 @@ def assert_same_tensors(first: TrainingState, second: TrainingState, slots: tupl
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

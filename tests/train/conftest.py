@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-WORDS = "grow train stage width depth moment token layer head norm model small large loss step axis map fold".split()
+from train.tiny_corpus import write_corpus
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,17 +26,6 @@ def _as_before() -> Iterator[None]:
     """A training switches torch to deterministic kernels: switch back."""
     yield
     torch.use_deterministic_algorithms(False)
-
-
-def write_corpus(path: Path, documents: int = 60, seed: int = 0) -> Path:
-    """Documents of a little grammar that a tiny model learns in a few steps."""
-    generator = random.Random(seed)
-    texts = []
-    for _ in range(documents):
-        lines = [" ".join([generator.choice(WORDS)] * 3 + ["end"]) for _ in range(20)]
-        texts.append("\n".join(lines) + "\n")
-    path.write_text("<|endoftext|>\n".join(texts))
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +65,14 @@ def tiny(corpus: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
                     "name": "large",
                     "tokens": 64 * 12,
                     "rewarm_tokens": 128,
-                    "grow": {"to": {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 2}},
+                    "grow": {
+                        "to": {
+                            "hidden_size": 24,
+                            "num_attention_heads": 3,
+                            "num_key_value_heads": 3,
+                            "num_hidden_layers": 2,
+                        }
+                    },
                 },
             ],
             "evaluation": {"every_tokens": 256, "sequences": 8},

@@ -36,9 +36,11 @@ def test_overrides_are_yaml_and_reach_into_lists(tiny: Tiny, tmp_path: Path) -> 
     )
     assert run.optimizer.learning_rate == 2e-3
     assert run.stages[1].tokens == 2_000_000
-    assert run.stages[1].grow is not None and run.stages[1].grow.to["hidden_size"] == 32
+    assert run.stages[1].grow is not None
+    assert run.stages[1].grow.to["hidden_size"] == 32
     assert run.optimizer.betas == (0.8, 0.9)
-    assert run.model is not None and run.model["rms_norm_eps"] == 1e-6
+    assert run.model is not None
+    assert run.model["rms_norm_eps"] == 1e-6
     assert run.evaluation.every_tokens is None
     assert run.data.limit_bytes == 1000
 

@@ -15,12 +15,13 @@ from outgrow.errors import ConfigError
 from outgrow.train.config import DataConfig
 from outgrow.train.corpus import open_corpus
 from outgrow.train.data import Windows, load_data
-
-from .conftest import write_corpus
+from train.tiny_corpus import write_corpus
 
 
 def config(source: Path | str, **more: object) -> DataConfig:
-    return DataConfig.model_validate({"source": str(source), "tokenizer": {"vocab_size": 300}, "sequence_length": 16, **more})
+    return DataConfig.model_validate(
+        {"source": str(source), "tokenizer": {"vocab_size": 300}, "sequence_length": 16, **more}
+    )
 
 
 def test_documents_are_split_and_compressed_files_are_the_same(tmp_path: Path) -> None:
@@ -40,7 +41,11 @@ def test_a_table_is_read_by_its_column(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"story": f"number {i}", "other": i}) + "\n" for i in range(3)))
-    assert list(open_corpus(str(path), text_field="story").documents()) == ["number 0", "number 1", "number 2"]
+    assert list(open_corpus(str(path), text_field="story").documents()) == [
+        "number 0",
+        "number 1",
+        "number 2",
+    ]
     with pytest.raises(ConfigError, match="no column 'text'"):
         list(open_corpus(str(path)).documents())
 
@@ -54,7 +59,11 @@ def test_the_standard_library_is_text_without_tests() -> None:
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
-    [("none.txt", None, "finds no text"), ("bad.xz", b"\xfd7zXZ\0no", "cannot be read"), ("bad.txt", b"\xff\xfe\xff", "cannot be read")],
+    [
+        ("none.txt", None, "finds no text"),
+        ("bad.xz", b"\xfd7zXZ\0no", "cannot be read"),
+        ("bad.txt", b"\xff\xfe\xff", "cannot be read"),
+    ],
 )
 def test_bad_sources(name: str, content: bytes | None, words: str, tmp_path: Path) -> None:
     if content is not None:

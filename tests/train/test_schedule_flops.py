@@ -13,7 +13,9 @@ from outgrow.flops import model_cost, parameter_count, training_flops_per_token
 from outgrow.schedule import WSD, Constant, Cosine, Linear, learning_rate, parse_count
 
 
-@pytest.mark.parametrize("schedule", [Constant(warmup_tokens=100), Linear(warmup_tokens=100), WSD(warmup_tokens=100)])
+@pytest.mark.parametrize(
+    "schedule", [Constant(warmup_tokens=100), Linear(warmup_tokens=100), WSD(warmup_tokens=100)]
+)
 def test_warmup_is_linear_in_tokens(schedule: Any) -> None:
     assert [schedule.factor(t, 1000) for t in (0, 25, 50)] == [0.0, 0.25, 0.5]
     assert schedule.factor(100, 1000) == 1.0
@@ -39,7 +41,8 @@ def test_stages_share_one_schedule_and_may_warm_up_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("2M", 2_000_000), ("1.5B", 1_500_000_000), ("1e6", 10**6), (1e6, 10**6), (7, 7), ("3_000", 3000)]
+    ("text", "count"),
+    [("2M", 2_000_000), ("1.5B", 1_500_000_000), ("1e6", 10**6), (1e6, 10**6), (7, 7), ("3_000", 3000)],
 )
 def test_counts(text: Any, count: int) -> None:
     assert parse_count(text) == count
@@ -51,11 +54,20 @@ def test_counts_that_are_not_counts(text: Any) -> None:
         parse_count(text)
 
 
-LLAMA = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50}
+LLAMA = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 50,
+}
 GQA = {**LLAMA, "num_key_value_heads": 2, "head_dim": 10}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", LLAMA),
-    "llama-gqa-tied": ("llama", {**GQA, "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
+    "llama-gqa-tied": (
+        "llama",
+        {**GQA, "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
+    ),
     "mistral": ("mistral", GQA),
     "qwen2": ("qwen2", {**LLAMA, "num_key_value_heads": 2}),
     "qwen3": ("qwen3", {**GQA, "attention_bias": True}),

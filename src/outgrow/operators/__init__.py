@@ -45,12 +45,5 @@ def build(
     deeper = resolve({**small.config, small.spec.layers.count: large.layers})
     deepened = DEPTH[depth](small, deeper, seed=seed)
     widened = WIDTH[width](small, large, seed=seed, noise=noise)
-    return replace(
-        widened,
-        layers=deepened.layers,
-        provenance=tuple(
-            entry
-            for entry, grows in ((*deepened.provenance, large.layers > small.layers), (*widened.provenance, True))
-            if grows
-        ),
-    )
+    provenance = deepened.provenance if deepened.layers.grows else ()
+    return replace(widened, layers=deepened.layers, provenance=(*provenance, *widened.provenance))

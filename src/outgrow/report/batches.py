@@ -16,17 +16,30 @@ from outgrow.train.tokenizer import TextTokenizer, open_tokenizer
 
 
 def proof_batches(
-    state: TrainingState, folder: Path, source: str | None, *, count: int = 10, sequences: int = 4, length: int = 128
+    state: TrainingState,
+    folder: Path,
+    source: str | None,
+    *,
+    count: int = 10,
+    sequences: int = 4,
+    length: int = 128,
 ) -> tuple[list[Batch], str]:
     """`count` batches of (sequences, length) tokens, and a line that says where they come from."""
-    positions = min(int(state.config.get(key) or length) for key in ("max_position_embeddings", "n_positions"))
+    positions = min(
+        int(state.config.get(key) or length) for key in ("max_position_embeddings", "n_positions")
+    )
     if state.config.get("model_type") == "roberta":
-        positions -= int(state.config.get("pad_token_id") or 0) + 1  # its positions start behind the padding index
+        positions -= (
+            int(state.config.get("pad_token_id") or 0) + 1
+        )  # its positions start behind the padding index
     length = min(length, positions)
     wanted = count * sequences * length
     if not (folder / "tokenizer.json").is_file():
         if source is not None:
-            raise ConfigError(f"{folder} has no tokenizer.json to read --data with", fix="leave out --data for random tokens")
+            raise ConfigError(
+                f"{folder} has no tokenizer.json to read --data with",
+                fix="leave out --data for random tokens",
+            )
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(0, int(state.config["vocab_size"]), (wanted,), generator=generator)
         return _cut(tokens, count, sequences, length), "random tokens (the state has no tokenizer.json)"
@@ -34,9 +47,15 @@ def proof_batches(
     tokenizer = open_tokenizer(folder)
     tokens = torch.tensor(_take(corpus.documents(), tokenizer, wanted))
     if len(tokens) < wanted:
-        raise ConfigError("too little text for the proof", got=f"{len(tokens)} tokens", expected=f"{wanted} tokens")
+        raise ConfigError(
+            "too little text for the proof", got=f"{len(tokens)} tokens", expected=f"{wanted} tokens"
+        )
     if int(tokens.max()) >= int(state.config["vocab_size"]):
-        raise ConfigError("the tokenizer has more tokens than the model", got=int(tokens.max()) + 1, expected=state.config["vocab_size"])
+        raise ConfigError(
+            "the tokenizer has more tokens than the model",
+            got=int(tokens.max()) + 1,
+            expected=state.config["vocab_size"],
+        )
     return _cut(tokens, count, sequences, length), corpus.description
 
 

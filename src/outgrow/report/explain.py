@@ -33,7 +33,9 @@ def size_table(state: TrainingState, model: Model) -> Table:
     """What a state holds."""
     from rich.table import Table
 
-    table = Table(title=f"{model.spec.model_type}: {model.spec.class_}", title_justify="left", show_header=False)
+    table = Table(
+        title=f"{model.spec.model_type}: {model.spec.class_}", title_justify="left", show_header=False
+    )
     for name, value in state_facts(state, model).items():
         table.add_row(name, str(value))
     return table
@@ -43,7 +45,9 @@ def state_facts(state: TrainingState, model: Model) -> dict[str, Any]:
     """The facts of `outgrow inspect`."""
     slots = [slot for slot in ("weight", "exp_avg", "exp_avg_sq") if state.source.names(slot)]
     steps = sorted(set(state.steps.values()))
-    optimizer = "none" if state.optimizer is None else f"{state.optimizer.name}, {len(state.optimizer.groups)} groups"
+    optimizer = (
+        "none" if state.optimizer is None else f"{state.optimizer.name}, {len(state.optimizer.groups)} groups"
+    )
     return {
         "parameters": f"{model.num_parameters:,}",
         "layers": model.layers,
@@ -51,7 +55,11 @@ def state_facts(state: TrainingState, model: Model) -> dict[str, Any]:
         "slots": ", ".join(slots),
         "bytes": amount(sum(slot_bytes(state.source, slot) for slot in slots)) + "B",
         "optimizer": optimizer,
-        "optimizer steps": "none" if not steps else f"{steps[0]:g} to {steps[-1]:g}" if len(steps) > 1 else f"{steps[0]:g}",
+        "optimizer steps": "none"
+        if not steps
+        else f"{steps[0]:g} to {steps[-1]:g}"
+        if len(steps) > 1
+        else f"{steps[0]:g}",
         "records": ", ".join(sorted(state.records)) or "none",
         "grown before": f"{len(state.lineage)} times" if state.lineage else "never",
     }
@@ -71,7 +79,13 @@ def axis_table(model: Model) -> Table:
         table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
     for name, spec in model.axes.items():
         table.add_row(name, str(model.sizes[name]), spec.size, spec.through, KEPT_WHEN[spec.through])
-    table.add_row("layers", str(model.layers), model.spec.layers.count, f"{model.spec.layers.norm}-norm", "inserted layers output zero")
+    table.add_row(
+        "layers",
+        str(model.layers),
+        model.spec.layers.count,
+        f"{model.spec.layers.norm}-norm",
+        "inserted layers output zero",
+    )
     return table
 
 
@@ -80,7 +94,14 @@ def findings_table(findings: tuple[Finding, ...]) -> Table:
     from rich.table import Table
 
     table = Table(title="what grows, and what is kept", title_justify="left")
-    for column in ("axis", "size", "passes through", "function", "gradients", "compensated where; why not where not"):
+    for column in (
+        "axis",
+        "size",
+        "passes through",
+        "function",
+        "gradients",
+        "compensated where; why not where not",
+    ):
         table.add_column(column, overflow="fold", no_wrap=column in ("axis", "size"))
     for finding in findings:
         table.add_row(
@@ -112,14 +133,24 @@ def verdict(plan: GrowthPlan) -> str:
     return "The function is kept exactly; gradients and moments approximately, so that new units can part."
 
 
-def costs(plan: GrowthPlan, state: TrainingState, *, bytes_per_second: float | None, free_bytes: int) -> Mapping[str, Any]:
+def costs(
+    plan: GrowthPlan, state: TrainingState, *, bytes_per_second: float | None, free_bytes: int
+) -> Mapping[str, Any]:
     """Sizes, memory, disk and time of a growth, before it is done."""
-    per_parameter = {slot: slot_bytes(state.source, slot) / plan.small.num_parameters for slot in plan.recipes}
-    slots = [slot for slot in plan.recipes if state.source.names(slot) and (slot == "weight" or plan.moments != "reset")]
+    per_parameter = {
+        slot: slot_bytes(state.source, slot) / plan.small.num_parameters for slot in plan.recipes
+    }
+    slots = [
+        slot
+        for slot in plan.recipes
+        if state.source.names(slot) and (slot == "weight" or plan.moments != "reset")
+    ]
     output = int(sum(per_parameter[slot] * plan.large.num_parameters for slot in slots))
     return {
         "parameters": [plan.small.num_parameters, plan.large.num_parameters],
-        "flops_per_token": [training_flops_per_token(config, 1024) for config in (plan.small.config, plan.config)],
+        "flops_per_token": [
+            training_flops_per_token(config, 1024) for config in (plan.small.config, plan.config)
+        ],
         "slots": slots,
         "output_bytes": output,
         "free_bytes": free_bytes,

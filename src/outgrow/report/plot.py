@@ -62,8 +62,22 @@ def _draw(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
         points = [(r["flops"], r["loss_after"]) for r in own if r["kind"] == "growth"] + points
         label = f"{stage['stage']}: {amount(stage['parameters'])} parameters"
         if points:
-            axes.plot(*zip(*points, strict=True), color=color, linewidth=2.0, marker="o", markersize=4.5, label=label)
-            axes.plot(*points[-1], color=color, marker="o", markersize=8, markeredgecolor="white", markeredgewidth=1.4)
+            axes.plot(
+                *zip(*points, strict=True),
+                color=color,
+                linewidth=2.0,
+                marker="o",
+                markersize=4.5,
+                label=label,
+            )
+            axes.plot(
+                *points[-1],
+                color=color,
+                marker="o",
+                markersize=8,
+                markeredgecolor="white",
+                markeredgewidth=1.4,
+            )
     axes.plot([], [], color=FAINT, linewidth=2.0, marker="o", markersize=4.5, label="validation")
     axes.plot([], [], color=FAINT, linewidth=1.2, alpha=0.6, label="training")
     _mark_growths(axes, rows)
@@ -106,7 +120,9 @@ def _style_axes(axes: Axes, train: Sequence[dict[str, Any]]) -> None:
     from matplotlib.ticker import EngFormatter
 
     flops = [row["flops"] for row in train]
-    if flops and max(flops) / max(min(flops), 1.0) > 3000:  # over many decades only a logarithm shows the beginning
+    if (
+        flops and max(flops) / max(min(flops), 1.0) > 3000
+    ):  # over many decades only a logarithm shows the beginning
         axes.set_xscale("log")
     else:
         axes.set_xlim(left=0)

@@ -32,9 +32,22 @@ def writing_speed(folder: Path, megabytes: int = 64) -> float | None:
 @contextmanager
 def writing_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
     """A bar with bytes, speed and time left."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
-    columns = TextColumn("writing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn("writing"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("writing", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -26,7 +26,11 @@ def proof_table(report: Report, *, worst: int = 6) -> Table:
     table.add_row("gradient-law error, worst tensor", f"{report.gradient_error:.1e}", law)
     for one in report.gradient[:worst]:
         table.add_row(f"  {one.name}", f"{one.error:.1e}", "")
-    table.add_row(f"escape, at growth → after {report.steps} steps", f"{report.escape_start:.2%} → {report.escape:.2%}", "> 0")
+    table.add_row(
+        f"escape, at growth → after {report.steps} steps",
+        f"{report.escape_start:.2%} → {report.escape:.2%}",
+        "> 0",
+    )
     table.add_row(
         f"loss after {report.steps - 1} steps, small and large",
         f"{report.losses_small[-1]:.4f} and {report.losses_large[-1]:.4f}",
@@ -37,7 +41,11 @@ def proof_table(report: Report, *, worst: int = 6) -> Table:
             table.add_row(f"norm of {slot}, small → large", f"{small:.4g} → {large:.4g}", "")
     for kind, size in report.first_update.items():
         wanted = "about as old entries" if kind == "new" else ""
-        table.add_row(f"first update of {kind} entries (median, largest)", f"{size.median:.2f}, {size.largest:.2f} lr", wanted)
+        table.add_row(
+            f"first update of {kind} entries (median, largest)",
+            f"{size.median:.2f}, {size.largest:.2f} lr",
+            wanted,
+        )
     return table
 
 

@@ -66,5 +66,7 @@ def run_report(output: str | Path) -> RunReport:
 
 
 def _facts(machine: dict[str, Any]) -> dict[str, str]:
-    facts = {name: str(machine[name]) for name in ("device", "processors", "system", "python") if name in machine}
+    facts = {
+        name: str(machine[name]) for name in ("device", "processors", "system", "python") if name in machine
+    }
     return facts | {name: str(version) for name, version in machine.get("versions", {}).items()}

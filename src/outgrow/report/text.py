@@ -31,7 +31,11 @@ def amount(value: float) -> str:
     """
     for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("K", 1e3)):
         if value >= 0.9995 * size:
-            return f"{value / size:.3g} {unit}" if value / size >= 99.95 else f"{value / size:.{_digits(value / size)}f} {unit}"
+            return (
+                f"{value / size:.3g} {unit}"
+                if value / size >= 99.95
+                else f"{value / size:.{_digits(value / size)}f} {unit}"
+            )
     return f"{value:.0f}"
 
 
@@ -57,7 +61,7 @@ def duration(seconds: float | None) -> str:
 
 def stage_rows(stages: Sequence[StageResult]) -> list[tuple[str, ...]]:
     """The table's cells, one row per stage and one for the whole."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for stage in stages:
         rows.append(
             (
@@ -74,7 +78,18 @@ def stage_rows(stages: Sequence[StageResult]) -> list[tuple[str, ...]]:
     if len(stages) > 1:
         tokens, flops = sum(s.tokens for s in stages), sum(s.flops for s in stages)
         final = _loss(stages[-1].final_loss)
-        rows.append(("whole", "", amount(tokens), amount(flops), "", "", final, duration(sum(s.seconds for s in stages))))
+        rows.append(
+            (
+                "whole",
+                "",
+                amount(tokens),
+                amount(flops),
+                "",
+                "",
+                final,
+                duration(sum(s.seconds for s in stages)),
+            )
+        )
     return rows
 
 
@@ -97,7 +112,9 @@ def dry_table(dry: DryRun) -> Table:
     from rich.table import Table
 
     table = Table(title=f"{dry.device}; {dry.corpus}", title_style="dim", title_justify="left")
-    for place, column in enumerate(("stage", "parameters", "tokens", "steps", "FLOPs", "memory", "checkpoint", "time")):
+    for place, column in enumerate(
+        ("stage", "parameters", "tokens", "steps", "FLOPs", "memory", "checkpoint", "time")
+    ):
         table.add_column(column, justify="left" if place == 0 else "right")
     for stage in dry.stages:
         table.add_row(
@@ -112,7 +129,14 @@ def dry_table(dry: DryRun) -> Table:
             end_section=stage is dry.stages[-1],
         )
     table.add_row(
-        "whole", "", "", "", amount(dry.flops), amount(dry.memory_bytes) + "B", amount(dry.disk_bytes) + "B", duration(dry.seconds)
+        "whole",
+        "",
+        "",
+        "",
+        amount(dry.flops),
+        amount(dry.memory_bytes) + "B",
+        amount(dry.disk_bytes) + "B",
+        duration(dry.seconds),
     )
     return table
 

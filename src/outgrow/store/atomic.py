@@ -79,8 +79,9 @@ def check_destination(destination: Path, *, overwrite: bool) -> int | None:
 
 def check_space(folder: Path, needed: int) -> None:
     """An error where the disk of `folder` has less than `needed` bytes free."""
-    available = shutil.disk_usage(folder).free
-    if available < needed:
+    usage = shutil.disk_usage(folder)
+    available = usage.free
+    if usage.total and available < needed:  # pseudo file systems have no size at all
         raise CheckpointError(
             f"the disk of {folder} is too full",
             got=f"{available / 1e9:.2f} GB free",

@@ -1,4 +1,4 @@
-"""The formats of a training state: which files it becomes, and which reader opens a folder.
+"""The formats of a training state: which files it becomes.
 
     native    everything, without pickle (see `native`)
     trainer   what `Trainer.train(resume_from_checkpoint=...)` continues
@@ -15,22 +15,18 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from outgrow.errors import CheckpointError, near
 from outgrow.store import native, trainer_files
-from outgrow.store.atomic import check_destination, is_temporary, json_text, publishing
-from outgrow.store.check import SLOTS, scan
-from outgrow.store.checksum import combine_all
-from outgrow.store.contents import Contents
-from outgrow.store.models import load_config, model_names, named_shapes
-from outgrow.store.optimizer_file import MOMENTS, open_trainer
-from outgrow.store.pickled import to_json
-from outgrow.store.safetensors_file import Entry, read_header
-from outgrow.store.safetensors_folder import LINEAGE, SafetensorsSource, read_lineage, some
-from outgrow.store.source import TensorSource
+from outgrow.store.atomic import check_destination, json_text, publishing
+from outgrow.store.check import SLOTS
+from outgrow.store.models import named_shapes
+from outgrow.store.optimizer_file import MOMENTS
+from outgrow.store.pickled import record_text
+from outgrow.store.safetensors_folder import LINEAGE, some
 from outgrow.store.writer import (
     BLOCK_BYTES,
     SHARD_BYTES,
@@ -50,53 +46,6 @@ if TYPE_CHECKING:
 
 Format = Literal["native", "trainer", "hub"]
 FORMATS: tuple[Format, ...] = ("native", "trainer", "hub")
-ASSETS = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    "merges.txt",
-    "preprocessor_config.json",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-)
-"""Files of a tokenizer, and generation defaults: copied along as they are."""
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A state as read from a folder."""
-
-    config: dict[str, Any]
-    contents: Contents
-    assets: tuple[Path, ...]
-
-
-def load(folder: Path, *, allow_nonfinite: bool = False) -> Opened:
-    """Open a native state, a Trainer checkpoint or a Hugging Face model folder; check all of it before any work."""
-    if not folder.is_dir():
-        fix = "outgrow opens local folders; fetch one of the hub with `hf download NAME --local-dir FOLDER`"
-        raise CheckpointError(f"{folder} is not a folder", fix=fix)
-    if is_temporary(folder.resolve()):
-        raise CheckpointError(f"{folder} was left by an interrupted save", fix="delete it and save again")
-    config = load_config(folder)
-    if (folder / native.MANIFEST).exists() or (folder / "optimizer.json").exists():
-        contents = native.open_native(folder, model_names(config))
-    elif any(
-        (folder / name).exists()
-        for name in ("optimizer.pt", "trainer_state.json", "checkpoint-is-incomplete.txt")
-    ):
-        contents = open_trainer(folder, config)
-    else:
-        source = SafetensorsSource.open(folder, model_names(config))
-        contents = Contents(source, lineage=read_lineage(source.metadata))
-    _check_contents(contents, allow_nonfinite)
-    return Opened(config, contents, tuple(folder / name for name in ASSETS if (folder / name).is_file()))
 
 
 def save(
@@ -121,8 +70,9 @@ def save(
     check_complete(state)
     writer = _Writer(state, shard_bytes, block_bytes, workers, progress)
     if format == "native":
-        for name in state.records:
+        for name, record in state.records.items():
             native.check_record_name(name)
+            record_text(name, record)
     if format == "trainer":
         writer.check_trainer()
     with publishing(destination, overwrite=overwrite, needed_bytes=writer.needed_bytes(format)) as folder:
@@ -221,7 +171,7 @@ class _Writer:
             (folder / "optimizer.json").write_text(json_text(content), encoding="utf-8")
             _write_index(folder, "optimizer", moments, 0)
         for name, record in state.records.items():
-            (folder / f"{name}.json").write_text(json_text(to_json(record)), encoding="utf-8")
+            (folder / f"{name}.json").write_text(record_text(name, record), encoding="utf-8")
         files = {
             plan.name: (plan.size, file_checksum(plan, checksums, state.source))
             for plan in (*plans, *moments)
@@ -278,35 +228,3 @@ def _write_index(folder: Path, stem: str, plans: tuple[FilePlan, ...], parameter
     if len(plans) > 1:
         path = folder / f"{stem}.safetensors.index.json"
         path.write_text(json_text(index_json(plans, parameters)), encoding="utf-8")
-
-
-def _check_contents(contents: Contents, allow_nonfinite: bool) -> None:
-    """Every number finite, every file as written: one pass over all bytes."""
-    if allow_nonfinite and not contents.checksums:
-        return
-    if not contents.checksums:
-        scan(contents.source)
-        return
-    try:
-        found = scan(contents.source, finite=not allow_nonfinite, checksums=True)
-    except CheckpointError:
-        _check_checksums(contents, scan(contents.source, finite=False, checksums=True))
-        raise  # the file is as it was written: the numbers are at fault
-    _check_checksums(contents, found)
-
-
-def _check_checksums(contents: Contents, found: Mapping[Key, int]) -> None:
-    source: TensorSource = contents.source
-    assert isinstance(source, SafetensorsSource)
-    files: dict[Path, list[tuple[Entry, int]]] = {}
-    for (slot, name), crc in found.items():
-        entry = source.entries[slot][name]
-        files.setdefault(entry.file.path, []).append((entry, crc))
-    for path, parts in files.items():
-        start = read_header(path).data_start
-        with open(path, "rb") as file:
-            head = file.read(start)
-        ordered = sorted(parts, key=lambda part: part[0].start)
-        total = combine_all([(zlib.crc32(head), start), *((crc, entry.meta.bytes) for entry, crc in ordered)])
-        if total != contents.checksums.get(path.name):
-            raise native.changed(path)

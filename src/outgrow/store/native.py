@@ -24,7 +24,7 @@ from outgrow.errors import CheckpointError
 from outgrow.store.contents import Contents, OptimizerInfo
 from outgrow.store.models import ModelNames, read_json
 from outgrow.store.optimizer_file import MOMENTS
-from outgrow.store.pickled import from_json
+from outgrow.store.pickled import record_value
 from outgrow.store.safetensors_file import Entry
 from outgrow.store.safetensors_folder import (
     SafetensorsSource,
@@ -84,7 +84,7 @@ def open_native(folder: Path, names: ModelNames) -> Contents:
     weights = SafetensorsSource.open(folder, names, ignore=())
     optimizer, steps, moments = _read_optimizer(folder, content["files"], names)
     try:
-        records = {name: from_json(read_json(folder / f"{name}.json")) for name in content["records"]}
+        records = {name: record_value(read_json(folder / f"{name}.json")) for name in content["records"]}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"a record in {folder} is damaged", got=error) from error
     return Contents(

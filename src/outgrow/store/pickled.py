@@ -7,6 +7,7 @@ Values become JSON and back. What JSON lacks is tagged: `{"$tuple": [...]}`, `{"
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -109,6 +110,33 @@ def from_json(value: Any) -> Any:
         raw = torch.frombuffer(bytearray(base64.b64decode(value["$tensor"])), dtype=torch.uint8)
         return raw.view(cast(torch.dtype, getattr(torch, value["dtype"]))).reshape(value["shape"])
     return {key: from_json(item) for key, item in value.items()}
+
+
+def record_text(name: str, value: Any) -> str:
+    """A record as the text of its file: JSON, with bytes as `{"$bytes": base64}`."""
+    try:
+        return json.dumps(value, indent=2, ensure_ascii=False, default=_bytes_only) + "\n"
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the record {name!r} is not JSON", got=error, expected="numbers, text, lists"
+        ) from error
+
+
+def record_value(value: Any) -> Any:
+    """What `record_text` wrote, from its JSON: only bytes are turned back."""
+    if isinstance(value, list):
+        return [record_value(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"$bytes"}:
+        return base64.b64decode(value["$bytes"])
+    return {key: record_value(item) for key, item in value.items()}
+
+
+def _bytes_only(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return to_json(value)
+    raise TypeError(f"a {type(value).__name__} is not JSON")
 
 
 def _encode(data: bytes) -> str:

@@ -6,6 +6,9 @@ reserves a record for each; the records' offsets are read back, and the moments 
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import struct
 import zipfile
 import zlib
@@ -83,8 +86,13 @@ def write_optimizer_outline(
             for number, name in enumerate(names)
             if name in steps
         }
-    with torch.serialization.skip_data(materialize_fake_tensors=True):
-        torch.save({"state": state, "param_groups": _param_groups(optimizer)}, path)
+    try:
+        with torch.serialization.skip_data(materialize_fake_tensors=True):
+            torch.save({"state": state, "param_groups": _param_groups(optimizer)}, path)
+    except RuntimeError as error:  # torch's zip writer hides the system's error
+        if shutil.disk_usage(path.parent).free < 1 << 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     with FakeTensorMode():
         outline = torch.load(path, weights_only=True)["state"]
     offsets: dict[Key, int] = {}
@@ -117,10 +125,12 @@ def write_scheduler(path: Path, record: Any, optimizer: OptimizerInfo, step: int
 
 def trainer_state(record: Any, step: int) -> dict[str, Any]:
     """`trainer_state.json`: the record where the state has one, else a run that stands at `step`."""
-    from transformers import TrainerState
+    from transformers import TrainerControl, TrainerState
 
     if record is None:
-        return asdict(cast(Any, TrainerState(global_step=step)))
+        # Trainer fails on a state without a batch size or without its own control's entry
+        fresh = TrainerState(global_step=step, train_batch_size=0, stateful_callbacks=[TrainerControl()])
+        return asdict(cast(Any, fresh))
     if not isinstance(record, dict):
         raise CheckpointError("the record of Trainer is not a JSON object", got=type(record).__name__)
     return {**record, "global_step": record.get("global_step", step)}

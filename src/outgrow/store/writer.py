@@ -10,6 +10,7 @@ The caller's thread computes blocks; a small pool checksums and writes them. Mem
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import zlib
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from torch import Tensor
@@ -33,7 +35,7 @@ Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
 
 SHARD_BYTES = 5_000_000_000
-BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 16 << 20  # larger ones are mapped anew by malloc each time: a third slower, measured
 WORKERS = 2
 
 
@@ -198,7 +200,22 @@ def _write_block(block: Tensor, targets: Sequence[tuple[int, int]]) -> int:
     data = as_bytes(block)
     for handle, offset in targets:
         _write_all(handle, data, offset)
+        _start_writeback(handle, offset, len(data))
     return zlib.crc32(data)
+
+
+def _start_writeback(handle: int, offset: int, size: int) -> None:
+    """Ask Linux to begin writing to the disk now, while the next block is computed, and not only at the final sync."""
+    function = _sync_file_range()
+    if function is not None:
+        function(
+            handle, ctypes.c_int64(offset), ctypes.c_int64(size), ctypes.c_uint(2)
+        )  # a hint: errors do not matter
+
+
+@cache
+def _sync_file_range() -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), "sync_file_range", None)
 
 
 def _write_all(handle: int, data: memoryview, offset: int) -> None:

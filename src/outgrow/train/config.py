@@ -1,6 +1,6 @@
 """`run.yaml`: a staged run as data, every key known, every mistake named before any work.
 
-    run.yaml + `--set a.b=1` -> RunConfig (frozen) -> saved beside the output, where it can be run again
+run.yaml + `--set a.b=1` -> RunConfig (frozen) -> saved beside the output, where it can be run again
 """
 
 from __future__ import annotations
@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from ..errors import ConfigError, near
 from ..schedule import WSD, Constant, Cosine, Linear, Schedule, TokenCount, parse_count
@@ -34,7 +42,9 @@ class TokenizerConfig(_Section):
     @model_validator(mode="after")
     def _one_of_both(self) -> TokenizerConfig:
         if (self.vocab_size is None) == (self.path is None):
-            raise ValueError("give either vocab_size (a BPE tokenizer is trained on the corpus) or path, not both")
+            raise ValueError(
+                "give either vocab_size (a BPE tokenizer is trained on the corpus) or path, not both"
+            )
         return self
 
 
@@ -96,7 +106,7 @@ class GrowConfig(_Section):
     """Target sizes by config field, for example `{hidden_size: 192, num_hidden_layers: 6}`."""
     width: str = "isometric"
     depth: str = "stack"
-    moments: str = "transport"
+    moments: Literal["transport", "keep_zero", "copy", "reset"] = "transport"
     noise: Annotated[float, Field(ge=0)] = 0.1
     """Reader-invisible noise that lets copies part, in units of the model's initializer range."""
     seed: int = 0
@@ -113,7 +123,9 @@ class StageConfig(_Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     tokens: Count
-    start: str | None = Field(None, validation_alias=AliasChoices("from", "start"), serialization_alias="from")
+    start: str | None = Field(
+        None, validation_alias=AliasChoices("from", "start"), serialization_alias="from"
+    )
     """First stage only: a checkpoint folder to continue from (`from:` in the file)."""
     grow: GrowConfig | None = None
     learning_rate: Annotated[float, Field(gt=0)] | None = None
@@ -147,7 +159,7 @@ class RunConfig(_Section):
     """`model_type` and the config fields of the first stage; absent with `stages[0].from`."""
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: Schedule = WSD()
+    schedule: Schedule = Field(default_factory=lambda: WSD.model_validate({}))
     batch: BatchConfig = BatchConfig()
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -243,10 +255,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
         raise ConfigError(
-            f"invalid YAML in {path}{line}", got=getattr(error, "problem", None) or str(error), fix="correct this line"
+            f"invalid YAML in {path}{line}",
+            got=getattr(error, "problem", None) or str(error),
+            fix="correct this line",
         ) from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} is not a run file", got=type(data).__name__, expected="a mapping of keys to values")
+        raise ConfigError(
+            f"{path} is not a run file", got=type(data).__name__, expected="a mapping of keys to values"
+        )
     return data
 
 
@@ -256,15 +272,19 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
 )
 
 
@@ -272,7 +292,9 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise ConfigError("an override is not of the form key=value", got=override, expected="optimizer.learning_rate=2e-3")
+        raise ConfigError(
+            "an override is not of the form key=value", got=override, expected="optimizer.learning_rate=2e-3"
+        )
     try:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
@@ -283,7 +305,11 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         if isinstance(here, list):
             if not part.isdigit() or int(part) >= len(here):
                 place = ".".join(parts[:depth])
-                raise ConfigError(f"{key}: no such place in {place}", got=part, expected=f"a number from 0 to {len(here) - 1}")
+                raise ConfigError(
+                    f"{key}: no such place in {place}",
+                    got=part,
+                    expected=f"a number from 0 to {len(here) - 1}",
+                )
             index: Any = int(part)
         elif isinstance(here, dict):
             index = part
@@ -314,7 +340,9 @@ def _explain(error: ValidationError, data: Mapping[str, Any], where: str) -> str
             text = f"{where}: the key {key} is missing"
         else:
             got = problem["input"]
-            text = f"{where}: {key}: {message}" + (f"\n  got:      {got!r}" if not isinstance(got, dict) else "")
+            text = f"{where}: {key}: {message}" + (
+                f"\n  got:      {got!r}" if not isinstance(got, dict) else ""
+            )
         blocks.append(text)
     return "\n".join(blocks)
 
@@ -324,10 +352,8 @@ def _location(location: tuple[int | str, ...], data: Any) -> list[int | str]:
     parts: list[int | str] = []
     for position, part in enumerate(location):
         last = position == len(location) - 1
-        if isinstance(data, Mapping) and part in data:
-            parts.append(part)
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+        in_list = isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if in_list or (isinstance(data, Mapping) and part in data):
             parts.append(part)
             data = data[part]
         elif last and isinstance(data, Mapping):
@@ -351,4 +377,6 @@ def _known_keys(parents: Sequence[int | str]) -> list[str]:
     }
     place = ".".join(part for part in parents if isinstance(part, str))
     models = sections.get(place, ())
-    return sorted({field.serialization_alias or name for model in models for name, field in model.model_fields.items()})
+    return sorted(
+        {field.serialization_alias or name for model in models for name, field in model.model_fields.items()}
+    )

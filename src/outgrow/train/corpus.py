@@ -58,7 +58,9 @@ def open_corpus(
         paths = _find(source)
         tables = [path for path in paths if path.suffix in _TABLES]
         if tables and len(tables) < len(paths):
-            raise ConfigError(f"data.source mixes tables and text files: {source}", fix="give one kind of file")
+            raise ConfigError(
+                f"data.source mixes tables and text files: {source}", fix="give one kind of file"
+            )
         corpus = _tables(paths, split, text_field) if tables else _texts(paths)
     if limit_bytes is None:
         return corpus
@@ -83,7 +85,9 @@ def _standard_library() -> Corpus:
 
     sizes = [(name.as_posix(), (root / name).stat().st_size) for name in names]
     version = ".".join(map(str, sys.version_info[:3]))
-    return Corpus(_key("stdlib", version, sizes), f"Python {version} standard library, {len(names)} files", documents)
+    return Corpus(
+        _key("stdlib", version, sizes), f"Python {version} standard library, {len(names)} files", documents
+    )
 
 
 def _find(source: str) -> list[Path]:
@@ -146,7 +150,9 @@ def _hub(name: str, subset: str | None, split: str, text_field: str) -> Corpus:
     def documents() -> Iterator[str]:
         yield from _column(rows, text_field, name)
 
-    return Corpus(_key("hub", name, subset, split, text_field, rows._fingerprint), f"{name} ({split})", documents)
+    return Corpus(
+        _key("hub", name, subset, split, text_field, rows._fingerprint), f"{name} ({split})", documents
+    )
 
 
 def _load_dataset(*arguments: Any, **options: Any) -> Any:
@@ -159,13 +165,17 @@ def _load_dataset(*arguments: Any, **options: Any) -> Any:
     try:
         return datasets.load_dataset(*arguments, **options)
     except Exception as error:  # any of a dozen kinds: not found, no network, damaged file, unknown split
-        raise ConfigError(f"the dataset cannot be read: {arguments[0]}", got=f"{type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"the dataset cannot be read: {arguments[0]}", got=f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _column(rows: Any, text_field: str, where: str) -> Iterator[str]:
     if text_field not in rows.column_names:
         raise ConfigError(
-            f"{where} has no column {text_field!r}", expected=", ".join(rows.column_names), fix="set data.text_field"
+            f"{where} has no column {text_field!r}",
+            expected=", ".join(rows.column_names),
+            fix="set data.text_field",
         )
     for row in rows.select_columns([text_field]):
         if row[text_field]:

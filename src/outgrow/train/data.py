@@ -62,13 +62,17 @@ class TrainingData:
         """The sequences of one optimizer step of the run: the same for the same seed and step, always."""
         positions = range(step * sequences, (step + 1) * sequences)
         count = len(self.train)
-        return self.train.read(np.array([_permutation(seed, p // count, count)[p % count] for p in positions]))
+        return self.train.read(
+            np.array([_permutation(seed, p // count, count)[p % count] for p in positions])
+        )
 
     def validation_batches(self, sequences: int, micro_batch: int) -> list[tuple[Tensor, Tensor]]:
         """Validation windows spread evenly over the held-out text, in pieces, always the same."""
         count = min(sequences, len(self.validation))
         indexes = np.arange(count, dtype=np.int64) * len(self.validation) // count
-        return [self.validation.read(indexes[i : i + micro_batch]) for i in range(0, len(indexes), micro_batch)]
+        return [
+            self.validation.read(indexes[i : i + micro_batch]) for i in range(0, len(indexes), micro_batch)
+        ]
 
     @property
     def record(self) -> dict[str, Any]:
@@ -86,7 +90,9 @@ class TrainingData:
 def _fingerprint(tokens: NDArray[Any]) -> str:
     """Of a few stretches of the tokens: enough to notice another corpus, cheap for any size."""
     starts = [len(tokens) * part // 16 for part in range(16)]
-    return hashlib.sha256(b"".join(tokens[start : start + 4096].tobytes() for start in starts)).hexdigest()[:32]
+    return hashlib.sha256(b"".join(tokens[start : start + 4096].tobytes() for start in starts)).hexdigest()[
+        :32
+    ]
 
 
 @lru_cache(maxsize=2)
@@ -108,7 +114,10 @@ def load_data(config: DataConfig, tokenizer_folder: Path, *, start: str | None =
         cut = _cut(ends, config.validation_share)
         train, validation = tokens[:cut], tokens[cut:]
     data = TrainingData(
-        Windows(train, config.sequence_length), Windows(validation, config.sequence_length), tokenizer, description
+        Windows(train, config.sequence_length),
+        Windows(validation, config.sequence_length),
+        tokenizer,
+        description,
     )
     for name, windows in (("training", data.train), ("validation", data.validation)):
         if len(windows) == 0:
@@ -137,7 +146,7 @@ def _cut(ends: NDArray[np.int64], share: float) -> int:
     wanted = total - round(total * share)
     index = int(np.searchsorted(ends, wanted, side="right"))
     cut = int(ends[index - 1]) if index > 0 else 0
-    return cut if 0 < cut and total - cut <= 2 * total * share else wanted
+    return cut if cut > 0 and total - cut <= 2 * total * share else wanted
 
 
 def encoded(corpus: Corpus, tokenizer: TextTokenizer) -> tuple[NDArray[Any], NDArray[np.int64]]:

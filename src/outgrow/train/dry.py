@@ -1,7 +1,7 @@
 """What a run would need, without doing it: parameters, FLOPs, memory, disk, time.
 
-    memory = 16 bytes per parameter (weight, gradient, two moments) + activations of one micro-batch
-    time   = FLOPs of the run / FLOPs per second of a short measured probe of the first stage's model
+memory = 16 bytes per parameter (weight, gradient, two moments) + activations of one micro-batch
+time   = FLOPs of the run / FLOPs per second of a short measured probe of the first stage's model
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def dry_run(run: RunConfig) -> DryRun:
 
 def _stage(run: RunConfig, plan: StagePlan, device: Device, rate: float | None) -> DryStage:
     micro_batch = run.batch.micro_batch or run.batch.sequences
-    activations = activation_bytes(plan.config, micro_batch, run.data.sequence_length, 2 if device.bf16 else 4)
+    activations = activation_bytes(
+        plan.config, micro_batch, run.data.sequence_length, 2 if device.bf16 else 4
+    )
     return DryStage(
         name=plan.name,
         parameters=plan.cost.parameters,

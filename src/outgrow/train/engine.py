@@ -39,7 +39,9 @@ class Device:
 
     def describe(self) -> str:
         """For people: the device's own name, or the processor's threads."""
-        name = torch.cuda.get_device_name() if self.name == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+        name = (
+            torch.cuda.get_device_name() if self.name == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+        )
         return f"{name}, {'bf16 autocast' if self.bf16 else 'float32'}"
 
 
@@ -50,19 +52,28 @@ def choose_device(config: RunConfig) -> Device:
     cuda = config.device != "cpu" and torch.cuda.is_available()
     has_bf16 = not cuda or torch.cuda.is_bf16_supported(including_emulation=False)
     if config.precision == "bf16" and not has_bf16:
-        raise ConfigError("precision: this GPU has no bf16", got=torch.cuda.get_device_name(), fix="set precision to float32")
-    return Device("cuda" if cuda else "cpu", config.precision == "bf16" or (config.precision == "auto" and cuda and has_bf16))
+        raise ConfigError(
+            "precision: this GPU has no bf16",
+            got=torch.cuda.get_device_name(),
+            fix="set precision to float32",
+        )
+    return Device(
+        "cuda" if cuda else "cpu",
+        config.precision == "bf16" or (config.precision == "auto" and cuda and has_bf16),
+    )
 
 
 def be_repeatable() -> None:
     """Deterministic kernels only: the same steps give the same bits on the same machine."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs a write of every buffer, and nothing reads them
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it costs a write of every buffer
     torch.backends.cudnn.benchmark = False
 
 
-def model_config(fields: dict[str, Any], *, vocab_size: int, sequence_length: int, separator: int | None) -> dict[str, Any]:
+def model_config(
+    fields: dict[str, Any], *, vocab_size: int, sequence_length: int, separator: int | None
+) -> dict[str, Any]:
     """The full `config.json` content of a new model, from the `model` section of a run."""
     from transformers import CONFIG_MAPPING
 
@@ -78,7 +89,9 @@ def model_config(fields: dict[str, Any], *, vocab_size: int, sequence_length: in
     names = set(config_class().to_dict()) | set(config_class.attribute_map)
     for name in fields:
         if name not in names:
-            raise ConfigError(f"unknown key model.{name} for {model_type}", expected=near(name, names - _NOT_SIZES))
+            raise ConfigError(
+                f"unknown key model.{name} for {model_type}", expected=near(name, names - _NOT_SIZES)
+            )
     fields.setdefault("vocab_size", vocab_size)
     fields.setdefault("bos_token_id", separator)
     fields.setdefault("eos_token_id", separator)
@@ -101,7 +114,11 @@ def check_fits(content: dict[str, Any], *, vocab_size: int, sequence_length: int
         )
     positions = content.get("max_position_embeddings", content.get("n_positions"))
     if positions is not None and positions < sequence_length:
-        raise ConfigError("data.sequence_length is longer than the model's positions", got=sequence_length, expected=positions)
+        raise ConfigError(
+            "data.sequence_length is longer than the model's positions",
+            got=sequence_length,
+            expected=positions,
+        )
 
 
 def build_model(content: dict[str, Any], device: str = "cpu") -> nn.Module:
@@ -129,7 +146,10 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
         {"params": [pair for pair in named if pair[1].ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas, eps=config.eps
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
     )
 
 

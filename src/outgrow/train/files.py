@@ -21,7 +21,9 @@ def cache_folder() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"the cache folder cannot be made: {folder}", got=error.strerror, fix="set OUTGROW_CACHE") from None
+        raise ConfigError(
+            f"the cache folder cannot be made: {folder}", got=error.strerror, fix="set OUTGROW_CACHE"
+        ) from None
     return folder
 
 

@@ -1,11 +1,11 @@
 """The run folder, whole at any moment: what a killed run left is enough to go on as if nothing had happened.
 
-    run.yaml                       the resolved configuration: run it again, get the same run
-    metrics.jsonl                  one JSON object per line: train, validation, stage, growth
-    latest.json                    where to continue: checkpoint, step, length of metrics.jsonl; replaced atomically
-    stages/<i>-<name>/step-<n>/    training states;  stages/<i>-<name>/grown/  the state a stage started from
-    final/                         the last training state
-    tokenizer/
+run.yaml                       the resolved configuration: run it again, get the same run
+metrics.jsonl                  one JSON object per line: train, validation, stage, growth
+latest.json                    where to continue: checkpoint, step, length of metrics.jsonl; replaced atomically
+stages/<i>-<name>/step-<n>/    training states;  stages/<i>-<name>/grown/  the state a stage started from
+final/                         the last training state
+tokenizer/
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class RunFolder:
         try:
             return Pointer(**json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"{path} is damaged", got=str(error), fix="choose another output, or delete the run") from None
+            raise ConfigError(
+                f"{path} is damaged", got=str(error), fix="choose another output, or delete the run"
+            ) from None
 
     def set_pointer(self, pointer: Pointer) -> None:
         """Continue from here after the next start."""
@@ -105,7 +107,9 @@ def _check_same(run_file: Path, config: RunConfig) -> None:
     before = _flat(yaml.safe_load(run_file.read_text(encoding="utf-8")))
     now = _flat(config.resolved())
     changed = sorted(
-        key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and key not in _MAY_CHANGE
+        key
+        for key in before.keys() | now.keys()
+        if before.get(key) != now.get(key) and key not in _MAY_CHANGE
     )
     if changed:
         lines = ", ".join(f"{key} (was {before.get(key)!r}, is {now.get(key)!r})" for key in changed)
@@ -135,7 +139,9 @@ class MetricsLog:
     def __init__(self, path: Path, keep_bytes: int) -> None:
         self._file: IO[bytes] = path.open("ab")
         if self._file.tell() < keep_bytes:
-            raise ConfigError(f"{path} is shorter than the checkpoint says", got=self._file.tell(), expected=keep_bytes)
+            raise ConfigError(
+                f"{path} is shorter than the checkpoint says", got=self._file.tell(), expected=keep_bytes
+            )
         self._file.truncate(keep_bytes)
 
     def write(self, row: dict[str, Any]) -> None:

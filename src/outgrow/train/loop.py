@@ -1,7 +1,7 @@
 """A staged run: train, save, grow, train on. Killed at any moment and started again, it gives the same weights.
 
-    step s uses batch(seed, s), randomness (seed, s) and the learning rate at its middle token: all pure functions of s,
-    so weights, moments and s are the whole state, and a checkpoint plus `latest.json` is enough to continue.
+step s uses batch(seed, s), randomness (seed, s) and the learning rate at its middle token: all pure functions of s,
+so weights, moments and s are the whole state, and a checkpoint plus `latest.json` is enough to continue.
 """
 
 from __future__ import annotations
@@ -92,9 +92,13 @@ def train(run: RunConfig, *, progress: bool = True) -> RunResult:
             return replace(read_result(folder), already_finished=True)
         view.say("data: reading, tokenizing (cached for the next time)")
         data = load_data(run.data, folder.tokenizer, start=run.stages[0].start)
-        view.say(f"data: {data.description}: {len(data.train.tokens):,} tokens, {len(data.validation.tokens):,} held out")
+        view.say(
+            f"data: {data.description}: {len(data.train.tokens):,} tokens, {len(data.validation.tokens):,} held out"
+        )
         if pointer is not None and pointer.data != data.record:
-            raise ConfigError("the data is not what this run began with", got=data.record, expected=pointer.data)
+            raise ConfigError(
+                "the data is not what this run began with", got=data.record, expected=pointer.data
+            )
         session = _open_session(run, folder, data, view, pointer)
         try:
             _work(session, pointer)
@@ -182,7 +186,9 @@ def _grow(session: _Session, small: Path, index: int, step: int, loss_before: fl
     seconds = time.monotonic() - began
     loss_after = evaluate(live.model, session.validation, session.device)
     row = _row(session, "growth", live)
-    session.write({**row, "loss_before": loss_before, "loss_after": loss_after, "growth_seconds": round(seconds, 3)})
+    session.write(
+        {**row, "loss_before": loss_before, "loss_after": loss_after, "growth_seconds": round(seconds, 3)}
+    )
     _write_stage(session, live)
     session.progress.say(
         f"grown in {seconds:.1f} s to {session.plans[index].cost.parameters:,} parameters: "
@@ -203,7 +209,9 @@ def _train_stage(session: _Session, live: _Live) -> _Live:
         done = _one_step(session, live, rate)
         live = replace(live, step=live.step + 1)
         window.add(done)
-        save = run.checkpoint.every_steps is not None and (live.step - first) % run.checkpoint.every_steps == 0
+        save = (
+            run.checkpoint.every_steps is not None and (live.step - first) % run.checkpoint.every_steps == 0
+        )
         validate = live.step == last or _evaluation_is_due(run, live.step)
         if live.step % run.log_every_steps == 0 or save or live.step == last:
             row = window.close(live, rate)
@@ -258,7 +266,9 @@ def _learning_rate(run: RunConfig, index: int, step: int) -> float:
 
 def _evaluation_is_due(run: RunConfig, step: int) -> bool:
     every = run.evaluation.every_tokens
-    return every is not None and step * run.tokens_per_step // every > (step - 1) * run.tokens_per_step // every
+    return (
+        every is not None and step * run.tokens_per_step // every > (step - 1) * run.tokens_per_step // every
+    )
 
 
 def _validate(session: _Session, live: _Live) -> None:
@@ -288,7 +298,9 @@ class _Window:
             "loss": sum(step.loss for step in self._steps) / count,
             "lr": rate,
             "grad_norm": sum(step.gradient_norm for step in self._steps) / count,
-            "tokens_per_second": round(count * self._session.run.tokens_per_step / max(1e-9, now - self._began), 1),
+            "tokens_per_second": round(
+                count * self._session.run.tokens_per_step / max(1e-9, now - self._began), 1
+            ),
         }
         self._steps, self._began = [], now
         return row
@@ -341,7 +353,11 @@ def _save(session: _Session, live: _Live) -> None:
                 "total_tokens": run.total_tokens,
             },
             "data": {**session.data.record, "seed": run.seed, "sequences": live.step * run.batch.sequences},
-            "rng": {"rule": "torch.manual_seed per step from (seed, step)", "seed": run.seed, "step": live.step},
+            "rng": {
+                "rule": "torch.manual_seed per step from (seed, step)",
+                "seed": run.seed,
+                "step": live.step,
+            },
             "run": {"stage": live.stage, "step": live.step, "configuration": run.resolved()},
         },
         assets=session.data.tokenizer.files,

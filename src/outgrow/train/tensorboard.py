@@ -34,15 +34,15 @@ class TensorBoardMirror:
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, row: dict[str, Any]) -> None:
         for name in _SCALARS:
             if name in row:
-                self._writer.add_scalar(f"{row['kind']}/{name}", row[name], row["step"])  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(f"{row['kind']}/{name}", row[name], row["step"])
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 def make_mirror(wanted: bool, root: Path, step: int) -> Mirror:
@@ -53,4 +53,6 @@ def make_mirror(wanted: bool, root: Path, step: int) -> Mirror:
 def check_tensorboard() -> None:
     """The library is there, or an error says how to get it."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError("tensorboard: the library is not installed", fix="pip install 'outgrow[tensorboard]'")
+        raise ConfigError(
+            "tensorboard: the library is not installed", fix="pip install 'outgrow[tensorboard]'"
+        )

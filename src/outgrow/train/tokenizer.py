@@ -35,7 +35,7 @@ class TextTokenizer:
     @property
     def vocab_size(self) -> int:
         """Rows that an embedding needs."""
-        return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
+        return 1 + int(max(self.tokenizer.get_vocab(with_added_tokens=True).values()))
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -44,10 +44,14 @@ class TextTokenizer:
 
     def encode(self, documents: list[str]) -> list[list[int]]:
         """Token ids of each document, without special tokens."""
-        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(documents, add_special_tokens=False)]
+        return [
+            encoding.ids for encoding in self.tokenizer.encode_batch_fast(documents, add_special_tokens=False)
+        ]
 
 
-def prepare_tokenizer(config: DataConfig, corpus: Corpus, folder: Path, *, start: str | None = None) -> TextTokenizer:
+def prepare_tokenizer(
+    config: DataConfig, corpus: Corpus, folder: Path, *, start: str | None = None
+) -> TextTokenizer:
     """The tokenizer of a run, in `folder`: already there from a start before, else copied or trained now."""
     if not (folder / "tokenizer.json").is_file():
         if config.tokenizer is not None and config.tokenizer.vocab_size is not None:
@@ -86,7 +90,9 @@ def _trained(corpus: Corpus, vocab_size: int) -> Path:
     """Train a byte-level BPE, or find it in the cache."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    key = hashlib.sha256(json.dumps(["bpe", 1, corpus.key, vocab_size, _SAMPLE_BYTES]).encode()).hexdigest()[:32]
+    key = hashlib.sha256(json.dumps(["bpe", 1, corpus.key, vocab_size, _SAMPLE_BYTES]).encode()).hexdigest()[
+        :32
+    ]
     target = cache_folder() / f"tokenizer-{key}"
     if target.is_dir():
         return target
@@ -100,8 +106,8 @@ def _trained(corpus: Corpus, vocab_size: int) -> Path:
                 return
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[DOCUMENT_BREAK],
@@ -141,7 +147,8 @@ def _tokenizer_file(source: Path) -> Path:
     path = source / "tokenizer.json" if source.is_dir() else source
     if not path.is_file():
         raise ConfigError(
-            f"no tokenizer.json in {source}", fix="give data.tokenizer.path a folder with tokenizer.json, or the file"
+            f"no tokenizer.json in {source}",
+            fix="give data.tokenizer.path a folder with tokenizer.json, or the file",
         )
     return path
 
@@ -165,5 +172,3 @@ def _separator(tokenizer: Any, folder: Path, separator: str) -> int | None:
         if number is not None:
             return int(number)
     return None
-
-

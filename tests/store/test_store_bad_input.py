@@ -1,0 +1,228 @@
+"""Every bad file gets one clear message, before any work, and nothing on the disk changes."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import files_of, tiny_llama
+
+from outgrow.errors import CheckpointError
+from outgrow.state import TrainingState
+from outgrow.store.check import check_finite
+from outgrow.store.layouts import save
+
+
+def rewrite_header(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    raw = path.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8 : 8 + length])
+    header = change(header) or header
+    new = json.dumps(header).encode() if isinstance(header, dict) else header
+    path.write_bytes(struct.pack("<Q", len(new)) + new + raw[8 + length :])
+
+
+def cut(path: Path, end: int) -> None:
+    path.write_bytes(path.read_bytes()[:end])
+
+
+NORM = "model.norm.weight"
+BAD_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "truncated": (lambda p: cut(p, -5), "truncated"),
+    "cut in the header": (lambda p: cut(p, 100), "truncated"),
+    "empty": (lambda p: p.write_bytes(b""), "truncated"),
+    "longer": (lambda p: p.write_bytes(p.read_bytes() + b"xx"), "after its last tensor"),
+    "text": (lambda p: p.write_text("<html>not found, this is a long error page</html>"), "truncated or not"),
+    "not json": (lambda p: rewrite_header(p, lambda h: b"{" * 50), "corrupt header"),
+    "deep json": (lambda p: rewrite_header(p, lambda h: b"[" * 200_000), "corrupt header"),
+    "not utf-8": (lambda p: rewrite_header(p, lambda h: b'{"\xff": 1}'), "corrupt header"),
+    "twice": (lambda p: rewrite_header(p, lambda h: b'{"a": 1, "a": 2}'), "corrupt header"),
+    "list": (lambda p: rewrite_header(p, lambda h: b"[1, 2]"), "corrupt header"),
+    "offsets outside": (
+        lambda p: rewrite_header(p, lambda h: h[NORM].update(data_offsets=[10**9, 10**9 + 48])),
+        "corrupt|trunc",
+    ),
+    "offsets overlap": (
+        lambda p: rewrite_header(p, lambda h: h[NORM].update(data_offsets=[0, 48])),
+        "gap or overlaps",
+    ),
+    "offsets negative": (
+        lambda p: rewrite_header(p, lambda h: h[NORM].update(data_offsets=[-48, 0])),
+        "corrupt header",
+    ),
+    "shape": (lambda p: rewrite_header(p, lambda h: h[NORM].update(shape=[13])), "corrupt header"),
+    "huge shape": (
+        lambda p: rewrite_header(p, lambda h: h[NORM].update(shape=[2**62, 2**62])),
+        "corrupt header",
+    ),
+    "float shape": (lambda p: rewrite_header(p, lambda h: h[NORM].update(shape=[12.0])), "corrupt header"),
+    "dtype": (lambda p: rewrite_header(p, lambda h: h[NORM].update(dtype="F4")), "unknown dtype"),
+    "no shape": (lambda p: rewrite_header(p, lambda h: h[NORM].pop("shape") and h), "corrupt header"),
+    "other name": (
+        lambda p: rewrite_header(p, lambda h: h.update(other=h.pop(NORM)) or h),
+        "unknown: other; missing: model.norm",
+    ),
+    "other shape": (lambda p: rewrite_header(p, lambda h: h[NORM].update(shape=[3, 4])), "wrong shape"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return TrainingState.from_model(tiny_llama()).save_pretrained(tmp_path / "small", format="hub")
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_bad_safetensors(folder: Path, kind: str) -> None:
+    change, message = BAD_FILES[kind]
+    change(folder / "model.safetensors")
+    before = files_of(folder)
+    with pytest.raises(CheckpointError, match=message):
+        TrainingState.from_pretrained(folder)
+    assert files_of(folder) == before
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_nonfinite_weights(folder: Path, value: float, dtype: torch.dtype) -> None:
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
+    tensors["model.layers.1.mlp.down_proj.weight"][5, 3] = value
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"model\.layers\.1\.mlp\.down_proj\.weight holds NaN or infinity"
+    ):
+        TrainingState.from_pretrained(folder)
+    state = TrainingState.from_pretrained(folder, allow_nonfinite=True)
+    with pytest.raises(CheckpointError, match="down_proj"):
+        check_finite(state.source, block_bytes=64)
+
+
+def sharded(tmp_path: Path) -> Path:
+    return save(TrainingState.from_model(tiny_llama()), tmp_path / "sharded", format="hub", shard_bytes=2000)
+
+
+def test_missing_shard(tmp_path: Path) -> None:
+    folder = sharded(tmp_path)
+    shard = sorted(folder.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(CheckpointError, match=f"{shard.name} is missing"):
+        TrainingState.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", "a\\b", 3, None, "x\0y"]
+)
+def test_index_outside_the_folder(tmp_path: Path, name: object) -> None:
+    folder = sharded(tmp_path)
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"][NORM] = name
+    index.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="outside its folder"):
+        TrainingState.from_pretrained(folder)
+
+
+def test_index_that_lies(tmp_path: Path) -> None:
+    folder = sharded(tmp_path)
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    files = sorted(set(content["weight_map"].values()))
+    content["weight_map"][NORM] = next(file for file in files if file != content["weight_map"][NORM])
+    index.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="lacks tensors that the index promises"):
+        TrainingState.from_pretrained(folder)
+    for bad in ("{", "[]", '{"weight_map": {}}', '{"weight_map": 3}'):
+        index.write_text(bad)
+        with pytest.raises(CheckpointError, match="index"):
+            TrainingState.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "nonsense"}, "unknown model type"),
+        ({"model_type": None}, "does not name a model type"),
+        ({"architectures": None}, "does not say which model class"),
+        ({"architectures": ["LlamaForTelepathy"]}, "unknown model class"),
+        ({"architectures": ["pipeline"]}, "unknown model class"),
+        ({"num_hidden_layers": 3}, "missing: model.layers.2"),
+        ({"num_hidden_layers": 1}, "unknown: model.layers.1"),
+        ({"vocab_size": 20}, "wrong shape"),
+        ({"vocab_size": -1}, "cannot be built|not valid"),
+        ({"hidden_size": "wide"}, "cannot be built|not valid"),
+    ],
+)
+def test_config_that_does_not_fit(folder: Path, change: dict[str, Any], message: str) -> None:
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=message):
+        TrainingState.from_pretrained(folder)
+
+
+def test_folders_that_are_none(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a folder"):
+        TrainingState.from_pretrained("gpt2")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        TrainingState.from_pretrained(tmp_path / "empty")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="no model weights in safetensors"):
+        TrainingState.from_pretrained(folder)
+    (folder / "config.json").write_text('{"a":\n oops}')
+    with pytest.raises(CheckpointError, match="line 2"):
+        TrainingState.from_pretrained(folder)
+
+
+NATIVE_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "unfinished": (lambda f: (f / "outgrow.json").unlink(), "unfinished"),
+    "a file less": (lambda f: (f / "optimizer.safetensors").unlink(), "missing"),
+    "a record less": (lambda f: (f / "schedule.json").unlink(), "missing"),
+    "cut": (lambda f: cut(f / "optimizer.safetensors", -1), "truncated"),
+    "a bit": (lambda f: flip(f / "optimizer.safetensors"), "checksum"),
+    "a bit of a weight": (lambda f: flip(f / "model.safetensors"), "checksum"),
+    "an edited record": (lambda f: (f / "schedule.json").write_text('{\n  "peak": 0.09\n}\n'), "checksum"),
+    "a newer version": (lambda f: edit(f, format_version=99), "another format version"),
+    "another format": (lambda f: edit(f, format="ingrow"), "does not describe"),
+    "a path": (lambda f: edit(f, files={"../config.json": {}}), "damaged"),
+    "a record's path": (lambda f: edit(f, records=["../x"]), "damaged"),
+    "no files": (lambda f: edit(f, files=None), "damaged"),
+    "no json": (lambda f: (f / "outgrow.json").write_text("{"), "not valid JSON"),
+}
+
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[-7] ^= 1
+    path.write_bytes(raw)
+
+
+def edit(folder: Path, **change: Any) -> None:
+    content = json.loads((folder / "outgrow.json").read_text()) | change
+    (folder / "outgrow.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("kind", NATIVE_DAMAGE)
+def test_damaged_native_state(state: TrainingState, tmp_path: Path, kind: str) -> None:
+    folder = state.save_pretrained(tmp_path / "native")
+    change, message = NATIVE_DAMAGE[kind]
+    change(folder)
+    before = files_of(folder)
+    with pytest.raises(CheckpointError, match=message):
+        TrainingState.from_pretrained(folder)
+    assert files_of(folder) == before
+
+
+def test_damage_that_makes_a_nan_is_called_damage(state: TrainingState, tmp_path: Path) -> None:
+    folder = state.save_pretrained(tmp_path / "native")
+    raw = bytearray((folder / "model.safetensors").read_bytes())
+    raw[-4:] = struct.pack("<f", float("nan"))
+    (folder / "model.safetensors").write_bytes(raw)
+    with pytest.raises(CheckpointError, match="checksum"):
+        TrainingState.from_pretrained(folder)
+    with pytest.raises(CheckpointError, match="checksum"):
+        TrainingState.from_pretrained(folder, allow_nonfinite=True)

@@ -1,0 +1,279 @@
+"""A destination is the old folder or the new one: after errors, full disks, kills and races."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import assert_same_tensors, files_of, tiny_llama, trained_state
+
+from outgrow.errors import CheckpointError
+from outgrow.state import TrainingState
+from outgrow.store import atomic
+from outgrow.store.atomic import publishing, write_json_atomic
+from outgrow.store.layouts import save
+from outgrow.store.source import MemorySource
+
+FORMATS = ["native", "trainer", "hub"]
+
+
+class Failing(MemorySource):
+    """Reads some tensors, then fails."""
+
+    def read(self, name: str, slot: str, rows: Any = None) -> torch.Tensor:
+        if "norm" in name:
+            raise OSError(28, "No space left on device") if "disk" in self.tensors else RuntimeError("boom")
+        return super().read(name, slot, rows)
+
+
+def failing(state: TrainingState, disk: bool = False) -> TrainingState:
+    slots = ("weight", "exp_avg", "exp_avg_sq")
+    tensors = {slot: {n: state.source.read(n, slot) for n in state.source.names(slot)} for slot in slots}
+    return replace(state, source=Failing(tensors | ({"disk": {}} if disk else {})))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_existing_destination(state: TrainingState, tmp_path: Path, format: Any) -> None:
+    out = state.save_pretrained(tmp_path / "out", format=format)
+    before = files_of(tmp_path)
+    with pytest.raises(CheckpointError, match="already exists"):
+        state.save_pretrained(out, format=format)
+    with pytest.raises(RuntimeError, match="boom"):
+        failing(state).save_pretrained(out, format=format, overwrite=True)
+    assert files_of(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    other = trained_state(tiny_llama(seed=3))
+    other.save_pretrained(out, format=format, overwrite=True)
+    assert_same_tensors(other, TrainingState.from_pretrained(out), ("weight",))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_source_may_be_replaced_by_what_is_made_of_it(state: TrainingState, tmp_path: Path) -> None:
+    out = state.save_pretrained(tmp_path / "out", format="trainer")
+    opened = TrainingState.from_pretrained(out)
+    opened.save_pretrained(out, overwrite=True)
+    assert_same_tensors(state, TrainingState.from_pretrained(out))
+    assert_same_tensors(state, opened)
+
+
+def test_only_model_folders_are_overwritten(state: TrainingState, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
+    (tmp_path / "file").write_bytes(b"text")
+    for name, message in (("photos", "not a model folder"), ("file", "not a folder")):
+        with pytest.raises(CheckpointError, match=message):
+            state.save_pretrained(tmp_path / name, overwrite=True)
+    assert files_of(tmp_path) == {"photos/cat.jpg": b"cat", "file": b"text"}
+    (tmp_path / "empty").mkdir()
+    state.save_pretrained(tmp_path / "empty")
+    assert_same_tensors(state, TrainingState.from_pretrained(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("where", ["file/out", "/proc/outgrow/out", "/proc/self/out", "x" * 300])
+def test_unwritable_destination(state: TrainingState, tmp_path: Path, where: str) -> None:
+    (tmp_path / "file").write_bytes(b"text")
+    with pytest.raises(CheckpointError, match=r"cannot be written|exists"):
+        state.save_pretrained(tmp_path / where)
+    assert files_of(tmp_path) == {"file": b"text"}
+
+
+def test_disk_without_space(state: TrainingState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 10, 1000))
+    with pytest.raises(CheckpointError, match="too full"):
+        state.save_pretrained(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_disk_that_becomes_full(state: TrainingState, tmp_path: Path, format: Any) -> None:
+    with pytest.raises(CheckpointError, match="became full"):
+        failing(state, disk=True).save_pretrained(tmp_path / "out", format=format)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_disk_that_is_really_full(
+    state: TrainingState, tmp_path: Path, format: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no file systems may be mounted here")
+    try:
+        with pytest.raises(CheckpointError, match="too full"):
+            state.save_pretrained(disk / "out", format=format)
+        monkeypatch.setattr(
+            atomic, "check_space", lambda *_: None
+        )  # as if someone else filled it after the check
+        wide = trained_state(tiny_llama(hidden_size=60))
+        with pytest.raises(CheckpointError, match="became full"):
+            wide.save_pretrained(disk / "out", format=format)
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+class Slow(MemorySource):
+    def read(self, name: str, slot: str, rows: Any = None) -> torch.Tensor:
+        time.sleep(0.02)
+        return super().read(name, slot, rows)
+
+
+class SlowSave:
+    """A save in a process of its own, which is a fork: importing torch again would take seconds."""
+
+    def __init__(
+        self, state: TrainingState, out: Path, format: Any = "native", overwrite: bool = True
+    ) -> None:
+        slots = ("weight", "exp_avg", "exp_avg_sq")
+        tensors = {slot: {n: state.source.read(n, slot) for n in state.source.names(slot)} for slot in slots}
+        self.reader, writer = os.pipe()
+        self.pid = os.fork()
+        if self.pid:
+            os.close(writer)
+            return
+        said = "nothing"
+        try:
+            save(replace(state, source=Slow(tensors)), out, format=format, overwrite=overwrite)
+            said = "saved"
+        except BaseException as error:
+            said = f"refused: {type(error).__name__}: {error}"
+        finally:
+            os.write(writer, said.encode())
+            os._exit(0)
+
+    def wait(self) -> str:
+        os.waitpid(self.pid, 0)
+        said = os.read(self.reader, 10_000).decode()
+        os.close(self.reader)
+        return said
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_kill_in_the_middle_of_a_save(state: TrainingState, tmp_path: Path, format: Any) -> None:
+    out = state.save_pretrained(tmp_path / "out", format=format)
+    before, other = files_of(out), trained_state(tiny_llama(seed=3))
+    for seconds in (0.05, 0.3):
+        process = SlowSave(other, out, format)
+        deadline = time.monotonic() + 20
+        while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(seconds)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == ""
+        (left,) = [path for path in tmp_path.iterdir() if path != out]
+        assert files_of(out) == before
+        with pytest.raises(CheckpointError, match=r"interrupted save|no config|unfinished"):
+            TrainingState.from_pretrained(left)
+        if seconds == 0.05:
+            os.rename(left, tmp_path / "renamed")  # even under another name it is not taken for whole
+            with pytest.raises(CheckpointError):
+                TrainingState.from_pretrained(tmp_path / "renamed")
+            shutil.rmtree(tmp_path / "renamed")
+    state.save_pretrained(out, format=format, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_two_processes_at_once(state: TrainingState, tmp_path: Path, overwrite: bool) -> None:
+    out = tmp_path / "out"
+    if overwrite:
+        state.save_pretrained(out)
+    states = [trained_state(tiny_llama(seed=seed)) for seed in (3, 4)]
+    processes = [SlowSave(state, out, overwrite=overwrite) for state in states]
+    said = [process.wait() for process in processes]
+    assert sorted(line.split(":")[0] for line in said) == ["refused", "saved"], said
+    refused = next(line for line in said if line.startswith("refused"))
+    assert "CheckpointError" in refused
+    assert "process" in refused
+    assert_same_tensors(states[said.index("saved")], TrainingState.from_pretrained(out))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+@pytest.mark.parametrize("exchange", [True, False])
+def test_overtaken_at_the_last_moment(
+    tmp_path: Path, overwrite: bool, exchange: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check at the start cannot see a rival that comes and goes in between; the rename at the end does."""
+    if not exchange:
+        monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
+    out = tmp_path / "out"
+    if overwrite:
+        out.mkdir()
+        (out / "config.json").write_text("old")
+    with pytest.raises(CheckpointError, match="another process wrote"):  # noqa: PT012, SIM117
+        with publishing(out, overwrite=overwrite) as folder:
+            (folder / "config.json").write_text("mine")
+            rival = tmp_path / "rival"
+            rival.mkdir()
+            (rival / "config.json").write_text("rival")
+            if overwrite:
+                shutil.rmtree(out)
+            rival.rename(out)
+    assert files_of(tmp_path) == {"out/config.json": b"rival"}
+
+
+def test_replacing_without_exchange(
+    state: TrainingState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
+    out = TrainingState.from_model(tiny_llama(seed=9)).save_pretrained(tmp_path / "out")
+    state.save_pretrained(out, overwrite=True)
+    assert_same_tensors(state, TrainingState.from_pretrained(out))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_leftovers(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = atomic._host()
+    names = {
+        "dead": f"out.tmp-{dead.pid}-{host}00000000",
+        "alive": f"out.tmp-{os.getpid()}-{host}00000000",
+        "other host": f"out.tmp-{dead.pid}-0000000000000000",
+        "other name": f"out2.tmp-{dead.pid}-{host}00000000",
+        "similar": f"out.tmp-{dead.pid}",
+    }
+    for name in names.values():
+        (tmp_path / name).mkdir()
+    with publishing(tmp_path / "out") as folder:
+        (folder / "config.json").write_text("{}")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", *names.values()} - {names["dead"]}
+    # a process that died between the two renames of the portable fallback
+    (tmp_path / "out").rename(tmp_path / f"out.old-{dead.pid}-{host}00000001")
+    with pytest.raises(RuntimeError), publishing(tmp_path / "out", overwrite=True):
+        raise RuntimeError
+    assert (tmp_path / "out" / "config.json").read_text() == "{}"
+
+
+def test_write_json_atomic(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json_atomic(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json_atomic(path, {"a": object()})
+    assert path.read_text() == '{\n  "a": 1\n}\n'
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        write_json_atomic(tmp_path / "none" / "a.json", {})
+
+
+def test_a_symbolic_link_leads_to_its_folder(state: TrainingState, tmp_path: Path) -> None:
+    real = state.save_pretrained(tmp_path / "real")
+    (tmp_path / "link").symlink_to(real)
+    other = trained_state(tiny_llama(seed=3))
+    other.save_pretrained(tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert_same_tensors(other, TrainingState.from_pretrained(real))

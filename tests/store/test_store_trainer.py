@@ -1,0 +1,231 @@
+"""A real `transformers.Trainer`: what it writes is read, and what is written here it continues."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import assert_same_tensors, tiny_llama
+from transformers import Trainer, TrainingArguments
+
+from outgrow.errors import CheckpointError
+from outgrow.state import TrainingState
+
+ROWS = [
+    {"input_ids": row, "labels": row}
+    for row in torch.randint(3, 19, (64, 7), generator=torch.Generator().manual_seed(0)).tolist()
+]
+
+
+def trainer(folder: Path, steps: int, model: Any = None) -> Trainer:
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=2,
+        learning_rate=1e-2,
+        lr_scheduler_type="constant",
+        weight_decay=0.1,
+        save_steps=3,
+        logging_steps=1,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    return Trainer(model or tiny_llama(), arguments, train_dataset=ROWS)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six steps with a checkpoint at the third and the last."""
+    folder = tmp_path_factory.mktemp("run")
+    trainer(folder, 6).train()
+    return folder
+
+
+def test_reads_a_checkpoint_of_trainer(run: Path) -> None:
+    folder = run / "checkpoint-3"
+    state = TrainingState.from_pretrained(folder)
+    assert set(state.steps.values()) == {3.0}
+    assert set(state.records) == {"trainer", "scheduler", "rng"}
+    assert json.loads(json.dumps(state.records)) == state.records
+    assert state.optimizer is not None
+    assert state.optimizer.name == "AdamW"
+    assert [group.options["weight_decay"] for group in state.optimizer.groups] == [0.1, 0.0]
+    assert "model.layers.0.input_layernorm.weight" in state.optimizer.groups[1].names
+    # the moments belong to their names: the oracle is a live Trainer that loaded the same checkpoint
+    stored = torch.load(folder / "optimizer.pt", weights_only=True)["state"]
+    names = [name for group in state.optimizer.groups for name in group.names]
+    for number, name in enumerate(names):
+        assert torch.equal(state.source.read(name, "exp_avg"), stored[number]["exp_avg"])
+    live = trainer(run / "live", 3)
+    live.train()
+    assert_same_tensors(TrainingState.from_model(live.model, live.optimizer.optimizer), state)
+
+
+@pytest.mark.parametrize("through", ["directly", "native"])
+def test_trainer_continues_what_is_written(run: Path, tmp_path: Path, through: str) -> None:
+    state = TrainingState.from_pretrained(run / "checkpoint-3")
+    if through == "native":
+        state = TrainingState.from_pretrained(state.save_pretrained(tmp_path / "native"))
+    written = state.save_pretrained(tmp_path / "checkpoint-3", format="trainer")
+    again = TrainingState.from_pretrained(written)
+    assert_same_tensors(state, again)
+    assert again.records == state.records
+    resumed = trainer(tmp_path, 6, tiny_llama(seed=5))
+    resumed.train(resume_from_checkpoint=str(written))
+    assert resumed.state.global_step == 6
+    after = TrainingState.from_model(resumed.model, resumed.optimizer.optimizer)
+    assert_same_tensors(TrainingState.from_pretrained(run / "checkpoint-6"), after)
+    assert_same_tensors(
+        TrainingState.from_pretrained(run / "checkpoint-6"),
+        TrainingState.from_pretrained(tmp_path / "checkpoint-6"),
+    )
+
+
+def test_trainer_continues_a_state_that_never_saw_one(run: Path, tmp_path: Path) -> None:
+    full = TrainingState.from_pretrained(run / "checkpoint-3")
+    state = TrainingState(full.config, full.source, full.steps, full.optimizer)
+    written = state.save_pretrained(tmp_path / "checkpoint-3", format="trainer")
+    seen: dict[str, Any] = {}
+
+    class Watch(Trainer):
+        def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+            if not seen:
+                seen.update(step=self.state.global_step, state=self.optimizer.optimizer.state_dict())
+                seen["moment"] = seen["state"]["state"][0]["exp_avg"].clone()
+                seen["lr"] = self.optimizer.param_groups[0]["lr"]
+            return super().training_step(model, *args, **kwargs)
+
+    base = trainer(tmp_path, 5, tiny_llama(seed=5))
+    watch = Watch(tiny_llama(seed=5), base.args, train_dataset=ROWS)  # type: ignore[arg-type]
+    watch.train(resume_from_checkpoint=str(written))
+    assert seen["step"] == 3
+    assert seen["lr"] == 1e-2
+    assert state.optimizer is not None
+    first = state.optimizer.groups[0].names[0]
+    assert torch.equal(seen["moment"], full.source.read(first, "exp_avg"))
+    assert seen["state"]["state"][0]["step"] >= 3
+    assert watch.state.global_step == 5
+
+
+def test_optimizer_pt_is_a_whole_zip_without_surprises(run: Path, tmp_path: Path) -> None:
+    state = TrainingState.from_pretrained(run / "checkpoint-3")
+    written = state.save_pretrained(tmp_path / "out", format="trainer")
+    with zipfile.ZipFile(written / "optimizer.pt") as archive:
+        assert archive.testzip() is None
+    for mapped in (True, False):
+        content = torch.load(written / "optimizer.pt", weights_only=True, mmap=mapped)
+        assert content["param_groups"][0]["param_names"] == list(state.optimizer.groups[0].names)  # type: ignore[union-attr]
+        model = tiny_llama()
+        decayed = [dict(model.named_parameters())[n] for n in state.optimizer.groups[0].names]  # type: ignore[union-attr]
+        rest = [dict(model.named_parameters())[n] for n in state.optimizer.groups[1].names]  # type: ignore[union-attr]
+        optimizer = torch.optim.AdamW([{"params": decayed}, {"params": rest}])
+        optimizer.load_state_dict(content)
+        assert_same_tensors(TrainingState.from_model(model, optimizer), state, ("exp_avg", "exp_avg_sq"))
+
+
+def test_without_optimizer_there_are_no_moments(run: Path, tmp_path: Path) -> None:
+    state = TrainingState.from_pretrained(run / "checkpoint-3")
+    written = state.save_pretrained(tmp_path / "out", format="trainer")
+    (written / "optimizer.pt").unlink()
+    bare = TrainingState.from_pretrained(written)
+    assert (bare.steps, bare.optimizer, bare.source.names("exp_avg")) == ({}, None, ())
+    (written / "checkpoint-is-incomplete.txt").touch()
+    with pytest.raises(CheckpointError, match="incomplete"):
+        TrainingState.from_pretrained(written)
+
+
+def _edit(folder: Path, change: Any) -> None:
+    content = torch.load(folder / "optimizer.pt", weights_only=True)
+    change(content)
+    torch.save(content, folder / "optimizer.pt")
+
+
+def _transpose(content: Any) -> None:
+    number = next(
+        i
+        for i, s in content["state"].items()
+        if s["exp_avg"].ndim == 2 and s["exp_avg"].shape[0] != s["exp_avg"].shape[1]
+    )
+    content["state"][number]["exp_avg"] = content["state"][number]["exp_avg"].T.contiguous()
+
+
+def _swap_groups(content: Any) -> None:
+    a, b = (len(group["params"]) for group in content["param_groups"])
+    content["param_groups"][0]["params"], content["param_groups"][1]["params"] = (
+        list(range(b)),
+        list(range(b, a + b)),
+    )
+
+
+def _unnumber(content: Any) -> None:
+    content["param_groups"][0]["params"][0] = 7
+
+
+BAD_OPTIMIZERS = {
+    "wrong shape": (_transpose, "exp_avg of .* wrong shape"),
+    "a state less": (lambda c: c["state"].pop(3), "wrong number of parameters"),
+    "a parameter less": (
+        lambda c: (c["param_groups"][1]["params"].pop(), c["state"].pop(max(c["state"]))),
+        "wrong number",
+    ),
+    "other groups": (_swap_groups, "groups its parameters in another way"),
+    "other numbers": (_unnumber, "does not number"),
+    "a moment less": (lambda c: c["state"][2].pop("exp_avg_sq"), "other state than Adam's"),
+    "amsgrad": (lambda c: c["state"][2].update(max_exp_avg_sq=torch.zeros(2)), "other state than Adam's"),
+    "integers": (
+        lambda c: c["state"][0].update(exp_avg=c["state"][0]["exp_avg"].int()),
+        "wrong shape or dtype",
+    ),
+    "numbers": (lambda c: c["state"][0].update(exp_avg=3.0), "wrong shape or dtype"),
+    "sgd": (lambda c: [group.pop("betas") for group in c["param_groups"]], "not the state of Adam"),
+    "names": (
+        lambda c: [g.update(param_names=[f"x{i}" for i in g["params"]]) for g in c["param_groups"]],
+        "param_names are not",
+    ),
+    "nothing": (lambda c: c.clear(), "not an optimizer's state"),
+    "infinite": (
+        lambda c: c["state"][1]["exp_avg_sq"].fill_(float("inf")),
+        "exp_avg_sq of .* holds NaN or infinity",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_OPTIMIZERS)
+def test_moments_of_the_wrong_shape_or_count(run: Path, tmp_path: Path, kind: str) -> None:
+    change, message = BAD_OPTIMIZERS[kind]
+    for name in ("config.json", "model.safetensors", "optimizer.pt"):
+        (tmp_path / name).write_bytes((run / "checkpoint-3" / name).read_bytes())
+    _edit(tmp_path, change)
+    with pytest.raises(CheckpointError, match=message):
+        TrainingState.from_pretrained(tmp_path)
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_is_never_run(run: Path, tmp_path: Path, name: str, zipped: bool) -> None:
+    for path in (run / "checkpoint-3").iterdir():
+        if path.suffix != ".bin":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    TrainingState.from_pretrained(tmp_path)
+    torch.save({"state": Payload(tmp_path / "pwned")}, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=name):
+        TrainingState.from_pretrained(tmp_path)
+    assert not (tmp_path / "pwned").exists()
+    (tmp_path / name).write_bytes((run / "checkpoint-3" / name).read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=name):
+        TrainingState.from_pretrained(tmp_path)

@@ -1,0 +1,261 @@
+"""The loop on a tiny model: it learns, grows, stops on nonsense, and a killed run ends in the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from outgrow.errors import OutgrowError
+from outgrow.train import dry_run, train
+from outgrow.train.config import parse_run
+from outgrow.train.engine import (
+    Device,
+    TrainingError,
+    build_model,
+    build_optimizer,
+    evaluate,
+    model_config,
+    optimizer_step,
+)
+from outgrow.train.files import locked
+from outgrow.train.folder import read_metrics
+
+Tiny = Callable[..., dict[str, Any]]
+TIMES = ("seconds", "tokens_per_second", "growth_seconds")
+
+
+def rows_without_times(folder: Path) -> list[dict[str, Any]]:
+    rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["kind"] != "machine"]
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+def bits(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
+
+
+def test_a_run_learns_grows_and_reports(tiny: Tiny, tmp_path: Path) -> None:
+    run = parse_run(tiny())
+    result = train(run, progress=False)
+    small, large = result.stages
+    assert (small.name, large.name) == ("small", "large")
+    assert large.parameters > small.parameters
+    assert small.tokens == large.tokens == 64 * 12
+    assert small.final_loss is not None
+    assert large.final_loss is not None
+    assert large.loss_before_growth == small.final_loss
+    assert large.loss_after_growth is not None
+    assert large.final_loss < small.final_loss < 5.0
+
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    steps = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in steps] == sorted({row["step"] for row in steps})
+    assert steps[-1]["tokens"] == run.total_tokens
+    assert steps[-1]["flops"] == pytest.approx(small.flops + large.flops)
+    assert {"stage", "step", "tokens", "flops", "loss", "lr", "grad_norm", "tokens_per_second"} <= steps[
+        0
+    ].keys()
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    again = train(run, progress=False)
+    assert again.already_finished
+    assert again.stages == result.stages
+    assert {
+        p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file() and p.name != ".lock"
+    } == {path: time for path, time in before.items() if path.name != ".lock"}
+
+
+def test_the_final_state_opens_with_transformers(tiny: Tiny, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from outgrow.state import TrainingState
+
+    run = parse_run(tiny(stages=[{"name": "only", "tokens": 192}]))
+    train(run, progress=False)
+    final = tmp_path / "run" / "final"
+    model = AutoModelForCausalLM.from_pretrained(final)
+    assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(final))
+    state = TrainingState.from_pretrained(final)
+    assert set(state.steps.values()) == {3.0}
+    assert state.records["schedule"]["tokens"] == 192
+
+    more = parse_run(
+        {
+            **tiny(model=None, output=str(tmp_path / "more")),
+            "stages": [{"name": "go", "from": str(final), "tokens": 64}],
+        }
+    )
+    train(more, progress=False)
+    assert set(TrainingState.from_pretrained(tmp_path / "more" / "final").steps.values()) == {4.0}
+
+
+def test_a_first_stage_can_grow_a_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
+    train(parse_run(tiny(stages=[{"name": "only", "tokens": 192}])), progress=False)
+    final = tmp_path / "run" / "final"
+    grow = {"to": {"hidden_size": 24, "num_attention_heads": 3, "num_key_value_heads": 3}, "noise": 0.0}
+    stages = [{"name": "go", "from": str(final), "grow": grow, "tokens": 64}]
+    data = {
+        key: value for key, value in tiny()["data"].items() if key != "tokenizer"
+    }  # the checkpoint brings its own
+    result = train(
+        parse_run(tiny(model=None, output=str(tmp_path / "more"), stages=stages, data=data)), progress=False
+    )
+    (stage,) = result.stages
+    assert stage.loss_before_growth == pytest.approx(
+        stage.loss_after_growth, rel=1e-5
+    )  # isometric keeps the function
+
+
+def test_a_killed_run_ends_in_the_same_bits(tiny: Tiny, tmp_path: Path, cache: Path) -> None:
+    paths = []
+    for name in ("whole", "killed"):
+        paths.append(tmp_path / f"{name}.yaml")
+        paths[-1].write_text(yaml.safe_dump(tiny(output=str(tmp_path / name))))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OUTGROW_CACHE": str(cache)}
+    command = [sys.executable, str(Path(__file__).with_name("killer.py")), *map(str, paths)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    whole = bits(tmp_path / "whole" / "final")
+    assert len(whole) >= 2  # weights and moments
+    assert bits(tmp_path / "killed" / "final") == whole
+    assert rows_without_times(tmp_path / "killed") == rows_without_times(tmp_path / "whole")
+
+
+def test_another_configuration_in_the_same_folder(tiny: Tiny) -> None:
+    stages = [{"name": "only", "tokens": 192}]
+    train(parse_run(tiny(stages=stages)), progress=False)
+    with pytest.raises(OutgrowError, match=r"optimizer\.learning_rate \(was 0.01, is 0.02\)"):
+        train(parse_run(tiny(stages=stages, optimizer={"learning_rate": 2e-2})), progress=False)
+
+
+def test_a_folder_in_use(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run"), pytest.raises(OutgrowError, match="another run is working"):
+        train(parse_run(tiny()), progress=False)
+
+
+def test_a_folder_of_something_else(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutgrowError, match="not empty and not a run"):
+        train(parse_run(tiny()), progress=False)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_divergence_names_the_step_and_the_last_checkpoint(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from outgrow.train import loop
+
+    def diverging(*arguments: Any, **options: Any) -> Any:
+        step = optimizer_step(*arguments, **options)
+        return step if options["seed"][1] < 4 else type(step)(float("nan"), 1.0)
+
+    monkeypatch.setattr(loop, "optimizer_step", diverging)
+    with pytest.raises(TrainingError, match=r"diverged at step 5 \(stage small\)(.|\n)*step-00000003"):
+        train(parse_run(tiny()), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": {"model_type": "lama"}}, "did you mean llama"),
+        (
+            {"model": {"model_type": "llama", "hiden_size": 3}},
+            "model.hiden_size(.|\n)*did you mean hidden_size",
+        ),
+        (
+            {"model": {"model_type": "llama", "max_position_embeddings": 8}},
+            "longer than the model's positions",
+        ),
+        ({"model": {"model_type": "llama", "vocab_size": 100}}, "fewer vocabulary rows"),
+        ({"data": {"source": "nowhere/*.txt", "tokenizer": {"vocab_size": 300}}}, "finds no text"),
+        ({"data": {"tokenizer": {"path": "nowhere"}}}, "no tokenizer.json"),
+    ],
+)
+def test_mistakes_are_found_before_any_work(
+    change: dict[str, Any], words: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    with pytest.raises(OutgrowError, match=words):
+        train(parse_run(tiny(**change)), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_growth_that_cannot_be_is_found_before_any_work(tiny: Tiny, tmp_path: Path) -> None:
+    data = tiny()
+    data["stages"][1]["grow"]["to"] = {"hidden_size": 8}
+    with pytest.raises(OutgrowError, match=r"stages\.1\.grow"):
+        train(parse_run(data), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_knows_the_sizes_and_writes_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    run = parse_run(tiny())
+    dry = dry_run(run)
+    assert not (tmp_path / "run").exists()
+    result = train(run, progress=False)
+    assert [stage.flops for stage in dry.stages] == [pytest.approx(stage.flops) for stage in result.stages]
+    assert [stage.parameters for stage in dry.stages] == [stage.parameters for stage in result.stages]
+    json.dumps(dry.as_dict())
+
+
+def _step(model: torch.nn.Module, micro_batch: int, batch: tuple[torch.Tensor, torch.Tensor]) -> float:
+    from outgrow.train.config import OptimizerConfig
+
+    optimizer = build_optimizer(model, OptimizerConfig())
+    options: dict[str, Any] = {
+        "learning_rate": 1e-3,
+        "clip": 1.0,
+        "device": Device("cpu", False),
+        "seed": (0, 0),
+    }
+    return optimizer_step(model, optimizer, batch, micro_batch=micro_batch, **options).loss
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
+    fields = {
+        "model_type": "gpt2",
+        "n_embd": 16,
+        "n_layer": 1,
+        "n_head": 2,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+    }
+    content = model_config({**fields, "attn_pdrop": 0.0}, vocab_size=30, sequence_length=8, separator=0)
+    tokens = torch.randint(30, (4, 9), generator=torch.Generator().manual_seed(0))
+    batch = tokens[:, :-1], tokens[:, 1:]
+    models = []
+    for micro_batch in (4, 1):
+        torch.manual_seed(0)
+        models.append(build_model(content))
+        assert _step(models[-1], micro_batch, batch) == pytest.approx(3.4, abs=0.1)
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(
+            one, other, rtol=1e-3, atol=2e-5
+        )  # one Adam step turns rounding of g into that of g/|g|
+    assert evaluate(models[0], [batch], Device("cpu", False)) < 3.4
+
+
+def test_vectors_do_not_decay() -> None:
+    content = model_config(
+        {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2},
+        vocab_size=30,
+        sequence_length=8,
+        separator=0,
+    )
+    from outgrow.train.config import OptimizerConfig
+
+    optimizer = build_optimizer(build_model(content), OptimizerConfig(weight_decay=0.3))
+    decays = {
+        name: group["weight_decay"] for group in optimizer.param_groups for name in group["param_names"]
+    }
+    assert decays["transformer.wte.weight"] == decays["transformer.h.0.attn.c_attn.weight"] == 0.3
+    assert decays["transformer.ln_f.weight"] == decays["transformer.h.0.attn.c_attn.bias"] == 0.0

@@ -1,0 +1,65 @@
+"""The report of a run: files that stand alone, and numbers as people write them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from outgrow.errors import ConfigError
+from outgrow.report import run_command, run_report
+from outgrow.report.text import amount, duration
+
+
+def test_the_command_trains_and_writes_a_page_that_stands_alone(
+    tiny: Callable[..., dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(tiny()))
+    dry = run_command(path, dry_run=True)
+    assert [stage["name"] for stage in dry["stages"]] == ["small", "large"]
+    result = run_command(path, ["stages.1.tokens=256"], as_json=True)
+    json.dumps(result)
+    capsys.readouterr()
+    run_command(path, ["stages.1.tokens=256"])
+    out = capsys.readouterr().out
+    assert "loss before growth" in out
+    assert "whole" in out
+
+    root = tmp_path / "run"
+    assert (root / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (root / "loss.svg").read_text()
+    page = (root / "report.html").read_text()
+    assert not re.search(r"""(?:src|href)=["'](?!data:)""", page)
+    for words in (
+        "data:image/svg+xml;base64,",
+        "small",
+        "large",
+        "hidden_size: 24",
+        "torch",
+        "<h2>Command</h2>",
+    ):
+        assert words in page
+
+
+def test_no_run_to_report_on(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no run to report on"):
+        run_report(tmp_path)
+
+
+def test_amounts_have_three_digits() -> None:
+    assert [amount(value) for value in (0, 999, 1000, 9996, 123456, 999_950, 1.234e15)] == [
+        "0",
+        "999",
+        "1.00 K",
+        "10.0 K",
+        "123 K",
+        "1.00 M",
+        "1.23 P",
+    ]
+    assert duration(59.99) == "1 min 0 s"
