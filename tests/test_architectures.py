@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from battery import zoo
 from pydantic import ValidationError
 from torch import Tensor
 
+from battery import zoo
 from outgrow.architectures import Model, growable, known, load, resolve
 from outgrow.architectures.expressions import evaluate
 from outgrow.architectures.spec import ArchitectureSpec
@@ -59,9 +59,14 @@ def base(model_type: str) -> dict[str, Any]:
 
 
 CONFIGS = [
-    pytest.param(model_type, {**sizes, **options}, id=f"{model_type}-{label}-{'-'.join(options) or 'default'}")
+    pytest.param(
+        model_type, {**sizes, **options}, id=f"{model_type}-{label}-{'-'.join(options) or 'default'}"
+    )
     for model_type in known()
-    for label, sizes in (("small", {}), ("large", LARGER.get(model_type, LARGER["bert" if "bert" in model_type else "llama"])))
+    for label, sizes in (
+        ("small", {}),
+        ("large", LARGER.get(model_type, LARGER["bert" if "bert" in model_type else "llama"])),
+    )
     for options in ({}, *OPTIONS.get(model_type, []))
 ]
 
@@ -84,7 +89,9 @@ def test_names_and_shapes_both_ways(model_type: str, changes: dict[str, Any]) ->
     assert model.num_parameters == real.num_parameters()
     for name in real.state_dict().keys() - expected.keys():  # tied twins and buffers are known by name
         tied = any(name == twin.replace("{L}", "0") for twin in _tied(model))
-        assert tied or any(re.fullmatch(pattern.replace("*", ".*"), name) for pattern in model.spec.ignored), name
+        assert tied or any(
+            re.fullmatch(pattern.replace("*", ".*"), name) for pattern in model.spec.ignored
+        ), name
 
 
 def _tied(model: Model) -> list[str]:
@@ -126,7 +133,11 @@ def test_unknown_model_type_says_how_to_add_it() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"layer": {}}, {"axes": {"embed": {"size": "n", "through": "streams"}}}, {"layers": {"count": "n", "norm": "pre"}}],
+    [
+        {"layer": {}},
+        {"axes": {"embed": {"size": "n", "through": "streams"}}},
+        {"layers": {"count": "n", "norm": "pre"}},
+    ],
 )
 def test_unknown_keys_in_a_file_are_errors(change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     import outgrow.architectures as architectures
@@ -173,7 +184,9 @@ def test_agrees_with_the_notes(model_type: str) -> None:
     mine = load(model_type)
     theirs = {name: entry for name, entry in table.items() if name != "__model__" and not entry.get("buffer")}
     assert table["__model__"]["class"] == mine.class_
-    assert set(mine.parameters) >= {name for name in theirs if not name.startswith("bert.pooler")} - set(mine.ignored)
+    assert set(mine.parameters) >= {name for name in theirs if not name.startswith("bert.pooler")} - set(
+        mine.ignored
+    )
     model = resolve(full(model_type, {}))
     for name, entry in theirs.items():
         if name in mine.parameters and name.replace("{L}", "0") in model.parameters:
@@ -193,7 +206,9 @@ def test_agrees_with_the_notes(model_type: str) -> None:
 def permutations(model: Model, generator: torch.Generator) -> dict[str, Tensor]:
     """A random order of the units of every axis that has no order of its own."""
     orders = {
-        name: torch.randperm(size, generator=generator) if spec.through not in ("fixed", "lookup") else torch.arange(size)
+        name: torch.randperm(size, generator=generator)
+        if spec.through not in ("fixed", "lookup")
+        else torch.arange(size)
         for name, (spec, size) in ((name, (model.axes[name], model.sizes[name])) for name in model.sizes)
     }
     stream = next(name for name, spec in model.axes.items() if spec.through == "stream")

@@ -108,7 +108,9 @@ def test_planning_does_without_torch(module: str) -> None:
     heavy = [
         name
         for name in sorted(reached)
-        if any(one.split(".")[0] in ("torch", "transformers") for one in imports(MODULES[name].read_text(), name))
+        if any(
+            one.split(".")[0] in ("torch", "transformers") for one in imports(MODULES[name].read_text(), name)
+        )
     ]
     assert not heavy, f"{module} reaches torch through {heavy}"
 
@@ -124,8 +126,14 @@ def test_the_package_imports_nothing_when_it_is_imported() -> None:
 
 
 def test_this_test_can_fail() -> None:
-    source = "def f():\n    from outgrow.cli import main\n    from . import sibling\n    from ..plan import plan\n"
-    assert list(imports(source, "store.grown")) == ["outgrow.cli.main", "outgrow.store.sibling", "outgrow.plan.plan"]
+    source = (
+        "def f():\n    from outgrow.cli import main\n    from . import sibling\n    from ..plan import plan\n"
+    )
+    assert list(imports(source, "store.grown")) == [
+        "outgrow.cli.main",
+        "outgrow.store.sibling",
+        "outgrow.plan.plan",
+    ]
     assert inside("outgrow.plan.plan") == "plan"
     assert floor("store.grown") == 6
     assert floor("nowhere") is None

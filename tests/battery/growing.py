@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from battery import zoo
 from torch import Tensor, nn
 
+from battery import zoo
 from outgrow.operators import build
 from outgrow.plan import GrowthPlan, plan
 from outgrow.slots import Moments

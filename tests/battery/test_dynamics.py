@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from battery import growing, zoo
 from torch import Tensor, nn
 
+from battery import growing, zoo
 from outgrow.errors import GrowthError
 from outgrow.plan import GrowthPlan, multipliers
 from outgrow.slots import Moments
@@ -125,7 +125,9 @@ def square(
     train(large, large_adamw, STEPS)
     train(small, adamw, STEPS)
     after = growing.view(plan, **state(small, adamw))
-    moved = max(float((value - start[tensor]).abs().max()) for tensor, value in growing.weights(large).items())
+    moved = max(
+        float((value - start[tensor]).abs().max()) for tensor, value in growing.weights(large).items()
+    )
     apart = max(
         float((value - after.read(tensor, "weight")).abs().max())
         for tensor, value in growing.weights(large).items()
@@ -145,7 +147,12 @@ def doubled(name: str) -> dict[str, int]:
 def test_training_and_growing_commute(name: str, which: str, decay: float) -> None:
     to = doubled(name) if which == "double" or zoo.family(name) == "llama" else growing.shape(name, "triple")
     if which == "triple" and zoo.family(name) == "llama":
-        to = {"hidden_size": 72, "intermediate_size": 120, "num_key_value_heads": 6, "num_attention_heads": 12}
+        to = {
+            "hidden_size": 72,
+            "intermediate_size": 120,
+            "num_key_value_heads": 6,
+            "num_attention_heads": 12,
+        }
     assert square(name, to, decay=decay) <= 1e-9
 
 
@@ -282,7 +289,8 @@ def late_state(name: str, batches: int = 16) -> dict[str, dict[str, Tensor]]:
         "weight": growing.weights(model),
         "exp_avg": gradients[0],
         "exp_avg_sq": {
-            tensor: torch.stack([gradient[tensor] for gradient in gradients]).square().mean(0) for tensor in gradients[0]
+            tensor: torch.stack([gradient[tensor] for gradient in gradients]).square().mean(0)
+            for tensor in gradients[0]
         },
     }
 
@@ -298,7 +306,9 @@ def late_state(name: str, batches: int = 16) -> dict[str, dict[str, Tensor]]:
         ("bert", "duplicate", "double", "keep_zero"),
     ],
 )
-def test_first_update_of_new_entries(name: str, width: str, which: str, moments: Moments, level: bool) -> None:
+def test_first_update_of_new_entries(
+    name: str, width: str, which: str, moments: Moments, level: bool
+) -> None:
     """With v at the tensor's mean, a new entry moves by about a learning rate; with v = 0 all move by 3.2 (`Level`)."""
     step = 20_000.0
     plan = growing.planned(name, growing.shape(name, which), width=width, moments=moments)

@@ -10,9 +10,9 @@ from functools import cache
 
 import pytest
 import torch
-from battery import growing, zoo
 from torch import Tensor, nn
 
+from battery import growing, zoo
 from outgrow.axes import Dim
 from outgrow.errors import GrowthError, OutgrowError
 from outgrow.linear import direct_sum, kron
@@ -66,7 +66,9 @@ def test_function_and_gradient_law(name: str, width: str, which: str) -> None:
             assert law[worst] <= tolerance, worst
         else:
             assert max(law.values()) > 1e-3, "the law holds although the plan says that it does not"
-    assert all(finding.why for finding in plan.compensation.findings if not (finding.function and finding.gradient))
+    assert all(
+        finding.why for finding in plan.compensation.findings if not (finding.function and finding.gradient)
+    )
 
 
 def test_every_family_has_a_shape_divisible_in_no_axis() -> None:
@@ -166,7 +168,9 @@ def activations(plan: GrowthPlan, dim: Dim) -> Tensor:
 @pytest.mark.parametrize("depth", DEPTH)
 @pytest.mark.parametrize(("name", "width", "which"), CASES)
 def test_names_and_shapes_are_a_real_models(name: str, width: str, which: str, depth: str) -> None:
-    plan = growing.planned(name, {**growing.shape(name, which), "num_hidden_layers": 7}, width=width, depth=depth)
+    plan = growing.planned(
+        name, {**growing.shape(name, which), "num_hidden_layers": 7}, width=width, depth=depth
+    )
     with torch.device("meta"):
         real = zoo.empty(dict(plan.config))
     expected = {tensor: tuple(parameter.shape) for tensor, parameter in real.named_parameters()}
@@ -194,10 +198,11 @@ def test_repeated_layers_change_the_function_and_say_so(name: str, depth: str) -
         ("bert", "isometric", {"hidden_size": 28}, "choose 48"),
         ("bert", "pad", growing.shape("bert", "double"), "post-norm"),
         ("gpt2", "duplicate", {"n_inner": 43}, "not a multiple"),
-        ("llama", "duplicate", {"hidden_size": 42}, "use isometric or pad"),
+        ("llama", "duplicate", {"hidden_size": 44}, "use isometric or pad"),
         ("llama", "isometric", {"head_dim": 12}, "rotary pairs"),
         ("llama", "pad", {"num_key_value_heads": 4}, "fewer query heads"),
         ("llama", "isometric", {"num_key_value_heads": 3}, "not a whole number"),
+        ("llama", "isometric", {"hidden_size": 42}, "choose sizes where hidden_size is a multiple"),
         ("llama", "isometric", {"hidden_size": 20}, "would shrink"),
         ("llama", "isometric", {"num_hidden_layers": 2}, "fewer layers"),
         ("llama", "isometric", {"hidden_sise": 48}, "did you mean hidden_size"),

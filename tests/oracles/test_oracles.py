@@ -12,8 +12,9 @@ from math import sqrt
 import numpy as np
 import pytest
 import torch
-from battery import growing, zoo
 from numpy.typing import NDArray
+
+from battery import growing, zoo
 
 Array = NDArray[np.float64]
 Tensors = dict[str, Array]
@@ -65,9 +66,17 @@ def root(copies: Copies, unit: int) -> float:
     return 1 / sqrt(count(copies, copies[unit]))
 
 
-STREAM: dict[str, tuple[Share, Share]] = {"isometric": (root, root), "duplicate": (one, part), "pad": (one, one)}
+STREAM: dict[str, tuple[Share, Share]] = {
+    "isometric": (root, root),
+    "duplicate": (one, part),
+    "pad": (one, one),
+}
 """Shares of (activations, gradients) of the residual stream."""
-INNER: dict[str, tuple[Share, Share]] = {"isometric": (one, part), "duplicate": (one, part), "pad": (one, one)}
+INNER: dict[str, tuple[Share, Share]] = {
+    "isometric": (one, part),
+    "duplicate": (one, part),
+    "pad": (one, one),
+}
 """The same behind a nonlinearity and for whole heads, which cannot be scaled."""
 
 
@@ -87,9 +96,7 @@ class Axis:
         return self.copies[unit]
 
 
-def matrix(
-    old: Array, outs: list[Axis], ins: list[Axis], out_first: bool, slot: str, out_share: float = 1.0
-) -> tuple[Array, Array]:
+def matrix(old: Array, outs: list[Axis], ins: list[Axis], out_first: bool, slot: str) -> tuple[Array, Array]:
     """One matrix, entry by entry: (grown, which entries come from an old one).
 
     weight      W'[o, i] = x(o) · g(i) · W[old o, old i]       what is written arrives as x, what is read is shared as g
@@ -103,7 +110,7 @@ def matrix(
         source = tuple(axis.old(unit) for axis, unit in zip(dims, place, strict=True))
         if min(source) < 0:
             continue
-        factor = out_share if slot == "weight" else 1 / out_share
+        factor = 1.0
         for axis, unit in zip(dims, place, strict=True):
             writes = axis in outs
             factor *= axis.x(unit) if writes == (slot == "weight") else axis.g(unit)
@@ -159,8 +166,18 @@ def llama(old: Tensors, width: str, slot: str) -> dict[str, tuple[Array, Array]]
 
 
 LLAMA_TO = {
-    "isometric": {"hidden_size": 42, "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 53},
-    "duplicate": {"hidden_size": 48, "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 80},
+    "isometric": {
+        "hidden_size": 42,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "intermediate_size": 53,
+    },
+    "duplicate": {
+        "hidden_size": 48,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "intermediate_size": 80,
+    },
     "pad": {"hidden_size": 42, "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 53},
 }
 
@@ -176,7 +193,9 @@ class Stream(Axis):
         self.new = [unit for unit, source in enumerate(copies) if source < 0]
 
 
-def with_means(grown: Array, known: Array, stream: Stream, old: Array, dim: int, ins: list[Axis]) -> tuple[Array, Array]:
+def with_means(
+    grown: Array, known: Array, stream: Stream, old: Array, dim: int, ins: list[Axis]
+) -> tuple[Array, Array]:
     """The rows that write a new channel hold the mean of the rows that write the old ones, read as those are."""
     size = len(stream.copies) - len(stream.new)
     for place in every(grown.shape):
@@ -188,7 +207,10 @@ def with_means(grown: Array, known: Array, stream: Stream, old: Array, dim: int,
             if not covers:
                 continue
             for channel in range(size):
-                source = [axis.old(unit) for axis, unit in zip(ins, (p for o, p in enumerate(place) if o != dim), strict=True)]
+                source = [
+                    axis.old(unit)
+                    for axis, unit in zip(ins, (p for o, p in enumerate(place) if o != dim), strict=True)
+                ]
                 source.insert(dim, channel)
                 total += old[tuple(source)]
             grown[place] = factor * total / size
@@ -205,10 +227,16 @@ def gpt2(old: Tensors, width: str, slot: str) -> dict[str, tuple[Array, Array]]:
     wide, heads, mlps = {"isometric": (48, 8, 53), "duplicate": (48, 8, 80), "pad": (36, 6, 53)}[width]
     how = kept if width == "pad" else cyclic
     stream = Stream(how(24, wide), STREAM[width])
-    mlp, head, inner = Axis(how(40, mlps), INNER[width]), Axis(how(4, heads), INNER[width]), Axis(list(range(6)), (one, one))
+    mlp, head, inner = (
+        Axis(how(40, mlps), INNER[width]),
+        Axis(how(4, heads), INNER[width]),
+        Axis(list(range(6)), (one, one)),
+    )
     tokens, positions, three = (Axis(list(range(size)), (one, one)) for size in (37, 16, 3))
     rho = 1.0 if width == "duplicate" else sqrt(24 / wide)
-    final = 0.5 if width == "duplicate" else 1.0  # c = 2 copies of each entry of the table: logits would double
+    final = (
+        0.5 if width == "duplicate" else 1.0
+    )  # c = 2 copies of each entry of the table: logits would double
     found = {}
     for name, value in old.items():
         if ".ln_" in name and name.endswith("weight"):
@@ -234,7 +262,9 @@ def gpt2(old: Tensors, width: str, slot: str) -> dict[str, tuple[Array, Array]]:
                 found[name] = with_means(*found[name], stream, value, 1, [places])
         elif "c_attn" in name:
             parts = value.reshape(*value.shape[:-1], 3, 4, 6)
-            grown, known = matrix(parts, [three, head, inner], [stream] if value.ndim == 2 else [], False, slot)
+            grown, known = matrix(
+                parts, [three, head, inner], [stream] if value.ndim == 2 else [], False, slot
+            )
             shape = (*grown.shape[:-3], -1)
             found[name] = grown.reshape(shape), known.reshape(shape)
         elif "c_proj" in name and value.ndim == 2:
@@ -268,7 +298,8 @@ def state(name: str) -> dict[str, dict[str, torch.Tensor]]:
     weights = growing.weights(zoo.build(zoo.config(name)))
     return {
         slot: {
-            tensor: torch.randn(value.shape, generator=generator, dtype=torch.float64) ** (2 if slot == "exp_avg_sq" else 1)
+            tensor: torch.randn(value.shape, generator=generator, dtype=torch.float64)
+            ** (2 if slot == "exp_avg_sq" else 1)
             for tensor, value in weights.items()
         }
         for slot in SLOTS
@@ -289,7 +320,9 @@ def test_width(name: str, width: str, slot: str) -> None:
     for tensor, (value, known) in expected.items():
         grown = view.read(tensor, slot).numpy()
         assert grown.shape == value.shape, tensor
-        np.testing.assert_allclose(grown[known], value[known], rtol=1e-12, atol=1e-15, err_msg=f"{slot} of {tensor}")
+        np.testing.assert_allclose(
+            grown[known], value[known], rtol=1e-12, atol=1e-15, err_msg=f"{slot} of {tensor}"
+        )
         compared += int(known.sum())
         if width != "pad":
             assert known.all()
@@ -307,7 +340,12 @@ def test_padding_is_silent_on_one_side() -> None:
         down = view.read(f"{layer}{name}.weight", "weight")
         assert not down[writes:].any()  # nothing is written into new channels
         assert not down[:, reads:].any()  # nothing is read from new units
-    for name, rows in (("mlp.up_proj", 40), ("mlp.gate_proj", 40), ("self_attn.q_proj", 32), ("self_attn.k_proj", 16)):
+    for name, rows in (
+        ("mlp.up_proj", 40),
+        ("mlp.gate_proj", 40),
+        ("self_attn.q_proj", 32),
+        ("self_attn.k_proj", 16),
+    ):
         up = view.read(f"{layer}{name}.weight", "weight")
         assert bool((up[rows:] != 0).all())
         assert bool((up[:, 24:] != 0).all())
@@ -334,7 +372,9 @@ BRANCH_ENDS = ("attn.c_proj", "mlp.c_proj", "self_attn.o_proj", "mlp.down_proj")
 
 @pytest.mark.parametrize("large", [3, 4, 5, 6, 7])
 @pytest.mark.parametrize("operator", ["stack", "interleave", "identity"])
-@pytest.mark.parametrize(("name", "prefix"), [("llama-tied-bias", "model.layers."), ("gpt2", "transformer.h.")])
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("llama-tied-bias", "model.layers."), ("gpt2", "transformer.h.")]
+)
 def test_depth(name: str, prefix: str, operator: str, large: int) -> None:
     old = state(name)
     plan = growing.planned(name, {"num_hidden_layers": large}, depth=operator)

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from outgrow.errors import ConfigError
-from outgrow.train.config import RunConfig, dump_yaml, load_run, parse_run
+from outgrow.train.config import RunConfig
+from outgrow.train.run_file import dump_yaml, load_run, parse_run
 
 Tiny = Callable[..., dict[str, Any]]
 

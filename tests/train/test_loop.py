@@ -16,7 +16,6 @@ import yaml
 
 from outgrow.errors import OutgrowError
 from outgrow.train import dry_run, train
-from outgrow.train.config import parse_run
 from outgrow.train.engine import (
     Device,
     TrainingError,
@@ -28,6 +27,7 @@ from outgrow.train.engine import (
 )
 from outgrow.train.files import locked
 from outgrow.train.folder import read_metrics
+from outgrow.train.run_file import parse_run
 
 Tiny = Callable[..., dict[str, Any]]
 TIMES = ("seconds", "tokens_per_second", "growth_seconds")

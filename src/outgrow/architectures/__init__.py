@@ -120,6 +120,8 @@ def resolve(config: Mapping[str, Any]) -> Model:
     _check_requirements(spec.model_type, spec.requires, config)
     sizes = {name: evaluate(axis.size, config) for name, axis in spec.axes.items()}
     layers = evaluate(spec.layers.count, config)
+    for expression in spec.whole:
+        evaluate(expression, config)
     tied: dict[str, list[Signature]] = {}
     owners: dict[str, tuple[str, int | None, Signature]] = {}
     for pattern, parameter in spec.parameters.items():

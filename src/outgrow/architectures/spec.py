@@ -69,4 +69,6 @@ class ArchitectureSpec(_Strict):
     aliases: dict[str, str] = {}
     requires: dict[str, Any] = {}
     requires_for_depth: dict[str, Any] = {}
+    whole: tuple[str, ...] = ()
+    """Size expressions that transformers' own config class wants to be whole numbers."""
     ignored: tuple[str, ...] = ()

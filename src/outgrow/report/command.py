@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..train.config import RunConfig, dump_yaml, load_run
+from ..train.config import RunConfig
+from ..train.run_file import dump_yaml, load_run
 
 
 def run_command(

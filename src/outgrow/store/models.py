@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from outgrow.architectures import load
 from outgrow.errors import CheckpointError, near
 
 if TYPE_CHECKING:
@@ -116,10 +117,13 @@ class ModelNames:
     """Further names of tied weights, to the name above that owns them."""
     prefix: str
     """`base_model_prefix`: hub files of some models lack it."""
+    ignored: tuple[str, ...] = ()
+    """Tensors in published files that are no parameters, as the architecture file says: patterns of `fnmatch`."""
 
 
 def model_names(config: Mapping[str, Any]) -> ModelNames:
-    """Names, shapes and ties of the model that `config` describes."""
+    """Names, shapes and ties of the model that `config` describes. Raises where no architecture file describes it."""
+    architecture = load(str(config["model_type"]))
     model = meta_model(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     owner = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -134,7 +138,7 @@ def model_names(config: Mapping[str, Any]) -> ModelNames:
             f"{type(model).__name__} keeps state in buffers, which outgrow does not handle yet",
             got=", ".join(extra[:5]),
         )
-    return ModelNames(shapes, aliases, model.base_model_prefix)
+    return ModelNames(shapes, aliases, model.base_model_prefix, architecture.ignored)
 
 
 def named_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:

@@ -81,7 +81,7 @@ def open_native(folder: Path, names: ModelNames) -> Contents:
     """Open a native state; every file's presence and size, every name and shape is checked first."""
     content = _read_manifest(folder)
     checksums = _check_files(folder, content["files"])
-    weights = SafetensorsSource.open(folder, names, ignore=())
+    weights = SafetensorsSource.open(folder, names)
     optimizer, steps, moments = _read_optimizer(folder, content["files"], names)
     try:
         records = {name: record_value(read_json(folder / f"{name}.json")) for name in content["records"]}
@@ -196,7 +196,7 @@ def _slot_entries(folder: Path, disk: Mapping[str, Entry], names: ModelNames, sl
     plain = {name: disk[moment_key(name, slot)] for name in names.shapes if moment_key(name, slot) in disk}
     without_aliases = ModelNames(names.shapes, {}, "")
     try:
-        return match_names(folder, plain, without_aliases, ())
+        return match_names(folder, plain, without_aliases)
     except CheckpointError as error:
         raise CheckpointError(f"the moments {slot} in {folder} do not fit the model", got=error) from error
 

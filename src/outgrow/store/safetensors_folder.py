@@ -7,7 +7,7 @@ in-memory name, with or without `base_model_prefix`, or one of the two old Layer
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,16 +20,6 @@ from outgrow.errors import CheckpointError
 from outgrow.store.models import ModelNames, read_json
 from outgrow.store.safetensors_file import Entry, read_header
 from outgrow.store.source import Rows, TensorMeta, TensorSource
-
-IGNORABLE = (
-    "*.attn.bias",  # causal masks of old GPT-2 files
-    "*.attn.masked_bias",
-    "*rotary_emb.inv_freq",  # tables that the model computes
-    "*embeddings.position_ids",
-    "cls.seq_relationship.*",  # BERT's next-sentence head, beside the head that is trained
-)
-"""Tensors in published files that are no parameters of the model; patterns of `fnmatch`."""
-
 
 LINEAGE = "outgrow_lineage"
 
@@ -44,14 +34,14 @@ class SafetensorsSource(TensorSource):
     """`__metadata__` of the files."""
 
     @classmethod
-    def open(cls, folder: Path, names: ModelNames, *, ignore: Sequence[str] = IGNORABLE) -> SafetensorsSource:
+    def open(cls, folder: Path, names: ModelNames) -> SafetensorsSource:
         """Open the weights of `folder` under their in-memory names; every name and shape is checked first."""
         disk: dict[str, Entry] = {}
         metadata: dict[str, str] = {}
         for entries, own in read_files(weight_files(folder)):
             disk.update(entries)
             metadata.update(own)
-        return cls({"weight": match_names(folder, disk, names, ignore)}, metadata)
+        return cls({"weight": match_names(folder, disk, names)}, metadata)
 
     def names(self, slot: str) -> tuple[str, ...]:
         return tuple(self.entries.get(slot, {}))
@@ -140,9 +130,7 @@ def _indexed_files(folder: Path, index: Path) -> dict[Path, set[str] | None]:
     return files
 
 
-def match_names(
-    folder: Path, disk: Mapping[str, Entry], names: ModelNames, ignore: Sequence[str]
-) -> dict[str, Entry]:
+def match_names(folder: Path, disk: Mapping[str, Entry], names: ModelNames) -> dict[str, Entry]:
     """Disk entries under in-memory names, in the model's order; unknown, missing and misshapen tensors are errors."""
     found: dict[str, str] = {}
     unknown = []
@@ -151,7 +139,7 @@ def match_names(
             (c for c in _candidates(name, names.prefix) if c in names.shapes or c in names.aliases), None
         )
         if known is None:
-            unknown += [] if any(fnmatchcase(name, pattern) for pattern in ignore) else [name]
+            unknown += [] if any(fnmatchcase(name, pattern) for pattern in names.ignored) else [name]
         elif known in found:
             raise CheckpointError(f"{folder} holds {known} twice", got=f"{found[known]} and {name}")
         else:

@@ -15,13 +15,14 @@ import errno
 import os
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from outgrow.store.check import as_bytes, row_blocks
@@ -120,6 +121,7 @@ def write_files(
             _reserve(handle, plan.size)
             _write_all(handle, memoryview(plan.head), 0)
             places.update({key: (handle, offset) for key, offset in plan.offsets.items()})
+        stack.enter_context(_one_compute_thread())
         pool = stack.enter_context(ThreadPoolExecutor(max_workers=workers))
         try:
             checksums = _stream(source, places, pool, block_bytes, workers, progress)
@@ -181,6 +183,17 @@ def _stream(
     while waiting:
         finish()
     return checksums
+
+
+@contextmanager
+def _one_compute_thread() -> Iterator[None]:
+    """A gather keeps up with a disk on one core (2 GB/s here); more threads take the cores that write, and stall."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _reserve(handle: int, size: int) -> None:

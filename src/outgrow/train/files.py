@@ -62,6 +62,10 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> Path:
         except OSError:
             if not target.is_dir():  # not another process that was first
                 raise
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be written: {target}", got=error.strerror, fix="make room or choose another place"
+        ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target

@@ -22,8 +22,9 @@ from typing import IO, Any
 import yaml
 
 from ..errors import ConfigError
-from .config import RunConfig, dump_yaml
+from .config import RunConfig
 from .files import locked, write_json, write_text
+from .run_file import dump_yaml
 
 _MAY_CHANGE = ("output", "checkpoint.keep", "tensorboard")  # has no influence on the weights
 

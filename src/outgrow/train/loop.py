@@ -8,71 +8,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..schedule import learning_rate
 from ..state import TrainingState
 from .config import RunConfig
-from .data import TrainingData, load_data
-from .engine import (
-    Device,
-    Step,
-    TrainingError,
-    be_repeatable,
-    build_model,
-    build_optimizer,
-    choose_device,
-    evaluate,
-    optimizer_step,
-)
-from .folder import MetricsLog, Pointer, RunFolder, opened_run, prune
+from .data import load_data
+from .engine import Step, TrainingError, be_repeatable, build_model, build_optimizer, evaluate, optimizer_step
+from .folder import Pointer, opened_run, prune
 from .preflight import preflight
-from .progress import Progress, make_progress
+from .progress import make_progress
 from .result import RunResult, machine, read_result
-from .stages import StagePlan, flops_before, grow_state, plan_stages
-from .tensorboard import Mirror, make_mirror
-
-
-@dataclass(frozen=True)
-class _Session:
-    """What stays the same during one process's work on a run."""
-
-    run: RunConfig
-    plans: Sequence[StagePlan]
-    folder: RunFolder
-    data: TrainingData
-    validation: list[tuple[Tensor, Tensor]]
-    device: Device
-    log: MetricsLog
-    mirror: Mirror
-    progress: Progress
-    began: float  # time.monotonic() less the seconds of earlier processes
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.began
-
-    def write(self, row: dict[str, Any]) -> None:
-        self.log.write(row)
-        self.mirror.write(row)
-
-
-@dataclass(frozen=True)
-class _Live:
-    """A model in the middle of its training; `step` counts the whole run."""
-
-    model: nn.Module
-    optimizer: torch.optim.AdamW
-    stage: int
-    step: int
-    lineage: tuple[dict[str, Any], ...]
+from .session import Live, Session, checkpoint_path, load, log_row, open_session, point, save
+from .stages import grow_state
 
 
 def train(run: RunConfig, *, progress: bool = True) -> RunResult:
@@ -83,8 +36,8 @@ def train(run: RunConfig, *, progress: bool = True) -> RunResult:
 
     >>> result = train(load_run("examples/quickstart.yaml"))  # doctest: +SKIP
     """
-    preflight(run)
     be_repeatable()
+    preflight(run)
     with opened_run(run) as folder, make_progress(progress) as view:
         pointer = folder.pointer()
         if pointer is not None and pointer.finished:
@@ -99,7 +52,7 @@ def train(run: RunConfig, *, progress: bool = True) -> RunResult:
             raise ConfigError(
                 "the data is not what this run began with", got=data.record, expected=pointer.data
             )
-        session = _open_session(run, folder, data, view, pointer)
+        session = open_session(run, folder, data, view, pointer)
         try:
             _work(session, pointer)
         finally:
@@ -108,27 +61,7 @@ def train(run: RunConfig, *, progress: bool = True) -> RunResult:
         return read_result(folder)
 
 
-def _open_session(
-    run: RunConfig, folder: RunFolder, data: TrainingData, view: Progress, pointer: Pointer | None
-) -> _Session:
-    device = choose_device(run)
-    plans = plan_stages(run, vocab_size=data.tokenizer.vocab_size, separator=data.tokenizer.separator)
-    micro_batch = run.batch.micro_batch or run.batch.sequences
-    return _Session(
-        run=run,
-        plans=plans,
-        folder=folder,
-        data=data,
-        validation=data.validation_batches(run.evaluation.sequences, micro_batch),
-        device=device,
-        log=MetricsLog(folder.metrics, pointer.metrics_bytes if pointer else 0),
-        mirror=make_mirror(run.tensorboard, folder.root, pointer.step if pointer else 0),
-        progress=view,
-        began=time.monotonic() - (pointer.seconds if pointer else 0.0),
-    )
-
-
-def _work(session: _Session, pointer: Pointer | None) -> None:
+def _work(session: Session, pointer: Pointer | None) -> None:
     """All stages from where the run stands."""
     live = _begin(session) if pointer is None else _resume(session, pointer)
     while True:
@@ -138,33 +71,33 @@ def _work(session: _Session, pointer: Pointer | None) -> None:
         live = _next_stage(session, live)
 
 
-def _begin(session: _Session) -> _Live:
+def _begin(session: Session) -> Live:
     """The first stage's start: fresh weights, or a checkpoint and perhaps a growth."""
     run, stage = session.run, session.run.stages[0]
     _say_versions(session)
     if stage.start is None:
         torch.manual_seed(run.seed)
         model = build_model(session.plans[0].config).to(session.device.name)
-        live = _Live(model, build_optimizer(model, run.optimizer), 0, 0, ())
+        live = Live(model, build_optimizer(model, run.optimizer), 0, 0, ())
         _write_stage(session, live)
         return live
     start = Path(stage.start).expanduser()
     if stage.grow is None:
-        live = _load(session, start, 0, 0)
+        live = load(session, start, 0, 0)
         _write_stage(session, live)
         return live
-    before = evaluate(_load(session, start, 0, 0).model, session.validation, session.device)
+    before = evaluate(load(session, start, 0, 0).model, session.validation, session.device)
     return _grow(session, start, 0, 0, before)
 
 
-def _resume(session: _Session, pointer: Pointer) -> _Live:
+def _resume(session: Session, pointer: Pointer) -> Live:
     session.progress.say(f"continuing after step {pointer.step} from {pointer.checkpoint}")
-    return _load(session, session.folder.root / pointer.checkpoint, pointer.stage, pointer.step)
+    return load(session, session.folder.root / pointer.checkpoint, pointer.stage, pointer.step)
 
 
-def _next_stage(session: _Session, live: _Live) -> _Live:
+def _next_stage(session: Session, live: Live) -> Live:
     """From the saved end of a stage to the next one's start."""
-    end = _checkpoint_path(session, live.stage, live.step)
+    end = checkpoint_path(session, live.stage, live.step)
     index = live.stage + 1
     if session.run.stages[index].grow is None:
         live = replace(live, stage=index)
@@ -174,7 +107,7 @@ def _next_stage(session: _Session, live: _Live) -> _Live:
     return _grow(session, end, index, live.step, before)
 
 
-def _grow(session: _Session, small: Path, index: int, step: int, loss_before: float) -> _Live:
+def _grow(session: Session, small: Path, index: int, step: int, loss_before: float) -> Live:
     """Grow a saved state from file to file, go on from the written one: a run that was killed here does the same again."""
     growth = session.run.stages[index].grow
     assert growth is not None
@@ -182,10 +115,10 @@ def _grow(session: _Session, small: Path, index: int, step: int, loss_before: fl
     target = session.folder.stage(session.run, index) / "grown"
     target.parent.mkdir(parents=True, exist_ok=True)
     grow_state(TrainingState.from_pretrained(small), growth).save_pretrained(target, overwrite=True)
-    live = _load(session, target, index, step)
+    live = load(session, target, index, step)
     seconds = time.monotonic() - began
     loss_after = evaluate(live.model, session.validation, session.device)
-    row = _row(session, "growth", live)
+    row = log_row(session, "growth", live)
     session.write(
         {**row, "loss_before": loss_before, "loss_after": loss_after, "growth_seconds": round(seconds, 3)}
     )
@@ -194,11 +127,11 @@ def _grow(session: _Session, small: Path, index: int, step: int, loss_before: fl
         f"grown in {seconds:.1f} s to {session.plans[index].cost.parameters:,} parameters: "
         f"validation loss {loss_before:.4f} before, {loss_after:.4f} after"
     )
-    _point(session, live, target)
+    point(session, live, target)
     return live
 
 
-def _train_stage(session: _Session, live: _Live) -> _Live:
+def _train_stage(session: Session, live: Live) -> Live:
     """Steps until the stage's tokens are used; ends with a validation, a checkpoint and a pointer to it."""
     run, index = session.run, live.stage
     first, last = run.first_step(index), run.first_step(index + 1)
@@ -209,25 +142,25 @@ def _train_stage(session: _Session, live: _Live) -> _Live:
         done = _one_step(session, live, rate)
         live = replace(live, step=live.step + 1)
         window.add(done)
-        save = (
+        keep = (
             run.checkpoint.every_steps is not None and (live.step - first) % run.checkpoint.every_steps == 0
         )
         validate = live.step == last or _evaluation_is_due(run, live.step)
-        if live.step % run.log_every_steps == 0 or save or live.step == last:
+        if live.step % run.log_every_steps == 0 or keep or live.step == last:
             row = window.close(live, rate)
             session.write(row)
             session.progress.step(live.step - first, row)
         began = time.monotonic()
         if validate:
             _validate(session, live)
-        if save or live.step == last:
-            _save(session, live)
+        if keep or live.step == last:
+            save(session, live)
             prune(session.folder.stage(run, index), run.checkpoint.keep)
         window.leave_out(time.monotonic() - began)
     return live
 
 
-def _one_step(session: _Session, live: _Live, rate: float) -> Step:
+def _one_step(session: Session, live: Live, rate: float) -> Step:
     run = session.run
     step = optimizer_step(
         live.model,
@@ -271,15 +204,15 @@ def _evaluation_is_due(run: RunConfig, step: int) -> bool:
     )
 
 
-def _validate(session: _Session, live: _Live) -> None:
+def _validate(session: Session, live: Live) -> None:
     loss = evaluate(live.model, session.validation, session.device)
-    session.write({**_row(session, "validation", live), "val_loss": loss})
+    session.write({**log_row(session, "validation", live), "val_loss": loss})
 
 
 class _Window:
     """Means over the steps since the last row of the log."""
 
-    def __init__(self, session: _Session) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
         self._steps: list[Step] = []
         self._began = time.monotonic()
@@ -291,10 +224,10 @@ class _Window:
         """Do not count time that went into something else than steps."""
         self._began += seconds
 
-    def close(self, live: _Live, rate: float) -> dict[str, Any]:
+    def close(self, live: Live, rate: float) -> dict[str, Any]:
         count, now = len(self._steps), time.monotonic()
         row = {
-            **_row(self._session, "train", live),
+            **log_row(self._session, "train", live),
             "loss": sum(step.loss for step in self._steps) / count,
             "lr": rate,
             "grad_norm": sum(step.gradient_norm for step in self._steps) / count,
@@ -306,89 +239,12 @@ class _Window:
         return row
 
 
-def _row(session: _Session, kind: str, live: _Live) -> dict[str, Any]:
-    """What every row has: where the run stands, counted over all stages."""
-    run, plan = session.run, session.plans[live.stage]
-    in_stage = live.step - run.first_step(live.stage)
-    return {
-        "kind": kind,
-        "stage": run.stages[live.stage].name,
-        "step": live.step,
-        "tokens": live.step * run.tokens_per_step,
-        "flops": flops_before(session.plans, live.stage) + plan.flops * in_stage / plan.steps,
-        "seconds": round(session.seconds, 3),
-    }
-
-
-def _write_stage(session: _Session, live: _Live) -> None:
+def _write_stage(session: Session, live: Live) -> None:
     """The row that opens a stage: what its model is."""
     plan = session.plans[live.stage]
-    row = {**_row(session, "stage", live), "parameters": plan.cost.parameters, "stage_tokens": plan.tokens}
+    row = {**log_row(session, "stage", live), "parameters": plan.cost.parameters, "stage_tokens": plan.tokens}
     session.write({**row, "stage_flops": plan.flops, "config": plan.config})
 
 
-def _say_versions(session: _Session) -> None:
+def _say_versions(session: Session) -> None:
     session.write({"kind": "machine", **machine(), "device": session.device.describe()})
-
-
-def _checkpoint_path(session: _Session, index: int, step: int) -> Path:
-    if step == session.run.total_steps:
-        return session.folder.root / "final"
-    return session.folder.stage(session.run, index) / f"step-{step:08d}"
-
-
-def _save(session: _Session, live: _Live) -> None:
-    """A training state, then the pointer to it: whichever moment a kill hits, one whole state is pointed to."""
-    target = _checkpoint_path(session, live.stage, live.step)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    run = session.run
-    state = TrainingState.from_model(
-        live.model,
-        live.optimizer,
-        records={
-            "schedule": {
-                **run.schedule.model_dump(mode="json"),
-                "peak": run.stages[live.stage].learning_rate or run.optimizer.learning_rate,
-                "tokens": live.step * run.tokens_per_step,
-                "total_tokens": run.total_tokens,
-            },
-            "data": {**session.data.record, "seed": run.seed, "sequences": live.step * run.batch.sequences},
-            "rng": {
-                "rule": "torch.manual_seed per step from (seed, step)",
-                "seed": run.seed,
-                "step": live.step,
-            },
-            "run": {"stage": live.stage, "step": live.step, "configuration": run.resolved()},
-        },
-        assets=session.data.tokenizer.files,
-    )
-    replace(state, lineage=live.lineage).save_pretrained(target, overwrite=True)
-    _point(session, live, target)
-
-
-def _point(session: _Session, live: _Live, checkpoint: Path) -> None:
-    session.folder.set_pointer(
-        Pointer(
-            checkpoint=checkpoint.relative_to(session.folder.root).as_posix(),
-            stage=live.stage,
-            step=live.step,
-            flops=_row(session, "", live)["flops"],
-            seconds=round(session.seconds, 3),
-            metrics_bytes=session.log.sync(),
-            finished=live.step == session.run.total_steps,
-            data=session.data.record,
-        )
-    )
-
-
-def _load(session: _Session, path: Path, index: int, step: int) -> _Live:
-    """A model and optimizer that continue a saved state."""
-    state = TrainingState.from_pretrained(path)
-    model = build_model(state.config).to(session.device.name)
-    optimizer = build_optimizer(model, session.run.optimizer)
-    state.load_into(model, optimizer if state.optimizer is not None else None)
-    options = session.run.optimizer  # this run's own, whatever the checkpoint was trained with
-    for group in optimizer.param_groups:
-        decay = options.weight_decay if group["params"][0].ndim >= 2 else 0.0
-        group.update(betas=options.betas, eps=options.eps, weight_decay=decay)
-    return _Live(model, optimizer, index, step, state.lineage)

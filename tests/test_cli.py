@@ -1,0 +1,150 @@
+"""The command line as a person meets it: tables, JSON, dry runs, one message and exit code 2 for every mistake."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from outgrow.cli import main
+
+SIZES = ["--to", "hidden_size=24", "--to", "num_hidden_layers=3", "--depth", "identity"]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=67,
+        hidden_size=16,
+        intermediate_size=20,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    folder = tmp_path_factory.mktemp("cli") / "small"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def outgrow(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """`outgrow words...` in this process: starting Python and torch each time would cost a minute in all."""
+    arguments, out, err, code = [str(word) for word in words], io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["outgrow", *arguments])
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def refused(*words: str | Path) -> str:
+    """The message of a command that must refuse: exit code 2, one message, no traceback."""
+    result = outgrow(*words)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_inspect_grow_verify(small: Path, tmp_path: Path) -> None:
+    facts = json.loads(outgrow("inspect", small, "--json").stdout)
+    assert facts["axes"]["embed"] == {"size": 16, "through": "stream"}
+    large = tmp_path / "large"
+    result = outgrow("grow", small, large, *SIZES)
+    assert result.returncode == 0, result.stderr
+    assert "kept" in result.stdout
+    proof = outgrow("verify", small, large, "--steps", "2", "--json", "--plot", tmp_path / "proof.png")
+    assert proof.returncode == 0, proof.stderr
+    report = json.loads(proof.stdout)
+    assert report["passed"]
+    assert report["function_error"] < 1e-5
+    assert (tmp_path / "proof.png").stat().st_size > 10_000
+
+
+def test_verify_notices_a_wrong_weight(small: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    large = tmp_path / "large"
+    assert outgrow("grow", small, large, *SIZES, "--format", "hub").returncode == 0
+    file = next(large.glob("*.safetensors"))
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(file)
+    tensors["model.layers.0.mlp.up_proj.weight"] *= 1.01
+    save_file(tensors, file, metadata)
+    result = outgrow("verify", small, large, "--steps", "2", "--json")
+    assert result.returncode == 1
+    assert not json.loads(result.stdout)["matches_plan"]
+
+
+def test_dry_run_touches_nothing(small: Path, tmp_path: Path) -> None:
+    result = outgrow("grow", small, tmp_path / "large", *SIZES, "--dry-run", "--json")
+    plan = json.loads(result.stdout)
+    assert plan["costs"]["output_bytes"] == 4 * plan["to"]["parameters"]
+    assert plan["keeps_function"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--to", "hidden_size=12"], "shrink"),
+        (["--to", "num_attention_heads=6"], "multiple"),
+        (["--to", "hiden_size=32"], "hidden_size"),
+        (["--to", "hidden_size=lots"], "whole number"),
+        (["--to", "hidden_size"], "NAME=NUMBER"),
+        (["--to", "hidden_size=32", "--width", "isometrc"], "isometric"),
+        (["--to", "hidden_size=32", "--depth", "stak"], "stack"),
+        (["--to", "hidden_size=32", "--moments", "transprot"], "transport"),
+        (["--to", "hidden_size=24", "--width", "duplicate"], "isometric"),
+        (["--to", "head_dim=6"], "head_dim"),
+        (["--to", "hidden_size=32", "--format", "pickle"], "native"),
+    ],
+)
+def test_mistakes_in_words(small: Path, tmp_path: Path, words: list[str], said: str) -> None:
+    message = refused("grow", small, tmp_path / "large", *words)
+    assert said in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_destination_is_left_alone(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "mine.txt").write_text("precious")
+    assert "exist" in refused("grow", small, tmp_path / "large", *SIZES)
+    assert (tmp_path / "large" / "mine.txt").read_text() == "precious"
+
+
+def test_unknown_architecture_says_how_to_add_it(small: Path, tmp_path: Path) -> None:
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    folder = tmp_path / "neox"
+    config = GPTNeoXConfig(
+        vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12, bos_token_id=1, eos_token_id=2
+    )
+    GPTNeoXForCausalLM(config).save_pretrained(folder)
+    assert "architectures/gpt_neox.yaml" in refused("grow", folder, tmp_path / "large", "--to", "hidden_size=16")
+
+
+def test_not_a_model_folder(tmp_path: Path) -> None:
+    assert "config.json" in refused("inspect", tmp_path)
+
+
+def test_help_and_exit_codes() -> None:
+    for verb in ("inspect", "grow", "verify", "train"):
+        result = outgrow(verb, "--help")
+        assert result.returncode == 0
+        assert "Example" in result.stdout
+    command = [sys.executable, "-m", "outgrow", "grow"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 2
