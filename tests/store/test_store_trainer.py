@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import torch
 from tiny_models import assert_same_tensors, tiny_llama
 from transformers import Trainer, TrainingArguments
 
+from outgrow.api import grow
 from outgrow.errors import CheckpointError
 from outgrow.state import TrainingState
+from outgrow.store.source import MemorySource
 
 ROWS = [
     {"input_ids": row, "labels": row}
@@ -229,3 +232,36 @@ def test_a_pickle_is_never_run(run: Path, tmp_path: Path, name: str, zipped: boo
     (tmp_path / name).write_bytes((run / "checkpoint-3" / name).read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=name):
         TrainingState.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("depth", ["identity", "stack"])
+def test_trainer_continues_a_grown_checkpoint(run: Path, tmp_path: Path, depth: str) -> None:
+    """The whole path of a Trainer user: checkpoint, grow in width and depth, resume with the grown moments."""
+    from transformers import AutoModelForCausalLM
+
+    small = TrainingState.from_pretrained(run / "checkpoint-3")
+    to = {"hidden_size": 16, "num_attention_heads": 8, "num_key_value_heads": 4, "num_hidden_layers": 3}
+    grown = grow(small, to=to, depth=depth, noise=0.1)
+    written = grown.save_pretrained(tmp_path / "checkpoint-3", format="trainer")
+    seen: list[TrainingState] = []
+
+    class Watch(Trainer):
+        def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+            if not seen:
+                live = TrainingState.from_model(model, self.optimizer.optimizer)
+                names = {slot: live.source.names(slot) for slot in ("weight", "exp_avg", "exp_avg_sq")}
+                tensors = {slot: {n: live.source.read(n, slot).clone() for n in names[slot]} for slot in names}
+                seen.append(replace(live, source=MemorySource(tensors)))
+            return super().training_step(model, *args, **kwargs)
+
+    model = AutoModelForCausalLM.from_pretrained(written)
+    watch = Watch(model, trainer(tmp_path, 6, model).args, train_dataset=ROWS)  # type: ignore[arg-type]
+    watch.train(resume_from_checkpoint=str(written))
+    loaded = seen[0]
+    for slot in ("weight", "exp_avg", "exp_avg_sq"):
+        for name in loaded.source.names(slot):
+            assert torch.equal(loaded.source.read(name, slot), grown.source.read(name, slot)), (slot, name)
+    assert loaded.steps == grown.steps
+    assert watch.state.global_step == 6
+    after = TrainingState.from_model(watch.model, watch.optimizer.optimizer)
+    assert set(after.steps.values()) <= {3.0, 6.0}  # tensors of silent layers began at 0

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
+from itertools import groupby
 from typing import Any
 
 import yaml
@@ -123,21 +124,21 @@ def resolve(config: Mapping[str, Any]) -> Model:
     for expression in spec.whole:
         evaluate(expression, config)
     tied: dict[str, list[Signature]] = {}
-    owners: dict[str, tuple[str, int | None, Signature]] = {}
+    owners: list[tuple[str, Signature]] = []
     for pattern, parameter in spec.parameters.items():
         if parameter.when is not None and not config.get(parameter.when):
             continue
-        signature = parse(parameter.axes)
         if parameter.tied_to is not None and config.get(parameter.when_tied or ""):
-            tied.setdefault(parameter.tied_to, []).append(signature)
-            continue
-        for layer in range(layers) if "{L}" in pattern else (None,):
-            name = pattern if layer is None else pattern.replace("{L}", str(layer))
-            owners[name] = (pattern, layer, signature)
-    parameters = {
-        name: Parameter(name, pattern, layer, signature, tuple(tied.get(name, ())))
-        for name, (pattern, layer, signature) in owners.items()
-    }
+            tied.setdefault(parameter.tied_to, []).append(parse(parameter.axes))
+        else:
+            owners.append((pattern, parse(parameter.axes)))
+    parameters: dict[str, Parameter] = {}
+    for layered, group in groupby(owners, key=lambda owner: "{L}" in owner[0]):
+        patterns = list(group)
+        for layer in range(layers) if layered else (None,):  # layer by layer, as a model holds them
+            for pattern, signature in patterns:
+                name = pattern if layer is None else pattern.replace("{L}", str(layer))
+                parameters[name] = Parameter(name, pattern, layer, signature, tuple(tied.get(name, ())))
     return Model(spec, dict(config), sizes, parameters)
 
 
