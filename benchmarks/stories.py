@@ -33,14 +33,17 @@ def same_text(small: torch.nn.Module, large: torch.nn.Module, folder: Path) -> l
     for prompt in PROMPTS:
         tokens = tokenizer(prompt, return_tensors="pt").input_ids
         texts = [
-            tokenizer.decode(model.generate(tokens, max_new_tokens=60, do_sample=False)[0]) for model in (small, large)
+            tokenizer.decode(model.generate(tokens, max_new_tokens=60, do_sample=False)[0])
+            for model in (small, large)
         ]
         print(f"  {texts[0]!r}")
         found.append(texts[0] == texts[1])
     return found
 
 
-def run(checkpoint: Path, text: Path, output: Path, seed: int, steps: int, growth: dict[str, object] | None) -> tuple[float, float]:
+def run(
+    checkpoint: Path, text: Path, output: Path, seed: int, steps: int, growth: dict[str, object] | None
+) -> tuple[float, float]:
     """Validation loss before and after `steps` steps."""
     batch, length = 16, 256
     stage: dict[str, object] = {"name": "run", "from": str(checkpoint), "tokens": steps * batch * length}
@@ -63,7 +66,9 @@ def run(checkpoint: Path, text: Path, output: Path, seed: int, steps: int, growt
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
@@ -84,7 +89,9 @@ def main() -> None:
     print("same text:", same_text(small, large, checkpoint))
     growth = {"to": TO, "width": "isometric", "depth": "identity"}
     for seed in range(arguments.seeds):
-        before, ours = run(checkpoint, text, arguments.folder / f"grown-{seed}", seed, arguments.steps, growth)
+        before, ours = run(
+            checkpoint, text, arguments.folder / f"grown-{seed}", seed, arguments.steps, growth
+        )
         start, base = run(checkpoint, text, arguments.folder / f"small-{seed}", seed, arguments.steps, None)
         print(
             f"seed {seed}: loss {start:.6f} small, {before:.6f} grown (gap {abs(before - start):.1e} nats); after "

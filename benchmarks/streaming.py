@@ -52,17 +52,24 @@ def make_source(folder: Path, gigabytes: float) -> int:
     from outgrow.store.models import named_shapes
     from outgrow.store.source import MemorySource
 
-    per_layer = sum(s[0] * (s[1] if len(s) > 1 else 1) for n, s in named_shapes(config(1)).items() if ".0." in n)
+    per_layer = sum(
+        s[0] * (s[1] if len(s) > 1 else 1) for n, s in named_shapes(config(1)).items() if ".0." in n
+    )
     rest = 32000 * 1024
     layers = max(1, round((gigabytes * 1e9 / 12 - rest) / per_layer))
     full = config(layers)
     shapes = named_shapes(full)
     generator = torch.Generator().manual_seed(0)
     tensors = {
-        slot: {name: torch.empty(shape).normal_(0, 0.02, generator=generator).abs_() for name, shape in shapes.items()}
+        slot: {
+            name: torch.empty(shape).normal_(0, 0.02, generator=generator).abs_()
+            for name, shape in shapes.items()
+        }
         for slot in ("weight", "exp_avg", "exp_avg_sq")
     }
-    info = OptimizerInfo("AdamW", (ParamGroup(tuple(shapes), {"lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8}),))
+    info = OptimizerInfo(
+        "AdamW", (ParamGroup(tuple(shapes), {"lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8}),)
+    )
     state = TrainingState(full, MemorySource(tensors), dict.fromkeys(shapes, 1000.0), info)
     state.save_pretrained(folder)
     return sum(path.stat().st_size for path in folder.iterdir())
@@ -97,7 +104,9 @@ def peak_during(work: object) -> tuple[float, int]:
 def grow_streaming(source: Path, out: Path, layers: int) -> dict[str, float]:
     from outgrow import TrainingState, grow
 
-    state = TrainingState.from_pretrained(source, allow_nonfinite=True)  # the check of every number is not the growth
+    state = TrainingState.from_pretrained(
+        source, allow_nonfinite=True
+    )  # the check of every number is not the growth
     to = TO | {"num_hidden_layers": 2 * layers}
     grown = grow(state, to=to, depth="stack", noise=0.0)
     seconds, peak = peak_during(lambda: grown.save_pretrained(out))
@@ -114,7 +123,11 @@ def grow_in_memory(source: Path, out: Path, layers: int) -> dict[str, float]:
         small = build_model(state.config)
         small_optimizer = torch.optim.AdamW(list(small.named_parameters()))
         state.load_into(small, small_optimizer)
-        grown = grow(TrainingState.from_model(small, small_optimizer), to=TO | {"num_hidden_layers": 2 * layers}, noise=0.0)
+        grown = grow(
+            TrainingState.from_model(small, small_optimizer),
+            to=TO | {"num_hidden_layers": 2 * layers},
+            noise=0.0,
+        )
         large = build_model(grown.config)
         large_optimizer = torch.optim.AdamW(list(large.named_parameters()))
         grown.load_into(large, large_optimizer)
@@ -152,7 +165,9 @@ def in_child(kind: str, source: Path, out: Path, layers: int) -> dict[str, float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gigabytes", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--in-memory", action="store_true")
@@ -184,7 +199,10 @@ def main() -> None:
     if arguments.in_memory:
         memory = in_child("memory", source, out, layers)
         shutil.rmtree(out)
-        print(f"in memory: {memory['seconds']:.1f} s, peak RssAnon +{memory['peak_bytes'] / 1e6:.0f} MB", flush=True)
+        print(
+            f"in memory: {memory['seconds']:.1f} s, peak RssAnon +{memory['peak_bytes'] / 1e6:.0f} MB",
+            flush=True,
+        )
     shutil.rmtree(arguments.folder)
 
 

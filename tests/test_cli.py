@@ -131,10 +131,18 @@ def test_unknown_architecture_says_how_to_add_it(small: Path, tmp_path: Path) ->
 
     folder = tmp_path / "neox"
     config = GPTNeoXConfig(
-        vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12, bos_token_id=1, eos_token_id=2
+        vocab_size=11,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=12,
+        bos_token_id=1,
+        eos_token_id=2,
     )
     GPTNeoXForCausalLM(config).save_pretrained(folder)
-    assert "architectures/gpt_neox.yaml" in refused("grow", folder, tmp_path / "large", "--to", "hidden_size=16")
+    assert "architectures/gpt_neox.yaml" in refused(
+        "grow", folder, tmp_path / "large", "--to", "hidden_size=16"
+    )
 
 
 def test_not_a_model_folder(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """outgrow: grow a transformer in the middle of its training.
 
-    state = outgrow.TrainingState.from_pretrained("small/")
-    grown = outgrow.grow(state, to={"hidden_size": 768, "num_hidden_layers": 12})
-    grown.save_pretrained("large/")
+state = outgrow.TrainingState.from_pretrained("small/")
+grown = outgrow.grow(state, to={"hidden_size": 768, "num_hidden_layers": 12})
+grown.save_pretrained("large/")
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ __all__ = ["OutgrowError", "TrainingState", "__version__", "grow", "plan_growth"
 if TYPE_CHECKING:
     from outgrow.api import grow, plan_growth
     from outgrow.errors import OutgrowError
-    from outgrow.state import TrainingState
     from outgrow.proof import verify
+    from outgrow.state import TrainingState
 
 
 def __getattr__(name: str) -> Any:

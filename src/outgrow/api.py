@@ -43,7 +43,9 @@ def grow(
     >>> grow(small, to={"hidden_size": 12, "num_hidden_layers": 2}).source.meta("model.norm.weight", "weight").shape
     (12,)
     """
-    growth_plan = plan_growth(state.config, to=to, width=width, depth=depth, moments=moments, noise=noise, seed=seed)
+    growth_plan = plan_growth(
+        state.config, to=to, width=width, depth=depth, moments=moments, noise=noise, seed=seed
+    )
     return apply(growth_plan, state)
 
 
@@ -80,7 +82,9 @@ def replay(config: Mapping[str, Any], entry: Mapping[str, Any]) -> GrowthPlan:
     try:
         return plan_growth(config, **entry["growth"])
     except (KeyError, TypeError):
-        raise CheckpointError("the lineage entry does not say how the state was grown", got=sorted(entry)) from None
+        raise CheckpointError(
+            "the lineage entry does not say how the state was grown", got=sorted(entry)
+        ) from None
 
 
 def apply(growth_plan: GrowthPlan, state: TrainingState) -> TrainingState:
@@ -111,20 +115,25 @@ def _grown_groups(growth_plan: GrowthPlan, optimizer: OptimizerInfo) -> Optimize
             raise CheckpointError(f"the optimizer of the source does not hold '{source}'")
         names[place[source]].append(name)
     groups = zip(names, optimizer.groups, strict=True)
-    return OptimizerInfo(optimizer.name, tuple(ParamGroup(tuple(one), group.options) for one, group in groups))
+    return OptimizerInfo(
+        optimizer.name, tuple(ParamGroup(tuple(one), group.options) for one, group in groups)
+    )
 
 
 def _lineage(growth_plan: GrowthPlan) -> dict[str, Any]:
     """What is written beside the grown state: enough to grow again, and to see what was done."""
     growth, small, large = growth_plan.growth, growth_plan.small, growth_plan.large
-    counted = {small.spec.layers.count, *(name for name in large.config if large.config[name] != small.config.get(name))}
+    counted = {
+        small.spec.layers.count,
+        *(name for name in large.config if large.config[name] != small.config.get(name)),
+    }
     to = {name: large.config[name] for name in sorted(counted) if isinstance(large.config[name], int)}
     named = {key: value for entry in growth.provenance for key, value in entry.items()}
     return {
         "growth": {
             "to": to,
-            "width": named.get("width", "isometric"),
-            "depth": named.get("depth", "identity"),
+            "width": named["width"],
+            **({"depth": named["depth"]} if "depth" in named else {}),
             "moments": growth_plan.moments,
             "noise": growth.noise,
             "seed": growth.seed,

@@ -41,7 +41,10 @@ class Dim:
         >>> parse("(mlp + mlp) <- embed").dims[0].size({"mlp": 10, "embed": 6})
         20
         """
-        return sum(_product(atom if isinstance(atom, int) else sizes[atom] for atom in block) for block in self.blocks)
+        return sum(
+            _product(atom if isinstance(atom, int) else sizes[atom] for atom in block)
+            for block in self.blocks
+        )
 
     @property
     def axes(self) -> frozenset[str]:
@@ -110,7 +113,9 @@ def _dims(side: str, role: Role, text: str) -> tuple[Dim, ...]:
             raise ArchitectureError(f"signature '{text}' has an empty term in '{part}'")
         dims.append(Dim(role, blocks))
     if not dims:
-        raise ArchitectureError(f"signature '{text}' has an empty side", expected='for example "mlp <- embed"')
+        raise ArchitectureError(
+            f"signature '{text}' has an empty side", expected='for example "mlp <- embed"'
+        )
     return tuple(dims)
 
 
@@ -119,7 +124,9 @@ def _atom(word: str, text: str) -> Atom:
         return int(word)
     if re.fullmatch(r"[a-z_][a-z0-9_]*", word):
         return word
-    raise ArchitectureError(f"signature '{text}': '{word}' is not an axis", expected="a lower-case word or a number")
+    raise ArchitectureError(
+        f"signature '{text}': '{word}' is not an axis", expected="a lower-case word or a number"
+    )
 
 
 def _product(numbers: Iterable[int]) -> int:

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a proof that failed, 2 a mistake in the input (one message
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,9 +29,13 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-Folder = Annotated[Path, typer.Argument(help="A model folder, Trainer checkpoint or outgrow state.", show_default=False)]
+Folder = Annotated[
+    Path, typer.Argument(help="A model folder, Trainer checkpoint or outgrow state.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and what it costs; touch nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, and what it costs; touch nothing.")
+]
 NonFinite = Annotated[bool, typer.Option("--allow-nonfinite", help="Accept NaN and Inf in the source.")]
 
 
@@ -46,8 +51,17 @@ def inspect(checkpoint: Folder, as_json: Json = False, allow_nonfinite: NonFinit
     state = _open(checkpoint, allow_nonfinite)
     model = resolve(state.config)
     if as_json:
-        axes = {name: {"size": model.sizes[name], "through": spec.through} for name, spec in model.axes.items()}
-        _print_json({**state_facts(state, model), "model_type": model.spec.model_type, "axes": axes, "growable": growable(model.spec)})
+        axes = {
+            name: {"size": model.sizes[name], "through": spec.through} for name, spec in model.axes.items()
+        }
+        _print_json(
+            {
+                **state_facts(state, model),
+                "model_type": model.spec.model_type,
+                "axes": axes,
+                "growable": growable(model.spec),
+            }
+        )
         return
     console = _console()
     console.print(size_table(state, model))
@@ -59,14 +73,21 @@ def inspect(checkpoint: Folder, as_json: Json = False, allow_nonfinite: NonFinit
 def grow(
     checkpoint: Folder,
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.", show_default=False)],
-    to: Annotated[list[str], typer.Option("--to", help="A new size, as hidden_size=768. Repeat for each.", show_default=False)],
+    to: Annotated[
+        list[str],
+        typer.Option("--to", help="A new size, as hidden_size=768. Repeat for each.", show_default=False),
+    ],
     width: Annotated[str, typer.Option(help="Width operator: isometric, duplicate or pad.")] = "isometric",
     depth: Annotated[str, typer.Option(help="Depth operator: stack, interleave or identity.")] = "stack",
-    moments: Annotated[str, typer.Option(help="Adam moments: transport, keep_zero, copy or reset.")] = "transport",
+    moments: Annotated[
+        str, typer.Option(help="Adam moments: transport, keep_zero, copy or reset.")
+    ] = "transport",
     noise: Annotated[float, typer.Option(help="Noise that no reader sees, in initializer ranges.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of noise and fresh rows.")] = 0,
     format: Annotated[str, typer.Option(help="What to write: native, trainer or hub.")] = "native",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing state, in one step.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing state, in one step.")
+    ] = False,
     as_json: Json = False,
     dry_run: DryRun = False,
     allow_nonfinite: NonFinite = False,
@@ -79,7 +100,9 @@ def grow(
 
     sizes = dict(_size(word) for word in to)
     state = _open(checkpoint, allow_nonfinite)
-    plan = plan_growth(state.config, to=sizes, width=width, depth=depth, moments=moments, noise=noise, seed=seed)  # type: ignore[arg-type]
+    plan = plan_growth(
+        state.config, to=sizes, width=width, depth=depth, moments=moments, noise=noise, seed=seed
+    )  # type: ignore[arg-type]
     summary = {**plan.describe(), "costs": _costs(plan, state, out, probe=dry_run), "output": str(out)}
     console = _console(quiet=as_json)
     _print_plan(console, plan, summary)
@@ -96,7 +119,10 @@ def grow(
 def verify(
     small: Folder,
     large: Annotated[Path, typer.Argument(help="The state grown from it.", show_default=False)],
-    data: Annotated[str | None, typer.Option(help="Text to measure on: a file, glob or folder. Default: Python's own sources.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Text to measure on: a file, glob or folder. Default: Python's own sources."),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="AdamW steps to watch copies part.")] = 10,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of those steps.")] = 1e-3,
     dtype: Annotated[str, typer.Option(help="float64, float32 or bfloat16.")] = "float64",
@@ -124,7 +150,9 @@ def verify(
     if dry_run:
         needed = 5 * sum(after.source.meta(name, "weight").bytes for name in after.source.names("weight"))
         summary = {"data": source, "steps": steps, "dtype": dtype, "memory_bytes": 2 * needed}
-        console.print(f"Would train both models {steps} steps in {dtype}; memory about {2 * needed / 1e9:.2f} GB.")
+        console.print(
+            f"Would train both models {steps} steps in {dtype}; memory about {2 * needed / 1e9:.2f} GB."
+        )
         if as_json:
             _print_json(summary)
         return
@@ -151,7 +179,9 @@ def verify(
 @app.command()
 def train(
     run: Annotated[Path, typer.Argument(help="A run.yaml.", show_default=False)],
-    set_: Annotated[list[str], typer.Option("--set", help="Override a key, as optimizer.learning_rate=1e-3. Repeatable.")] = [],  # noqa: B006
+    set_: Annotated[
+        list[str], typer.Option("--set", help="Override a key, as optimizer.learning_rate=1e-3. Repeatable.")
+    ] = [],  # noqa: B006
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -159,13 +189,16 @@ def train(
 
     Example: [bold]outgrow train examples/quickstart.yaml --set output=runs/mine[/]
     """
-    from outgrow.train import run_command
+    from outgrow.report import run_command
 
-    run_command(run, overrides=set_, as_json=as_json, only_plan=dry_run)
+    run_command(run, overrides=set_, as_json=as_json, dry_run=dry_run)
 
 
 def main() -> None:
     """Entry point: mistakes in the input become one message and exit code 2."""
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "passive"
+    )  # before torch: spinning threads starve a shared machine
     try:
         app()
     except OutgrowError as error:
@@ -186,7 +219,9 @@ def _size(word: str) -> tuple[str, int]:
     try:
         return name, int(value)
     except ValueError:
-        raise ConfigError(f"--to {word}: not a whole number", got=value, expected="as hidden_size=768") from None
+        raise ConfigError(
+            f"--to {word}: not a whole number", got=value, expected="as hidden_size=768"
+        ) from None
 
 
 def _open(folder: Path, allow_nonfinite: bool) -> TrainingState:

@@ -54,7 +54,11 @@ def compensate(growth: Growth) -> Compensation:
     notes: dict[str, list[str]] = {}
     for query, spec in small.axes.items():
         key = spec.with_
-        if spec.through == "dot" and key is not None and list(small.axes).index(query) < list(small.axes).index(key):
+        if (
+            spec.through == "dot"
+            and key is not None
+            and list(small.axes).index(query) < list(small.axes).index(key)
+        ):
             axes[query], axes[key] = _scores(axes[query], axes[key], rotary=spec.rotary)
             if axes[query].grows:
                 factor = sqrt(axes[query].large / axes[query].small)
@@ -78,7 +82,9 @@ def compensate(growth: Growth) -> Compensation:
             eps[spec.eps] = float(small.config[spec.eps]) * rho**2
             scaled_norms.setdefault((spec.of, spec.eps, rho), []).append(name)
     for (stream, field, rho), names in scaled_norms.items():
-        notes.setdefault(stream, []).append(f"gains of {', '.join(names)} × ρ and {field} × ρ², ρ = {rho:.4g}")
+        notes.setdefault(stream, []).append(
+            f"gains of {', '.join(names)} × ρ and {field} × ρ², ρ = {rho:.4g}"
+        )
     for name in small.axes:
         if axes[name].grows or " ".join((name, "group")) in axes:
             findings.append(_finding(growth, axes, gains, eps, name, "; ".join(notes.get(name, []))))
@@ -94,7 +100,9 @@ def eps_conflict(model: Model, large: Model) -> bool:
     """
     streams = {name for name, spec in model.axes.items() if spec.through == "stream"}
     shared = {spec.eps for spec in model.axes.values() if spec.of in streams}
-    return any(spec.eps in shared and spec.of not in streams for spec in model.axes.values() if spec.of is not None)
+    return any(
+        spec.eps in shared and spec.of not in streams for spec in model.axes.values() if spec.of is not None
+    )
 
 
 def _scores(query: AxisMap, key: AxisMap, *, rotary: bool) -> tuple[AxisMap, AxisMap]:
@@ -155,7 +163,9 @@ def _gain(before: AxisMap, after: AxisMap, rho: float) -> AxisMap:
     forward = torch.where(old, rho * torch.where(outer.index >= 0, outer.weight, 0.0) / safe, rho)
     backward = torch.where(old & (dual.index >= 0), dual.weight * safe / rho, 0.0)
     return AxisMap(
-        Select(index, forward, before.small), Select(torch.where(old, index, EMPTY), backward, before.small), "writers"
+        Select(index, forward, before.small),
+        Select(torch.where(old, index, EMPTY), backward, before.small),
+        "writers",
     )
 
 
@@ -204,14 +214,24 @@ def _stream(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[boo
     if not covered(axis.forward):
         return False, False, "a LayerNorm centres its input, and zeros are not its mean"
     counts = torch.bincount(forward.index, minlength=axis.small)
-    uniform = bool((counts == counts[0]).all()) and float((forward.weight - forward.weight[0]).abs().max()) < 1e-12
-    return uniform, uniform, "" if uniform else "a LayerNorm centres its input: it needs every unit copied equally often"
+    uniform = (
+        bool((counts == counts[0]).all()) and float((forward.weight - forward.weight[0]).abs().max()) < 1e-12
+    )
+    return (
+        uniform,
+        uniform,
+        "" if uniform else "a LayerNorm centres its input: it needs every unit copied equally often",
+    )
 
 
 def _copies_whole(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
     forward = _as_select(axes[name].forward)
     whole = bool(((forward.weight == 1) | (forward.index == EMPTY)).all())
-    return whole, whole, "" if whole else f"a unit that passes through {growth.small.axes[name].through} cannot be scaled"
+    return (
+        whole,
+        whole,
+        "" if whole else f"a unit that passes through {growth.small.axes[name].through} cannot be scaled",
+    )
 
 
 def _dot(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
@@ -268,6 +288,10 @@ def _layers(growth: Growth) -> Finding:
     spoken = sorted(set(range(layers.large)) - layers.silent)
     silent = [layers.sources(layer) for layer in spoken] == [(old,) for old in range(layers.small)]
     pre = growth.small.spec.layers.norm == "pre"
-    note = ("last matrix of each branch zero" if pre else "branches zero; the norm before becomes (1, 0)") if silent else ""
+    note = (
+        ("last matrix of each branch zero" if pre else "branches zero; the norm before becomes (1, 0)")
+        if silent
+        else ""
+    )
     why = "" if silent else "layers are applied more than once"
     return Finding("layers", layers.small, layers.large, "stack of layers", silent, silent, note, why)

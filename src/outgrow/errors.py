@@ -20,7 +20,9 @@ class OutgrowError(Exception):
       to do:    choose 96 or more
     """
 
-    def __init__(self, what: str, *, got: object = None, expected: object = None, fix: str | None = None) -> None:
+    def __init__(
+        self, what: str, *, got: object = None, expected: object = None, fix: str | None = None
+    ) -> None:
         lines = [what]
         if got is not None:
             lines.append(f"  got:      {got}")

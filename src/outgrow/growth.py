@@ -42,10 +42,17 @@ class Growth:
         """
         for growth in (self, later):
             if growth.noise or growth.has_fresh_units:
-                raise GrowthError("growths with fresh units or noise cannot be joined into one", fix="grow twice instead")
+                raise GrowthError(
+                    "growths with fresh units or noise cannot be joined into one", fix="grow twice instead"
+                )
         for joint in (name for name in (*self.axes, *later.axes) if " " in name):
-            raise GrowthError(f"the joint map of '{joint}' cannot be joined with another growth", fix="grow twice instead")
-        axes = {name: axis if self._is_derived(name) else axis.then(later.axes[name]) for name, axis in self.axes.items()}
+            raise GrowthError(
+                f"the joint map of '{joint}' cannot be joined with another growth", fix="grow twice instead"
+            )
+        axes = {
+            name: axis if self._is_derived(name) else axis.then(later.axes[name])
+            for name, axis in self.axes.items()
+        }
         return replace(
             self,
             large=later.large,
@@ -118,9 +125,15 @@ def target(small: Model, to: Mapping[str, Any]) -> Model:
                 fix="outgrow only grows: choose sizes at or above the source's",
             )
         if spec.axes[name].through == "fixed" and large.sizes[name] != size:
-            raise GrowthError(f"axis '{name}' of {spec.model_type} cannot grow", got=large.sizes[name], expected=size)
+            raise GrowthError(
+                f"axis '{name}' of {spec.model_type} cannot grow", got=large.sizes[name], expected=size
+            )
     if large.layers < small.layers:
-        raise GrowthError("the target has fewer layers than the source", got=large.layers, expected=f"at least {small.layers}")
+        raise GrowthError(
+            "the target has fewer layers than the source",
+            got=large.layers,
+            expected=f"at least {small.layers}",
+        )
     return large
 
 

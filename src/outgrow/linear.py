@@ -299,7 +299,9 @@ def kron(maps: Sequence[LinearMap]) -> LinearMap:
         empty = (result.index == EMPTY)[:, None] | (right.index == EMPTY)[None, :]
         index = result.index[:, None] * right.units + right.index[None, :]
         index = torch.where(empty, EMPTY, index).flatten()
-        result = Select(index, (result.weight[:, None] * right.weight[None, :]).flatten(), result.units * right.units)
+        result = Select(
+            index, (result.weight[:, None] * right.weight[None, :]).flatten(), result.units * right.units
+        )
     if result is not None and all(gather is not None for gather in gathers):
         return result
     matrix = maps[0].matrix()

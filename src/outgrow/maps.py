@@ -50,6 +50,23 @@ class AxisMap:
         """Whether anything changes."""
         return not isinstance(self.forward, Identity)
 
+    @property
+    def even(self) -> bool:
+        """Whether all copies of a unit have the same weights, so that nothing tells them apart."""
+        if isinstance(self.forward, Identity):
+            return True
+        for map_ in (self.forward, self.backward):
+            if not isinstance(map_, Select):
+                return False
+            copied = map_.index >= 0
+            index, weight = map_.index[copied], map_.weight[copied]
+            highest = torch.full((map_.units,), -torch.inf, dtype=torch.float64).scatter_reduce(
+                0, index, weight, "amax"
+            )
+            if float((highest[index] - weight).abs().max()) > 1e-12:
+                return False
+        return True
+
     def residual(self) -> float:
         """max |Gᵀ F - I|: 0 for a proper pair."""
         product = self.backward.matrix().T @ self.forward.matrix()
@@ -57,7 +74,9 @@ class AxisMap:
 
     def then(self, later: AxisMap) -> AxisMap:
         """This growth, then a later one."""
-        return AxisMap(compose(later.forward, self.forward), compose(later.backward, self.backward), later.fresh)
+        return AxisMap(
+            compose(later.forward, self.forward), compose(later.backward, self.backward), later.fresh
+        )
 
     def norm_ratio(self) -> float | None:
         """c where FᵀF = c·I (mean rows left out, see `constraints`), else None.
@@ -105,7 +124,9 @@ def copies(index: Tensor, small: int, *, forward_power: float = 0.0) -> AxisMap:
         return identity(small)
     counts = torch.bincount(index, minlength=small).to(torch.float64)
     if bool((counts == 0).any()):
-        raise GrowthError(f"unit {int((counts == 0).nonzero()[0])} of {small} would be lost", expected="each unit copied")
+        raise GrowthError(
+            f"unit {int((counts == 0).nonzero()[0])} of {small} would be lost", expected="each unit copied"
+        )
     count = counts[index]
     return AxisMap(
         Select(index, count**-forward_power, small),
@@ -113,7 +134,9 @@ def copies(index: Tensor, small: int, *, forward_power: float = 0.0) -> AxisMap:
     )
 
 
-def padding(small: int, large: int, *, fresh: Side, mean: bool = False, places: Tensor | None = None) -> AxisMap:
+def padding(
+    small: int, large: int, *, fresh: Side, mean: bool = False, places: Tensor | None = None
+) -> AxisMap:
     """Keep the old units and add units that copy nothing (or, with `mean`, hold the mean of the old ones).
 
     `places` (small,) says where the old units go; default: first.
@@ -140,7 +163,9 @@ def scaled(map_: LinearMap, factor: float) -> LinearMap:
     if isinstance(map_, Dense):
         return Dense(map_.values * factor)
     if isinstance(map_, Identity):
-        return Select(torch.arange(map_.size), torch.full((map_.size,), factor, dtype=torch.float64), map_.size)
+        return Select(
+            torch.arange(map_.size), torch.full((map_.size,), factor, dtype=torch.float64), map_.size
+        )
     assert isinstance(map_, Select)
     return Select(map_.index, map_.weight * factor, map_.units)
 

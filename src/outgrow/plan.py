@@ -61,14 +61,18 @@ class GrowthPlan:
     @property
     def is_caged(self) -> bool:
         """Whether copies stay equal for ever (without dropout): exact law, nothing fresh, no noise (DESIGN 2.5)."""
-        copied = any(axis.grows for name, axis in self.growth.axes.items() if self.small.axes.get(name) is not None)
-        return copied and self.keeps_gradient_law and not self.growth.has_fresh_units
+        grown = [axis for axis in self.growth.axes.values() if axis.grows]
+        even = bool(grown) and all(axis.even for axis in grown)
+        return even and self.keeps_gradient_law and not self.growth.has_fresh_units
 
     def same_contents(self, slot: str) -> tuple[tuple[str, ...], ...]:
         """Tensors of a slot grouped by contents: copies of a layer are computed once."""
         groups: dict[object, list[str]] = {}
         for name, recipe in self.recipes[slot].items():
-            key: object = (recipe.shape, tuple((t.source, t.coefficient, tuple(map(id, t.maps))) for t in recipe.terms))
+            key: object = (
+                recipe.shape,
+                tuple((t.source, t.coefficient, tuple(map(id, t.maps))) for t in recipe.terms),
+            )
             groups.setdefault(name if recipe.fills else key, []).append(name)
         return tuple(tuple(names) for names in groups.values())
 
@@ -116,7 +120,9 @@ class _Builder:
     cache: dict[object, LinearMap] = field(default_factory=dict)
 
     def recipes(self, slot: Slot) -> dict[str, Recipe]:
-        return {name: self.recipe(parameter, slot) for name, parameter in self.growth.large.parameters.items()}
+        return {
+            name: self.recipe(parameter, slot) for name, parameter in self.growth.large.parameters.items()
+        }
 
     def recipe(self, parameter: Parameter, slot: Slot) -> Recipe:
         shape = self.growth.large.shape(parameter.name)
@@ -124,7 +130,11 @@ class _Builder:
         maps = tuple(self.map(dim, slot) for dim in parameter.signature.dims)
         terms = tuple(Term(source, maps, weight) for source, weight in sources)
         if slot is WEIGHT:
-            terms += tuple(Term(source, mean, weight) for mean in self.new_tokens(parameter) for source, weight in sources)
+            terms += tuple(
+                Term(source, mean, weight)
+                for mean in self.new_tokens(parameter)
+                for source, weight in sources
+            )
         fills = self.fills(parameter, slot, sources, maps)
         return Recipe(parameter.name, shape, terms, fills)
 
@@ -181,7 +191,9 @@ class _Builder:
         """The map of one dimension, made once per (dimension, slot)."""
         key = (dim, slot.name)
         if key not in self.cache:
-            blocks = [kron([slot.map(axis, dim.role) for axis in self.atoms(block, dim)]) for block in dim.blocks]
+            blocks = [
+                kron([slot.map(axis, dim.role) for axis in self.atoms(block, dim)]) for block in dim.blocks
+            ]
             made = direct_sum(blocks)
             if slot is not WEIGHT and self.moments in ("keep_zero", "copy"):
                 made = _raw_copies(made, first_only=self.moments == "keep_zero")
@@ -213,20 +225,31 @@ class _Builder:
                 small, large = self.growth.small.sizes[lookup], self.growth.large.sizes[lookup]
                 index = torch.where(torch.arange(large) < small, EMPTY, MEAN)
                 mean = Select(index, (index == MEAN).to(torch.float64), small)
-                found.append(tuple(mean if other == place else self.map(one, WEIGHT) for other, one in enumerate(parameter.signature.dims)))
+                found.append(
+                    tuple(
+                        mean if other == place else self.map(one, WEIGHT)
+                        for other, one in enumerate(parameter.signature.dims)
+                    )
+                )
         return found
 
     # ---- what is filled in --------------------------------------------------------------------------------------
 
     def fills(
-        self, parameter: Parameter, slot: Slot, sources: tuple[tuple[str | float, float], ...], maps: tuple[LinearMap, ...]
+        self,
+        parameter: Parameter,
+        slot: Slot,
+        sources: tuple[tuple[str | float, float], ...],
+        maps: tuple[LinearMap, ...],
     ) -> tuple[Fill, ...]:
         name = parameter.name
         if not sources or isinstance(sources[0][0], float):
             return ()
         if slot is EXP_AVG_SQ:
             masks = tuple(Mask(~map_.covered(), torch.zeros(map_.outputs, dtype=torch.bool)) for map_ in maps)
-            return (Level(str(sources[0][0]), masks),) if any(bool(mask.fresh.any()) for mask in masks) else ()
+            return (
+                (Level(str(sources[0][0]), masks),) if any(bool(mask.fresh.any()) for mask in masks) else ()
+            )
         if slot is not WEIGHT or len(parameter.signature.dims) < 2:
             return ()
         std = float(self.growth.small.config.get("initializer_range") or 0.02)
@@ -236,10 +259,16 @@ class _Builder:
             fills.append(Fresh(std, self.growth.seed, name, masks))
         if self.growth.noise:
             for place, dim in enumerate(parameter.signature.dims):
-                forward = direct_sum([kron([axis.forward for axis in self.atoms(block, dim)]) for block in dim.blocks])
+                forward = direct_sum(
+                    [kron([axis.forward for axis in self.atoms(block, dim)]) for block in dim.blocks]
+                )
                 backward = self.map(dim, WEIGHT)
                 if dim.role == "reads" and isinstance(forward, Select) and not self.is_lookup(dim):
-                    fills.append(Invisible(std * self.growth.noise, self.growth.seed, name, place, forward, _select(backward)))
+                    fills.append(
+                        Invisible(
+                            std * self.growth.noise, self.growth.seed, name, place, forward, _select(backward)
+                        )
+                    )
         return tuple(fills)
 
     def is_lookup(self, dim: Dim) -> bool:
@@ -277,7 +306,10 @@ def _raw_copies(map_: LinearMap, *, first_only: bool) -> LinearMap:
     if isinstance(map_, Identity):
         return map_
     if not isinstance(map_, Select):
-        raise GrowthError("moments can only be kept or copied under maps that copy units", fix="use --moments transport or reset")
+        raise GrowthError(
+            "moments can only be kept or copied under maps that copy units",
+            fix="use --moments transport or reset",
+        )
     index = torch.where(map_.index >= 0, map_.index, EMPTY)
     if first_only:
         seen = torch.zeros(map_.units + 1, dtype=torch.bool)
@@ -301,8 +333,9 @@ def multipliers(plan: GrowthPlan) -> dict[str, float]:
         for map_ in recipe.terms[0].maps if recipe.terms else ():
             weights = torch.ones(1) if isinstance(map_, Identity) else _select(map_).weight[map_.covered()]
             if float((weights - weights[0]).abs().max()) > 1e-12:
-                raise GrowthError(f"'{name}' has copies of unequal weight: no single learning-rate multiplier fits")
+                raise GrowthError(
+                    f"'{name}' has copies of unequal weight: no single learning-rate multiplier fits"
+                )
             value *= float(weights[0])
         found[name] = value
     return found
-

@@ -86,8 +86,10 @@ class Report:
     @property
     def passed(self) -> bool:
         """Whether everything that the operators promise holds, and the state is what its plan says."""
-        return (self.function_kept or not self.promised) and self.matches_plan and (
-            self.gradient_error <= 1e-4 or not self.gradient_promised
+        return (
+            (self.function_kept or not self.promised)
+            and self.matches_plan
+            and (self.gradient_error <= 1e-4 or not self.gradient_promised)
         )
 
     @property
@@ -95,28 +97,43 @@ class Report:
         """What the numbers mean, in a sentence or two."""
         parts = []
         if self.function_kept:
-            parts.append(f"The large model computes the same function (relative loss gap {self.function_error:.1e})")
+            parts.append(
+                f"The large model computes the same function (relative loss gap {self.function_error:.1e})"
+            )
         elif self.promised:
-            parts.append(f"BROKEN: the function should be kept, but the loss moves by {self.function_error:.1e}")
+            parts.append(
+                f"BROKEN: the function should be kept, but the loss moves by {self.function_error:.1e}"
+            )
         else:
-            parts.append(f"The function changes, as this operator does (loss {self.loss_small:.3f} → {self.loss_large:.3f})")
+            parts.append(
+                f"The function changes, as this operator does (loss {self.loss_small:.3f} → {self.loss_large:.3f})"
+            )
         if self.gradient_error <= 1e-4:
             parts.append("its gradients are the small model's, transported, so the moments are exact")
         elif self.gradient_promised:
             parts.append(f"BROKEN: gradients should be transports, but differ by {self.gradient_error:.1e}")
         else:
-            parts.append(f"gradients differ from their transport by up to {self.gradient_error:.1e}, so moments are approximate")
+            parts.append(
+                f"gradients differ from their transport by up to {self.gradient_error:.1e}, so moments are approximate"
+            )
         if self.escape < 1e-6:
             parts.append("but copies stay equal: the new capacity is caged; use noise or another operator")
         else:
-            parts.append(f"and copies part: {self.escape:.1%} of the weights lie outside the small subspace after {self.steps} steps")
+            parts.append(
+                f"and copies part: {self.escape:.1%} of the weights lie outside the small subspace after {self.steps} steps"
+            )
         if not self.matches_plan:
             parts.append("THE SAVED WEIGHTS ARE NOT WHAT THEIR LINEAGE SAYS (trained since, or damaged)")
         return "; ".join(parts) + "."
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "function_kept": self.function_kept, "passed": self.passed, "verdict": self.verdict}
+        return {
+            **asdict(self),
+            "function_kept": self.function_kept,
+            "passed": self.passed,
+            "verdict": self.verdict,
+        }
 
 
 def verify(
@@ -136,12 +153,16 @@ def verify(
     on the batches in turn. Raises CheckpointError where `large` was not grown from `small`.
     """
     if not large.lineage:
-        raise CheckpointError("the large state has no lineage", fix="grow it with outgrow, or compare losses yourself")
+        raise CheckpointError(
+            "the large state has no lineage", fix="grow it with outgrow, or compare losses yourself"
+        )
     plan = replay(small.config, large.lineage[-1])
     _check_sizes(plan, large)
     tolerance = _tolerance(plan, dtype)
-    law_plan = plan if plan.moments == "transport" else replay(
-        small.config, {"growth": {**large.lineage[-1]["growth"], "moments": "transport"}}
+    law_plan = (
+        plan
+        if plan.moments == "transport"
+        else replay(small.config, {"growth": {**large.lineage[-1]["growth"], "moments": "transport"}})
     )
     progress("loss and gradients of the small model")
     small_model = _loaded(small, dtype, device)
@@ -194,7 +215,9 @@ def loss_and_gradients(model: torch.nn.Module, batch: Batch) -> tuple[float, dic
     return float(loss.detach()), gradients
 
 
-def gradient_law(plan: GrowthPlan, small: Mapping[str, Tensor], large: Mapping[str, Tensor]) -> tuple[TensorLaw, ...]:
+def gradient_law(
+    plan: GrowthPlan, small: Mapping[str, Tensor], large: Mapping[str, Tensor]
+) -> tuple[TensorLaw, ...]:
     """Error of every large gradient against its transport g' = G_o g F_iᵀ, worst first.
 
     Entries that the small model does not determine are left out. A gradient that vanishes in exact arithmetic (a key
@@ -244,7 +267,9 @@ def outside(plan: GrowthPlan, weights: Mapping[str, Tensor]) -> float:
     return (missed / total) ** 0.5 if total else 0.0
 
 
-def first_updates(plan: GrowthPlan, state: TrainingState, gradients: Mapping[str, Tensor]) -> dict[str, FirstUpdate]:
+def first_updates(
+    plan: GrowthPlan, state: TrainingState, gradients: Mapping[str, Tensor]
+) -> dict[str, FirstUpdate]:
     """AdamW's first update |m̂ / (√v̂ + eps)| from the grown moments and steps, for old and for new entries.
 
     `new, from zero` is what the new entries would get from m = v = 0 at the kept step count.
@@ -263,7 +288,9 @@ def first_updates(plan: GrowthPlan, state: TrainingState, gradients: Mapping[str
             m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g.square()
             return torch.abs(m / (1 - beta1**step) / ((v / (1 - beta2**step)).sqrt() + eps))
 
-        moved = update(state.source.read(name, "exp_avg").double(), state.source.read(name, "exp_avg_sq").double())
+        moved = update(
+            state.source.read(name, "exp_avg").double(), state.source.read(name, "exp_avg_sq").double()
+        )
         covered = determined(plan, name)
         old = torch.zeros_like(g, dtype=torch.bool) if covered is None else covered.expand_as(g)
         sizes["old"].append(moved[old])
@@ -303,7 +330,9 @@ def _check_sizes(plan: GrowthPlan, large: TrainingState) -> None:
     for name, size in plan.config.items():
         if isinstance(size, int) and large.config.get(name) != size:
             raise CheckpointError(
-                f"the large state was not grown from this small one: {name} differs", got=large.config.get(name), expected=size
+                f"the large state was not grown from this small one: {name} differs",
+                got=large.config.get(name),
+                expected=size,
             )
 
 

@@ -137,7 +137,10 @@ class Recipe:
     fills: tuple[Fill, ...] = ()
 
     def __str__(self) -> str:
-        terms = [f"{term.source}" if term.coefficient == 1 else f"{term.coefficient:g}·{term.source}" for term in self.terms]
+        terms = [
+            f"{term.source}" if term.coefficient == 1 else f"{term.coefficient:g}·{term.source}"
+            for term in self.terms
+        ]
         parts = terms + [type(fill).__name__.lower() for fill in self.fills]
         return f"{self.name} {list(self.shape)} = {' + '.join(parts) or '0'}"
 
@@ -157,7 +160,9 @@ def evaluate(recipe: Recipe, read: Read, mean: Mean, start: int, stop: int, dtyp
         if isinstance(term.source, str):
             block = read(term.source, rows).to(dtype)
         else:
-            block = torch.full((head.inputs, *(map_.inputs for map_ in term.maps[1:])), term.source, dtype=dtype)
+            block = torch.full(
+                (head.inputs, *(map_.inputs for map_ in term.maps[1:])), term.source, dtype=dtype
+            )
         for dim, map_ in enumerate(term.maps[1:], start=1):
             block = map_.apply(block, dim)
         block = head.apply(block, 0)

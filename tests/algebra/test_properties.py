@@ -16,6 +16,7 @@ from outgrow.growth import Growth
 from outgrow.operators import DEPTH, WIDTH, build
 from outgrow.plan import GrowthPlan, plan
 
+EXAMPLES = settings().max_examples  # 25, or 500 under HYPOTHESIS_PROFILE=search
 MODEL_TYPES = ("gpt2", "bert", "roberta", "llama", "mistral", "qwen2", "qwen3")
 
 
@@ -113,7 +114,7 @@ def growths(draw: st.DrawFn) -> Growth:
 
 
 @given(growths())
-@settings(max_examples=60)
+@settings(max_examples=2 * EXAMPLES)
 def test_every_axis_is_a_proper_pair(growth: Growth) -> None:
     made = plan(growth)
     for name, axis in made.compensation.axes.items():
@@ -125,7 +126,7 @@ def test_every_axis_is_a_proper_pair(growth: Growth) -> None:
 
 
 @given(growths())
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES)
 def test_every_recipe_has_the_shape_of_a_real_tensor(growth: Growth) -> None:
     made = plan(growth)
     with torch.device("meta"):
@@ -142,7 +143,7 @@ def test_every_recipe_has_the_shape_of_a_real_tensor(growth: Growth) -> None:
 
 
 @given(growths(), st.integers(0, 3))
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES)
 def test_what_is_promised_holds_on_a_real_model(growth: Growth, seed: int) -> None:
     made = plan(growth)
     assume(made.keeps_function)
@@ -158,7 +159,7 @@ def test_what_is_promised_holds_on_a_real_model(growth: Growth, seed: int) -> No
 
 
 @given(growths())
-@settings(max_examples=15)
+@settings(max_examples=EXAMPLES // 2)
 def test_moments_never_blow_up(growth: Growth) -> None:
     """Second moments stay positive where the source's are, and no way to grow moments gives a value from nowhere."""
     for moments in ("transport", "keep_zero", "copy", "reset"):

@@ -166,8 +166,10 @@ def activations(plan: GrowthPlan, dim: Dim) -> Tensor:
 
 
 @pytest.mark.parametrize("depth", DEPTH)
-@pytest.mark.parametrize(("name", "width", "which"), CASES)
-def test_names_and_shapes_are_a_real_models(name: str, width: str, which: str, depth: str) -> None:
+@pytest.mark.parametrize("width", WIDTH)
+@pytest.mark.parametrize("name", zoo.CONFIGS)
+def test_names_and_shapes_are_a_real_models(name: str, width: str, depth: str) -> None:
+    which = growing.EXACT[width, zoo.family(name)][1]
     plan = growing.planned(
         name, {**growing.shape(name, which), "num_hidden_layers": 7}, width=width, depth=depth
     )

@@ -132,8 +132,8 @@ def gain(old: Array, stream: Axis, rho: float, slot: str) -> tuple[Array, Array]
 
 
 def llama(old: Tensors, width: str, slot: str) -> dict[str, tuple[Array, Array]]:
-    """Llama from 24 to 42 (or 48) channels, 2 to 4 key/value heads of 2 queries, 40 to 53 (or 80) MLP units."""
-    wide, mlps = (48, 80) if width == "duplicate" else (42, 53)
+    """Llama from 24 to 40 (or 48) channels, 2 to 4 key/value heads of 2 queries, 40 to 53 (or 80) MLP units."""
+    wide, mlps = (48, 80) if width == "duplicate" else (40, 53)
     how = kept if width == "pad" else cyclic
     stream, tokens = Axis(how(24, wide), STREAM[width]), Axis(list(range(37)), (one, one))
     mlp, kv = Axis(how(40, mlps), INNER[width]), Axis(how(2, 4), INNER[width])
@@ -167,7 +167,7 @@ def llama(old: Tensors, width: str, slot: str) -> dict[str, tuple[Array, Array]]
 
 LLAMA_TO = {
     "isometric": {
-        "hidden_size": 42,
+        "hidden_size": 40,
         "num_attention_heads": 8,
         "num_key_value_heads": 4,
         "intermediate_size": 53,
@@ -178,7 +178,7 @@ LLAMA_TO = {
         "num_key_value_heads": 4,
         "intermediate_size": 80,
     },
-    "pad": {"hidden_size": 42, "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 53},
+    "pad": {"hidden_size": 40, "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 53},
 }
 
 

@@ -250,7 +250,9 @@ def test_trainer_continues_a_grown_checkpoint(run: Path, tmp_path: Path, depth: 
             if not seen:
                 live = TrainingState.from_model(model, self.optimizer.optimizer)
                 names = {slot: live.source.names(slot) for slot in ("weight", "exp_avg", "exp_avg_sq")}
-                tensors = {slot: {n: live.source.read(n, slot).clone() for n in names[slot]} for slot in names}
+                tensors = {
+                    slot: {n: live.source.read(n, slot).clone() for n in names[slot]} for slot in names
+                }
                 seen.append(replace(live, source=MemorySource(tensors)))
             return super().training_step(model, *args, **kwargs)
 

@@ -1,16 +1,16 @@
 """Do a run whole, then others that are killed with SIGKILL again and again: `killer.py WHOLE.yaml KILLED.yaml...`
 
-Kills wait for moments that chance would hardly hit (while a checkpoint, the grown state or the last state is written),
-every other one plus a random delay. Forked children share this process's imports, so a kill costs a second and not five. Prints one line per kill.
+Kills come at moments that chance would hardly hit (while a checkpoint, the grown state or the last state is written)
+and at random ones between. Forked children share this process's imports, so a kill costs a second and not five. Prints one line per kill.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -20,14 +20,6 @@ import transformers.models.llama.modeling_llama  # noqa: F401  (imported once, b
 
 from outgrow.api import grow  # noqa: F401
 from outgrow.train import load_run, train
-
-MOMENTS = (
-    "stages/1-*/step-*.tmp-*",
-    "stages/2-*/grown.tmp-*",
-    "stages/2-*/grown",
-    "stages/2-*/step-*.tmp-*",
-    "final.tmp-*",
-)
 
 
 def start(path: str) -> int:
@@ -56,34 +48,44 @@ def kill_when(child: int, due: Callable[[], bool]) -> bool:
 
 
 def torment(path: str, seed: int) -> int:
-    """Start and kill until all moments were met; the number of kills."""
+    """Start and kill at one moment after the other; the number of kills. A run that was too fast begins anew."""
     root = Path(load_run(path).output)
     generator = random.Random(seed)
     kills = 0
-    for pattern in MOMENTS:
-        for due in (appears(root, pattern, generator.uniform(0.0, 0.3)), appears(root, pattern)):
-            if not kill_when(start(path), due):
-                return kills
-            kills += 1
-            latest = root / "latest.json"
-            print(
-                "killed:",
-                pattern,
-                latest.read_text().split('"metrics')[0].replace("\n", "") if latest.is_file() else "",
-            )
+    for name, due in moments(root, generator):
+        if not kill_when(start(path), due):
+            print("finished before:", name)
+            shutil.rmtree(root)
+            continue
+        kills += 1
+        latest = root / "latest.json"
+        print("killed:", name, latest.read_text().split('"flops')[0] if latest.is_file() else "")
     return kills
 
 
-def appears(root: Path, pattern: str, delay: float = 0.0) -> Callable[[], bool]:
-    """Whether a path of this kind was first seen so many seconds ago."""
-    seen: list[float] = []
+def moments(root: Path, generator: random.Random) -> list[tuple[str, Callable[[], bool]]]:
+    """In the order of a run: while something is written, just after, and after a random line of the log."""
+    return [
+        ("a checkpoint is written", appears(root, "stages/1-*/step-*.tmp-*")),
+        ("somewhere in stage 1", logged(root, generator.randint(3, 9))),
+        ("somewhere in stage 1", logged(root, generator.randint(9, 12))),
+        ("the grown state is written", appears(root, "stages/2-*/grown.tmp-*")),
+        ("the grown state is there", appears(root, "stages/2-*/grown")),
+        ("somewhere in stage 2", logged(root, generator.randint(14, 22))),
+        ("a checkpoint is written", appears(root, "stages/2-*/step-*.tmp-*")),
+        ("the last state is written", appears(root, "final.tmp-*")),
+    ]
 
-    def due() -> bool:
-        if not seen and any(root.glob(pattern)):
-            seen.append(time.monotonic())
-        return bool(seen) and time.monotonic() - seen[0] >= delay
 
-    return due
+def appears(root: Path, pattern: str) -> Callable[[], bool]:
+    """Whether there is a path of this kind."""
+    return lambda: any(root.glob(pattern))
+
+
+def logged(root: Path, rows: int) -> Callable[[], bool]:
+    """Whether metrics.jsonl has so many lines."""
+    log = root / "metrics.jsonl"
+    return lambda: log.is_file() and log.read_bytes().count(b"\n") >= rows
 
 
 if __name__ == "__main__":
@@ -91,5 +93,5 @@ if __name__ == "__main__":
     whole, *killed = sys.argv[1:]
     assert os.waitpid(start(whole), 0)[1] == 0
     for seed, path in enumerate(killed):
-        assert torment(path, seed) >= 4, "the run was too fast to be killed"
+        assert torment(path, seed) >= 3, "the run was too fast to be killed"
         assert os.waitpid(start(path), 0)[1] == 0

@@ -23,9 +23,9 @@ def test_the_command_trains_and_writes_a_page_that_stands_alone(
     path.write_text(yaml.safe_dump(tiny()))
     dry = run_command(path, dry_run=True)
     assert [stage["name"] for stage in dry["stages"]] == ["small", "large"]
-    result = run_command(path, ["stages.1.tokens=256"], as_json=True)
-    json.dumps(result)
     capsys.readouterr()
+    result = run_command(path, ["stages.1.tokens=256"], as_json=True)
+    assert json.loads(capsys.readouterr().out) == result
     run_command(path, ["stages.1.tokens=256"])
     out = capsys.readouterr().out
     assert "loss before growth" in out

@@ -69,7 +69,11 @@ class Model:
     def tied_axes(self) -> frozenset[str]:
         """Axes that a tied tensor reads in its second role (the output of the norm before a tied head)."""
         return frozenset[str]().union(
-            *(signature.axes("reads") for parameter in self.parameters.values() for signature in parameter.tied)
+            *(
+                signature.axes("reads")
+                for parameter in self.parameters.values()
+                for signature in parameter.tied
+            )
         )
 
     @property
@@ -166,7 +170,8 @@ def _check_requirements(model_type: str, requirements: Mapping[str, Any], config
     for name, wanted in requirements.items():
         if config.get(name, wanted) != wanted:
             raise ArchitectureError(
-                f"{model_type} with {name} = {config[name]} is not described by its architecture file", expected=f"{name} = {wanted}"
+                f"{model_type} with {name} = {config[name]} is not described by its architecture file",
+                expected=f"{name} = {wanted}",
             )
 
 
@@ -180,7 +185,9 @@ def _raw(model_type: str) -> dict[str, Any]:
     merged = _raw(parent)
     for key, value in data.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = {name: entry for name, entry in {**merged[key], **value}.items() if entry is not None}
+            merged[key] = {
+                name: entry for name, entry in {**merged[key], **value}.items() if entry is not None
+            }
         else:
             merged[key] = value
 

@@ -42,7 +42,9 @@ def _product(words: list[str], config: Mapping[str, Any]) -> int | None:
         return None
     for word, number in zip(words[::2], numbers, strict=True):
         if isinstance(number, bool) or not isinstance(number, int) or number <= 0:
-            raise ArchitectureError(f"config field '{word}' is not a size", got=repr(number), expected="a positive whole number")
+            raise ArchitectureError(
+                f"config field '{word}' is not a size", got=repr(number), expected="a positive whole number"
+            )
     total = numbers[0]
     assert total is not None
     for operation, number in zip(words[1::2], numbers[1:], strict=True):
@@ -58,5 +60,7 @@ def _product(words: list[str], config: Mapping[str, Any]) -> int | None:
                 )
             total //= number
         else:
-            raise ArchitectureError(f"unknown operation '{operation}' in '{' '.join(words)}'", expected="* or //")
+            raise ArchitectureError(
+                f"unknown operation '{operation}' in '{' '.join(words)}'", expected="* or //"
+            )
     return total

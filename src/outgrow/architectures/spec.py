@@ -62,6 +62,7 @@ class ArchitectureSpec(_Strict):
 
     model_type: str
     class_: str = Field(alias="class")
+    objective: Literal["causal", "masked"]
     axes: dict[str, AxisSpec]
     layers: LayersSpec
     parameters: dict[str, ParameterSpec]

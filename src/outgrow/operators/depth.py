@@ -52,6 +52,8 @@ def _spread(small: int, large: int) -> list[int]:
     return [layer * small // large for layer in range(large)]
 
 
-def _grow(operator: str, small: Model, large: Model, index: Sequence[int], silent: Sequence[int] = ()) -> Growth:
+def _grow(
+    operator: str, small: Model, large: Model, index: Sequence[int], silent: Sequence[int] = ()
+) -> Growth:
     layers = LayerMap.of(index, small=small.layers, silent=silent)
     return Growth(small, large, no_width(small), layers, provenance=({"depth": operator},))

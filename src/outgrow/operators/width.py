@@ -38,7 +38,7 @@ def isometric(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) 
 
     >>> from outgrow.architectures import resolve
     >>> from outgrow.growth import target
-    >>> small = resolve({"model_type": "llama", "hidden_size": 6, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 10, "vocab_size": 7})
+    >>> small = resolve({"model_type": "llama", "hidden_size": 6, "num_attention_heads": 3, "num_hidden_layers": 1, "intermediate_size": 10, "vocab_size": 7})
     >>> growth = isometric(small, target(small, {"hidden_size": 9}))
     >>> round(growth.axes["embed"].norm_ratio(), 12)
     1.0
@@ -81,13 +81,23 @@ WIDTH = {"isometric": isometric, "duplicate": duplicate, "pad": pad}
 
 
 def _grow(
-    operator: str, small: Model, large: Model, rule: AxisRule, heads: dict[str, AxisMap], seed: int, noise: float
+    operator: str,
+    small: Model,
+    large: Model,
+    rule: AxisRule,
+    heads: dict[str, AxisMap],
+    seed: int,
+    noise: float,
 ) -> Growth:
     axes = no_width(small) | heads
     for name, spec in small.axes.items():
         if spec.through == "lookup":
             axes[name] = padding(small.sizes[name], large.sizes[name], fresh="writers")
-        elif spec.through not in ("norm", "heads", "fixed") and spec.like is None and small.sizes[name] != large.sizes[name]:
+        elif (
+            spec.through not in ("norm", "heads", "fixed")
+            and spec.like is None
+            and small.sizes[name] != large.sizes[name]
+        ):
             axes[name] = rule(name, spec, small, large)
     provenance = {"width": operator, "noise": noise, "seed": seed}
     return Growth(small, large, axes, no_layers(small), noise, seed, (provenance,))
@@ -199,7 +209,10 @@ def _heads(model: Model) -> list[str]:
 def _copied_heads(small: Model, large: Model) -> dict[str, AxisMap]:
     """Whole heads copied. Query heads stand in groups under their key/value head, and follow it."""
     if "group" not in small.axes:
-        return {name: copies(copy_index(small.sizes[name], large.sizes[name]), small.sizes[name]) for name in _heads(small)}
+        return {
+            name: copies(copy_index(small.sizes[name], large.sizes[name]), small.sizes[name])
+            for name in _heads(small)
+        }
     kv = copies(copy_index(small.sizes["kv_heads"], large.sizes["kv_heads"]), small.sizes["kv_heads"])
     before, after = small.sizes["group"], large.sizes["group"]
     if after >= before:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..train.config import RunConfig
-from ..train.run_file import dump_yaml, load_run
+from outgrow.train.config import RunConfig
+from outgrow.train.run_file import dump_yaml, load_run
 
 
 def run_command(
@@ -19,9 +20,9 @@ def run_command(
     as_json: bool = False,
     show_config: bool = True,
 ) -> dict[str, Any]:
-    """Do (or with `dry_run` only size up) the run of a file; prints a table, or with `as_json` nothing but progress.
+    """Do (or with `dry_run` only size up) the run of a file; prints a table, or with `as_json` JSON.
 
-    Progress goes to standard error, the table to standard output. The result is plain data: with `dry_run` that of
+    Progress goes to standard error, the table or JSON to standard output. The result is plain data: with `dry_run` that of
     `DryRun.as_dict`, else that of `RunResult.as_dict` with the paths of the report. Raises `OutgrowError`.
 
     >>> run_command("examples/quickstart.yaml", ["stages.0.tokens=1M"])  # doctest: +SKIP
@@ -29,25 +30,26 @@ def run_command(
     run = load_run(path, overrides)
     if show_config and not as_json:
         print(dump_yaml(run.resolved()), file=sys.stderr)
-    if dry_run:
-        return _dry(run, as_json)
-    return _train(run, as_json)
+    result = _dry(run, as_json) if dry_run else _train(run, as_json)
+    if as_json:
+        print(json.dumps(result, indent=1))
+    return result
 
 
 def _dry(run: RunConfig, as_json: bool) -> dict[str, Any]:
-    from ..train.dry import dry_run
+    from outgrow.train.dry import dry_run
 
     dry = dry_run(run)
     if not as_json:
-        from .text import dry_table
+        from outgrow.report.text import dry_table
 
         _print(dry_table(dry))
     return dry.as_dict()
 
 
 def _train(run: RunConfig, as_json: bool) -> dict[str, Any]:
-    from ..train.loop import train
-    from .run import run_report
+    from outgrow.report.run import run_report
+    from outgrow.train.loop import train
 
     result = train(run)
     report = run_report(result.output)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .text import amount
+from outgrow.report.text import amount
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ def draw_loss(rows: Sequence[dict[str, Any]], folder: Path, title: str) -> tuple
     style = {
         "font.family": "DejaVu Sans",
         "font.size": 10.5,
-        "svg.fonttype": "none",
+        "svg.fonttype": "path",  # the page looks the same where the font is missing
         "svg.hashsalt": "outgrow",
         "text.color": INK,
         "axes.labelcolor": INK,
@@ -127,8 +127,8 @@ def _style_axes(axes: Axes, train: Sequence[dict[str, Any]]) -> None:
     else:
         axes.set_xlim(left=0)
     losses = sorted(row["loss"] for row in train)
-    if losses:  # the first steps of fresh weights would flatten all the rest
-        low, start = losses[0], losses[int(0.97 * (len(losses) - 1))]
+    if losses and losses[-1] > losses[0]:  # the first steps of fresh weights would flatten all the rest
+        low, start = losses[0], max(losses[int(0.97 * (len(losses) - 1))], losses[0] + 1e-3)
         axes.set_ylim(low - 0.08 * (start - low), start + 0.12 * (start - low))
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.set_xlabel("FLOPs, all stages together")

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
-from ..train.files import write_text
-from ..train.folder import RunFolder, read_metrics
-from ..train.result import StageResult, stage_results
-from .html import page
-from .plot import draw_loss
-from .text import COLUMNS, amount, duration, stage_rows, stage_table
+from outgrow.errors import ConfigError
+from outgrow.report.html import page
+from outgrow.report.plot import draw_loss
+from outgrow.report.text import COLUMNS, amount, duration, stage_rows, stage_table
+from outgrow.train.files import write_text
+from outgrow.train.folder import RunFolder, read_metrics
+from outgrow.train.result import StageResult, stage_results
 
 if TYPE_CHECKING:
     from rich.table import Table

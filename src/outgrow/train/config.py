@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..schedule import WSD, Schedule, TokenCount, parse_count
+from outgrow.schedule import WSD, Schedule, TokenCount, parse_count
 
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
 

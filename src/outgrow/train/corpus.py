@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from outgrow.errors import ConfigError
 
 DOCUMENT_BREAK = "<|endoftext|>"
 _TABLES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}

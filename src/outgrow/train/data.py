@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import ConfigError
-from .config import DataConfig
-from .corpus import Corpus, open_corpus
-from .files import cache_folder, write_folder
-from .tokenizer import TextTokenizer, prepare_tokenizer
+from outgrow.errors import ConfigError
+from outgrow.train.config import DataConfig
+from outgrow.train.corpus import Corpus, open_corpus
+from outgrow.train.files import cache_folder, write_folder
+from outgrow.train.tokenizer import TextTokenizer, prepare_tokenizer
 
 _ENCODE_BYTES = 4_000_000  # of text that is tokenized at once
 

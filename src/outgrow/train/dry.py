@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from .config import RunConfig
-from .engine import Device, build_model, build_optimizer, choose_device, optimizer_step
-from .preflight import preflight
-from .stages import StagePlan
+from outgrow.train.config import RunConfig
+from outgrow.train.engine import Device, build_model, build_optimizer, choose_device, optimizer_step
+from outgrow.train.preflight import preflight
+from outgrow.train.stages import StagePlan
 
 _LARGEST_PROBE = 300_000_000  # parameters: a larger model would make a dry run slow and hungry
 

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArchitectureError, ConfigError, OutgrowError, near
-from ..flops import SUPPORTED
-from .config import OptimizerConfig, RunConfig
+from outgrow.architectures import known, load
+from outgrow.errors import ArchitectureError, ConfigError, OutgrowError, near
+from outgrow.train.config import OptimizerConfig, RunConfig
 
-CAUSAL = tuple(name for name in SUPPORTED if name not in ("bert", "roberta"))
 _NOT_SIZES = {"transformers_version", "architectures", "_name_or_path", "model_type", "dtype"}
 
 
@@ -43,6 +42,11 @@ class Device:
             torch.cuda.get_device_name() if self.name == "cuda" else f"cpu, {torch.get_num_threads()} threads"
         )
         return f"{name}, {'bf16 autocast' if self.bf16 else 'float32'}"
+
+
+def causal_types() -> tuple[str, ...]:
+    """Model types that learn to predict the next token."""
+    return tuple(name for name in known() if load(name).objective == "causal")
 
 
 def choose_device(config: RunConfig) -> Device:
@@ -79,11 +83,11 @@ def model_config(
 
     fields = dict(fields)
     model_type = str(fields.pop("model_type"))
-    if model_type not in CAUSAL:
+    if model_type not in causal_types():
         raise ArchitectureError(
             "model.model_type: not a causal language model that can be trained here",
             got=model_type,
-            expected=near(model_type, CAUSAL),
+            expected=near(model_type, causal_types()),
         )
     config_class = CONFIG_MAPPING[model_type]
     names = set(config_class().to_dict()) | set(config_class.attribute_map)
@@ -125,11 +129,11 @@ def build_model(content: dict[str, Any], device: str = "cpu") -> nn.Module:
     """A `transformers` causal language model in float32 with fresh weights from torch's current generator."""
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-    if content.get("model_type") not in CAUSAL:
+    if content.get("model_type") not in causal_types():
         raise ArchitectureError(
             "this checkpoint is not a causal language model that can be trained here",
             got=content.get("model_type"),
-            expected=", ".join(CAUSAL),
+            expected=", ".join(causal_types()),
         )
     config = CONFIG_MAPPING[content["model_type"]].from_dict(dict(content))
     config.dtype = torch.float32

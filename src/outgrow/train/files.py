@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from outgrow.errors import ConfigError
 
 
 def cache_folder() -> Path:

@@ -21,10 +21,10 @@ from typing import IO, Any
 
 import yaml
 
-from ..errors import ConfigError
-from .config import RunConfig
-from .files import locked, write_json, write_text
-from .run_file import dump_yaml
+from outgrow.errors import ConfigError
+from outgrow.train.config import RunConfig
+from outgrow.train.files import locked, write_json, write_text
+from outgrow.train.run_file import dump_yaml
 
 _MAY_CHANGE = ("output", "checkpoint.keep", "tensorboard")  # has no influence on the weights
 

@@ -14,18 +14,26 @@ from typing import Any
 
 import torch
 
-from ..errors import ConfigError
-from ..schedule import learning_rate
-from ..state import TrainingState
-from .config import RunConfig
-from .data import load_data
-from .engine import Step, TrainingError, be_repeatable, build_model, build_optimizer, evaluate, optimizer_step
-from .folder import Pointer, opened_run, prune
-from .preflight import preflight
-from .progress import make_progress
-from .result import RunResult, machine, read_result
-from .session import Live, Session, checkpoint_path, load, log_row, open_session, point, save
-from .stages import grow_state
+from outgrow.errors import ConfigError
+from outgrow.schedule import learning_rate
+from outgrow.state import TrainingState
+from outgrow.train.config import RunConfig
+from outgrow.train.data import load_data
+from outgrow.train.engine import (
+    Step,
+    TrainingError,
+    be_repeatable,
+    build_model,
+    build_optimizer,
+    evaluate,
+    optimizer_step,
+)
+from outgrow.train.folder import Pointer, opened_run, prune
+from outgrow.train.preflight import preflight
+from outgrow.train.progress import make_progress
+from outgrow.train.result import RunResult, machine, read_result
+from outgrow.train.session import Live, Session, checkpoint_path, load, log_row, open_session, point, save
+from outgrow.train.stages import grow_state
 
 
 def train(run: RunConfig, *, progress: bool = True) -> RunResult:

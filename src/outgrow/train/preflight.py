@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import DataConfig, RunConfig
-from .corpus import open_corpus
-from .engine import choose_device
-from .stages import StagePlan, plan_stages
-from .tensorboard import check_tensorboard
-from .tokenizer import find_tokenizer
+from outgrow.train.config import DataConfig, RunConfig
+from outgrow.train.corpus import open_corpus
+from outgrow.train.engine import choose_device
+from outgrow.train.stages import StagePlan, plan_stages
+from outgrow.train.tensorboard import check_tensorboard
+from outgrow.train.tokenizer import find_tokenizer
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .folder import RunFolder, read_metrics
+from outgrow.train.folder import RunFolder, read_metrics
 
 _LIBRARIES = ("outgrow", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ..errors import ConfigError, near
-from ..schedule import WSD, Constant, Cosine, Linear
-from .config import (
+from outgrow.errors import ConfigError, near
+from outgrow.schedule import WSD, Constant, Cosine, Linear
+from outgrow.train.config import (
     BatchConfig,
     CheckpointConfig,
     DataConfig,

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..state import TrainingState
-from .config import RunConfig
-from .data import TrainingData
-from .engine import Device, build_model, build_optimizer, choose_device
-from .folder import MetricsLog, Pointer, RunFolder
-from .progress import Progress
-from .stages import StagePlan, flops_before, plan_stages
-from .tensorboard import Mirror, make_mirror
+from outgrow.state import TrainingState
+from outgrow.train.config import RunConfig
+from outgrow.train.data import TrainingData
+from outgrow.train.engine import Device, build_model, build_optimizer, choose_device
+from outgrow.train.folder import MetricsLog, Pointer, RunFolder
+from outgrow.train.progress import Progress
+from outgrow.train.stages import StagePlan, flops_before, plan_stages
+from outgrow.train.tensorboard import Mirror, make_mirror
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutgrowError
-from ..flops import Cost, model_cost
-from ..state import TrainingState
-from .config import GrowConfig, RunConfig
-from .engine import build_model, check_fits, model_config
+from outgrow.errors import OutgrowError
+from outgrow.flops import Cost, model_cost
+from outgrow.state import TrainingState
+from outgrow.train.config import GrowConfig, RunConfig
+from outgrow.train.engine import build_model, check_fits, model_config
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class StagePlan:
 
 def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
     """The grown state, lazily: nothing is read until it is saved or loaded."""
-    from ..api import grow
+    from outgrow.api import grow
 
     return grow(
         state,

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import ConfigError
+from outgrow.errors import ConfigError
 
 _SCALARS = ("loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "loss_before", "loss_after")
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
-from .config import DataConfig
-from .corpus import DOCUMENT_BREAK, Corpus
-from .files import cache_folder, write_folder
+from outgrow.errors import ConfigError
+from outgrow.train.config import DataConfig
+from outgrow.train.corpus import DOCUMENT_BREAK, Corpus
+from outgrow.train.files import cache_folder, write_folder
 
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _SAMPLE_BYTES = 20_000_000  # of text to train a BPE on: more changes few merges and costs minutes
