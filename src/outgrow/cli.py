@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from outgrow.plan import GrowthPlan
+    from outgrow.slots import Moments
     from outgrow.state import TrainingState
 
 app = typer.Typer(
@@ -97,12 +98,16 @@ def grow(
     Example: [bold]outgrow grow small/ large/ --to hidden_size=768 --to num_hidden_layers=12[/]
     """
     from outgrow.api import apply, plan_growth
+    from outgrow.store.atomic import check_destination
+    from outgrow.store.models import load_config
 
-    sizes = dict(_size(word) for word in to)
+    _quiet_transformers()
+    sizes, how = dict(_size(word) for word in to), cast("Moments", moments)
+    config = load_config(checkpoint)
+    plan = plan_growth(config, to=sizes, width=width, depth=depth, moments=how, noise=noise, seed=seed)
+    if not dry_run:
+        check_destination(out, overwrite=overwrite)  # all that is cheap to refuse, before any tensor is read
     state = _open(checkpoint, allow_nonfinite)
-    plan = plan_growth(
-        state.config, to=sizes, width=width, depth=depth, moments=moments, noise=noise, seed=seed
-    )  # type: ignore[arg-type]
     summary = {**plan.describe(), "costs": _costs(plan, state, out, probe=dry_run), "output": str(out)}
     console = _console(quiet=as_json)
     _print_plan(console, plan, summary)

@@ -67,6 +67,7 @@ def pad(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) -> Gro
 
     The stream's new channels are zero under RMSNorm and hold the mean under a pre-norm LayerNorm.
     Keeps: function; the gradient law on old entries (not under LayerNorm). Post-norm LayerNorm cannot be padded.
+    Nothing is copied, so there is nothing that `noise` could tell apart: it is left out.
     """
     if large.sizes.get("group", 0) < small.sizes.get("group", 0):
         raise GrowthError(
@@ -74,7 +75,7 @@ def pad(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) -> Gro
             fix="use isometric or duplicate, or raise num_attention_heads with num_key_value_heads",
         )
     heads = {name: padding(small.sizes[name], large.sizes[name], fresh="writers") for name in _heads(small)}
-    return _grow("pad", small, large, _pad_axis, heads, seed, noise)
+    return _grow("pad", small, large, _pad_axis, heads, seed, noise=0.0)
 
 
 WIDTH = {"isometric": isometric, "duplicate": duplicate, "pad": pad}
