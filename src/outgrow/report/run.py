@@ -10,7 +10,7 @@ from outgrow.errors import ConfigError
 from outgrow.report.html import page
 from outgrow.report.plot import draw_loss
 from outgrow.report.text import COLUMNS, amount, duration, stage_rows, stage_table
-from outgrow.train.files import write_text
+from outgrow.store.atomic import write_text_atomic
 from outgrow.train.folder import RunFolder, read_metrics
 from outgrow.train.result import StageResult, stage_results
 
@@ -61,7 +61,7 @@ def run_report(output: str | Path) -> RunReport:
         facts=_facts(machine),
         command=str(machine.get("command", "")),
     )
-    write_text(root / "report.html", text)
+    write_text_atomic(root / "report.html", text)
     return RunReport(root / "report.html", png, svg, stages)
 
 

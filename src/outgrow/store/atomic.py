@@ -92,11 +92,16 @@ def check_space(folder: Path, needed: int) -> None:
 
 def write_json_atomic(path: Path, data: Any) -> None:
     """Write JSON so that `path` holds the old content or the new one, never a part."""
+    write_text_atomic(path, json_text(data))
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write text so that `path` holds the old content or the new one, never a part."""
     temporary = _neighbour(path, "tmp")
     try:
         with _as_checkpoint_error(path):
             with open(temporary, "w", encoding="utf-8") as file:
-                file.write(json_text(data))
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

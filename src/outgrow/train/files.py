@@ -1,16 +1,14 @@
-"""Files that are either whole or absent: written to a temporary neighbour, synced, renamed."""
+"""The cache, folders that are either whole or absent, and the lock of a run."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from outgrow.errors import ConfigError
 
@@ -25,26 +23,6 @@ def cache_folder() -> Path:
             f"the cache folder cannot be made: {folder}", got=error.strerror, fix="set OUTGROW_CACHE"
         ) from None
     return folder
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file by new content, whole or not at all."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> Path:

@@ -22,8 +22,9 @@ from typing import IO, Any
 import yaml
 
 from outgrow.errors import ConfigError
+from outgrow.store.atomic import write_json_atomic, write_text_atomic
 from outgrow.train.config import RunConfig
-from outgrow.train.files import locked, write_json, write_text
+from outgrow.train.files import locked
 from outgrow.train.run_file import dump_yaml
 
 _MAY_CHANGE = ("output", "checkpoint.keep", "tensorboard")  # has no influence on the weights
@@ -77,7 +78,7 @@ class RunFolder:
 
     def set_pointer(self, pointer: Pointer) -> None:
         """Continue from here after the next start."""
-        write_json(self.root / "latest.json", asdict(pointer))
+        write_json_atomic(self.root / "latest.json", asdict(pointer))
 
 
 @contextmanager
@@ -100,7 +101,7 @@ def opened_run(config: RunConfig) -> Iterator[RunFolder]:
             _check_same(run_file, config)
         else:  # nothing to continue: a start that failed early may be started again with another configuration
             shutil.rmtree(folder.tokenizer, ignore_errors=True)
-            write_text(run_file, dump_yaml(config.resolved()))
+            write_text_atomic(run_file, dump_yaml(config.resolved()))
         yield folder
 
 
