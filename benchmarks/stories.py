@@ -1,8 +1,7 @@
 """Growing a model that nobody here trained: stories260K, a real pretrained Llama of 260,032 parameters.
 
-Width 64 -> 96 (not a multiple), 8 heads -> 12, 4 key/value heads -> 6, 5 layers -> 8, with isometric width and identity
-depth. Shows three things: the loss on TinyStories is the same to 1e-4 nats, greedy text is the same, and after 200 more
-training steps on the same tokens the grown model is better than the small one. Several seeds; both at the same settings.
+Width 64 -> 96 (not a multiple), 8 heads -> 12, 4 key/value heads -> 6, 5 layers -> 8, padded width and identity depth (both exact). Shows three things: the loss on TinyStories is the same to 1e-4 nats, greedy text is the same, and after 200 more
+training steps on the same tokens the grown model is better than the small one, each at the best of the same learning rates.
 
     python benchmarks/stories.py [--data DIR] [--seeds 3] [--steps 200]
 """
@@ -18,7 +17,8 @@ import torch
 from outgrow import TrainingState, grow
 from outgrow.store.models import build_model
 from outgrow.train import train
-from outgrow.train.config import parse_run
+from outgrow.train.result import StageResult
+from outgrow.train.run_file import parse_run
 
 TO = {"hidden_size": 96, "num_attention_heads": 12, "num_key_value_heads": 6, "num_hidden_layers": 8}
 PROMPTS = ("Once upon a time", "Lily and Tom went to the park", "The dog was sad because")
@@ -42,27 +42,31 @@ def same_text(small: torch.nn.Module, large: torch.nn.Module, folder: Path) -> l
 
 
 def run(
-    checkpoint: Path, text: Path, output: Path, seed: int, steps: int, growth: dict[str, object] | None
-) -> tuple[float, float]:
-    """Validation loss before and after `steps` steps."""
-    batch, length = 16, 256
+    checkpoint: Path,
+    text: Path,
+    output: Path,
+    seed: int,
+    steps: int,
+    rate: float,
+    growth: dict[str, object] | None,
+) -> StageResult:
+    """Train `steps` steps of 64 x 128 tokens from the checkpoint, grown first or not."""
+    batch, length = 64, 128
     stage: dict[str, object] = {"name": "run", "from": str(checkpoint), "tokens": steps * batch * length}
     if growth:
         stage["grow"] = growth
     config = {
         "output": str(output),
         "seed": seed,
-        "data": {"source": str(text), "sequence_length": length, "validation_share": 0.1},
-        "optimizer": {"learning_rate": 1e-3, "weight_decay": 0.0},
-        "schedule": {"kind": "wsd", "warmup_tokens": 20 * batch * length, "decay_share": 0.3},
+        "data": {"source": str(text), "sequence_length": length, "validation_share": 0.1, "separator": "<s>"},
+        "optimizer": {"learning_rate": rate, "weight_decay": 0.0},
+        "schedule": {"kind": "wsd", "warmup_tokens": 20 * batch * length, "decay_share": 0.5},
         "batch": {"sequences": batch},
         "stages": [stage],
-        "evaluation": {"every_tokens": 50 * batch * length, "sequences": 128},
+        "evaluation": {"sequences": 192},
         "checkpoint": {"every_steps": steps, "keep": 1},
     }
-    result = train(parse_run(config), progress=False)
-    row = result.stages[0]
-    return float(row.loss_after_growth if growth else row.loss_start), float(row.final_loss)
+    return train(parse_run(config), progress=False).stages[0]
 
 
 def main() -> None:
@@ -72,6 +76,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4])
+    parser.add_argument("--width", default="pad")
     parser.add_argument("--folder", type=Path, default=Path("runs/stories"))
     arguments = parser.parse_args()
     checkpoint = arguments.data / "ckpt" / "stories260K"
@@ -81,21 +87,33 @@ def main() -> None:
     state = TrainingState.from_pretrained(checkpoint)
     small = build_model(state.config).eval()
     state.load_into(small)
-    folder = grow(state, to=TO, depth="identity").save_pretrained(arguments.folder / "grown", format="hub")
+    grown = grow(state, to=TO, width=arguments.width, depth="identity")
+    folder = grown.save_pretrained(arguments.folder / "grown", format="hub")
     from transformers import AutoModelForCausalLM
 
     large = AutoModelForCausalLM.from_pretrained(folder).eval()  # what a user would open
     print("greedy text:")
-    print("same text:", same_text(small, large, checkpoint))
-    growth = {"to": TO, "width": "isometric", "depth": "identity"}
+    print("same text:", same_text(small, large, checkpoint), flush=True)
+    growth = {"to": TO, "width": arguments.width, "depth": "identity"}
     for seed in range(arguments.seeds):
-        before, ours = run(
-            checkpoint, text, arguments.folder / f"grown-{seed}", seed, arguments.steps, growth
-        )
-        start, base = run(checkpoint, text, arguments.folder / f"small-{seed}", seed, arguments.steps, None)
+        ends: dict[str, list[float]] = {"small": [], "grown": []}
+        for rate in arguments.rates:
+            for arm, how in (("small", None), ("grown", growth)):
+                output = arguments.folder / f"{arm}-{seed}-{rate:g}"
+                row = run(checkpoint, text, output, seed, arguments.steps, rate, how)
+                assert row.final_loss is not None
+                ends[arm].append(row.final_loss)
+                print(f"  seed {seed}, {arm}, learning rate {rate:g}: {row.final_loss:.4f}", flush=True)
+                if how is not None:
+                    assert row.loss_before_growth is not None
+                    assert row.loss_after_growth is not None
+                    gap = abs(row.loss_after_growth - row.loss_before_growth)
+                    print(
+                        f"  loss {row.loss_before_growth:.6f} before and {row.loss_after_growth:.6f} after growth: gap {gap:.1e} nats"
+                    )
         print(
-            f"seed {seed}: loss {start:.6f} small, {before:.6f} grown (gap {abs(before - start):.1e} nats); after "
-            f"{arguments.steps} steps {base:.4f} small, {ours:.4f} grown"
+            f"seed {seed}: after {arguments.steps} steps, best rate of each: small {min(ends['small']):.4f}, grown {min(ends['grown']):.4f}",
+            flush=True,
         )
 
 
