@@ -277,3 +277,18 @@ def test_a_symbolic_link_leads_to_its_folder(state: TrainingState, tmp_path: Pat
     other.save_pretrained(tmp_path / "link", overwrite=True)
     assert (tmp_path / "link").is_symlink()
     assert_same_tensors(other, TrainingState.from_pretrained(real))
+
+
+def test_two_processes_may_clear_the_same_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one is faster: its removal, seen from here, is a folder that vanishes."""
+    leftover = tmp_path / f"state.tmp-999999-{atomic._host()}0123abcd"
+    leftover.mkdir()
+    remove = shutil.rmtree
+
+    def removed_twice(path: Path) -> None:
+        remove(path)
+        remove(path)
+
+    monkeypatch.setattr(atomic.shutil, "rmtree", removed_twice)
+    atomic._clear_leftovers(tmp_path / "state")
+    assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ import secrets
 import shutil
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,26 +159,31 @@ def _clear_leftovers(destination: Path) -> None:
         found = TEMPORARY.search(path.name)
         if found is None or path.name[: found.start()] != destination.name or found[2] != _host():
             continue
-        if path.is_dir():
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise CheckpointError(
-                    f"process {found[1]} is writing to {destination} at this moment", fix="wait for it to end"
-                ) from None
-            except OSError:  # cannot be known here
-                continue
-            finally:
-                os.close(handle)
-        if _alive(int(found[1])):
-            continue
-        if ".old-" in path.name and not os.path.lexists(destination):
-            os.rename(path, destination)  # the process died between the two renames of `_replace`
-        elif path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        with suppress(FileNotFoundError):  # another process is clearing the same leftover
+            _clear_leftover(path, destination, int(found[1]))
+
+
+def _clear_leftover(path: Path, destination: Path, pid: int) -> None:
+    if path.is_dir():
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"process {pid} is writing to {destination} at this moment", fix="wait for it to end"
+            ) from None
+        except OSError:  # cannot be known here
+            return
+        finally:
+            os.close(handle)
+    if _alive(pid):
+        return
+    if ".old-" in path.name and not os.path.lexists(destination):
+        os.rename(path, destination)  # the process died between the two renames of `_replace`
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _escape(name: str) -> str:
