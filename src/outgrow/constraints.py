@@ -12,7 +12,7 @@ and says for every axis, before anything is computed, whether the function and t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isclose, sqrt
 
 import torch
@@ -53,13 +53,8 @@ def compensate(growth: Growth) -> Compensation:
     small, axes, findings = growth.small, dict(growth.axes), []
     notes: dict[str, list[str]] = {}
     for query, spec in small.axes.items():
-        key = spec.with_
-        if (
-            spec.through == "dot"
-            and key is not None
-            and list(small.axes).index(query) < list(small.axes).index(key)
-        ):
-            axes[query], axes[key] = _scores(axes[query], axes[key], rotary=spec.rotary)
+        if spec.through == "dot" and spec.with_ is not None and _comes_first(query, spec.with_, small):
+            axes[query], axes[spec.with_] = _scores(axes[query], axes[spec.with_], rotary=spec.rotary)
             if axes[query].grows:
                 factor = sqrt(axes[query].large / axes[query].small)
                 notes.setdefault(query, []).append(f"queries × √(D/d) = {factor:.4g}, fresh keys zero")
@@ -69,31 +64,66 @@ def compensate(growth: Growth) -> Compensation:
     for name, spec in small.axes.items():
         if spec.through == "norm":
             axes[name] = _norm_output(growth, axes, name, spec)
-    gains, eps = {}, {}
-    scaled_norms: dict[tuple[str, str, float], list[str]] = {}
-    for name, spec in small.axes.items():
-        if spec.of is None:
-            continue
-        before = axes[spec.of]
-        ratio = before.norm_ratio() or 1.0
-        rho = sqrt(ratio * small.sizes[spec.of] / growth.large.sizes[spec.of])
-        gains[name] = _gain(before, axes[name], rho)
-        if spec.eps is not None and before.grows and not isclose(rho, 1.0, rel_tol=1e-12):
-            eps[spec.eps] = float(small.config[spec.eps]) * rho**2
-            scaled_norms.setdefault((spec.of, spec.eps, rho), []).append(name)
-    for (stream, field, rho), names in scaled_norms.items():
+    ratios = {
+        name: _norm_ratio(growth, axes[spec.of], spec.of)
+        for name, spec in small.axes.items()
+        if spec.of is not None
+    }
+    gains = {name: _gain(axes[str(small.axes[name].of)], axes[name], rho) for name, rho in ratios.items()}
+    eps, torn = _grown_eps(small, ratios)
+    for (stream, rho), names in _same_ratio(small, ratios).items():
+        field = small.axes[names[0]].eps
         notes.setdefault(stream, []).append(
             f"gains of {', '.join(names)} × ρ and {field} × ρ², ρ = {rho:.4g}"
         )
     for name in small.axes:
-        if axes[name].grows or " ".join((name, "group")) in axes:
-            findings.append(_finding(growth, axes, gains, eps, name, "; ".join(notes.get(name, []))))
+        if axes[name].grows or f"{name} group" in axes:
+            finding = _finding(growth, axes, name, "; ".join(notes.get(name, [])))
+            if name in torn:
+                finding = replace(finding, function=False, gradient=False, why=torn[name])
+            findings.append(finding)
     if growth.layers.grows:
         findings.append(_layers(growth))
     return Compensation(axes, gains, eps, tuple(findings))
 
 
-def eps_conflict(model: Model, large: Model) -> bool:
+def _comes_first(one: str, other: str, model: Model) -> bool:
+    """Of two contracted axes, the one that the architecture file names first is the query."""
+    order = list(model.axes)
+    return order.index(one) < order.index(other)
+
+
+def _norm_ratio(growth: Growth, before: AxisMap, name: str) -> float:
+    """ρ = √(c·d/D): by how much the root mean square of a norm's input grows."""
+    return sqrt((before.norm_ratio() or 1.0) * growth.small.sizes[name] / growth.large.sizes[name])
+
+
+def _same_ratio(small: Model, ratios: Mapping[str, float]) -> dict[tuple[str, float], list[str]]:
+    """(norm input, ρ) -> the norm outputs that are compensated by it, where ρ is not 1."""
+    found: dict[tuple[str, float], list[str]] = {}
+    for name, rho in ratios.items():
+        if not isclose(rho, 1.0, rel_tol=1e-12):
+            found.setdefault((str(small.axes[name].of), rho), []).append(name)
+    return found
+
+
+def _grown_eps(small: Model, ratios: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:
+    """eps' = ρ²·eps per config field; and the norm inputs for which one field cannot serve all norms that share it."""
+    eps: dict[str, float] = {}
+    torn: dict[str, str] = {}
+    for field in {spec.eps for spec in small.axes.values() if spec.eps is not None}:
+        sharing = {name: rho for name, rho in ratios.items() if small.axes[name].eps == field}
+        changed = [name for name, rho in sharing.items() if not isclose(rho, 1.0, rel_tol=1e-12)]
+        if not changed:
+            continue
+        eps[field] = float(small.config[field]) * sharing[changed[0]] ** 2
+        if any(not isclose(rho, sharing[changed[0]], rel_tol=1e-12) for rho in sharing.values()):
+            for name in changed:
+                torn[str(small.axes[name].of)] = f"norms that share {field} would need different values of it"
+    return eps, torn
+
+
+def eps_conflict(model: Model) -> bool:
     """Whether the stream's norms share their eps with a norm over another axis, which must then keep its own.
 
     In that case the stream's activations keep their root mean square (c = D/d), and eps does not change.
@@ -179,8 +209,6 @@ def _as_select(map_: LinearMap) -> Select:
 def _finding(
     growth: Growth,
     axes: Mapping[str, AxisMap],
-    gains: Mapping[str, AxisMap],
-    eps: Mapping[str, float],
     name: str,
     note: str,
 ) -> Finding:

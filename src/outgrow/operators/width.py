@@ -118,7 +118,7 @@ def _isometric_axis(name: str, spec: AxisSpec, small: Model, large: Model) -> Ax
                 fix=_layer_norm_advice(small, before, after),
             )
         axis = copies(index, before, forward_power=0.5)
-        return rescaled(axis, sqrt(after / before)) if eps_conflict(small, large) else axis
+        return rescaled(axis, sqrt(after / before)) if eps_conflict(small) else axis
     if spec.through in ("dot", "raw"):
         return _attention_axis(name, spec, small, large, power=0.5)
     return copies(index, before, forward_power=0.5 if spec.through == "linear" else 0.0)
@@ -142,7 +142,7 @@ def _pad_axis(name: str, spec: AxisSpec, small: Model, large: Model) -> AxisMap:
                 )
             return padding(before, after, fresh="readers", mean=True)
         axis = padding(before, after, fresh="readers")
-        return rescaled(axis, sqrt(after / before)) if eps_conflict(small, large) else axis
+        return rescaled(axis, sqrt(after / before)) if eps_conflict(small) else axis
     if spec.through == "raw" or spec.of is not None:
         return _attention_axis(name, spec, small, large, power=0.0)
     if spec.through == "dot":
