@@ -128,7 +128,7 @@ class _Builder:
         shape = self.growth.large.shape(parameter.name)
         sources = self.sources(parameter, slot)
         maps = tuple(self.map(dim, slot) for dim in parameter.signature.dims)
-        terms = tuple(Term(source, maps, weight) for source, weight in sources)
+        terms = tuple(Term(source, maps, weight**slot.power) for source, weight in sources)
         if slot is WEIGHT:
             terms += tuple(
                 Term(source, mean, weight)
@@ -266,7 +266,12 @@ class _Builder:
                 if dim.role == "reads" and isinstance(forward, Select) and not self.is_lookup(dim):
                     fills.append(
                         Invisible(
-                            std * self.growth.noise, self.growth.seed, name, place, forward, _select(backward)
+                            std * self.growth.noise,
+                            self.growth.seed,
+                            f"{name}/noise/{place}",
+                            place,
+                            forward,
+                            _select(backward),
                         )
                     )
         return tuple(fills)
