@@ -264,7 +264,7 @@ def _print_plan(console: Console, plan: GrowthPlan, summary: dict[str, Any]) -> 
     small, large = cost["parameters"]
     console.print(
         f"{amount(small)} → {amount(large)} parameters; {amount(cost['output_bytes'])}B to write, "
-        f"{amount(cost['free_bytes'])}B free; memory about {amount(cost['memory_bytes'])}B"
+        f"{amount(cost['free_bytes'])}B free; memory about {amount(cost['memory_bytes'])}B above Python's own"
         + ("" if cost["seconds"] is None else f"; about {duration(cost['seconds'])}")
         + "."
     )

@@ -53,7 +53,7 @@ def compensate(growth: Growth) -> Compensation:
     small, axes, findings = growth.small, dict(growth.axes), []
     notes: dict[str, list[str]] = {}
     for query, spec in small.axes.items():
-        if spec.through == "dot" and spec.with_ is not None and _comes_first(query, spec.with_, small):
+        if spec.through == "dot" and spec.with_ is not None and small.is_query(query):
             axes[query], axes[spec.with_] = _scores(axes[query], axes[spec.with_], rotary=spec.rotary)
             if axes[query].grows:
                 factor = sqrt(axes[query].large / axes[query].small)
@@ -85,12 +85,6 @@ def compensate(growth: Growth) -> Compensation:
     if growth.layers.grows:
         findings.append(_layers(growth))
     return Compensation(axes, gains, eps, tuple(findings))
-
-
-def _comes_first(one: str, other: str, model: Model) -> bool:
-    """Of two contracted axes, the one that the architecture file names first is the query."""
-    order = list(model.axes)
-    return order.index(one) < order.index(other)
 
 
 def _norm_ratio(growth: Growth, before: AxisMap, name: str) -> float:

@@ -66,6 +66,11 @@ class Model:
         """Shape of a parameter."""
         return self.parameters[name].signature.shape(self.sizes)
 
+    def is_query(self, name: str) -> bool:
+        """Of two axes contracted in attention, the one that the file names first is the query side."""
+        order, other = list(self.axes), self.axes[name].with_
+        return other is None or order.index(name) < order.index(other)
+
     def tied_axes(self) -> frozenset[str]:
         """Axes that a tied tensor reads in its second role (the output of the norm before a tied head)."""
         return frozenset[str]().union(

@@ -146,7 +146,7 @@ def _pad_axis(name: str, spec: AxisSpec, small: Model, large: Model) -> AxisMap:
     if spec.through == "raw" or spec.of is not None:
         return _attention_axis(name, spec, small, large, power=0.0)
     if spec.through == "dot":
-        side = "writers" if _is_query(name, spec, small) else "readers"
+        side = "writers" if small.is_query(name) else "readers"
         places = _rotary_places(name, before, after) if spec.rotary else None
         return padding(before, after, fresh=side, places=places)  # type: ignore[arg-type]
     return padding(before, after, fresh="writers")
@@ -158,20 +158,14 @@ def _attention_axis(name: str, spec: AxisSpec, small: Model, large: Model, *, po
     rotary = spec.rotary or any(other.of == name and other.rotary for other in small.axes.values())
     if not rotary:
         index = copy_index(before, after)
-        if _is_query(name, spec, small):
+        if small.is_query(name):
             return copies(index, before, forward_power=power)
         return copies(index, before, forward_power=1 - power)
     places = _rotary_places(name, before, after)
-    if spec.through == "dot" and not _is_query(name, spec, small):
+    if spec.through == "dot" and not small.is_query(name):
         return padding(before, after, fresh="readers", places=places)
     pairs = torch.arange(before // 2).repeat_interleave(after // before)
     return copies(torch.cat([pairs, pairs + before // 2]), before)
-
-
-def _is_query(name: str, spec: AxisSpec, small: Model) -> bool:
-    """Of two contracted axes, the one that the architecture file names first carries the copies."""
-    order = list(small.axes)
-    return spec.with_ is None or order.index(name) < order.index(spec.with_)
 
 
 def _rotary_places(name: str, before: int, after: int) -> Tensor:

@@ -12,6 +12,7 @@ from outgrow.plan import GrowthPlan
 from outgrow.report.text import amount
 from outgrow.state import TrainingState
 from outgrow.store.source import TensorSource
+from outgrow.store.writer import BLOCK_BYTES, WORKERS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -154,6 +155,6 @@ def costs(
         "slots": slots,
         "output_bytes": output,
         "free_bytes": free_bytes,
-        "memory_bytes": 350_000_000,
+        "memory_bytes": (WORKERS + 5) * BLOCK_BYTES,  # blocks in flight and being computed
         "seconds": None if bytes_per_second is None else output / bytes_per_second,
     }
