@@ -69,7 +69,10 @@ CONFIGS = [
     for model_type in known()
     for label, sizes in (
         ("small", {}),
-        ("large", LARGER.get(model_type, LARGER["bert" if "bert" in model_type or "it" in model_type else "llama"])),
+        (
+            "large",
+            LARGER.get(model_type, LARGER["bert" if "bert" in model_type or "it" in model_type else "llama"]),
+        ),
     )
     for options in ({}, *OPTIONS.get(model_type, []))
 ]

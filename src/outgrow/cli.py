@@ -126,7 +126,9 @@ def verify(
     large: Annotated[Path, typer.Argument(help="The state grown from it.", show_default=False)],
     data: Annotated[
         str | None,
-        typer.Option(help="What to measure on: text (a file, glob or folder; default: Python's own sources), or images (an .npz)."),
+        typer.Option(
+            help="What to measure on: text (a file, glob or folder; default: Python's own sources), or images (an .npz)."
+        ),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="AdamW steps to watch copies part.")] = 10,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of those steps.")] = 1e-3,

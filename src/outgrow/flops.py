@@ -83,10 +83,12 @@ def training_flops(config: Mapping[str, Any], sequence_length: int) -> tuple[str
     >>> tiny = {"model_type": "vit", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
     ...         "num_attention_heads": 2, "image_size": 6, "patch_size": 3, "num_channels": 1}
     >>> training_flops(tiny, sequence_length=1024)
-    ('image', 20640)
+    ('image', 19584)
     """
     cost = model_cost(config)
-    return ("token", cost.training(sequence_length)) if cost.length is None else ("image", cost.training_image())
+    return (
+        ("token", cost.training(sequence_length)) if cost.length is None else ("image", cost.training_image())
+    )
 
 
 def parameter_count(config: Mapping[str, Any]) -> int:

@@ -160,9 +160,7 @@ def resolve(config: Mapping[str, Any]) -> Model:
         for layer in range(layers) if layered else (None,):  # layer by layer, as a model holds them
             for pattern, signature, at in patterns:
                 name = pattern if layer is None else pattern.replace("{L}", str(layer))
-                parameters[name] = Parameter(
-                    name, pattern, layer, signature, tuple(tied.get(name, ())), at
-                )
+                parameters[name] = Parameter(name, pattern, layer, signature, tuple(tied.get(name, ())), at)
     return Model(spec, dict(config), sizes, parameters)
 
 

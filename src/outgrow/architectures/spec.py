@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Through = Literal["stream", "norm", "elementwise", "heads", "dot", "raw", "linear", "lookup", "input", "fixed"]
+Through = Literal[
+    "stream", "norm", "elementwise", "heads", "dot", "raw", "linear", "lookup", "input", "fixed"
+]
 
 
 class _Strict(BaseModel):
