@@ -81,7 +81,7 @@ def grow(
     width: Annotated[str, typer.Option(help="Width operator: isometric, duplicate or pad.")] = "isometric",
     depth: Annotated[str, typer.Option(help="Depth operator: stack, interleave or identity.")] = "stack",
     moments: Annotated[
-        str, typer.Option(help="Adam moments: transport, keep_zero, copy or reset.")
+        str, typer.Option(help="Adam moments: transport, keep_zero, copy, parts or reset.")
     ] = "transport",
     noise: Annotated[float, typer.Option(help="Noise that no reader sees, in initializer ranges.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of noise and fresh rows.")] = 0,
