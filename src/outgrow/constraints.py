@@ -3,6 +3,7 @@
 The table of DESIGN 2.4 as code: `compensate` takes the free maps of a growth and derives the rest,
 
     norm output     F_norm = F_stream;  gain' = ρ·F_norm/F_stream·gain,  eps' = ρ²·eps,  ρ = √(c·d/D), FᵀF = c·I
+    branch gain     gain' = one copy per unit, so that gain'·(F·x) = F·(gain·x)
     tied head       F_final = F_stream / c, so that logits E'·x' = E·x
     attention       F_query ← √(D/d)·F_query, so that scores q'·k'/√D = q·k/√d
 
@@ -75,6 +76,7 @@ def compensate(growth: Growth) -> Compensation:
         if spec.of is not None
     }
     gains = {name: _gain(axes[str(small.axes[name].of)], axes[name], rho) for name, rho in ratios.items()}
+    gains |= {name: _gain(axes[name], axes[name], 1.0) for name in small.axes if small.is_scaled(name)}
     eps, torn = _grown_eps(small, ratios)
     for (stream, rho), names in _same_ratio(small, ratios).items():
         field = small.axes[names[0]].eps
@@ -257,6 +259,8 @@ def _stream(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[boo
     if bool((forward.index == MEAN).any()):
         if growth.small.spec.layers.norm == "post":
             return False, False, "after a post-norm the stream's mean is no longer the mean of what was added"
+        if growth.small.is_scaled(name):
+            return False, False, "a branch's gains (LayerScale) change the mean that new channels hold"
         return True, False, "a LayerNorm's backward pass centres over all channels, the new ones too"
     if not covered(axis.forward):
         return False, False, "a LayerNorm centres its input, and zeros are not its mean"

@@ -32,7 +32,7 @@ class Cost:
     attention_width: (
         int  # layers * heads * (query_dim + value_dim): multiply-adds per token and other position
     )
-    apart: int = 0  # multiply-adds per sequence of matrices that work at some of its positions only
+    apart: int = 0  # multiply-adds per sequence where only some of its positions take part
     length: int | None = None  # of every sequence, where the config fixes it
 
     def forward(self, sequence_length: int) -> int:
@@ -69,6 +69,12 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
             apart += weights * model.positions(parameter.at)
     heads = prod(model.sizes[name] for name, axis in model.axes.items() if axis.through == "heads")
     width = model.layers * heads * (model.sizes["query_dim"] + model.sizes["value_dim"])
+    if model.spec.attended is not None:
+        apart += (
+            heads
+            * (model.sizes["query_dim"] + model.sizes["value_dim"])
+            * model.positions(model.spec.attended)
+        )
     return Cost(model.num_parameters, matrices, width, apart, model.sequence)
 
 

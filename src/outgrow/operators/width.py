@@ -206,6 +206,12 @@ def _pad_axis(name: str, spec: AxisSpec, small: Model, large: Model) -> AxisMap:
                     f" constant new channel keeps its mean",
                     fix=f"use isometric or duplicate with {_multiples(before, after)}",
                 )
+            if small.is_scaled(name):
+                raise GrowthError(
+                    f"pad cannot keep the function: the branches that write axis '{name}' end in gains (LayerScale), after"
+                    f" which no constant new channel holds the mean",
+                    fix=f"use isometric or duplicate with {_multiples(before, after)}",
+                )
             return padding(before, after, fresh="readers", mean=True)
         axis = padding(before, after, fresh="readers")
         return rescaled(axis, sqrt(after / before)) if eps_conflict(small) else axis
@@ -252,7 +258,8 @@ def _has_layer_norm(model: Model) -> bool:
 
 def _layer_norm_advice(small: Model, before: int, after: int) -> str:
     choose = f"choose {_multiples(before, after)}"
-    return choose if small.spec.layers.norm == "post" else f"use pad (any size), or {choose}"
+    scaled = any(small.is_scaled(name) for name, spec in small.axes.items() if spec.through == "stream")
+    return choose if scaled or small.spec.layers.norm == "post" else f"use pad (any size), or {choose}"
 
 
 def _multiples(before: int, after: int) -> str:
