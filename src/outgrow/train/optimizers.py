@@ -115,34 +115,29 @@ def build_optimizer(
     `multipliers` scales the learning rate of single tensors (see `outgrow.multipliers`).
     """
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-    groups = _grouped(named, config.weight_decay, multipliers or {})
-    rate = config.learning_rate
+    scales = multipliers or {}
+    if isinstance(config, MuonConfig):
+        hidden = hidden_matrices(model.config.to_dict())  # type: ignore[union-attr, operator]
+        return MuonAdamW(
+            _grouped([pair for pair in named if pair[0] in hidden], config, scales),
+            _grouped([pair for pair in named if pair[0] not in hidden], config, scales),
+            muon_options={
+                "momentum": config.momentum,
+                "nesterov": config.nesterov,
+                "adjust_lr_fn": "match_rms_adamw",
+            },
+            adamw_options={"betas": config.betas, "eps": config.eps},
+        )
+    groups = _grouped(named, config, scales)
     match config:
         case AdamWConfig():
-            return torch.optim.AdamW(groups, lr=rate, betas=config.betas, eps=config.eps)
+            return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps)
         case SGDConfig():
-            return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=config.nesterov)
+            return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov)
         case LionConfig():
-            return Lion(groups, lr=rate, betas=config.betas)
+            return Lion(groups, betas=config.betas)
         case AdafactorConfig():
-            return torch.optim.Adafactor(
-                groups, lr=rate, beta2_decay=config.beta2_decay, d=config.update_clip
-            )
-        case MuonConfig():
-            hidden = hidden_matrices(model.config.to_dict())  # type: ignore[union-attr, operator]
-            muon = [pair for pair in named if pair[0] in hidden]
-            rest = [pair for pair in named if pair[0] not in hidden]
-            return MuonAdamW(
-                _grouped(muon, config.weight_decay, multipliers or {}),
-                _grouped(rest, config.weight_decay, multipliers or {}),
-                muon_options={
-                    "lr": rate,
-                    "momentum": config.momentum,
-                    "nesterov": config.nesterov,
-                    "adjust_lr_fn": "match_rms_adamw",
-                },
-                adamw_options={"lr": rate, "betas": config.betas, "eps": config.eps},
-            )
+            return torch.optim.Adafactor(groups, beta2_decay=config.beta2_decay, d=config.update_clip)
 
 
 def hidden_matrices(config: Mapping[str, Any]) -> frozenset[str]:
@@ -175,13 +170,18 @@ _RULE_OF = {"adamw": "AdamW", "sgd": "SGD", "lion": "Lion", "adafactor": "Adafac
 
 
 def _grouped(
-    named: list[tuple[str, Tensor]], weight_decay: float, multipliers: Mapping[str, float]
+    named: Sequence[tuple[str, Tensor]], config: OptimizerConfig, multipliers: Mapping[str, float]
 ) -> Groups:
     """Groups of equal decay and multiplier: matrices first."""
     places: dict[tuple[bool, float], list[tuple[str, Tensor]]] = {}
     for name, value in sorted(named, key=lambda pair: pair[1].ndim < 2):
         places.setdefault((value.ndim >= 2, multipliers.get(name, 1.0)), []).append((name, value))
     return [
-        {"params": pairs, "weight_decay": weight_decay / scale if decays else 0.0, "lr_scale": scale}
+        {
+            "params": pairs,
+            "lr": config.learning_rate * scale,
+            "lr_scale": scale,
+            "weight_decay": config.weight_decay / scale if decays else 0.0,
+        }
         for (decays, scale), pairs in places.items()
     ]
