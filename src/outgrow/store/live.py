@@ -78,7 +78,7 @@ def check_optimizer(
                 f"the state was trained with {saved_rules[name].name}, this optimizer is {rule.name}",
                 got=f"{name}: {', '.join(found) or 'no moments'}",
                 expected=", ".join(wanted) or "no moments",
-                fix="build the same optimizer, with the same groups and options, or load the weights alone",
+                fix="use the same optimizer with the same groups, or the weights alone, as the format hub keeps them",
             )
 
 

@@ -13,7 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from outgrow.architectures import resolve
+from outgrow.errors import CheckpointError
 from outgrow.slots import SLOTS
+from outgrow.state import TrainingState
+from outgrow.store.live import check_optimizer
+from outgrow.store.models import meta_model
 from outgrow.store.rules import RULE, RULES
 from outgrow.train.optimizer_config import (
     AdafactorConfig,
@@ -151,6 +155,18 @@ def hidden_matrices(config: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(
         name for name, one in parameters.items() if one.layer is not None and len(one.signature.dims) == 2
     )
+
+
+def check_start(state: TrainingState, config: OptimizerConfig) -> None:
+    """An error unless a run with this optimizer can go on from a state; one without moments suits every optimizer."""
+    if state.optimizer is None:
+        return
+    model = meta_model(state.config)
+    try:
+        optimizer = build_optimizer(model, config)
+        check_optimizer(state.source, dict(model.named_parameters()), optimizer, state.optimizer)
+    except CheckpointError as error:
+        raise CheckpointError(f"stages.0.from: {error}") from None
 
 
 def state_numbers(config: Mapping[str, Any], optimizer: OptimizerConfig) -> int:

@@ -140,7 +140,7 @@ def _explain(error: ValidationError, data: Mapping[str, Any], where: str) -> str
     """One block per mistake: the dotted key, what was found, what is expected."""
     blocks = []
     for problem in error.errors():
-        parts = _location(problem["loc"], data)
+        parts = _location(problem["loc"], data, missing=problem["type"] == "missing")
         key = ".".join(map(str, parts)) or "the run"
         if problem["type"] == "too_short" and problem["input"]:
             continue  # pydantic counts only the valid items; their own mistakes are already listed
@@ -161,7 +161,7 @@ def _explain(error: ValidationError, data: Mapping[str, Any], where: str) -> str
     return "\n".join(blocks)
 
 
-def _location(location: tuple[int | str, ...], data: Any) -> list[int | str]:
+def _location(location: tuple[int | str, ...], data: Any, *, missing: bool) -> list[int | str]:
     """The place in the user's file: pydantic also names the branch of a union, which is not a key."""
     parts: list[int | str] = []
     for position, part in enumerate(location):
@@ -170,7 +170,7 @@ def _location(location: tuple[int | str, ...], data: Any) -> list[int | str]:
         if in_list or (isinstance(data, Mapping) and part in data):
             parts.append(part)
             data = data[part]
-        elif last and isinstance(data, Mapping):
+        elif last and missing:
             parts.append(part)
     return parts
 
