@@ -350,7 +350,7 @@ def _tolerance(plan: GrowthPlan, dtype: torch.dtype) -> float:
 def _train(
     model: PreTrainedModel, state: TrainingState, batches: Sequence[Batch], steps: int, learning_rate: float
 ) -> tuple[float, ...]:
-    """A few AdamW steps from the state's own moments; returns the loss before each step."""
+    """A few AdamW steps, from the state's own moments if they are Adam's; returns the loss before each step."""
     optimizer = torch.optim.AdamW(list(model.named_parameters()), lr=learning_rate, weight_decay=0.0)
     if _is_adams(state):
         state.load_into(model, optimizer)

@@ -15,6 +15,7 @@ from transformers.optimization import Adafactor
 
 from outgrow.api import grow
 from outgrow.errors import CheckpointError
+from outgrow.proof import verify
 from outgrow.slots import MOMENTS, SLOTS
 from outgrow.state import OptimizerInfo, TrainingState
 from outgrow.store.source import MemorySource
@@ -130,6 +131,17 @@ def test_parameters_without_gradient_start_as_the_optimizer_would() -> None:
         for slot in SLOTS_OF[kind]:
             if embedding in state.source.names(slot):
                 assert not state.source.read(embedding, slot).any()
+
+
+def test_a_proof_leaves_out_what_is_adams_alone() -> None:
+    batches = [{"input_ids": torch.arange(3, 12)[None], "labels": torch.arange(3, 12)[None]}]
+    for kind in ("MuonAdamW", "Adafactor"):
+        _, _, state = trained(kind)
+        report = verify(state, grow(state, to=TO, depth="identity", noise=0.0), batches, steps=2)
+        assert report.function_kept
+        assert set(report.moment_norms) == SLOTS_OF[kind]
+        assert all(small > 0 and large > 0 for small, large in report.moment_norms.values())
+        assert not report.first_update
 
 
 # ---- what does not fit ----------------------------------------------------------------------------------------------
