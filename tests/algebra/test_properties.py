@@ -180,6 +180,31 @@ def test_moments_never_blow_up(growth: Growth) -> None:
                 assert bool((value[_open(made, name)] > 0).all()), name
 
 
+@given(growths())
+@settings(max_examples=EXAMPLES // 2)
+def test_factors_grow_as_the_whole(growth: Growth) -> None:
+    """Adafactor's r cᵀ / mean r, grown as two factors, is the grown second moment wherever an old entry reaches."""
+    made = plan(growth)
+    generator = torch.Generator().manual_seed(3)
+    full, rows, columns = {}, {}, {}
+    for name in growth.small.parameters:
+        shape = growth.small.shape(name)
+        if len(shape) == 2:
+            r, c = (torch.rand(size, generator=generator, dtype=torch.float64) + 0.1 for size in shape)
+            full[name] = torch.outer(r, c)
+            rows[name], columns[name] = full[name].mean(1), full[name].mean(0)
+    view = growing.view(made, exp_avg_sq=full, exp_avg_sq_row=rows, exp_avg_sq_col=columns)
+    for name in view.names("exp_avg_sq_row"):
+        r, c = view.read(name, "exp_avg_sq_row"), view.read(name, "exp_avg_sq_col")
+        if made.steps[name] is not None:
+            reached = growing.covered(made, name, "exp_avg_sq")
+            whole = view.read(name, "exp_avg_sq")
+            torch.testing.assert_close(
+                (torch.outer(r, c) / r.mean())[reached], whole[reached], rtol=1e-10, atol=0
+            )
+            torch.testing.assert_close(r.mean(), c.mean())
+
+
 def _open(made: GrowthPlan, name: str) -> torch.Tensor:
     """Entries that v reaches or fills."""
     recipe = made.recipes["exp_avg_sq"][name]

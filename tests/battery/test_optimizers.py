@@ -32,6 +32,15 @@ from outgrow.train.optimizer_config import (
 from outgrow.train.optimizers import Lion, build_optimizer, hidden_matrices
 
 STEPS = 4
+TRIPLED = {
+    "gpt2": growing.shape("gpt2", "triple"),
+    "llama": {
+        "hidden_size": 72,
+        "intermediate_size": 120,
+        "num_key_value_heads": 6,
+        "num_attention_heads": 12,
+    },
+}
 NO_EPS = 1e-30  # eps is not scaled with the gradient here, so it must be nothing
 CONFIGS: dict[str, OptimizerConfig] = {
     "AdamW": AdamWConfig(learning_rate=1e-2, eps=NO_EPS),
@@ -128,19 +137,39 @@ def square(
     return apart / moved, slots
 
 
-TRIPLED = {
-    "gpt2": growing.shape("gpt2", "triple"),
-    "llama": {
-        "hidden_size": 72,
-        "intermediate_size": 120,
-        "num_key_value_heads": 6,
-        "num_attention_heads": 12,
-    },
-}
-
-
 def doubled(name: str) -> dict[str, int]:
     return {field: size for field, size in growing.shape(name, "double").items() if "layer" not in field}
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "to", "exact"),
+    [
+        ("llama", "isometric", {"hidden_size": 36}, True),
+        ("llama", "duplicate", TRIPLED["llama"], True),
+        ("gpt2", "duplicate", TRIPLED["gpt2"], True),
+        (
+            "llama",
+            "isometric",
+            {"intermediate_size": 53},
+            False,
+        ),  # MLP units copied once or twice: columns of two norms
+    ],
+)
+def test_orthogonalising_commutes_with_growing(
+    name: str, width: str, to: dict[str, int], exact: bool
+) -> None:
+    """NS(G_o m F_iᵀ) = Q_o NS(m) Q_iᵀ, up to a factor, where the columns of G_o and F_i have one norm each."""
+    plan = growing.planned(name, to, width=width)
+    weights = growing.weights(zoo.build(zoo.config(name)))
+    options = ((3.4445, -4.775, 2.0315), 5, 1e-7)
+    turned = {one: orthogonalised(m, *options) if m.dim() == 2 else m for one, m in weights.items()}
+    grown = growing.view(plan, weight=weights, exp_avg=weights)
+    expected = growing.view(plan, weight=weights, exp_avg=turned)
+    worst = 0.0
+    for one in hidden_matrices(plan.config):
+        a, b = orthogonalised(grown.read(one, "exp_avg"), *options), expected.read(one, "exp_avg")
+        worst = max(worst, float((a / a.norm() - b / b.norm()).norm()))
+    assert (worst <= 1e-12) if exact else (worst > 1e-2)
 
 
 @pytest.mark.usefixtures("exact_muon")

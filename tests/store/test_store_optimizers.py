@@ -160,6 +160,18 @@ def test_an_optimizer_that_is_not_known_is_named() -> None:
         assert "outgrow carries the state of AdamW, Adam, SGD, Lion, Muon" in str(caught.value)
 
 
+def test_a_class_is_known_by_its_package_too() -> None:
+    """bitsandbytes calls its 8-bit optimizer AdamW; a subclass of torch's is torch's."""
+    model = tiny_llama()
+    theirs = type("AdamW", (torch.optim.Optimizer,), {"__module__": "bitsandbytes.optim.adamw"})
+    with pytest.raises(CheckpointError, match="does not know the optimizer 'AdamW'"):
+        TrainingState.from_model(model, theirs(model.parameters(), {"lr": 1.0, "betas": (0.9, 0.9)}))
+    mine = type("Mine", (torch.optim.AdamW,), {})
+    info = TrainingState.from_model(model, mine(model.parameters())).optimizer
+    assert info is not None
+    assert info.name == "AdamW"
+
+
 def test_a_state_is_loaded_into_its_own_optimizer_alone() -> None:
     model, _, state = trained("SGD")
     before = [parameter.clone() for parameter in model.parameters()]

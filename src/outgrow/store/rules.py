@@ -96,6 +96,8 @@ RULES: dict[str, Rule] = {
     )
 }
 
+_PACKAGES = ("torch", "transformers", "outgrow", "lion_pytorch")
+"""Whose classes these are: bitsandbytes' AdamW is another."""
 _CARRIED = "outgrow carries the state of " + ", ".join(RULES) + " (Adam without amsgrad)"
 
 
@@ -120,9 +122,10 @@ def name_of(optimizer: torch.optim.Optimizer) -> str:
     if any(RULE in group for group in optimizer.param_groups):
         return type(optimizer).__name__
     for cls in type(optimizer).__mro__:
-        prefix = "transformers." if cls.__module__.startswith("transformers.") else ""
-        if prefix + cls.__name__ in RULES:
-            return prefix + cls.__name__
+        package = cls.__module__.split(".")[0]
+        known = ("transformers." if package == "transformers" else "") + cls.__name__
+        if package in _PACKAGES and known in RULES:
+            return known
     name = type(optimizer).__name__
     raise CheckpointError(
         f"outgrow does not know the optimizer {name!r}", expected=near(name, RULES), fix=_CARRIED
