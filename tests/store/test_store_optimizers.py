@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -258,6 +259,7 @@ def test_trainer_continues_what_is_written(kind: str, tmp_path: Path) -> None:
     assert state.optimizer.name == kind.split(",")[0]
     assert {slot for slot in MOMENTS if state.source.names(slot)} == SLOTS_OF[kind]
     native = TrainingState.from_pretrained(state.save_pretrained(tmp_path / "native"))
+    assert json.loads((tmp_path / "native" / "outgrow.json").read_text())["step"] == 2
     assert_same(native, state)
     written = native.save_pretrained(tmp_path / "again" / "checkpoint-2", format="trainer")
     assert_same(TrainingState.from_pretrained(written), state)

@@ -123,11 +123,14 @@ class _Writer:
 
     @property
     def step(self) -> int:
-        """Steps of the whole training; a run's own record says it where the optimizer does not count."""
+        """Steps of the whole training; a run's or Trainer's own record says it where the optimizer does not count."""
         if self.state.steps:
             return int(max(self.state.steps.values()))
-        run = self.state.records.get("run")
-        return int(run["step"]) if isinstance(run, dict) and isinstance(run.get("step"), int) else 0
+        for name, key in (("run", "step"), ("trainer", "global_step")):
+            record = self.state.records.get(name)
+            if isinstance(record, dict) and isinstance(record.get(key), int):
+                return int(record[key])
+        return 0
 
     def check_trainer(self) -> None:
         if self.state.optimizer is None:
@@ -141,9 +144,8 @@ class _Writer:
         source = self.state.source
         slots = ("weight",) if format == "hub" else SLOTS
         tensors = sum(source.meta(name, slot).bytes + 300 for slot in slots for name in source.names(slot))
-        outline = (
-            3600 * len(source.names("weight")) if format == "trainer" else 0
-        )  # the zip's heads, from above
+        heads = 3600 * len(source.names("weight"))  # of the zip, from above
+        outline = heads if format == "trainer" else 0
         return tensors + outline + sum(asset.stat().st_size for asset in self._assets()) + (1 << 20)
 
     def write_hub(self, folder: Path) -> None:

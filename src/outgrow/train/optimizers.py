@@ -102,9 +102,8 @@ class MuonAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for part in (
-            self._parts
-        ):  # the parts work on this optimizer's groups and state, which a load may have replaced
+        # The parts work on this optimizer's groups and state, which a load may have replaced.
+        for part in self._parts:
             part.param_groups = [g for g in self.param_groups if g[RULE] == type(part).__name__]
             part.state = self.state
             part.step()
@@ -158,7 +157,7 @@ def hidden_matrices(config: Mapping[str, Any]) -> frozenset[str]:
 
 
 def check_start(state: TrainingState, config: OptimizerConfig) -> None:
-    """An error unless a run with this optimizer can go on from a state; one without moments suits every optimizer."""
+    """An error unless a run with this optimizer can go on from a state; bare weights suit every optimizer."""
     if state.optimizer is None:
         return
     model = meta_model(state.config)
