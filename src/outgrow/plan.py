@@ -10,8 +10,8 @@ tensor will be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import torch
@@ -25,7 +25,7 @@ from outgrow.growth import Growth, Part, grown_config
 from outgrow.linear import EMPTY, MEAN, Identity, LinearMap, Select, direct_sum, kron
 from outgrow.maps import AxisMap, identity
 from outgrow.recipe import Fill, Fresh, Invisible, Level, Mask, Recipe, Term
-from outgrow.slots import EXP_AVG, EXP_AVG_SQ, WEIGHT, Moments, Slot
+from outgrow.slots import SLOTS, WEIGHT, Moments, Slot
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,14 @@ class GrowthPlan:
         grown = [axis for axis in self.growth.axes.values() if axis.grows]
         even = bool(grown) and all(axis.even for axis in grown)
         return even and self.keeps_gradient_law and not self.growth.has_fresh_units
+
+    def origin(self, name: str) -> str:
+        """The old tensor in whose place a new one stands: it joins the same optimizer group and has the same slots."""
+        parameter = self.large.parameters[name]
+        if parameter.layer is None:
+            return name
+        sources = self.growth.layers.sources(parameter.layer)
+        return parameter.in_layer(sources[0] if sources else 0)
 
     def same_contents(self, slot: str) -> tuple[tuple[str, ...], ...]:
         """Tensors of a slot grouped by contents: copies of a layer are computed once."""
@@ -106,10 +114,30 @@ def plan(growth: Growth, moments: Moments = "transport") -> GrowthPlan:
     if growth.layers.grows:
         check_depth(growth.small)
     builder = _Builder(growth, compensate(growth), moments)
-    recipes = {slot.name: builder.recipes(slot) for slot in (WEIGHT, EXP_AVG, EXP_AVG_SQ)}
+    recipes = _BySlot(builder)
     steps = {name: builder.step_source(recipe) for name, recipe in recipes["exp_avg"].items()}
     config = grown_config(growth, builder.compensation.eps)
     return GrowthPlan(growth, config, builder.compensation, moments, recipes, steps)
+
+
+@dataclass(frozen=True)
+class _BySlot(Mapping[str, Mapping[str, Recipe]]):
+    """Every slot's recipes, worked out when a slot is first asked for; slots that obey the same law share them."""
+
+    builder: _Builder
+    made: dict[object, dict[str, Recipe]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Mapping[str, Recipe]:
+        slot = SLOTS[name]
+        if slot.law not in self.made:
+            self.made[slot.law] = self.builder.recipes(slot)
+        return self.made[slot.law]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SLOTS)
+
+    def __len__(self) -> int:
+        return len(SLOTS)
 
 
 @dataclass(frozen=True)
@@ -120,17 +148,27 @@ class _Builder:
     cache: dict[object, LinearMap] = field(default_factory=dict)
 
     def recipes(self, slot: Slot) -> dict[str, Recipe]:
+        least = 1 if slot.mean_over is None else 2  # a vector's second moment is not factored
         return {
-            name: self.recipe(parameter, slot) for name, parameter in self.growth.large.parameters.items()
+            name: self.recipe(parameter, slot)
+            for name, parameter in self.growth.large.parameters.items()
+            if len(parameter.signature.dims) >= least
         }
 
     def recipe(self, parameter: Parameter, slot: Slot) -> Recipe:
-        shape = self.growth.large.shape(parameter.name)
+        whole = self.unscaled(parameter, slot)
+        if slot.partner is None or not whole.terms:
+            return whole
+        return replace(whole, follows=(slot.partner, self.unscaled(parameter, SLOTS[slot.partner])))
+
+    def unscaled(self, parameter: Parameter, slot: Slot) -> Recipe:
+        """A recipe as the maps alone have it: a factor of a second moment still follows its partner."""
+        shape = slot.shape(self.growth.large.shape(parameter.name))
         parts = self.parts(parameter, slot)
         terms: list[Term] = []
         for part in parts:
             sources = self.sources(parameter, slot, part)
-            maps = part.maps or tuple(self.map(dim, slot, part) for dim in parameter.signature.dims)
+            maps = part.maps or self.maps(parameter, slot, part)
             share = part.coefficient if slot is WEIGHT else 1.0
             terms += [Term(source, maps, share * weight**slot.power) for source, weight in sources]
             if slot is WEIGHT:
@@ -139,8 +177,8 @@ class _Builder:
                     for mean in self.new_tokens(parameter)
                     for source, weight in sources
                 ]
-        maps = tuple(self.map(dim, slot, _WHOLE) for dim in parameter.signature.dims)
-        fills = self.fills(parameter, slot, self.sources(parameter, slot, _WHOLE), maps)
+        whole = self.maps(parameter, slot, _WHOLE)
+        fills = self.fills(parameter, slot, self.sources(parameter, slot, _WHOLE), whole)
         if slot is WEIGHT:
             for place, part in enumerate(parts):
                 if part.noise:
@@ -151,7 +189,8 @@ class _Builder:
     def parts(self, parameter: Parameter, slot: Slot) -> tuple[Part, ...]:
         """What a tensor is the sum of: weights, and moments that are asked to, follow the operator's own parts."""
         own = self.growth.parts.get(parameter.name) or self.growth.parts.get(parameter.pattern)
-        return own if own and (slot is WEIGHT or self.moments == "parts") else (_WHOLE,)
+        follows = slot is WEIGHT or (self.moments == "parts" and slot.partner is None)
+        return own if own and follows else (_WHOLE,)
 
     # ---- which layers -------------------------------------------------------------------------------------------
 
@@ -208,9 +247,17 @@ class _Builder:
 
     # ---- which maps ---------------------------------------------------------------------------------------------
 
+    def maps(self, parameter: Parameter, slot: Slot, part: Part) -> tuple[LinearMap, ...]:
+        """The map of every dimension that this slot has of a parameter."""
+        dims = parameter.signature.dims
+        return tuple(
+            Identity(1) if place is None else self.map(dims[place], slot, part)
+            for place in slot.dims(len(dims))
+        )
+
     def map(self, dim: Dim, slot: Slot, part: Part) -> LinearMap:
-        """The map of one dimension, made once per (dimension, slot, part)."""
-        key = (dim, slot.name, id(part) if part.axes else None)
+        """The map of one dimension, made once per (dimension, law of the slot, part)."""
+        key = (dim, slot.law[:4], id(part) if part.axes else None)
         if key not in self.cache:
             blocks = [
                 kron([slot.map(axis, dim.role) for axis in self.atoms(block, dim, part)])
@@ -269,7 +316,7 @@ class _Builder:
             return (Fresh(self.initializer_range, self.growth.seed, name),)
         if not sources or isinstance(sources[0][0], float):
             return ()
-        if slot is EXP_AVG_SQ:
+        if slot.power == 2:
             masks = tuple(Mask(~map_.covered(), torch.zeros(map_.outputs, dtype=torch.bool)) for map_ in maps)
             return (
                 (Level(str(sources[0][0]), masks),) if any(bool(mask.fresh.any()) for mask in masks) else ()
@@ -361,24 +408,3 @@ def _raw_copies(map_: LinearMap, *, first_only: bool) -> LinearMap:
                 index[place] = EMPTY
             seen[unit] = unit >= 0
     return Select(index, (index >= 0).to(torch.float64), map_.units)
-
-
-def multipliers(plan: GrowthPlan) -> dict[str, float]:
-    """AdamW learning-rate multiplier of each tensor under which training commutes with this growth (notes/maths.md 4.2).
-
-    AdamW moves every entry by about one learning rate, while a small model's step of 1 arrives in a large weight as
-    F_o · G_iᵀ: the multiplier is that product, 1/in for plain duplication. Raises GrowthError where it is not one number
-    per tensor (uneven copies).
-    """
-    found = {}
-    for name, recipe in plan.recipes["weight"].items():
-        value = 1.0
-        for map_ in recipe.terms[0].maps if recipe.terms else ():
-            weights = torch.ones(1) if isinstance(map_, Identity) else _select(map_).weight[map_.covered()]
-            if float((weights - weights[0]).abs().max()) > 1e-12:
-                raise GrowthError(
-                    f"'{name}' has copies of unequal weight: no single learning-rate multiplier fits"
-                )
-            value *= float(weights[0])
-        found[name] = value
-    return found

@@ -25,6 +25,7 @@ from outgrow.errors import CheckpointError
 from outgrow.linear import apply_transposed
 from outgrow.plan import GrowthPlan
 from outgrow.recipe import Term
+from outgrow.slots import MOMENTS
 from outgrow.state import TrainingState
 from outgrow.store.grown import GrownView
 from outgrow.store.models import build_model
@@ -195,7 +196,9 @@ def verify(
         steps=steps,
         losses_small=losses_small,
         losses_large=losses_large,
-        moment_norms={slot: (_norm(small, slot), _norm(large, slot)) for slot in ("exp_avg", "exp_avg_sq")},
+        moment_norms={
+            slot: (_norm(small, slot), _norm(large, slot)) for slot in MOMENTS if small.source.names(slot)
+        },
         first_update=updates,
         tolerance=tolerance,
         matches_plan=matches,
@@ -283,7 +286,7 @@ def first_updates(
 
     `new, from zero` is what the new entries would get from m = v = 0 at the kept step count.
     """
-    if state.optimizer is None or not state.steps:
+    if state.optimizer is None or not _is_adams(state):
         return {}
     options = state.optimizer.groups[0].options
     beta1, beta2 = (float(beta) for beta in options.get("betas", (0.9, 0.999)))
@@ -357,9 +360,9 @@ def _tolerance(plan: GrowthPlan, large: TrainingState, dtype: torch.dtype) -> fl
 def _train(
     model: PreTrainedModel, state: TrainingState, batches: Sequence[Batch], steps: int, learning_rate: float
 ) -> tuple[float, ...]:
-    """A few AdamW steps from the state's own moments; returns the loss before each step."""
+    """A few AdamW steps, from the state's own moments if they are Adam's; returns the loss before each step."""
     optimizer = torch.optim.AdamW(list(model.named_parameters()), lr=learning_rate, weight_decay=0.0)
-    if state.optimizer is not None and state.steps:
+    if _is_adams(state):
         state.load_into(model, optimizer)
     losses = []
     for step in range(steps):
@@ -367,6 +370,12 @@ def _train(
         losses.append(loss)
         optimizer.step()
     return tuple(losses)
+
+
+def _is_adams(state: TrainingState) -> bool:
+    """Whether the state has Adam's moments for every tensor."""
+    info = state.optimizer
+    return info is not None and info.name in ("Adam", "AdamW") and bool(state.steps)
 
 
 def _norm(state: TrainingState, slot: str) -> float:

@@ -20,13 +20,14 @@ from outgrow.train.engine import (
     Device,
     TrainingError,
     build_model,
-    build_optimizer,
     evaluate,
     model_config,
     optimizer_step,
 )
 from outgrow.train.files import locked
 from outgrow.train.folder import read_metrics
+from outgrow.train.optimizer_config import AdamWConfig
+from outgrow.train.optimizers import build_optimizer
 from outgrow.train.run_file import parse_run
 
 Tiny = Callable[..., dict[str, Any]]
@@ -208,9 +209,7 @@ def test_a_dry_run_knows_the_sizes_and_writes_nothing(tiny: Tiny, tmp_path: Path
 
 
 def _step(model: torch.nn.Module, micro_batch: int, batch: tuple[torch.Tensor, torch.Tensor]) -> float:
-    from outgrow.train.config import OptimizerConfig
-
-    optimizer = build_optimizer(model, OptimizerConfig())
+    optimizer = build_optimizer(model, AdamWConfig())
     options: dict[str, Any] = {
         "learning_rate": 1e-3,
         "clip": 1.0,
@@ -251,9 +250,7 @@ def test_vectors_do_not_decay() -> None:
         sequence_length=8,
         separator=0,
     )
-    from outgrow.train.config import OptimizerConfig
-
-    optimizer = build_optimizer(build_model(content), OptimizerConfig(weight_decay=0.3))
+    optimizer = build_optimizer(build_model(content), AdamWConfig(weight_decay=0.3))
     decays = {
         name: group["weight_decay"] for group in optimizer.param_groups for name in group["param_names"]
     }

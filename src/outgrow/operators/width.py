@@ -50,7 +50,7 @@ def isometric(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) 
 def duplicate(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) -> Growth:
     """Every unit of a growing axis copied the same number of times; readers divide their weight among the copies.
 
-    Keeps: function and gradient law, and with the multipliers of `plan.multipliers` the whole AdamW trajectory.
+    Keeps: function and gradient law, and with the multipliers of `multipliers` the whole AdamW trajectory.
     Raises GrowthError where a size is not a multiple.
     """
     for name, size in small.sizes.items():

@@ -10,6 +10,7 @@ from outgrow.constraints import Finding
 from outgrow.flops import training_flops
 from outgrow.plan import GrowthPlan
 from outgrow.report.text import amount
+from outgrow.slots import SLOTS
 from outgrow.state import TrainingState
 from outgrow.store.source import TensorSource
 from outgrow.store.writer import BLOCK_BYTES, WORKERS
@@ -45,7 +46,7 @@ def size_table(state: TrainingState, model: Model) -> Table:
 
 def state_facts(state: TrainingState, model: Model) -> dict[str, Any]:
     """The facts of `outgrow inspect`."""
-    slots = [slot for slot in ("weight", "exp_avg", "exp_avg_sq") if state.source.names(slot)]
+    slots = [slot for slot in SLOTS if state.source.names(slot)]
     steps = sorted(set(state.steps.values()))
     optimizer = (
         "none" if state.optimizer is None else f"{state.optimizer.name}, {len(state.optimizer.groups)} groups"

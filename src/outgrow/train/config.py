@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from outgrow.schedule import WSD, Schedule, TokenCount, parse_count
+from outgrow.train.optimizer_config import AdamWConfig, OptimizerConfig
 
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
 
@@ -65,18 +66,6 @@ class DataConfig(_Section):
     """Split of a `datasets` source."""
     subset: str | None = None
     """Configuration name of a `datasets` hub source."""
-
-
-class OptimizerConfig(_Section):
-    """AdamW (arXiv 1711.05101); one-dimensional tensors are not decayed."""
-
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """The peak: the schedule multiplies it."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
-    """Largest norm of the whole gradient; null for none."""
 
 
 class BatchConfig(_Section):
@@ -152,7 +141,7 @@ class RunConfig(_Section):
     model: dict[str, Any] | None = None
     """`model_type` and the config fields of the first stage; absent with `stages[0].from`."""
     data: DataConfig = DataConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = AdamWConfig()
     schedule: Schedule = Field(default_factory=lambda: WSD.model_validate({}))
     batch: BatchConfig = BatchConfig()
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]

@@ -1,6 +1,6 @@
 """What a run would need, without doing it: parameters, FLOPs, memory, disk, time.
 
-memory = 16 bytes per parameter (weight, gradient, two moments) + activations of one micro-batch
+memory = 8 bytes per parameter (weight, gradient) + 4 per number that the optimizer keeps + activations of one micro-batch
 time   = FLOPs of the run / FLOPs per second of a short measured probe of the first stage's model
 """
 
@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from outgrow.train.config import RunConfig
-from outgrow.train.engine import Device, build_model, build_optimizer, choose_device, optimizer_step
+from outgrow.train.engine import Device, build_model, choose_device, optimizer_step
+from outgrow.train.optimizers import build_optimizer, state_numbers
 from outgrow.train.preflight import preflight
 from outgrow.train.stages import StagePlan
 
@@ -79,14 +80,15 @@ def _stage(run: RunConfig, plan: StagePlan, device: Device, rate: float | None) 
     activations = activation_bytes(
         plan.config, micro_batch, run.data.sequence_length, 2 if device.bf16 else 4
     )
+    state = 4 * state_numbers(plan.config, run.optimizer)
     return DryStage(
         name=plan.name,
         parameters=plan.cost.parameters,
         tokens=plan.tokens,
         steps=plan.steps,
         flops=plan.flops,
-        memory_bytes=16 * plan.cost.parameters + activations,
-        checkpoint_bytes=12 * plan.cost.parameters,
+        memory_bytes=8 * plan.cost.parameters + state + activations,
+        checkpoint_bytes=4 * plan.cost.parameters + state,
         seconds=plan.flops / rate if rate else None,
     )
 

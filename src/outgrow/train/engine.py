@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from outgrow.architectures import known, load
 from outgrow.errors import ArchitectureError, ConfigError, OutgrowError, near
-from outgrow.train.config import OptimizerConfig, RunConfig
+from outgrow.train.config import RunConfig
 
 _NOT_SIZES = {"transformers_version", "architectures", "_name_or_path", "model_type", "dtype"}
 
@@ -142,21 +142,6 @@ def build_model(content: dict[str, Any], device: str = "cpu") -> nn.Module:
     return model.float()
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over named parameters: matrices decay, vectors do not."""
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [pair for pair in named if pair[1].ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [pair for pair in named if pair[1].ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
-    )
-
-
 def language_loss(model: nn.Module, inputs: Tensor, targets: Tensor, device: Device) -> Tensor:
     """Summed cross-entropy in nats; inputs and targets are int64 (sequences, length)."""
     inputs = inputs.to(device.name, non_blocking=True)
@@ -203,7 +188,7 @@ def optimizer_step(
         if clip is not None:
             nn.utils.clip_grads_with_norm_(parameters, clip, norm)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("lr_scale", 1.0)
         optimizer.step()
     return step
 

@@ -24,11 +24,11 @@ from outgrow.train.engine import (
     TrainingError,
     be_repeatable,
     build_model,
-    build_optimizer,
     evaluate,
     optimizer_step,
 )
 from outgrow.train.folder import Pointer, opened_run, prune
+from outgrow.train.optimizers import build_optimizer
 from outgrow.train.preflight import preflight
 from outgrow.train.progress import make_progress
 from outgrow.train.result import RunResult, machine, read_result

@@ -21,11 +21,11 @@ from outgrow.train.config import (
     DataConfig,
     EvaluationConfig,
     GrowConfig,
-    OptimizerConfig,
     RunConfig,
     StageConfig,
     TokenizerConfig,
 )
+from outgrow.train.optimizer_config import OPTIMIZERS
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -140,13 +140,16 @@ def _explain(error: ValidationError, data: Mapping[str, Any], where: str) -> str
     """One block per mistake: the dotted key, what was found, what is expected."""
     blocks = []
     for problem in error.errors():
-        parts = _location(problem["loc"], data)
+        parts = _location(problem["loc"], data, missing=problem["type"] == "missing")
         key = ".".join(map(str, parts)) or "the run"
         if problem["type"] == "too_short" and problem["input"]:
             continue  # pydantic counts only the valid items; their own mistakes are already listed
         kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
         if kind == "extra_forbidden":
-            text = f"{where}: unknown key {key}\n  expected: {near(str(parts[-1]), _known_keys(parts[:-1]))}"
+            text = f"{where}: unknown key {key}\n  expected: {near(str(parts[-1]), _known_keys(parts[:-1], problem['loc']))}"
+        elif kind == "union_tag_invalid" and key == "optimizer":
+            tag = str(problem["ctx"]["tag"])
+            text = f"{where}: unknown optimizer.name '{tag}'\n  expected: {near(tag, OPTIMIZERS)}"
         elif kind == "missing":
             text = f"{where}: the key {key} is missing"
         else:
@@ -158,7 +161,7 @@ def _explain(error: ValidationError, data: Mapping[str, Any], where: str) -> str
     return "\n".join(blocks)
 
 
-def _location(location: tuple[int | str, ...], data: Any) -> list[int | str]:
+def _location(location: tuple[int | str, ...], data: Any, *, missing: bool) -> list[int | str]:
     """The place in the user's file: pydantic also names the branch of a union, which is not a key."""
     parts: list[int | str] = []
     for position, part in enumerate(location):
@@ -167,18 +170,18 @@ def _location(location: tuple[int | str, ...], data: Any) -> list[int | str]:
         if in_list or (isinstance(data, Mapping) and part in data):
             parts.append(part)
             data = data[part]
-        elif last and isinstance(data, Mapping):
+        elif last and missing:
             parts.append(part)
     return parts
 
 
-def _known_keys(parents: Sequence[int | str]) -> list[str]:
-    """The keys that the section at this place has; for a schedule, those of every kind."""
+def _known_keys(parents: Sequence[int | str], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section at this place has; for a schedule, those of every kind; for an optimizer, its own."""
     sections: dict[str, tuple[type[BaseModel], ...]] = {
         "": (RunConfig,),
         "data": (DataConfig,),
         "data.tokenizer": (TokenizerConfig,),
-        "optimizer": (OptimizerConfig,),
+        "optimizer": tuple(one for name, one in OPTIMIZERS.items() if name in location),
         "schedule": (Constant, Linear, Cosine, WSD),
         "batch": (BatchConfig,),
         "stages": (StageConfig,),

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from outgrow.state import TrainingState
 from outgrow.train.config import RunConfig
 from outgrow.train.data import TrainingData
-from outgrow.train.engine import Device, build_model, build_optimizer, choose_device
+from outgrow.train.engine import Device, build_model, choose_device
 from outgrow.train.folder import MetricsLog, Pointer, RunFolder
+from outgrow.train.optimizers import build_optimizer
 from outgrow.train.progress import Progress
 from outgrow.train.stages import StagePlan, flops_before, plan_stages
 from outgrow.train.tensorboard import Mirror, make_mirror
@@ -55,7 +56,7 @@ class Live:
     """A model in the middle of its training; `step` counts the whole run."""
 
     model: nn.Module
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     stage: int
     step: int
     lineage: tuple[dict[str, Any], ...]
@@ -149,13 +150,9 @@ def point(session: Session, live: Live, checkpoint: Path) -> None:
 
 
 def load(session: Session, path: Path, index: int, step: int) -> Live:
-    """A model and optimizer that continue a saved state."""
+    """A model and optimizer that continue a saved state, with this run's own options whatever the state was trained with."""
     state = TrainingState.from_pretrained(path)
     model = build_model(state.config).to(session.device.name)
     optimizer = build_optimizer(model, session.run.optimizer)
     state.load_into(model, optimizer if state.optimizer is not None else None)
-    options = session.run.optimizer  # this run's own, whatever the checkpoint was trained with
-    for group in optimizer.param_groups:
-        decay = options.weight_decay if group["params"][0].ndim >= 2 else 0.0
-        group.update(betas=options.betas, eps=options.eps, weight_decay=decay)
     return Live(model, optimizer, index, step, state.lineage)

@@ -15,6 +15,7 @@ from outgrow.flops import Cost, model_cost
 from outgrow.state import TrainingState
 from outgrow.train.config import GrowConfig, RunConfig
 from outgrow.train.engine import build_model, check_fits, model_config
+from outgrow.train.optimizers import check_start
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ def plan_stages(run: RunConfig, *, vocab_size: int, separator: int | None) -> tu
 def _first_state(run: RunConfig, vocab_size: int, separator: int | None) -> TrainingState:
     first = run.stages[0]
     if first.start is not None:
-        return TrainingState.from_pretrained(Path(first.start).expanduser())
+        state = TrainingState.from_pretrained(Path(first.start).expanduser())
+        check_start(state, run.optimizer)
+        return state
     assert run.model is not None, "RunConfig asks for a model or a checkpoint"
     content = model_config(
         run.model, vocab_size=vocab_size, sequence_length=run.data.sequence_length, separator=separator
