@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,12 +12,11 @@ from hypothesis import strategies as st
 
 from battery import zoo
 from outgrow.errors import GrowthError
-from outgrow.linear import Dense
-from outgrow.maps import AxisMap
+from outgrow.linear import Dense, Identity
 from outgrow.new_entries import NewEntries, new_entries
 from outgrow.operators import build
 from outgrow.plan import plan
-from outgrow.recipe import evaluate
+from outgrow.recipe import Recipe, Term, evaluate
 
 WIDER: dict[str, dict[str, Any]] = {
     "gpt2": {"hidden_size": 48, "num_attention_heads": 8, "n_inner": 50, "n_layer": 5},
@@ -64,12 +64,15 @@ def test_old_entries_are_where_moments_are_kept(name: str, depth: str) -> None:
 
 def test_new_entries_say_what_they_cannot_know() -> None:
     small = zoo.resolved("llama")
-    growth = build(small, {"intermediate_size": 50})
-    mixed = torch.rand(50, 40, dtype=torch.float64)
-    learned = AxisMap(Dense(mixed), Dense(torch.linalg.pinv(mixed).T.contiguous()))
-    growth = type(growth)(**{**vars(growth), "axes": {**growth.axes, "mlp": learned}})
+    made = plan(build(small, {"intermediate_size": 50}))
+    name = "model.layers.0.mlp.up_proj.weight"
+    maps = (Dense(torch.rand(50, 40, dtype=torch.float64)), Identity(24))
+    learned = Recipe(name, (50, 24), (Term(name, maps),))
     with pytest.raises(GrowthError, match=r"units of '.*mlp.* are mixtures"):
-        new_entries(plan(growth))
+        new_entries(replace(made, recipes={"weight": {**made.recipes["weight"], name: learned}}))
+    layers = replace(made.growth.layers, rows=(((0, 0.5), (1, 0.5)), *made.growth.layers.rows[1:]))
+    with pytest.raises(GrowthError, match="layer 0 is a mixture"):
+        new_entries(replace(made, growth=replace(made.growth, layers=layers)))
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=5), min_size=1, max_size=3), st.booleans())

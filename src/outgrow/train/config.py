@@ -7,22 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import AliasChoices, Field, model_validator
 
-from outgrow.schedule import WSD, Schedule, TokenCount, parse_count
-
-Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+from outgrow.schedule import WSD, Schedule, TokenCount
+from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
+from outgrow.train.section import Count
+from outgrow.train.section import Section as _Section
 
 
 class TokenizerConfig(_Section):
@@ -126,6 +116,28 @@ class StageConfig(_Section):
     """This stage's own peak."""
     rewarm_tokens: TokenCount = 0
     """Tokens over which this stage's learning rate rises once more from 0."""
+    new_entries: NewEntriesConfig | None = None
+    """A learning rate of their own for what the growth added."""
+    freeze: FreezeConfig | None = None
+    """Tensors that are left alone for a while."""
+    masks: MasksConfig | None = None
+    """New units and layers fade in."""
+
+    @model_validator(mode="after")
+    def _knows_what_is_new(self) -> StageConfig:
+        if self.grow is None and self.asks_what_is_new:
+            raise ValueError(
+                "new_entries, masks and freeze.what: old need a growth in the same stage to know what is new"
+            )
+        if self.masks is not None and self.masks.rise_tokens > self.tokens:
+            raise ValueError(f"masks.rise_tokens {self.masks.rise_tokens} is more than the stage's tokens")
+        return self
+
+    @property
+    def asks_what_is_new(self) -> bool:
+        """Whether anything here is about the entries that the stage's growth adds."""
+        old = self.freeze is not None and self.freeze.what == "old"
+        return old or self.new_entries is not None or self.masks is not None
 
 
 class EvaluationConfig(_Section):

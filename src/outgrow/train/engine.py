@@ -184,8 +184,12 @@ def optimizer_step(
     clip: float | None,
     device: Device,
     seed: tuple[int, int],
+    update: AbstractContextManager[None] | None = None,
 ) -> Step:
-    """Gradients of a whole batch, in pieces, then one update; nothing is updated where the loss is not finite."""
+    """Gradients of a whole batch, in pieces, then one update; nothing is updated where the loss is not finite.
+
+    `update` is entered around the optimizer's own step (see `train/boost.py`).
+    """
     torch.manual_seed((seed[0] * 1_000_003 + seed[1]) % 2**63)
     model.train()
     optimizer.zero_grad(set_to_none=True)
@@ -204,7 +208,8 @@ def optimizer_step(
             nn.utils.clip_grads_with_norm_(parameters, clip, norm)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        optimizer.step()
+        with update or nullcontext():
+            optimizer.step()
     return step
 
 

@@ -34,6 +34,7 @@ from outgrow.train.progress import make_progress
 from outgrow.train.result import RunResult, machine, read_result
 from outgrow.train.session import Live, Session, checkpoint_path, load, log_row, open_session, point, save
 from outgrow.train.stages import grow_state
+from outgrow.train.treatment import Treatment, make_treatment
 
 
 def train(run: RunConfig, *, progress: bool = True) -> RunResult:
@@ -145,9 +146,10 @@ def _train_stage(session: Session, live: Live) -> Live:
     first, last = run.first_step(index), run.first_step(index + 1)
     session.progress.stage(run.stages[index].name, live.step - first, last - first)
     window = _Window(session)
+    treatment = make_treatment(run.stages[index], session.plans[index].growth, live.model)
     while live.step < last:
         rate = _learning_rate(run, index, live.step)
-        done = _one_step(session, live, rate)
+        done = _one_step(session, live, rate, treatment)
         live = replace(live, step=live.step + 1)
         window.add(done)
         keep = (
@@ -168,18 +170,21 @@ def _train_stage(session: Session, live: Live) -> Live:
     return live
 
 
-def _one_step(session: Session, live: Live, rate: float) -> Step:
+def _one_step(session: Session, live: Live, rate: float, treatment: Treatment) -> Step:
     run = session.run
-    step = optimizer_step(
-        live.model,
-        live.optimizer,
-        session.data.batch(run.seed, live.step, run.batch.sequences),
-        learning_rate=rate,
-        micro_batch=run.batch.micro_batch or run.batch.sequences,
-        clip=run.optimizer.gradient_clip,
-        device=session.device,
-        seed=(run.seed, live.step),
-    )
+    tokens = (live.step - run.first_step(live.stage) + 0.5) * run.tokens_per_step
+    with treatment.during(tokens):
+        step = optimizer_step(
+            live.model,
+            live.optimizer,
+            session.data.batch(run.seed, live.step, run.batch.sequences),
+            learning_rate=rate,
+            micro_batch=run.batch.micro_batch or run.batch.sequences,
+            clip=run.optimizer.gradient_clip,
+            device=session.device,
+            seed=(run.seed, live.step),
+            update=treatment.update(tokens),
+        )
     if not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm)):
         pointer = session.folder.pointer()
         raise TrainingError(

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from outgrow.errors import ConfigError, near
 from outgrow.schedule import WSD, Constant, Cosine, Linear
+from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.train.config import (
     BatchConfig,
     CheckpointConfig,
@@ -183,6 +184,9 @@ def _known_keys(parents: Sequence[int | str]) -> list[str]:
         "batch": (BatchConfig,),
         "stages": (StageConfig,),
         "stages.grow": (GrowConfig,),
+        "stages.new_entries": (NewEntriesConfig,),
+        "stages.freeze": (FreezeConfig,),
+        "stages.masks": (MasksConfig,),
         "evaluation": (EvaluationConfig,),
         "checkpoint": (CheckpointConfig,),
     }

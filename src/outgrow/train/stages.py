@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from outgrow.architectures import resolve
 from outgrow.errors import OutgrowError
 from outgrow.flops import Cost, model_cost
+from outgrow.plan import GrowthPlan
 from outgrow.state import TrainingState
+from outgrow.store.grown import GrownView
 from outgrow.train.config import GrowConfig, RunConfig
 from outgrow.train.engine import build_model, check_fits, model_config
+from outgrow.train.treatment import check_treatment
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class StagePlan:
     steps: int
     tokens: int
     flops: float
+    growth: GrowthPlan | None = None
+    """How this stage's model grows from the one before."""
 
 
 def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
@@ -49,16 +55,22 @@ def plan_stages(run: RunConfig, *, vocab_size: int, separator: int | None) -> tu
     state = _first_state(run, vocab_size, separator)
     plans = []
     for index, stage in enumerate(run.stages):
+        growth = None
         if stage.grow is not None:
             try:
                 state = grow_state(state, stage.grow)
+                growth = state.source.plan if isinstance(state.source, GrownView) else None
             except OutgrowError as error:
                 raise type(error)(f"stages.{index}.grow: {error}") from None
+        try:
+            check_treatment(stage, growth, tuple(resolve(state.config).parameters))
+        except OutgrowError as error:
+            raise type(error)(f"stages.{index}: {error}") from None
         check_fits(state.config, vocab_size=vocab_size, sequence_length=run.data.sequence_length)
         cost = model_cost(state.config)
         tokens = run.stage_steps(index) * run.tokens_per_step
         flops = float(tokens * cost.training(run.data.sequence_length))
-        plans.append(StagePlan(stage.name, state.config, cost, run.stage_steps(index), tokens, flops))
+        plans.append(StagePlan(stage.name, state.config, cost, run.stage_steps(index), tokens, flops, growth))
     return tuple(plans)
 
 
