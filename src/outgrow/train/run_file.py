@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from outgrow.errors import ConfigError, near
+from outgrow.reentry import Curve, Ratio, Reentry
 from outgrow.schedule import WSD, Constant, Cosine, Linear
 from outgrow.train.config import (
     BatchConfig,
@@ -26,6 +27,7 @@ from outgrow.train.config import (
     StageConfig,
     TokenizerConfig,
 )
+from outgrow.train.trigger import UntilEfficiency, UntilLoss
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -183,6 +185,9 @@ def _known_keys(parents: Sequence[int | str]) -> list[str]:
         "batch": (BatchConfig,),
         "stages": (StageConfig,),
         "stages.grow": (GrowConfig,),
+        "stages.reentry": (Reentry,),
+        "stages.reentry.position": (Ratio, Curve),
+        "stages.until": (UntilLoss, UntilEfficiency),
         "evaluation": (EvaluationConfig,),
         "checkpoint": (CheckpointConfig,),
     }
