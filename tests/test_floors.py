@@ -19,7 +19,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     5: ("operators",),
     6: ("state", "store"),
     7: ("api", "certify", "proof", "verify"),
-    8: ("flops", "schedule", "laws", "stages"),
+    8: ("flops", "schedule", "reentry", "laws", "stages"),
     9: ("train",),
     10: ("report", "integrations", "cli", "__main__", "__init__"),
 }

@@ -24,6 +24,7 @@ class Cost:
     """What one model has and does: parameters (tied ones once) and multiply-adds per token."""
 
     parameters: int
+    non_embedding: int  # without look-up tables and the head: the N of the scaling laws
     matrix_weights: int  # weights that take part in a matrix product for every token, the head included
     attention_width: (
         int  # layers * heads * (query_dim + value_dim): multiply-adds per token and other position
@@ -54,7 +55,10 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
     matrices = sum(prod(one.shape(model.sizes)) for one in signatures if _is_product(one, model))
     heads = prod(model.sizes[name] for name, axis in model.axes.items() if axis.through == "heads")
     width = model.layers * heads * (model.sizes["query_dim"] + model.sizes["value_dim"])
-    return Cost(model.num_parameters, matrices, width)
+    tables = sum(
+        prod(model.shape(name)) for name, one in model.parameters.items() if _is_table(one.signature, model)
+    )
+    return Cost(model.num_parameters, model.num_parameters - tables, matrices, width)
 
 
 def training_flops_per_token(config: Mapping[str, Any], sequence_length: int) -> int:
@@ -65,6 +69,11 @@ def training_flops_per_token(config: Mapping[str, Any], sequence_length: int) ->
 def parameter_count(config: Mapping[str, Any]) -> int:
     """Parameters of the language model, tied ones once."""
     return model_cost(config).parameters
+
+
+def _is_table(signature: Signature, model: Model) -> bool:
+    """Whether one of its dimensions counts tokens or positions: an embedding, the head or the head's bias."""
+    return any(model.axes[name].through in ("lookup", "fixed") for dim in signature.dims for name in dim.axes)
 
 
 def _is_product(signature: Signature, model: Model) -> bool:

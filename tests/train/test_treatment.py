@@ -139,7 +139,6 @@ def test_llama_pro_trains_its_new_blocks_alone(tiny: Tiny, tmp_path: Path) -> No
     run["stages"][1] |= {
         "grow": {"to": {"num_hidden_layers": 2}, "depth": "identity"},
         "freeze": {"what": "old"},
-        "rewarm_tokens": 0,
     }
     train(parse_run(run), progress=False)
     before = TrainingState.from_pretrained(tmp_path / "run" / "stages" / "2-large" / "grown")

@@ -9,10 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
+from outgrow.reentry import Curve, Ratio, Reentry
 from outgrow.schedule import WSD, Schedule, TokenCount
 from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.train.section import Count
 from outgrow.train.section import Section as _Section
+from outgrow.train.trigger import Until
 
 
 class TokenizerConfig(_Section):
@@ -103,7 +105,7 @@ class GrowConfig(_Section):
 
 
 class StageConfig(_Section):
-    """Train for so many tokens, after growing from the stage before."""
+    """Train for so many tokens at most, after growing from the stage before."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     tokens: Count
@@ -112,10 +114,10 @@ class StageConfig(_Section):
     )
     """First stage only: a checkpoint folder to continue from (`from:` in the file)."""
     grow: GrowConfig | None = None
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """This stage's own peak."""
-    rewarm_tokens: TokenCount = 0
-    """Tokens over which this stage's learning rate rises once more from 0."""
+    reentry: Reentry = Reentry()
+    """How the learning rate goes on: position on the schedule, re-warm-up, peak."""
+    until: Until | None = None
+    """What ends the stage before its tokens are used: `{loss: 3.2}` or `{trigger: efficiency}`."""
     new_entries: NewEntriesConfig | None = None
     """A learning rate of their own for what the growth added."""
     freeze: FreezeConfig | None = None
@@ -131,6 +133,10 @@ class StageConfig(_Section):
             )
         if self.masks is not None and self.masks.rise_tokens > self.tokens:
             raise ValueError(f"masks.rise_tokens {self.masks.rise_tokens} is more than the stage's tokens")
+        if self.masks is not None and self.until is not None:
+            raise ValueError(
+                "a stage with masks cannot end early: leave out until, or split the stage in two"
+            )
         return self
 
     @property
@@ -190,6 +196,14 @@ class RunConfig(_Section):
         for index, stage in enumerate(self.stages[1:], start=1):
             if stage.start is not None:
                 raise ValueError(f"stages[{index}].from: only the first stage can start from a checkpoint")
+        for index, stage in enumerate(self.stages):
+            position, peak = stage.reentry.position, stage.reentry.peak
+            if stage.grow is None and (position == "loss_matched" or peak in ("size_law", "mup")):
+                raise ValueError(f"stages[{index}].reentry: loss_matched, size_law and mup need a growth")
+            if index == 0 and (position == "loss_matched" or isinstance(position, Ratio | Curve)):
+                raise ValueError(
+                    "stages[0].reentry.position: nothing before it: give keep or a number of tokens"
+                )
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages need different names, got {', '.join(names)}")
@@ -205,17 +219,17 @@ class RunConfig(_Section):
         return -(-self.stages[index].tokens // self.tokens_per_step)
 
     def first_step(self, index: int) -> int:
-        """Optimizer steps of the run before a stage."""
+        """Optimizer steps of the run before a stage, if none ends early (else see `train/course.py`)."""
         return sum(self.stage_steps(i) for i in range(index))
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Optimizer steps of the whole run, if no stage ends early."""
         return self.first_step(len(self.stages))
 
     @property
     def total_tokens(self) -> int:
-        """Tokens of the whole run."""
+        """Tokens of the whole run, if no stage ends early."""
         return self.total_steps * self.tokens_per_step
 
     def resolved(self) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from outgrow.errors import ConfigError
-from outgrow.schedule import learning_rate
 from outgrow.state import TrainingState
 from outgrow.train.config import RunConfig
+from outgrow.train.course import Begun, Course
 from outgrow.train.data import load_data
 from outgrow.train.engine import (
     Step,
@@ -35,6 +35,7 @@ from outgrow.train.result import RunResult, machine, read_result
 from outgrow.train.session import Live, Session, checkpoint_path, load, log_row, open_session, point, save
 from outgrow.train.stages import grow_state
 from outgrow.train.treatment import Treatment, make_treatment
+from outgrow.train.watch import Watch
 
 
 def train(run: RunConfig, *, progress: bool = True) -> RunResult:
@@ -46,12 +47,14 @@ def train(run: RunConfig, *, progress: bool = True) -> RunResult:
     >>> result = train(load_run("examples/quickstart.yaml"))  # doctest: +SKIP
     """
     be_repeatable()
-    preflight(run)
+    found = preflight(run)
     with opened_run(run) as folder, make_progress(progress) as view:
         pointer = folder.pointer()
         if pointer is not None and pointer.finished:
             view.say(f"{folder.root}: this run is finished, nothing to do")
             return replace(read_result(folder), already_finished=True)
+        for warning in found.warnings:
+            view.say(f"warning: {warning}")
         view.say("data: reading, tokenizing (cached for the next time)")
         data = load_data(run.data, folder.tokenizer, start=run.stages[0].start)
         view.say(
@@ -83,48 +86,50 @@ def _work(session: Session, pointer: Pointer | None) -> None:
 def _begin(session: Session) -> Live:
     """The first stage's start: fresh weights, or a checkpoint and perhaps a growth."""
     run, stage = session.run, session.run.stages[0]
+    course = Course(run, session.plans).enter(0)
     _say_versions(session)
     if stage.start is None:
         torch.manual_seed(run.seed)
         model = build_model(session.plans[0].config).to(session.device.name)
-        live = Live(model, build_optimizer(model, run.optimizer), 0, 0, ())
+        live = Live(model, build_optimizer(model, run.optimizer), course, 0, ())
         _write_stage(session, live)
         return live
     start = Path(stage.start).expanduser()
     if stage.grow is None:
-        live = load(session, start, 0, 0)
+        live = load(session, start, course, 0)
         _write_stage(session, live)
         return live
-    before = evaluate(load(session, start, 0, 0).model, session.validation, session.device)
-    return _grow(session, start, 0, 0, before)
+    before = evaluate(load(session, start, course, 0).model, session.validation, session.device)
+    return _grow(session, start, course, 0, before)
 
 
 def _resume(session: Session, pointer: Pointer) -> Live:
     session.progress.say(f"continuing after step {pointer.step} from {pointer.checkpoint}")
-    return load(session, session.folder.root / pointer.checkpoint, pointer.stage, pointer.step)
+    course = Course(session.run, session.plans, tuple(Begun(**stage) for stage in pointer.stages))
+    return load(session, session.folder.root / pointer.checkpoint, course, pointer.step)
 
 
 def _next_stage(session: Session, live: Live) -> Live:
     """From the saved end of a stage to the next one's start."""
-    end = checkpoint_path(session, live.stage, live.step)
-    index = live.stage + 1
-    if session.run.stages[index].grow is None:
-        live = replace(live, stage=index)
+    end = checkpoint_path(session, live)
+    before = evaluate(live.model, session.validation, session.device)
+    course = live.course.enter(live.step, before)
+    if session.run.stages[course.stage].grow is None:
+        live = replace(live, course=course)
         _write_stage(session, live)
         return live
-    before = evaluate(live.model, session.validation, session.device)
-    return _grow(session, end, index, live.step, before)
+    return _grow(session, end, course, live.step, before)
 
 
-def _grow(session: Session, small: Path, index: int, step: int, loss_before: float) -> Live:
+def _grow(session: Session, small: Path, course: Course, step: int, loss_before: float) -> Live:
     """Grow a saved state from file to file, go on from the written one: a run that was killed here does the same again."""
-    growth = session.run.stages[index].grow
+    growth = session.run.stages[course.stage].grow
     assert growth is not None
     began = time.monotonic()
-    target = session.folder.stage(session.run, index) / "grown"
+    target = session.folder.stage(session.run, course.stage) / "grown"
     target.parent.mkdir(parents=True, exist_ok=True)
     grow_state(TrainingState.from_pretrained(small), growth).save_pretrained(target, overwrite=True)
-    live = load(session, target, index, step)
+    live = load(session, target, course, step)
     seconds = time.monotonic() - began
     loss_after = evaluate(live.model, session.validation, session.device)
     row = log_row(session, "growth", live)
@@ -133,7 +138,7 @@ def _grow(session: Session, small: Path, index: int, step: int, loss_before: flo
     )
     _write_stage(session, live)
     session.progress.say(
-        f"grown in {seconds:.1f} s to {session.plans[index].cost.parameters:,} parameters: "
+        f"grown in {seconds:.1f} s to {session.plans[course.stage].cost.parameters:,} parameters: "
         f"validation loss {loss_before:.4f} before, {loss_after:.4f} after"
     )
     point(session, live, target)
@@ -141,38 +146,42 @@ def _grow(session: Session, small: Path, index: int, step: int, loss_before: flo
 
 
 def _train_stage(session: Session, live: Live) -> Live:
-    """Steps until the stage's tokens are used; ends with a validation, a checkpoint and a pointer to it."""
-    run, index = session.run, live.stage
-    first, last = run.first_step(index), run.first_step(index + 1)
-    session.progress.stage(run.stages[index].name, live.step - first, last - first)
-    window = _Window(session)
-    treatment = make_treatment(run.stages[index], session.plans[index].growth, live.model)
-    while live.step < last:
-        rate = _learning_rate(run, index, live.step)
+    """Steps until the stage's tokens are used or its trigger fires; ends with a validation, a checkpoint and a pointer to it."""
+    run, course = session.run, live.course
+    first, last = course.now.first, course.last_step
+    session.progress.stage(run.stages[live.stage].name, live.step - first, last - first)
+    window, watch = _Window(session), Watch(session, live)
+    treatment = make_treatment(run.stages[live.stage], session.plans[live.stage].growth, live.model)
+    ended = course.now.end is not None
+    while not ended:
+        rate = course.learning_rate(live.step)
         done = _one_step(session, live, rate, treatment)
         live = replace(live, step=live.step + 1)
         window.add(done)
         keep = (
             run.checkpoint.every_steps is not None and (live.step - first) % run.checkpoint.every_steps == 0
         )
-        validate = live.step == last or _evaluation_is_due(run, live.step)
-        if live.step % run.log_every_steps == 0 or keep or live.step == last:
+        ended = live.step == last
+        if live.step % run.log_every_steps == 0 or keep or ended:
             row = window.close(live, rate)
             session.write(row)
             session.progress.step(live.step - first, row)
+            ended = watch.ends(live, row) or ended
+        if ended:
+            live = replace(live, course=course.ended(live.step))
         began = time.monotonic()
-        if validate:
+        if ended or _evaluation_is_due(run, live.step):
             _validate(session, live)
-        if keep or live.step == last:
+        if keep or ended:
             save(session, live)
-            prune(session.folder.stage(run, index), run.checkpoint.keep)
+            prune(session.folder.stage(run, live.stage), run.checkpoint.keep)
         window.leave_out(time.monotonic() - began)
     return live
 
 
 def _one_step(session: Session, live: Live, rate: float, treatment: Treatment) -> Step:
     run = session.run
-    tokens = (live.step - run.first_step(live.stage) + 0.5) * run.tokens_per_step
+    tokens = (live.step - live.course.now.first + 0.5) * run.tokens_per_step
     with treatment.during(tokens):
         step = optimizer_step(
             live.model,
@@ -191,23 +200,10 @@ def _one_step(session: Session, live: Live, rate: float, treatment: Treatment) -
             f"training diverged at step {live.step + 1} (stage {run.stages[live.stage].name})",
             got=f"loss {step.loss}, gradient norm {step.gradient_norm}",
             expected="finite numbers",
-            fix="lower the learning rate or rewarm_tokens up; last good checkpoint: "
+            fix="lower the learning rate or reentry.rewarm_tokens up; last good checkpoint: "
             + (str(session.folder.root / pointer.checkpoint) if pointer else "none yet"),
         )
     return step
-
-
-def _learning_rate(run: RunConfig, index: int, step: int) -> float:
-    """The rate of a step: the schedule at the step's middle token, so neither end of a ramp is a step of nothing."""
-    stage = run.stages[index]
-    return learning_rate(
-        run.schedule,
-        stage.learning_rate or run.optimizer.learning_rate,
-        (step + 0.5) * run.tokens_per_step,
-        run.total_tokens,
-        stage_start=run.first_step(index) * run.tokens_per_step,
-        rewarm_tokens=stage.rewarm_tokens,
-    )
 
 
 def _evaluation_is_due(run: RunConfig, step: int) -> bool:
@@ -256,7 +252,8 @@ def _write_stage(session: Session, live: Live) -> None:
     """The row that opens a stage: what its model is."""
     plan = session.plans[live.stage]
     row = {**log_row(session, "stage", live), "parameters": plan.cost.parameters, "stage_tokens": plan.tokens}
-    session.write({**row, "stage_flops": plan.flops, "config": plan.config})
+    place = {"peak": plan.peak, "position": live.course.now.position, "schedule_tokens": live.course.total()}
+    session.write({**row, "stage_flops": plan.flops, **place, "config": plan.config})
 
 
 def _say_versions(session: Session) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from outgrow.reentry import Curve
 from outgrow.train.config import DataConfig, RunConfig
 from outgrow.train.corpus import open_corpus
+from outgrow.train.course import read_curve
 from outgrow.train.engine import choose_device
+from outgrow.train.rates import rate_warnings
 from outgrow.train.stages import StagePlan, plan_stages
 from outgrow.train.tensorboard import check_tensorboard
 from outgrow.train.tokenizer import find_tokenizer
@@ -20,6 +23,8 @@ class Preflight:
     stages: tuple[StagePlan, ...]
     vocab_size: int
     corpus: str
+    warnings: tuple[str, ...]
+    """What is allowed and probably not wanted."""
 
 
 def preflight(run: RunConfig) -> Preflight:
@@ -38,7 +43,11 @@ def preflight(run: RunConfig) -> Preflight:
         assert path is not None, "RunConfig asks for a tokenizer or a checkpoint"
         found = find_tokenizer(Path(path).expanduser(), run.data.separator)
         vocab_size, separator = found.vocab_size, found.separator or 0
-    return Preflight(plan_stages(run, vocab_size=vocab_size, separator=separator), vocab_size, corpus)
+    plans = plan_stages(run, vocab_size=vocab_size, separator=separator)
+    for plan in plans:
+        if isinstance(plan.position, Curve):
+            read_curve(plan.position)
+    return Preflight(plans, vocab_size, corpus, rate_warnings(run, plans))
 
 
 def _check_source(config: DataConfig, source: str) -> str:

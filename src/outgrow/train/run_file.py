@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from outgrow.errors import ConfigError, near
+from outgrow.reentry import Curve, Ratio, Reentry
 from outgrow.schedule import WSD, Constant, Cosine, Linear
 from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.train.config import (
@@ -27,6 +28,7 @@ from outgrow.train.config import (
     StageConfig,
     TokenizerConfig,
 )
+from outgrow.train.trigger import UntilEfficiency, UntilLoss
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -187,6 +189,9 @@ def _known_keys(parents: Sequence[int | str]) -> list[str]:
         "stages.new_entries": (NewEntriesConfig,),
         "stages.freeze": (FreezeConfig,),
         "stages.masks": (MasksConfig,),
+        "stages.reentry": (Reentry,),
+        "stages.reentry.position": (Ratio, Curve),
+        "stages.until": (UntilLoss, UntilEfficiency),
         "evaluation": (EvaluationConfig,),
         "checkpoint": (CheckpointConfig,),
     }

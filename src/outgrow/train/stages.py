@@ -5,25 +5,27 @@ This is the only module of training that calls `outgrow.grow`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from outgrow.architectures import resolve
 from outgrow.errors import OutgrowError
 from outgrow.flops import Cost, model_cost
 from outgrow.plan import GrowthPlan
+from outgrow.reentry import Curve, Factors, Ratio, entry_peak, matched_ratio
 from outgrow.state import TrainingState
 from outgrow.store.grown import GrownView
 from outgrow.train.config import GrowConfig, RunConfig
 from outgrow.train.engine import build_model, check_fits, model_config
 from outgrow.train.treatment import check_treatment
+from outgrow.train.trigger import Threshold, UntilEfficiency, threshold
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage before any work: its model, tokens and FLOPs."""
+    """One stage before any work: its model, its most tokens and FLOPs, and its learning rate's peak and position."""
 
     name: str
     config: dict[str, Any]
@@ -31,7 +33,12 @@ class StagePlan:
     steps: int
     tokens: int
     flops: float
-    growth: GrowthPlan | None = None
+    peak: float
+    position: Literal["keep"] | int | Ratio | Curve
+    """As `Reentry.position`, `loss_matched` worked out."""
+    threshold: Threshold | None
+    """The slope that an efficiency trigger waits for."""
+    growth: GrowthPlan | None
     """How this stage's model grows from the one before."""
 
 
@@ -53,9 +60,10 @@ def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
 def plan_stages(run: RunConfig, *, vocab_size: int, separator: int | None) -> tuple[StagePlan, ...]:
     """Every stage's model, growths tried without weights: a target that cannot be is an error before any training."""
     state = _first_state(run, vocab_size, separator)
-    plans = []
+    peak = run.optimizer.learning_rate
+    plans: list[StagePlan] = []
     for index, stage in enumerate(run.stages):
-        growth = None
+        small, growth = state.config, None
         if stage.grow is not None:
             try:
                 state = grow_state(state, stage.grow)
@@ -70,8 +78,51 @@ def plan_stages(run: RunConfig, *, vocab_size: int, separator: int | None) -> tu
         cost = model_cost(state.config)
         tokens = run.stage_steps(index) * run.tokens_per_step
         flops = float(tokens * cost.training(run.data.sequence_length))
-        plans.append(StagePlan(stage.name, state.config, cost, run.stage_steps(index), tokens, flops, growth))
+        factors = (
+            None if stage.grow is None else growth_factors(small, state.config, run.data.sequence_length)
+        )
+        position = stage.reentry.position
+        if position == "loss_matched":
+            assert factors is not None, "RunConfig asks for a growth"
+            position = matched_ratio(factors, f"stages.{index}.reentry.position")
+        peak = entry_peak(stage.reentry.peak, peak, model_cost(small).non_embedding, factors)
+        if plans:
+            plans[-1] = replace(plans[-1], threshold=_threshold(run, index - 1, factors))
+        plans.append(
+            StagePlan(
+                name=stage.name,
+                config=state.config,
+                cost=cost,
+                steps=run.stage_steps(index),
+                tokens=tokens,
+                flops=flops,
+                peak=peak,
+                position=position,
+                threshold=None,
+                growth=growth,
+            )
+        )
+    plans[-1] = replace(plans[-1], threshold=_threshold(run, len(plans) - 1, None))
     return tuple(plans)
+
+
+def growth_factors(small: Mapping[str, Any], large: Mapping[str, Any], sequence_length: int) -> Factors:
+    """By how much a growth grows, from the two configs."""
+    models, costs = [resolve(one) for one in (small, large)], [model_cost(one) for one in (small, large)]
+    stream = next(name for name, axis in models[0].axes.items() if axis.through == "stream")
+    width, layers = ([model.sizes[stream] for model in models], [model.layers for model in models])
+    return Factors(
+        width=width[1] / width[0],
+        layers=layers[1] / layers[0],
+        parameters=costs[1].non_embedding / costs[0].non_embedding,
+        flops=costs[1].training(sequence_length) / costs[0].training(sequence_length),
+    )
+
+
+def _threshold(run: RunConfig, index: int, factors: Factors | None) -> Threshold | None:
+    """What a stage's trigger waits for; `factors` of the growth after it."""
+    until = run.stages[index].until
+    return threshold(until, factors, f"stages.{index}.until") if isinstance(until, UntilEfficiency) else None
 
 
 def _first_state(run: RunConfig, vocab_size: int, separator: int | None) -> TrainingState:
@@ -83,8 +134,3 @@ def _first_state(run: RunConfig, vocab_size: int, separator: int | None) -> Trai
         run.model, vocab_size=vocab_size, sequence_length=run.data.sequence_length, separator=separator
     )
     return TrainingState.from_model(build_model(content, "meta"))
-
-
-def flops_before(plans: Sequence[StagePlan], index: int) -> float:
-    """FLOPs of all stages before this one."""
-    return sum(plan.flops for plan in plans[:index])
