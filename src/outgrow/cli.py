@@ -126,7 +126,7 @@ def verify(
     large: Annotated[Path, typer.Argument(help="The state grown from it.", show_default=False)],
     data: Annotated[
         str | None,
-        typer.Option(help="Text to measure on: a file, glob or folder. Default: Python's own sources."),
+        typer.Option(help="What to measure on: text (a file, glob or folder; default: Python's own sources), or images (an .npz)."),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="AdamW steps to watch copies part.")] = 10,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of those steps.")] = 1e-3,
@@ -151,7 +151,8 @@ def verify(
     before, after = _open(small, True), _open(large, True)
     batches, source = proof_batches(before, small, data, count=steps)
     console = _console(quiet=as_json)
-    console.print(f"Data: {source}, {len(batches)} batches of {tuple(batches[0]['input_ids'].shape)} tokens.")
+    what, first = next(iter(batches[0].items()))
+    console.print(f"Data: {source}, {len(batches)} batches of {what} {tuple(first.shape)}.")
     if dry_run:
         needed = 5 * sum(after.source.meta(name, "weight").bytes for name in after.source.names("weight"))
         summary = {"data": source, "steps": steps, "dtype": dtype, "memory_bytes": 2 * needed}

@@ -301,6 +301,7 @@ _CHECKS = {
     "raw": _raw,
     "linear": _plain,
     "lookup": _lookup,
+    "input": _plain,
     "fixed": _plain,
 }
 

@@ -6,6 +6,10 @@
 Only matrix products count (two FLOPs per multiply-add). Attention is counted over the whole square of the sequence,
 as `torch.utils.flop_counter` does, although a causal kernel may skip half of it. Embedding look-ups cost nothing.
 A signature says which weights take part: those that read an axis other than a look-up, tied heads included.
+
+An image has a length of its own, and some matrices see a part of it (patches, the class token). So its unit is the image:
+
+    forward FLOPs per image = 2 * length * (weights at every position) + 2 * sum(weights * positions) + attention
 """
 
 from __future__ import annotations
@@ -29,6 +33,8 @@ class Cost:
     attention_width: (
         int  # layers * heads * (query_dim + value_dim): multiply-adds per token and other position
     )
+    apart: int = 0  # multiply-adds per sequence of matrices that work at some of its positions only
+    length: int | None = None  # of every sequence, where the config fixes it
 
     def forward(self, sequence_length: int) -> int:
         """FLOPs per token, forward."""
@@ -38,9 +44,14 @@ class Cost:
         """FLOPs per token, forward and backward."""
         return 3 * self.forward(sequence_length)
 
+    def training_image(self) -> int:
+        """FLOPs per image, forward and backward."""
+        assert self.length is not None
+        return 3 * (self.forward(self.length) * self.length + 2 * self.apart)
+
 
 def model_cost(config: Mapping[str, Any]) -> Cost:
-    """Parameters and multiply-adds of a language model, from the content of its `config.json`.
+    """Parameters and multiply-adds of a model, from the content of its `config.json`.
 
     >>> tiny = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
     ...         "num_attention_heads": 2, "vocab_size": 10}
@@ -49,16 +60,22 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
     (824, 4704)
     """
     model = resolve(config)
-    signatures = [
-        one for parameter in model.parameters.values() for one in (parameter.signature, *parameter.tied)
-    ]
-    matrices = sum(prod(one.shape(model.sizes)) for one in signatures if _is_product(one, model))
+    matrices = apart = 0
+    for parameter in model.parameters.values():
+        signatures = [one for one in (parameter.signature, *parameter.tied) if _is_product(one, model)]
+        weights = sum(prod(one.shape(model.sizes)) for one in signatures)
+        if parameter.at is None:
+            matrices += weights
+        else:
+            apart += weights * model.positions(parameter.at)
     heads = prod(model.sizes[name] for name, axis in model.axes.items() if axis.through == "heads")
     width = model.layers * heads * (model.sizes["query_dim"] + model.sizes["value_dim"])
     tables = sum(
         prod(model.shape(name)) for name, one in model.parameters.items() if _is_table(one.signature, model)
     )
-    return Cost(model.num_parameters, model.num_parameters - tables, matrices, width)
+    return Cost(
+        model.num_parameters, model.num_parameters - tables, matrices, width, apart, model.sequence
+    )
 
 
 def training_flops_per_token(config: Mapping[str, Any], sequence_length: int) -> int:
@@ -66,8 +83,20 @@ def training_flops_per_token(config: Mapping[str, Any], sequence_length: int) ->
     return model_cost(config).training(sequence_length)
 
 
+def training_flops(config: Mapping[str, Any], sequence_length: int) -> tuple[str, int]:
+    """The unit of a model's data, and the FLOPs of one, forward and backward: of an image where the config fixes its length.
+
+    >>> tiny = {"model_type": "vit", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+    ...         "num_attention_heads": 2, "image_size": 6, "patch_size": 3, "num_channels": 1}
+    >>> training_flops(tiny, sequence_length=1024)
+    ('image', 20640)
+    """
+    cost = model_cost(config)
+    return ("token", cost.training(sequence_length)) if cost.length is None else ("image", cost.training_image())
+
+
 def parameter_count(config: Mapping[str, Any]) -> int:
-    """Parameters of the language model, tied ones once."""
+    """Parameters of the model, tied ones once."""
     return model_cost(config).parameters
 
 

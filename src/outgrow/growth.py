@@ -124,7 +124,7 @@ def target(small: Model, to: Mapping[str, Any]) -> Model:
                 expected=f"at least {size}",
                 fix="outgrow only grows: choose sizes at or above the source's",
             )
-        if spec.axes[name].through == "fixed" and large.sizes[name] != size:
+        if not spec.axes[name].can_grow and large.sizes[name] != size:
             raise GrowthError(
                 f"axis '{name}' of {spec.model_type} cannot grow", got=large.sizes[name], expected=size
             )

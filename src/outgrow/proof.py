@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Batch = Mapping[str, Tensor]
-"""`input_ids` and `labels`, int64 (sequences, tokens)."""
+"""`input_ids` and `labels`, int64 (sequences, tokens); or `pixel_values`, float (images, channels, rows, columns), and
+`labels`, int64 (images)."""
 
 
 @dataclass(frozen=True)
@@ -206,13 +207,21 @@ def loss_and_gradients(model: torch.nn.Module, batch: Batch) -> tuple[float, dic
     """Mean loss of a batch and its gradient with respect to every parameter (zeros where there is none)."""
     device = next(model.parameters()).device
     model.zero_grad(set_to_none=True)
-    loss = model(**{key: value.to(device) for key, value in batch.items()}).loss
+    loss = batch_loss(model, {key: value.to(device) for key, value in batch.items()})
     loss.backward()
     gradients = {
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach().clone()
         for name, parameter in model.named_parameters()
     }
     return float(loss.detach()), gradients
+
+
+def batch_loss(model: torch.nn.Module, batch: Batch) -> Tensor:
+    """The loss that the model itself reports; of images the cross-entropy of its logits (some classes report none)."""
+    if "pixel_values" not in batch:
+        return cast(Tensor, model(**batch).loss)
+    output = model(batch["pixel_values"].to(next(model.parameters()).dtype))
+    return torch.nn.functional.cross_entropy(getattr(output, "logits", output), batch["labels"])
 
 
 def gradient_law(

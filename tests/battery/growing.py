@@ -55,21 +55,26 @@ _LLAMA: dict[str, Sizes] = {
     "group odd": {"hidden_size": 36, "num_attention_heads": 6, "num_hidden_layers": 4},
     "kv": {"num_key_value_heads": 4, "num_hidden_layers": 4},
 }
-SHAPES = {"gpt2": _GPT2, "bert": _BERT, "llama": _LLAMA}
+_NAMES = {"n_inner": "intermediate_size", "n_layer": "num_hidden_layers"}
+_VIT = {which: {_NAMES.get(name, name): size for name, size in to.items()} for which, to in _GPT2.items()}
+SHAPES: dict[str, dict[str, Sizes]] = {"gpt2": _GPT2, "bert": _BERT, "llama": _LLAMA, "vit": _VIT}
 
 EXACT: dict[tuple[str, str], tuple[str, ...]] = {
     # Every shape here must keep the function. Odd streams: not under LayerNorm by copies, not after the sum by padding.
     ("isometric", "gpt2"): ("double", "head_dim", "mlp odd"),
+    ("isometric", "vit"): ("double", "head_dim", "mlp odd"),
     ("isometric", "bert"): ("double", "heads", "mlp odd"),
     ("isometric", "llama"): ("double", "odd", "head_dim", "group odd", "kv"),
     ("duplicate", "gpt2"): ("double", "triple", "mlp double"),
+    ("duplicate", "vit"): ("double", "triple", "mlp double"),
     ("duplicate", "bert"): ("double", "triple", "mlp double"),
     ("duplicate", "llama"): ("double", "group", "mlp double", "kv"),
     ("pad", "gpt2"): ("double", "head_dim", "heads", "odd"),
+    ("pad", "vit"): ("double", "head_dim", "heads", "odd"),
     ("pad", "bert"): ("mlp double", "mlp odd", "mlp odd, deep"),
     ("pad", "llama"): ("double", "odd", "head_dim", "group odd"),
 }
-DIVISIBLE_IN_NO_AXIS = {"gpt2": "odd", "llama": "odd"}
+DIVISIBLE_IN_NO_AXIS = {"gpt2": "odd", "vit": "odd", "llama": "odd"}
 
 
 def shape(name: str, which: str) -> dict[str, int]:

@@ -22,7 +22,7 @@ from outgrow.store.grown import GrownView
 
 SLOTS = ("weight", "exp_avg", "exp_avg_sq")
 MODELS = ["gpt2", "bert", "llama-tied-bias", "qwen3"]
-WIDE = {"gpt2": "double", "bert": "mlp odd, deep", "llama": "odd"}
+WIDE = {"gpt2": "double", "vit": "double", "bert": "mlp odd, deep", "llama": "odd"}
 
 
 @cache

@@ -32,6 +32,8 @@ class Parameter:
     signature: Signature
     tied: tuple[Signature, ...] = ()
     """Signatures of the parameters that share this tensor, as their own role reads it."""
+    at: str | None = None
+    """At how many positions of a sequence it is applied, where not at all of them."""
 
     def in_layer(self, layer: int) -> str:
         """The same parameter's name in another layer."""
@@ -80,6 +82,15 @@ class Model:
                 for signature in parameter.tied
             )
         )
+
+    @property
+    def sequence(self) -> int | None:
+        """Length of every sequence, where the config fixes it."""
+        return None if self.spec.sequence is None else self.positions(self.spec.sequence)
+
+    def positions(self, text: str) -> int:
+        """A number of positions, said as one dimension of a signature: `"(1 + grid grid)"`."""
+        return parse(text).dims[0].size(self.sizes)
 
     @property
     def num_parameters(self) -> int:
@@ -133,21 +144,25 @@ def resolve(config: Mapping[str, Any]) -> Model:
     for expression in spec.whole:
         evaluate(expression, config)
     tied: dict[str, list[Signature]] = {}
-    owners: list[tuple[str, Signature]] = []
+    owners: list[tuple[str, Signature, str | None]] = []
     for pattern, parameter in spec.parameters.items():
         if parameter.when is not None and not config.get(parameter.when):
+            continue
+        if parameter.of_class not in (None, *(config.get("architectures") or [spec.class_])):
             continue
         if parameter.tied_to is not None and config.get(parameter.when_tied or ""):
             tied.setdefault(parameter.tied_to, []).append(parse(parameter.axes))
         else:
-            owners.append((pattern, parse(parameter.axes)))
+            owners.append((pattern, parse(parameter.axes), parameter.at))
     parameters: dict[str, Parameter] = {}
     for layered, group in groupby(owners, key=lambda owner: "{L}" in owner[0]):
         patterns = list(group)
         for layer in range(layers) if layered else (None,):  # layer by layer, as a model holds them
-            for pattern, signature in patterns:
+            for pattern, signature, at in patterns:
                 name = pattern if layer is None else pattern.replace("{L}", str(layer))
-                parameters[name] = Parameter(name, pattern, layer, signature, tuple(tied.get(name, ())))
+                parameters[name] = Parameter(
+                    name, pattern, layer, signature, tuple(tied.get(name, ())), at
+                )
     return Model(spec, dict(config), sizes, parameters)
 
 
@@ -159,10 +174,10 @@ def growable(spec: ArchitectureSpec) -> dict[str, str]:
     """
     found: dict[str, str] = {spec.layers.count: "layers"}
     for name, axis in spec.axes.items():
-        if axis.through != "fixed":
+        if axis.can_grow:
             for one in fields(axis.size):
                 found.setdefault(one, name)
-    fixed = {one for axis in spec.axes.values() if axis.through == "fixed" for one in fields(axis.size)}
+    fixed = {one for axis in spec.axes.values() if not axis.can_grow for one in fields(axis.size)}
     return {one: meaning for one, meaning in found.items() if one not in fixed}
 
 

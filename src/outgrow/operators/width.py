@@ -54,7 +54,7 @@ def duplicate(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) 
     """
     for name, size in small.sizes.items():
         spec = small.axes[name]
-        if spec.through not in ("lookup", "fixed", "norm") and name != "group" and large.sizes[name] % size:
+        if spec.can_grow and spec.through not in ("lookup", "norm") and name != "group" and large.sizes[name] % size:
             raise GrowthError(
                 f"duplicate cannot grow axis '{name}' ({spec.size}) from {size} to {large.sizes[name]}: not a multiple",
                 fix=f"use isometric or pad (any size), or choose {_multiples(size, large.sizes[name])}",
@@ -95,7 +95,8 @@ def _grow(
         if spec.through == "lookup":
             axes[name] = padding(small.sizes[name], large.sizes[name], fresh="writers")
         elif (
-            spec.through not in ("norm", "heads", "fixed")
+            spec.can_grow
+            and spec.through not in ("norm", "heads")
             and spec.like is None
             and small.sizes[name] != large.sizes[name]
         ):

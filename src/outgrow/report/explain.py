@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from outgrow.architectures import Model
 from outgrow.constraints import Finding
-from outgrow.flops import training_flops_per_token
+from outgrow.flops import training_flops
 from outgrow.plan import GrowthPlan
 from outgrow.report.text import amount
 from outgrow.state import TrainingState
@@ -26,6 +26,7 @@ KEPT_WHEN = {
     "raw": "copied evenly: its norm sees the same mean square",
     "linear": "always: any width",
     "lookup": "old tokens keep their logits; new ones take a share of the probability",
+    "input": "cannot grow: the data's",
     "fixed": "cannot grow",
 }
 
@@ -49,10 +50,11 @@ def state_facts(state: TrainingState, model: Model) -> dict[str, Any]:
     optimizer = (
         "none" if state.optimizer is None else f"{state.optimizer.name}, {len(state.optimizer.groups)} groups"
     )
+    unit, flops = training_flops(state.config, 1024)
     return {
         "parameters": f"{model.num_parameters:,}",
         "layers": model.layers,
-        "training FLOPs per token at 1024": amount(training_flops_per_token(state.config, 1024)),
+        f"training FLOPs per {unit}" + " at 1024" * (unit == "token"): amount(flops),
         "slots": ", ".join(slots),
         "bytes": amount(sum(slot_bytes(state.source, slot) for slot in slots)) + "B",
         "optimizer": optimizer,
@@ -149,8 +151,8 @@ def costs(
     output = int(sum(per_parameter[slot] * plan.large.num_parameters for slot in slots))
     return {
         "parameters": [plan.small.num_parameters, plan.large.num_parameters],
-        "flops_per_token": [
-            training_flops_per_token(config, 1024) for config in (plan.small.config, plan.config)
+        f"flops_per_{training_flops(plan.config, 1024)[0]}": [
+            training_flops(config, 1024)[1] for config in (plan.small.config, plan.config)
         ],
         "slots": slots,
         "output_bytes": output,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -119,6 +119,8 @@ class ModelNames:
     """`base_model_prefix`: hub files of some models lack it."""
     ignored: tuple[str, ...] = ()
     """Tensors in published files that are no parameters, as the architecture file says: patterns of `fnmatch`."""
+    disk: Mapping[str, str] = field(default_factory=dict)
+    """Parts of names in published files -> in memory, replaced one after the other."""
 
 
 def model_names(config: Mapping[str, Any]) -> ModelNames:
@@ -138,7 +140,7 @@ def model_names(config: Mapping[str, Any]) -> ModelNames:
             f"{type(model).__name__} keeps state in buffers, which outgrow does not handle yet",
             got=", ".join(extra[:5]),
         )
-    return ModelNames(shapes, aliases, model.base_model_prefix, architecture.ignored)
+    return ModelNames(shapes, aliases, model.base_model_prefix, architecture.ignored, architecture.disk)
 
 
 def named_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
