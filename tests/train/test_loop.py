@@ -27,6 +27,7 @@ from outgrow.train.engine import (
 )
 from outgrow.train.files import locked
 from outgrow.train.folder import read_metrics
+from outgrow.train.needs import TextNeeds
 from outgrow.train.run_file import parse_run
 
 Tiny = Callable[..., dict[str, Any]]
@@ -229,7 +230,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
         "resid_pdrop": 0.0,
         "embd_pdrop": 0.0,
     }
-    content = model_config({**fields, "attn_pdrop": 0.0}, vocab_size=30, sequence_length=8, separator=0)
+    content = model_config({**fields, "attn_pdrop": 0.0}, TextNeeds(30, 8, 0))
     tokens = torch.randint(30, (4, 9), generator=torch.Generator().manual_seed(0))
     batch = tokens[:, :-1], tokens[:, 1:]
     models = []
@@ -247,9 +248,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
 def test_vectors_do_not_decay() -> None:
     content = model_config(
         {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2},
-        vocab_size=30,
-        sequence_length=8,
-        separator=0,
+        TextNeeds(30, 8, 0),
     )
     from outgrow.train.config import OptimizerConfig
 

@@ -57,6 +57,12 @@ class DataConfig(_Section):
     """Split of a `datasets` source."""
     subset: str | None = None
     """Configuration name of a `datasets` hub source."""
+    images: str | None = None
+    """An `.npz` file of images and labels, instead of text (`train/images.py` says its forms)."""
+    validation_images: str | None = None
+    """A separate file for validation; else the last `validation_share` of the images are held out."""
+    augment: Literal["none", "flip_crop"] = "none"
+    """Training images as they are, or mirrored at random and moved by up to 1/8 of their side."""
 
 
 class OptimizerConfig(_Section):
@@ -191,7 +197,7 @@ class RunConfig(_Section):
             raise ValueError("model.model_type is missing (for example llama)")
         if first.grow is not None and first.start is None:
             raise ValueError("stages[0].grow needs stages[0].from: a new model has nothing to grow from")
-        if self.data.tokenizer is None and first.start is None:
+        if self.data.tokenizer is None and first.start is None and self.data.images is None:
             raise ValueError("data.tokenizer is missing (for example {vocab_size: 4096})")
         for index, stage in enumerate(self.stages[1:], start=1):
             if stage.start is not None:
@@ -211,8 +217,8 @@ class RunConfig(_Section):
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of one optimizer step."""
-        return self.batch.sequences * self.data.sequence_length
+        """Tokens of one optimizer step; an image counts as one."""
+        return self.batch.sequences * (1 if self.data.images is not None else self.data.sequence_length)
 
     def stage_steps(self, index: int) -> int:
         """Optimizer steps of a stage: its tokens, rounded up to whole steps."""

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from outgrow.train.config import RunConfig
 from outgrow.train.engine import Device, build_model, build_optimizer, choose_device, optimizer_step
+from outgrow.train.objectives import objective_of
 from outgrow.train.preflight import preflight
 from outgrow.train.stages import StagePlan
 
@@ -77,7 +76,7 @@ def dry_run(run: RunConfig) -> DryRun:
 def _stage(run: RunConfig, plan: StagePlan, device: Device, rate: float | None) -> DryStage:
     micro_batch = run.batch.micro_batch or run.batch.sequences
     activations = activation_bytes(
-        plan.config, micro_batch, run.data.sequence_length, 2 if device.bf16 else 4
+        plan.config, micro_batch, plan.cost.length or run.data.sequence_length, 2 if device.bf16 else 4
     )
     return DryStage(
         name=plan.name,
@@ -100,7 +99,7 @@ def activation_bytes(config: Mapping[str, Any], sequences: int, length: int, ite
     layers = config.get("num_hidden_layers", config.get("n_layer", 0))
     mlp = config.get("intermediate_size") or config.get("n_inner") or 4 * embed
     tokens = sequences * length
-    logits = tokens * config["vocab_size"] * (itemsize + 8)
+    logits = tokens * config.get("vocab_size", 0) * (itemsize + 8)
     return int(tokens * layers * (17 * embed + 3 * mlp) * itemsize + logits)
 
 
@@ -121,14 +120,14 @@ def _measured_rate(run: RunConfig, plan: StagePlan, device: Device) -> float | N
     micro_batch = run.batch.micro_batch or run.batch.sequences
     model = build_model(plan.config).to(device.name)
     optimizer = build_optimizer(model, run.optimizer)
-    tokens = torch.randint(plan.config["vocab_size"], (micro_batch, run.data.sequence_length))
+    batch = objective_of(plan.config).example(plan.config, micro_batch, run.data.sequence_length)
     seconds = 0.0
     for step in range(3):
         began = time.monotonic()
         optimizer_step(
             model,
             optimizer,
-            (tokens, tokens),
+            batch,
             learning_rate=1e-6,
             micro_batch=micro_batch,
             clip=run.optimizer.gradient_clip,
@@ -136,4 +135,4 @@ def _measured_rate(run: RunConfig, plan: StagePlan, device: Device) -> float | N
             seed=(0, step),
         )
         seconds = time.monotonic() - began
-    return tokens.numel() * plan.cost.training(run.data.sequence_length) / seconds
+    return plan.flops / plan.tokens * batch[1].numel() / seconds

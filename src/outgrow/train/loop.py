@@ -18,7 +18,6 @@ from outgrow.errors import ConfigError
 from outgrow.state import TrainingState
 from outgrow.train.config import RunConfig
 from outgrow.train.course import Begun, Course
-from outgrow.train.data import load_data
 from outgrow.train.engine import (
     Step,
     TrainingError,
@@ -26,9 +25,11 @@ from outgrow.train.engine import (
     build_model,
     build_optimizer,
     evaluate,
+    measure,
     optimizer_step,
 )
 from outgrow.train.folder import Pointer, opened_run, prune
+from outgrow.train.opening import open_data
 from outgrow.train.preflight import preflight
 from outgrow.train.progress import make_progress
 from outgrow.train.result import RunResult, machine, read_result
@@ -55,11 +56,9 @@ def train(run: RunConfig, *, progress: bool = True) -> RunResult:
             return replace(read_result(folder), already_finished=True)
         for warning in found.warnings:
             view.say(f"warning: {warning}")
-        view.say("data: reading, tokenizing (cached for the next time)")
-        data = load_data(run.data, folder.tokenizer, start=run.stages[0].start)
-        view.say(
-            f"data: {data.description}: {len(data.train.tokens):,} tokens, {len(data.validation.tokens):,} held out"
-        )
+        view.say("data: reading")
+        data = open_data(run, folder.tokenizer)
+        view.say(f"data: {data.summary}")
         if pointer is not None and pointer.data != data.record:
             raise ConfigError(
                 "the data is not what this run began with", got=data.record, expected=pointer.data
@@ -214,8 +213,9 @@ def _evaluation_is_due(run: RunConfig, step: int) -> bool:
 
 
 def _validate(session: Session, live: Live) -> None:
-    loss = evaluate(live.model, session.validation, session.device)
-    session.write({**log_row(session, "validation", live), "val_loss": loss})
+    found = measure(live.model, session.validation, session.device)
+    metrics = {f"val_{name}": value for name, value in found.items()}
+    session.write({**log_row(session, "validation", live), **metrics})
 
 
 class _Window:

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from outgrow.state import TrainingState
 from outgrow.train.config import RunConfig
 from outgrow.train.course import Course
-from outgrow.train.data import TrainingData
+from outgrow.train.data import Data
 from outgrow.train.engine import Device, build_model, build_optimizer, choose_device
 from outgrow.train.folder import MetricsLog, Pointer, RunFolder
+from outgrow.train.objectives import Batch
 from outgrow.train.progress import Progress
 from outgrow.train.stages import StagePlan, plan_stages
 from outgrow.train.tensorboard import Mirror, make_mirror
@@ -32,8 +33,8 @@ class Session:
     run: RunConfig
     plans: Sequence[StagePlan]
     folder: RunFolder
-    data: TrainingData
-    validation: list[tuple[Tensor, Tensor]]
+    data: Data
+    validation: list[Batch]
     device: Device
     log: MetricsLog
     mirror: Mirror
@@ -68,11 +69,11 @@ class Live:
 
 
 def open_session(
-    run: RunConfig, folder: RunFolder, data: TrainingData, view: Progress, pointer: Pointer | None
+    run: RunConfig, folder: RunFolder, data: Data, view: Progress, pointer: Pointer | None
 ) -> Session:
     """Everything fixed for this process: the plan with the real vocabulary, the log cut to the pointer, the clock."""
     device = choose_device(run)
-    plans = plan_stages(run, vocab_size=data.tokenizer.vocab_size, separator=data.tokenizer.separator)
+    plans = plan_stages(run, data.needs)
     micro_batch = run.batch.micro_batch or run.batch.sequences
     return Session(
         run=run,
@@ -131,7 +132,7 @@ def save(session: Session, live: Live) -> None:
             },
             "run": {"stage": live.stage, "step": live.step, "configuration": run.resolved()},
         },
-        assets=session.data.tokenizer.files,
+        assets=session.data.files,
     )
     replace(state, lineage=live.lineage).save_pretrained(target, overwrite=True)
     point(session, live, target)

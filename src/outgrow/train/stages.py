@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 from outgrow.architectures import resolve
 from outgrow.errors import OutgrowError
-from outgrow.flops import Cost, model_cost
+from outgrow.flops import Cost, model_cost, training_flops
 from outgrow.plan import GrowthPlan
 from outgrow.reentry import Curve, Factors, Ratio, entry_peak, matched_ratio
 from outgrow.state import TrainingState
 from outgrow.store.grown import GrownView
 from outgrow.train.config import GrowConfig, RunConfig
-from outgrow.train.engine import build_model, check_fits, model_config
+from outgrow.train.engine import build_model, model_config
+from outgrow.train.needs import Needs
 from outgrow.train.treatment import check_treatment
 from outgrow.train.trigger import Threshold, UntilEfficiency, threshold
 
@@ -57,9 +58,9 @@ def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
     )
 
 
-def plan_stages(run: RunConfig, *, vocab_size: int, separator: int | None) -> tuple[StagePlan, ...]:
+def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
     """Every stage's model, growths tried without weights: a target that cannot be is an error before any training."""
-    state = _first_state(run, vocab_size, separator)
+    state = _first_state(run, needs)
     peak = run.optimizer.learning_rate
     plans: list[StagePlan] = []
     for index, stage in enumerate(run.stages):
@@ -74,10 +75,10 @@ def plan_stages(run: RunConfig, *, vocab_size: int, separator: int | None) -> tu
             check_treatment(stage, growth, tuple(resolve(state.config).parameters))
         except OutgrowError as error:
             raise type(error)(f"stages.{index}: {error}") from None
-        check_fits(state.config, vocab_size=vocab_size, sequence_length=run.data.sequence_length)
+        needs.check(state.config)
         cost = model_cost(state.config)
         tokens = run.stage_steps(index) * run.tokens_per_step
-        flops = float(tokens * cost.training(run.data.sequence_length))
+        flops = float(tokens * training_flops(state.config, run.data.sequence_length)[1])
         factors = (
             None if stage.grow is None else growth_factors(small, state.config, run.data.sequence_length)
         )
@@ -109,13 +110,14 @@ def plan_stages(run: RunConfig, *, vocab_size: int, separator: int | None) -> tu
 def growth_factors(small: Mapping[str, Any], large: Mapping[str, Any], sequence_length: int) -> Factors:
     """By how much a growth grows, from the two configs."""
     models, costs = [resolve(one) for one in (small, large)], [model_cost(one) for one in (small, large)]
+    flops = [training_flops(one, sequence_length)[1] for one in (small, large)]
     stream = next(name for name, axis in models[0].axes.items() if axis.through == "stream")
     width, layers = ([model.sizes[stream] for model in models], [model.layers for model in models])
     return Factors(
         width=width[1] / width[0],
         layers=layers[1] / layers[0],
         parameters=costs[1].non_embedding / costs[0].non_embedding,
-        flops=costs[1].training(sequence_length) / costs[0].training(sequence_length),
+        flops=flops[1] / flops[0],
     )
 
 
@@ -125,12 +127,9 @@ def _threshold(run: RunConfig, index: int, factors: Factors | None) -> Threshold
     return threshold(until, factors, f"stages.{index}.until") if isinstance(until, UntilEfficiency) else None
 
 
-def _first_state(run: RunConfig, vocab_size: int, separator: int | None) -> TrainingState:
+def _first_state(run: RunConfig, needs: Needs) -> TrainingState:
     first = run.stages[0]
     if first.start is not None:
         return TrainingState.from_pretrained(Path(first.start).expanduser())
     assert run.model is not None, "RunConfig asks for a model or a checkpoint"
-    content = model_config(
-        run.model, vocab_size=vocab_size, sequence_length=run.data.sequence_length, separator=separator
-    )
-    return TrainingState.from_model(build_model(content, "meta"))
+    return TrainingState.from_model(build_model(model_config(run.model, needs), "meta"))
