@@ -222,8 +222,15 @@ def _killed_after(last: int) -> Callable[..., Any]:
                 "grow": {"to": {"num_hidden_layers": 2}, "depth": "stack"},
             },
         ),
+        (
+            {},
+            {
+                "masks": {"rise_tokens": 64 * 9},
+                "grow": {"to": {"intermediate_size": 40, "num_hidden_layers": 2}, "width": "pad"},
+            },
+        ),
     ],
-    ids=["boost", "freeze"],
+    ids=["boost", "freeze", "masks"],
 )
 def test_a_stopped_run_ends_in_the_same_bits(
     first: dict[str, Any], second: dict[str, Any], tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -130,7 +130,9 @@ def _grow(session: Session, small: Path, course: Course, step: int, loss_before:
     grow_state(TrainingState.from_pretrained(small), growth).save_pretrained(target, overwrite=True)
     live = load(session, target, course, step)
     seconds = time.monotonic() - began
-    loss_after = evaluate(live.model, session.validation, session.device)
+    treatment = make_treatment(session.run.stages[live.stage], session.plans[live.stage].growth, live.model)
+    with treatment.during(0):
+        loss_after = evaluate(live.model, session.validation, session.device)
     row = log_row(session, "growth", live)
     session.write(
         {**row, "loss_before": loss_before, "loss_after": loss_after, "growth_seconds": round(seconds, 3)}
@@ -170,7 +172,8 @@ def _train_stage(session: Session, live: Live) -> Live:
             live = replace(live, course=course.ended(live.step))
         began = time.monotonic()
         if ended or _evaluation_is_due(run, live.step):
-            _validate(session, live)
+            with treatment.during(_stage_tokens(live, run)):
+                _validate(session, live)
         if keep or ended:
             save(session, live)
             prune(session.folder.stage(run, live.stage), run.checkpoint.keep)
@@ -180,7 +183,7 @@ def _train_stage(session: Session, live: Live) -> Live:
 
 def _one_step(session: Session, live: Live, rate: float, treatment: Treatment) -> Step:
     run = session.run
-    tokens = (live.step - live.course.now.first + 0.5) * run.tokens_per_step
+    tokens = _stage_tokens(live, run) + 0.5 * run.tokens_per_step
     with treatment.during(tokens):
         step = optimizer_step(
             live.model,
@@ -203,6 +206,11 @@ def _one_step(session: Session, live: Live, rate: float, treatment: Treatment) -
             + (str(session.folder.root / pointer.checkpoint) if pointer else "none yet"),
         )
     return step
+
+
+def _stage_tokens(live: Live, run: RunConfig) -> int:
+    """Tokens since the stage began."""
+    return (live.step - live.course.now.first) * run.tokens_per_step
 
 
 def _evaluation_is_due(run: RunConfig, step: int) -> bool:

@@ -18,10 +18,11 @@ from torch import nn
 
 from outgrow.new_entries import NewEntries, new_entries
 from outgrow.plan import GrowthPlan
-from outgrow.train.after_growth import FreezeConfig, NewEntriesConfig
+from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.train.boost import NewRegions
 from outgrow.train.config import StageConfig
 from outgrow.train.freezing import frozen, frozen_names
+from outgrow.train.masks import Masks, check_masks, make_masks
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,14 @@ class Treatment:
 
     boost: tuple[NewEntriesConfig, NewRegions] | None = None
     freeze: tuple[FreezeConfig, tuple[nn.Parameter, ...]] | None = None
+    masks: tuple[MasksConfig, Masks] | None = None
 
     @contextmanager
     def during(self, tokens: float) -> Iterator[None]:
-        """Around forward and backward passes and the update."""
+        """Around forward and backward passes and the update, and around a validation."""
         with ExitStack() as stack:
+            if self.masks is not None:
+                stack.enter_context(self.masks[1].at(self.masks[0].at(tokens)))
             if self.freeze is not None and self.freeze[0].at(tokens):
                 stack.enter_context(frozen(self.freeze[1]))
             yield
@@ -50,14 +54,16 @@ class Treatment:
 def make_treatment(stage: StageConfig, growth: GrowthPlan | None, model: nn.Module) -> Treatment:
     """What this stage asks for, on this model, which must be on its final device."""
     entries = _entries(stage, growth)
-    boost, freeze = None, None
+    boost, freeze, masks = None, None, None
     if stage.new_entries is not None:
         boost = stage.new_entries, NewRegions.of(model, entries)
     if stage.freeze is not None:
         parameters = dict(model.named_parameters())
         names = frozen_names(stage.freeze, tuple(parameters), entries)
         freeze = stage.freeze, tuple(parameters[name] for name in parameters if name in names)
-    return Treatment(boost, freeze)
+    if stage.masks is not None and growth is not None:
+        masks = stage.masks, make_masks(model, growth, entries)
+    return Treatment(boost, freeze, masks)
 
 
 def check_treatment(stage: StageConfig, growth: GrowthPlan | None, names: Sequence[str]) -> None:
@@ -65,6 +71,8 @@ def check_treatment(stage: StageConfig, growth: GrowthPlan | None, names: Sequen
     entries = _entries(stage, growth)
     if stage.freeze is not None:
         frozen_names(stage.freeze, names, entries)
+    if stage.masks is not None and growth is not None:
+        check_masks(growth, entries)
 
 
 def _entries(stage: StageConfig, growth: GrowthPlan | None) -> Mapping[str, NewEntries]:
