@@ -14,7 +14,7 @@ An image has a length of its own, and some matrices see a part of it (patches, t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -73,9 +73,7 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
     tables = sum(
         prod(model.shape(name)) for name, one in model.parameters.items() if _is_table(one.signature, model)
     )
-    return Cost(
-        model.num_parameters, model.num_parameters - tables, matrices, width, apart, model.sequence
-    )
+    return Cost(model.num_parameters, model.num_parameters - tables, matrices, width, apart, model.sequence)
 
 
 def training_flops_per_token(config: Mapping[str, Any], sequence_length: int) -> int:
@@ -92,7 +90,9 @@ def training_flops(config: Mapping[str, Any], sequence_length: int) -> tuple[str
     ('image', 20640)
     """
     cost = model_cost(config)
-    return ("token", cost.training(sequence_length)) if cost.length is None else ("image", cost.training_image())
+    return (
+        ("token", cost.training(sequence_length)) if cost.length is None else ("image", cost.training_image())
+    )
 
 
 def parameter_count(config: Mapping[str, Any]) -> int:
@@ -111,3 +111,43 @@ def _is_product(signature: Signature, model: Model) -> bool:
     return bool(reads and signature.axes("writes")) and all(
         model.axes[name].through not in ("lookup", "fixed") for name in reads
     )
+
+
+def frozen_training_flops(config: Mapping[str, Any], sequence_length: int, frozen: Collection[str]) -> int:
+    """FLOPs of one token (or image), forward and backward, while some parameters are frozen.
+
+        2 · weights · (1 + [something trains here or below] + [trains itself])
+
+    A frozen matrix needs no gradient of its own, and nothing flows back to below the lowest layer that trains. That layer
+    is counted as a whole, a little more than what is computed.
+
+    >>> tiny = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+    ...         "num_attention_heads": 2, "vocab_size": 10}
+    >>> frozen_training_flops(tiny, 4, ()) == model_cost(tiny).training(4)
+    True
+    """
+    model = resolve(config)
+    length = model.sequence or sequence_length
+    places, last = (
+        dict[str, int](),
+        -1,
+    )  # -1: before the layers; then theirs; then one place for each behind them
+    for name, parameter in model.parameters.items():
+        last = parameter.layer if parameter.layer is not None else last + (last >= 0)
+        places[name] = last
+    lowest = min((place for name, place in places.items() if name not in frozen), default=model.layers + 1)
+    total = 0
+    for name, parameter in model.parameters.items():
+        count = length if parameter.at is None else model.positions(parameter.at)
+        for place, one in [
+            (places[name], parameter.signature),
+            *((last, one) for one in parameter.tied),
+        ]:
+            if _is_product(one, model):
+                flows = lowest < place or (lowest == place < model.layers)
+                passes = 1 + flows + (name not in frozen)
+                total += 2 * prod(one.shape(model.sizes)) * count * passes
+    per_layer = model_cost(config).attention_width // model.layers
+    passes = sum(3 if lowest <= layer else 1 for layer in range(model.layers))
+    total += 2 * per_layer * length * length * passes
+    return total if model.sequence is not None else total // length

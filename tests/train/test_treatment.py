@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from battery import zoo
 from outgrow.errors import OutgrowError
+from outgrow.flops import frozen_training_flops
 from outgrow.new_entries import NewEntries, new_entries
 from outgrow.operators import build
 from outgrow.plan import plan
@@ -20,6 +21,7 @@ from outgrow.train.after_growth import FreezeConfig, NewEntriesConfig
 from outgrow.train.boost import NewRegions
 from outgrow.train.config import OptimizerConfig
 from outgrow.train.engine import Device, build_optimizer, optimizer_step
+from outgrow.train.folder import read_metrics
 from outgrow.train.freezing import frozen, frozen_names
 from outgrow.train.run_file import parse_run
 
@@ -152,6 +154,48 @@ def test_llama_pro_trains_its_new_blocks_alone(tiny: Tiny, tmp_path: Path) -> No
     assert changed == silent
     assert {after.steps[name] for name in silent} == {12.0} | {before.steps[name] + 12.0 for name in silent}
     assert all(after.steps[name] == before.steps[name] for name in set(after.steps) - silent)
+
+
+@pytest.mark.parametrize(
+    ("what", "low", "high"),
+    [
+        (("*.mlp.*", "*norm.*"), 0.999, 1.001),
+        (("model.embed_tokens.*", "model.layers.0.*", "model.layers.1.*"), 1.0, 1.06),  # q, k, v of layer 2
+        (("model.*",), 0.999, 1.001),
+    ],
+)
+def test_flops_of_a_frozen_part_agree_with_pytorch(what: tuple[str, ...], low: float, high: float) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model("llama", **zoo.LLAMA)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    parameters = dict(model.named_parameters())
+    names = frozen_names(FreezeConfig(what=what), tuple(parameters), {})
+    with frozen([parameters[name] for name in names]), FlopCounterMode(display=False) as counter:
+        model(zoo.batch(rows=2, columns=16)).logits.sum().backward()
+    ours = frozen_training_flops(config.to_dict(), 16, names) * 2 * 16
+    assert low <= ours / counter.get_total_flops() <= high
+
+
+def test_a_frozen_span_costs_less(tiny: Tiny) -> None:
+    run = tiny(stages=[{"name": "only", "tokens": 64 * 8}])
+    whole = train(parse_run(run), progress=False).stages[0].flops
+    run["stages"][0]["freeze"] = {"what": ["model.*"], "tokens": 64 * 3}
+    run["output"] += "-frozen"
+    some = parse_run(run)
+    assert some.stages[0].freeze is not None
+    assert [step for step in range(8) if some.stages[0].freeze.at(64 * (step + 0.5))] == [0, 1, 2]
+    for tokens in (1, 31, 32, 33, 95, 96, 97, 10**6):
+        freeze = FreezeConfig(what=("*",), tokens=tokens)
+        assert freeze.steps(64, 8) == sum(freeze.at(64 * (step + 0.5)) for step in range(8)), tokens
+    train(some, progress=False)
+    rows = [row for row in read_metrics(Path(run["output"]) / "metrics.jsonl") if row["kind"] == "train"]
+    spent = {row["step"]: row["flops"] for row in rows}
+    cheap = spent[2] / 2
+    assert cheap < whole / 8 * 0.75
+    assert spent[8] == pytest.approx(3 * cheap + 5 * whole / 8)
+    assert spent[8] - spent[6] == pytest.approx(2 * whole / 8)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,12 @@ class FreezeConfig(Section):
         """Whether they are frozen after `tokens` of the stage."""
         return self.tokens is None or tokens < self.tokens
 
+    def steps(self, tokens_per_step: int, steps: int) -> int:
+        """How many of a stage's steps are frozen: those whose middle token is."""
+        if self.tokens is None:
+            return steps
+        return min(steps, max(0, -((tokens_per_step - 2 * self.tokens) // (2 * tokens_per_step))))
+
 
 class MasksConfig(Section):
     """New units and layers times a mask that goes from 0 to 1.

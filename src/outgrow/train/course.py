@@ -99,7 +99,7 @@ class Course:
         """FLOPs of the run up to a step of the newest stage."""
         spent = 0.0
         for plan, one in zip(self.plans, self.begun, strict=False):
-            spent += plan.flops * ((step if one.end is None else one.end) - one.first) / plan.steps
+            spent += plan.flops_after((step if one.end is None else one.end) - one.first)
         return spent
 
     def records(self) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from outgrow.flops import training_flops
 from outgrow.train.config import RunConfig
 from outgrow.train.engine import Device, build_model, build_optimizer, choose_device, optimizer_step
 from outgrow.train.objectives import objective_of
@@ -135,4 +136,4 @@ def _measured_rate(run: RunConfig, plan: StagePlan, device: Device) -> float | N
             seed=(0, step),
         )
         seconds = time.monotonic() - began
-    return plan.flops / plan.tokens * batch[1].numel() / seconds
+    return training_flops(plan.config, run.data.sequence_length)[1] * batch[1].numel() / seconds

@@ -5,6 +5,7 @@ The optimizer goes on holding them, so a state that is saved meanwhile has their
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -37,7 +38,7 @@ def frozen_names(
                 raise ConfigError(
                     "freeze.what: the pattern matches no parameter",
                     got=pattern,
-                    expected=near(pattern, list(names)),
+                    expected=near(pattern, sorted({re.sub(r"\.\d+\.", ".*.", name) for name in names})),
                 )
         found = frozenset(name for name in names for one in config.what if fnmatchcase(name, one))
     if len(found) == len(names):

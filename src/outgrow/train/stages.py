@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from outgrow.architectures import resolve
 from outgrow.errors import OutgrowError
-from outgrow.flops import Cost, model_cost, training_flops
+from outgrow.flops import Cost, frozen_training_flops, model_cost, training_flops
 from outgrow.plan import GrowthPlan
 from outgrow.reentry import Curve, Factors, Ratio, entry_peak, matched_ratio
 from outgrow.state import TrainingState
@@ -41,6 +41,19 @@ class StagePlan:
     """The slope that an efficiency trigger waits for."""
     growth: GrowthPlan | None
     """How this stage's model grows from the one before."""
+    cheap_steps: int = 0
+    """Steps at its begin in which a part of the model is frozen,"""
+    cheap_flops: float = 0.0
+    """and the FLOPs of each of them."""
+
+    def flops_after(self, steps: int) -> float:
+        """FLOPs of the stage's first `steps` steps."""
+        cheap = min(steps, self.cheap_steps)
+        spent = cheap * self.cheap_flops
+        if steps > cheap:
+            rest = (self.flops - self.cheap_steps * self.cheap_flops) / (self.steps - self.cheap_steps)
+            spent += (steps - cheap) * rest
+        return spent
 
 
 def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
@@ -72,13 +85,17 @@ def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
             except OutgrowError as error:
                 raise type(error)(f"stages.{index}.grow: {error}") from None
         try:
-            check_treatment(stage, growth, tuple(resolve(state.config).parameters))
+            frozen = check_treatment(stage, growth, tuple(resolve(state.config).parameters))
         except OutgrowError as error:
             raise type(error)(f"stages.{index}: {error}") from None
         needs.check(state.config)
         cost = model_cost(state.config)
         tokens = run.stage_steps(index) * run.tokens_per_step
         flops = float(tokens * training_flops(state.config, run.data.sequence_length)[1])
+        cheap = 0 if stage.freeze is None else stage.freeze.steps(run.tokens_per_step, run.stage_steps(index))
+        cheap_flops = float(frozen_training_flops(state.config, run.data.sequence_length, frozen))
+        cheap_flops *= run.tokens_per_step
+        flops += cheap * (cheap_flops - flops / run.stage_steps(index))
         factors = (
             None if stage.grow is None else growth_factors(small, state.config, run.data.sequence_length)
         )
@@ -101,6 +118,8 @@ def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
                 position=position,
                 threshold=None,
                 growth=growth,
+                cheap_steps=cheap,
+                cheap_flops=cheap_flops,
             )
         )
     plans[-1] = replace(plans[-1], threshold=_threshold(run, len(plans) - 1, None))

@@ -66,13 +66,12 @@ def make_treatment(stage: StageConfig, growth: GrowthPlan | None, model: nn.Modu
     return Treatment(boost, freeze, masks)
 
 
-def check_treatment(stage: StageConfig, growth: GrowthPlan | None, names: Sequence[str]) -> None:
-    """Raise what `make_treatment` would, before any training."""
+def check_treatment(stage: StageConfig, growth: GrowthPlan | None, names: Sequence[str]) -> frozenset[str]:
+    """Raise what `make_treatment` would, before any training; the names of what is frozen at first."""
     entries = _entries(stage, growth)
-    if stage.freeze is not None:
-        frozen_names(stage.freeze, names, entries)
     if stage.masks is not None and growth is not None:
         check_masks(growth, entries)
+    return frozenset() if stage.freeze is None else frozen_names(stage.freeze, names, entries)
 
 
 def _entries(stage: StageConfig, growth: GrowthPlan | None) -> Mapping[str, NewEntries]:
