@@ -72,13 +72,13 @@ class UntilEfficiency(_Watch):
 
 
 def _form(value: Any) -> str:
-    return (
-        "loss" if isinstance(value, UntilLoss) or (isinstance(value, dict) and "loss" in value) else "trigger"
-    )
+    """By its own key, so that a mistake is told once."""
+    by_loss = "loss" in value if isinstance(value, dict) else isinstance(value, UntilLoss)
+    return "<loss>" if by_loss else "<trigger>"
 
 
 Until = Annotated[
-    Annotated[UntilLoss, Tag("loss")] | Annotated[UntilEfficiency, Tag("trigger")], Discriminator(_form)
+    Annotated[UntilLoss, Tag("<loss>")] | Annotated[UntilEfficiency, Tag("<trigger>")], Discriminator(_form)
 ]
 
 
