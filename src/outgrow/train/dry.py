@@ -16,6 +16,7 @@ import torch
 from outgrow.train.config import RunConfig
 from outgrow.train.engine import Device, build_model, build_optimizer, choose_device, optimizer_step
 from outgrow.train.preflight import preflight
+from outgrow.train.rates import StageRates, rate_points, stage_rates
 from outgrow.train.stages import StagePlan
 
 _LARGEST_PROBE = 300_000_000  # parameters: a larger model would make a dry run slow and hungry
@@ -46,6 +47,10 @@ class DryRun:
     seconds: float | None
     device: str
     corpus: str
+    rates: tuple[StageRates, ...]
+    rate_points: tuple[tuple[tuple[int, float], ...], ...]
+    """For each stage, (tokens of the run, learning rate)."""
+    warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -71,6 +76,9 @@ def dry_run(run: RunConfig) -> DryRun:
         seconds=flops / rate if rate else None,
         device=device.describe(),
         corpus=found.corpus,
+        rates=stage_rates(run, found.stages),
+        rate_points=rate_points(run, found.stages),
+        warnings=found.warnings,
     )
 
 
