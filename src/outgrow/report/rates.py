@@ -39,7 +39,7 @@ def rate_line(points: Points, width: int = 72) -> str:
     """The curve as one line of text, `|` at each begin of a stage.
 
     >>> rate_line([[(0, 0.0), (1, 1.0)], [(2, 1.0), (3, 0.5)]], width=8)
-    '▁▁██|██▄▄'
+    '▁▁██|██▅▅'
     """
     bars = "▁▂▃▄▅▆▇█"
     highest = max(rate for stage in points for _, rate in stage) or 1.0

@@ -97,8 +97,8 @@ class Threshold:
 def threshold(until: UntilEfficiency, factors: Factors | None, where: str) -> Threshold:
     """What an efficiency trigger waits for; `factors` of the growth that follows, None for a last stage.
 
-    >>> threshold(UntilEfficiency(trigger="efficiency"), Factors(2, 1, 4, 4), "stages.0.until")
-    Threshold(slope=-0.0826..., per_nat=0.0)
+    >>> round(threshold(UntilEfficiency(trigger="efficiency"), Factors(2, 1, 4, 4), "stages.0.until").at(3.0), 4)
+    -0.0826
     """
     b, a = until.exponent, until.size_exponent
     if isinstance(until.threshold, float | int):
