@@ -141,7 +141,7 @@ def fit(tokens: Sequence[float], losses: Sequence[float], weights: Sequence[floa
     >>> t = [1e6 * k for k in range(10, 21)]
     >>> fitted = fit(t, [2.0 + 3000 * one ** -0.5 for one in t], [1.0] * 11, 0.5)
     >>> round(fitted.asymptote, 6), round(fitted.slope, 6)
-    (2.0, -0.125584)
+    (2.0, -0.125583)
     """
     t, loss, weight = (np.asarray(one, dtype=np.float64) for one in (tokens, losses, weights))
     u = (t / t[-1]) ** -exponent  # 1 at the last point
