@@ -18,8 +18,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
     4: ("growth", "constraints", "plan", "new_entries"),
     5: ("operators",),
     6: ("state", "store"),
-    7: ("api", "certify", "proof", "verify"),
-    8: ("flops", "schedule", "reentry", "laws", "stages"),
+    7: ("api", "certify", "growth_cost", "proof", "verify"),
+    8: ("flops", "frozen_flops", "memory", "schedule", "reentry", "laws", "stages"),
     9: ("train",),
     10: ("report", "integrations", "cli", "__main__", "__init__"),
 }

@@ -4,23 +4,30 @@
     training FLOPs per token = 3 * forward                       (backward = 2 * forward)
 
 Only matrix products count (two FLOPs per multiply-add). Attention is counted over the whole square of the sequence,
-as `torch.utils.flop_counter` does, although a causal kernel may skip half of it. Embedding look-ups cost nothing.
-A signature says which weights take part: those that read an axis other than a look-up, tied heads included.
+as `torch.utils.flop_counter` does; `causal=True` counts what a kernel must do that skips what lies ahead: position i sees
+i + 1 positions, (sequence_length + 1) / 2 on average. Sliding windows are not deducted. Embedding look-ups cost nothing.
+A signature says which weights take part: those that read an axis other than a look-up, tied heads included. Query heads
+that share keys (GQA) save weights and memory, not attention FLOPs. No architecture file has experts yet.
 
 An image has a length of its own, and some matrices see a part of it (patches, the class token). So its unit is the image:
 
     forward FLOPs per image = 2 * length * (weights at every position) + 2 * sum(weights * positions) + attention
+
+    fitting an operator for one step = training step of the target + 3 * products with the maps  (arXiv 2303.00980)
+    hours = tokens / measured tokens per second / 3600
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
+from itertools import pairwise
+from math import log, prod
 from typing import Any
 
-from outgrow.architectures import Model, resolve
+from outgrow.architectures import Model, Parameter, resolve
 from outgrow.axes import Signature
+from outgrow.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -36,13 +43,26 @@ class Cost:
     apart: int = 0  # multiply-adds per sequence of matrices that work at some of its positions only
     length: int | None = None  # of every sequence, where the config fixes it
 
-    def forward(self, sequence_length: int) -> int:
-        """FLOPs per token, forward."""
-        return 2 * self.matrix_weights + 2 * self.attention_width * sequence_length
+    def forward(self, sequence_length: int, *, causal: bool = False) -> int:
+        """FLOPs per token, forward, on average over a sequence."""
+        seen_twice = sequence_length + 1 if causal else 2 * sequence_length
+        return 2 * self.matrix_weights + self.attention_width * seen_twice
 
-    def training(self, sequence_length: int) -> int:
+    def backward(self, sequence_length: int, *, causal: bool = False) -> int:
+        """FLOPs per token, backward: a product's two gradients are a product each."""
+        return 2 * self.forward(sequence_length, causal=causal)
+
+    def training(self, sequence_length: int, *, causal: bool = False) -> int:
         """FLOPs per token, forward and backward."""
-        return 3 * self.forward(sequence_length)
+        return 3 * self.forward(sequence_length, causal=causal)
+
+    def fitting(self, sequence_length: int, tokens: int, map_flops: float) -> float:
+        """FLOPs of one step that fits a growth operator on `tokens`, this being the target.
+
+        `map_flops`: of making the target's weights once (`growth_cost`). Backward doubles them at most: the small
+        model's weights need no gradient.
+        """
+        return float(tokens * self.training(sequence_length) + 3 * map_flops)
 
     def training_image(self) -> int:
         """FLOPs per image, forward and backward."""
@@ -74,6 +94,14 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
         prod(model.shape(name)) for name, one in model.parameters.items() if _is_table(one.signature, model)
     )
     return Cost(model.num_parameters, model.num_parameters - tables, matrices, width, apart, model.sequence)
+
+
+def matrix_products(model: Model) -> Iterator[tuple[Parameter, Signature]]:
+    """Every weight that activations are multiplied by, under each of its roles: a tied head is the embedding's second."""
+    for parameter in model.parameters.values():
+        for signature in (parameter.signature, *parameter.tied):
+            if _is_product(signature, model):
+                yield parameter, signature
 
 
 def training_flops_per_token(config: Mapping[str, Any], sequence_length: int) -> int:
@@ -113,41 +141,51 @@ def _is_product(signature: Signature, model: Model) -> bool:
     )
 
 
-def frozen_training_flops(config: Mapping[str, Any], sequence_length: int, frozen: Collection[str]) -> int:
-    """FLOPs of one token (or image), forward and backward, while some parameters are frozen.
+@dataclass(frozen=True)
+class Speed:
+    """What was measured: a model of so many training FLOPs per token on one device, and what an hour of it costs."""
 
-        2 · weights · (1 + [something trains here or below] + [trains itself])
+    device: str
+    flops_per_token: float
+    tokens_per_second: float
+    price_per_hour: float = 0.0
 
-    A frozen matrix needs no gradient of its own, and nothing flows back to below the lowest layer that trains. That layer
-    is counted as a whole, a little more than what is computed.
 
-    >>> tiny = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
-    ...         "num_attention_heads": 2, "vocab_size": 10}
-    >>> frozen_training_flops(tiny, 4, ()) == model_cost(tiny).training(4)
-    True
+@dataclass(frozen=True)
+class Speeds:
+    """Measurements on one device. Small models use a device less well, so FLOPs alone do not say how long a run takes.
+
+    >>> table = Speeds((Speed("gpu", 1e9, 200e3, 2.0), Speed("gpu", 4e9, 100e3, 2.0)))
+    >>> table.tokens_per_second(2e9), table.hours(360e6, 1e9), table.price(360e6, 1e9)
+    (141421.35..., 0.5, 1.0)
     """
-    model = resolve(config)
-    length = model.sequence or sequence_length
-    places, last = (
-        dict[str, int](),
-        -1,
-    )  # -1: before the layers; then theirs; then one place for each behind them
-    for name, parameter in model.parameters.items():
-        last = parameter.layer if parameter.layer is not None else last + (last >= 0)
-        places[name] = last
-    lowest = min((place for name, place in places.items() if name not in frozen), default=model.layers + 1)
-    total = 0
-    for name, parameter in model.parameters.items():
-        count = length if parameter.at is None else model.positions(parameter.at)
-        for place, one in [
-            (places[name], parameter.signature),
-            *((last, one) for one in parameter.tied),
-        ]:
-            if _is_product(one, model):
-                flows = lowest < place or (lowest == place < model.layers)
-                passes = 1 + flows + (name not in frozen)
-                total += 2 * prod(one.shape(model.sizes)) * count * passes
-    per_layer = model_cost(config).attention_width // model.layers
-    passes = sum(3 if lowest <= layer else 1 for layer in range(model.layers))
-    total += 2 * per_layer * length * length * passes
-    return total if model.sequence is not None else total // length
+
+    measured: tuple[Speed, ...]
+
+    def __post_init__(self) -> None:
+        devices = {one.device for one in self.measured}
+        if len(devices) != 1:
+            raise ConfigError(
+                "a table of speeds is for one device", got=", ".join(sorted(devices)) or "no measurement"
+            )
+
+    def tokens_per_second(self, flops_per_token: float) -> float:
+        """A straight line in logarithms between measurements; beyond them, the FLOPs per second of the nearest."""
+        rows = sorted(self.measured, key=lambda one: one.flops_per_token)
+        inside = min(max(flops_per_token, rows[0].flops_per_token), rows[-1].flops_per_token)
+        rate = rows[0].tokens_per_second
+        for low, high in pairwise(rows):
+            if low.flops_per_token < inside:
+                share = log(inside / low.flops_per_token) / log(high.flops_per_token / low.flops_per_token)
+                rate = low.tokens_per_second * (high.tokens_per_second / low.tokens_per_second) ** min(
+                    1.0, share
+                )
+        return rate * inside / flops_per_token
+
+    def hours(self, tokens: float, flops_per_token: float) -> float:
+        """Of one device."""
+        return tokens / self.tokens_per_second(flops_per_token) / 3600
+
+    def price(self, tokens: float, flops_per_token: float) -> float:
+        """In the currency of `price_per_hour`, the dearest of the measurements."""
+        return self.hours(tokens, flops_per_token) * max(one.price_per_hour for one in self.measured)

@@ -50,17 +50,17 @@ class Curve(_Section):
 def _form(value: Any) -> str:
     """Which of the forms of a position this is, so that a mistake is told once."""
     if isinstance(value, dict):
-        return "curve" if "curve" in value else "ratio"
+        return "<curve>" if "curve" in value else "<ratio>"
     if isinstance(value, Ratio | Curve):
-        return type(value).__name__.lower()
-    return "word" if isinstance(value, str) and not any(char.isdigit() for char in value) else "tokens"
+        return f"<{type(value).__name__.lower()}>"
+    return "<word>" if isinstance(value, str) and not any(char.isdigit() for char in value) else "<tokens>"
 
 
 Position = Annotated[
-    Annotated[Literal["keep", "loss_matched"], Tag("word")]
-    | Annotated[TokenCount, Tag("tokens")]
-    | Annotated[Ratio, Tag("ratio")]
-    | Annotated[Curve, Tag("curve")],
+    Annotated[Literal["keep", "loss_matched"], Tag("<word>")]
+    | Annotated[TokenCount, Tag("<tokens>")]
+    | Annotated[Ratio, Tag("<ratio>")]
+    | Annotated[Curve, Tag("<curve>")],
     Discriminator(_form),
 ]
 

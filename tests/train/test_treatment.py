@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from battery import zoo
 from outgrow.errors import OutgrowError
-from outgrow.flops import frozen_training_flops
+from outgrow.frozen_flops import frozen_training_flops
 from outgrow.new_entries import NewEntries, new_entries
 from outgrow.operators import build
 from outgrow.plan import plan

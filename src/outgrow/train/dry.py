@@ -1,21 +1,22 @@
 """What a run would need, without doing it: parameters, FLOPs, memory, disk, time.
 
-memory = 16 bytes per parameter (weight, gradient, two moments) + activations of one micro-batch
+memory = weights, gradients, moments, and activations of one micro-batch (see `memory.py`)
 time   = FLOPs of the run / FLOPs per second of a short measured probe of the first stage's model
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from outgrow.flops import training_flops
+from outgrow.memory import training_memory
 from outgrow.train.config import RunConfig
 from outgrow.train.engine import Device, build_model, build_optimizer, choose_device, optimizer_step
 from outgrow.train.objectives import objective_of
 from outgrow.train.preflight import preflight
+from outgrow.train.rates import StageRates, rate_points, stage_rates
 from outgrow.train.stages import StagePlan
 
 _LARGEST_PROBE = 300_000_000  # parameters: a larger model would make a dry run slow and hungry
@@ -46,6 +47,10 @@ class DryRun:
     seconds: float | None
     device: str
     corpus: str
+    rates: tuple[StageRates, ...]
+    rate_points: tuple[tuple[tuple[int, float], ...], ...]
+    """For each stage, (tokens of the run, learning rate)."""
+    warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -71,13 +76,19 @@ def dry_run(run: RunConfig) -> DryRun:
         seconds=flops / rate if rate else None,
         device=device.describe(),
         corpus=found.corpus,
+        rates=stage_rates(run, found.stages),
+        rate_points=rate_points(run, found.stages),
+        warnings=found.warnings,
     )
 
 
 def _stage(run: RunConfig, plan: StagePlan, device: Device, rate: float | None) -> DryStage:
     micro_batch = run.batch.micro_batch or run.batch.sequences
-    activations = activation_bytes(
-        plan.config, micro_batch, plan.cost.length or run.data.sequence_length, 2 if device.bf16 else 4
+    memory = training_memory(
+        plan.config,
+        sequences=micro_batch,
+        sequence_length=plan.cost.length or run.data.sequence_length,
+        itemsize=2 if device.bf16 else 4,
     )
     return DryStage(
         name=plan.name,
@@ -85,23 +96,10 @@ def _stage(run: RunConfig, plan: StagePlan, device: Device, rate: float | None) 
         tokens=plan.tokens,
         steps=plan.steps,
         flops=plan.flops,
-        memory_bytes=16 * plan.cost.parameters + activations,
+        memory_bytes=memory.total,
         checkpoint_bytes=12 * plan.cost.parameters,
         seconds=plan.flops / rate if rate else None,
     )
-
-
-def activation_bytes(config: Mapping[str, Any], sequences: int, length: int, itemsize: int) -> int:
-    """An estimate of what the backward pass keeps: about 17 + 3 mlp/embed vectors per token and layer, and the logits.
-
-    Without the scores of attention, which the fused kernel computes again (arXiv 2205.05198 counts the rest).
-    """
-    embed = config.get("hidden_size", config.get("n_embd", 0))
-    layers = config.get("num_hidden_layers", config.get("n_layer", 0))
-    mlp = config.get("intermediate_size") or config.get("n_inner") or 4 * embed
-    tokens = sequences * length
-    logits = tokens * config.get("vocab_size", 0) * (itemsize + 8)
-    return int(tokens * layers * (17 * embed + 3 * mlp) * itemsize + logits)
 
 
 def _disk(run: RunConfig, stages: tuple[DryStage, ...]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,18 @@ from outgrow.train.preflight import preflight
 from outgrow.train.progress import make_progress
 from outgrow.train.result import RunResult, machine, read_result
 from outgrow.train.session import Live, Session, checkpoint_path, load, log_row, open_session, point, save
-from outgrow.train.stages import grow_state
+from outgrow.train.stages import StagePlan, grow_state
 from outgrow.train.treatment import Treatment, make_treatment
 from outgrow.train.watch import Watch
 
 
-def train(run: RunConfig, *, progress: bool = True) -> RunResult:
-    """Do a run, or what is left of it.
+def train(
+    run: RunConfig,
+    *,
+    progress: bool = True,
+    before: Callable[[RunConfig, Sequence[StagePlan], Path], None] | None = None,
+) -> RunResult:
+    """Do a run, or what is left of it; `before` is called with the plan and the folder before the first step.
 
     Writes `run.output` (see `train/folder.py`). Raises `ConfigError` before any work for a mistake in the
     configuration, and `TrainingError` where the loss is not a finite number.
@@ -64,6 +70,8 @@ def train(run: RunConfig, *, progress: bool = True) -> RunResult:
                 "the data is not what this run began with", got=data.record, expected=pointer.data
             )
         session = open_session(run, folder, data, view, pointer)
+        if before is not None:
+            before(run, session.plans, folder.root)
         try:
             _work(session, pointer)
         finally:
@@ -140,7 +148,8 @@ def _grow(session: Session, small: Path, course: Course, step: int, loss_before:
     _write_stage(session, live)
     session.progress.say(
         f"grown in {seconds:.1f} s to {session.plans[course.stage].cost.parameters:,} parameters: "
-        f"validation loss {loss_before:.4f} before, {loss_after:.4f} after"
+        f"validation loss {loss_before:.4f} before, {loss_after:.4f} after; "
+        f"on at {course.now.position:,} tokens of the schedule"
     )
     point(session, live, target)
     return live

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from outgrow.architectures import resolve
 from outgrow.errors import OutgrowError
-from outgrow.flops import Cost, frozen_training_flops, model_cost, training_flops
+from outgrow.flops import Cost, model_cost, training_flops
+from outgrow.frozen_flops import frozen_training_flops
 from outgrow.plan import GrowthPlan
 from outgrow.reentry import Curve, Factors, Ratio, entry_peak, matched_ratio
 from outgrow.state import TrainingState

@@ -72,13 +72,13 @@ class UntilEfficiency(_Watch):
 
 
 def _form(value: Any) -> str:
-    return (
-        "loss" if isinstance(value, UntilLoss) or (isinstance(value, dict) and "loss" in value) else "trigger"
-    )
+    """By its own key, so that a mistake is told once."""
+    by_loss = "loss" in value if isinstance(value, dict) else isinstance(value, UntilLoss)
+    return "<loss>" if by_loss else "<trigger>"
 
 
 Until = Annotated[
-    Annotated[UntilLoss, Tag("loss")] | Annotated[UntilEfficiency, Tag("trigger")], Discriminator(_form)
+    Annotated[UntilLoss, Tag("<loss>")] | Annotated[UntilEfficiency, Tag("<trigger>")], Discriminator(_form)
 ]
 
 
@@ -97,8 +97,8 @@ class Threshold:
 def threshold(until: UntilEfficiency, factors: Factors | None, where: str) -> Threshold:
     """What an efficiency trigger waits for; `factors` of the growth that follows, None for a last stage.
 
-    >>> threshold(UntilEfficiency(trigger="efficiency"), Factors(2, 1, 4, 4), "stages.0.until")
-    Threshold(slope=-0.0826..., per_nat=0.0)
+    >>> round(threshold(UntilEfficiency(trigger="efficiency"), Factors(2, 1, 4, 4), "stages.0.until").at(3.0), 4)
+    -0.0826
     """
     b, a = until.exponent, until.size_exponent
     if isinstance(until.threshold, float | int):
@@ -141,7 +141,7 @@ def fit(tokens: Sequence[float], losses: Sequence[float], weights: Sequence[floa
     >>> t = [1e6 * k for k in range(10, 21)]
     >>> fitted = fit(t, [2.0 + 3000 * one ** -0.5 for one in t], [1.0] * 11, 0.5)
     >>> round(fitted.asymptote, 6), round(fitted.slope, 6)
-    (2.0, -0.125584)
+    (2.0, -0.125583)
     """
     t, loss, weight = (np.asarray(one, dtype=np.float64) for one in (tokens, losses, weights))
     u = (t / t[-1]) ** -exponent  # 1 at the last point
