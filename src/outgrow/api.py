@@ -110,7 +110,8 @@ def _grown_groups(growth_plan: GrowthPlan, optimizer: OptimizerInfo) -> Optimize
     names: list[list[str]] = [[] for _ in optimizer.groups]
     for name, parameter in growth_plan.large.parameters.items():
         layer = parameter.layer
-        source = name if layer is None else parameter.in_layer(growth_plan.growth.layers.sources(layer)[0])
+        sources = () if layer is None else growth_plan.growth.layers.sources(layer)
+        source = name if layer is None else parameter.in_layer(sources[0] if sources else 0)
         if source not in place:
             raise CheckpointError(f"the optimizer of the source does not hold '{source}'")
         names[place[source]].append(name)
@@ -135,8 +136,8 @@ def _lineage(growth_plan: GrowthPlan) -> dict[str, Any]:
             "width": named["width"],
             **({"depth": named["depth"]} if "depth" in named else {}),
             "moments": growth_plan.moments,
-            "noise": growth.noise,
-            "seed": growth.seed,
+            "noise": named["noise"],
+            "seed": named["seed"],
         },
         **growth_plan.describe(),
     }

@@ -81,7 +81,7 @@ def grow(
     width: Annotated[str, typer.Option(help="Width operator: isometric, duplicate or pad.")] = "isometric",
     depth: Annotated[str, typer.Option(help="Depth operator: stack, interleave or identity.")] = "stack",
     moments: Annotated[
-        str, typer.Option(help="Adam moments: transport, keep_zero, copy or reset.")
+        str, typer.Option(help="Adam moments: transport, keep_zero, copy, parts or reset.")
     ] = "transport",
     noise: Annotated[float, typer.Option(help="Noise that no reader sees, in initializer ranges.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of noise and fresh rows.")] = 0,
@@ -126,7 +126,9 @@ def verify(
     large: Annotated[Path, typer.Argument(help="The state grown from it.", show_default=False)],
     data: Annotated[
         str | None,
-        typer.Option(help="What to measure on: text (a file, glob or folder; default: Python's own sources), or images (an .npz)."),
+        typer.Option(
+            help="What to measure on: text (a file, glob or folder; default: Python's own sources), or images (an .npz)."
+        ),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="AdamW steps to watch copies part.")] = 10,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of those steps.")] = 1e-3,

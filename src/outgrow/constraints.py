@@ -3,6 +3,7 @@
 The table of DESIGN 2.4 as code: `compensate` takes the free maps of a growth and derives the rest,
 
     norm output     F_norm = F_stream;  gain' = ρ·F_norm/F_stream·gain,  eps' = ρ²·eps,  ρ = √(c·d/D), FᵀF = c·I
+    branch gain     gain' = one copy per unit, so that gain'·(F·x) = F·(gain·x)
     tied head       F_final = F_stream / c, so that logits E'·x' = E·x
     attention       F_query ← √(D/d)·F_query, so that scores q'·k'/√D = q·k/√d
 
@@ -49,7 +50,12 @@ class Compensation:
 
 
 def compensate(growth: Growth) -> Compensation:
-    """Derive what the operator's maps ask of norms, tied heads, attention scale and eps."""
+    """Derive what the operator's maps ask of norms, tied heads, attention scale and eps.
+
+    An operator that gives the gains too has said all: nothing is derived.
+    """
+    if growth.gains is not None:
+        return Compensation(growth.axes, growth.gains, {}, _stated(growth))
     small, axes, findings = growth.small, dict(growth.axes), []
     notes: dict[str, list[str]] = {}
     for query, spec in small.axes.items():
@@ -70,6 +76,7 @@ def compensate(growth: Growth) -> Compensation:
         if spec.of is not None
     }
     gains = {name: _gain(axes[str(small.axes[name].of)], axes[name], rho) for name, rho in ratios.items()}
+    gains |= {name: _gain(axes[name], axes[name], 1.0) for name in small.axes if small.is_scaled(name)}
     eps, torn = _grown_eps(small, ratios)
     for (stream, rho), names in _same_ratio(small, ratios).items():
         field = small.axes[names[0]].eps
@@ -84,12 +91,31 @@ def compensate(growth: Growth) -> Compensation:
             findings.append(finding)
     if growth.layers.grows:
         findings.append(_layers(growth))
+    if growth.inexact:
+        findings.append(_inexact(growth))
     return Compensation(axes, gains, eps, tuple(findings))
 
 
+def _stated(growth: Growth) -> tuple[Finding, ...]:
+    """Findings of maps that are taken as they stand: the function is kept only where the operator says so."""
+    kept = not growth.inexact
+    grown = [
+        Finding(name, axis.small, axis.large, growth.small.axes[name].through, kept, kept, "as given")
+        for name, axis in growth.axes.items()
+        if name in growth.small.axes and axis.grows
+    ]
+    return (*grown, *(() if kept else (_inexact(growth),)))
+
+
+def _inexact(growth: Growth) -> Finding:
+    small, large = growth.small.num_parameters, growth.large.num_parameters
+    return Finding("weights", small, large, "the whole model", False, False, "", growth.inexact)
+
+
 def _norm_ratio(growth: Growth, before: AxisMap, name: str) -> float:
-    """ρ = √(c·d/D): by how much the root mean square of a norm's input grows."""
-    return sqrt((before.norm_ratio() or 1.0) * growth.small.sizes[name] / growth.large.sizes[name])
+    """ρ = √(c·d/D): by how much the root mean square of a norm's input grows; 1 where copies differ, and c is none."""
+    ratio = before.norm_ratio()
+    return 1.0 if ratio is None else sqrt(ratio * growth.small.sizes[name] / growth.large.sizes[name])
 
 
 def _same_ratio(small: Model, ratios: Mapping[str, float]) -> dict[tuple[str, float], list[str]]:
@@ -162,7 +188,8 @@ def _norm_output(growth: Growth, axes: Mapping[str, AxisMap], name: str, spec: A
     before = axes[str(spec.of)]
     if name in growth.small.tied_axes():
         stream = next(axes[other] for other, one in growth.small.axes.items() if one.through == "stream")
-        dual = scaled(_without_mean(stream.forward), 1 / (stream.norm_ratio() or 1.0))
+        ratio = stream.norm_ratio() or stream.large / stream.small
+        dual = scaled(_without_mean(stream.forward), 1 / ratio)
         return AxisMap(dual, _without_mean(stream.forward), stream.fresh)
     return AxisMap(_without_mean(before.forward), before.backward, before.fresh)
 
@@ -232,6 +259,8 @@ def _stream(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[boo
     if bool((forward.index == MEAN).any()):
         if growth.small.spec.layers.norm == "post":
             return False, False, "after a post-norm the stream's mean is no longer the mean of what was added"
+        if growth.small.is_scaled(name):
+            return False, False, "a branch's gains (LayerScale) change the mean that new channels hold"
         return True, False, "a LayerNorm's backward pass centres over all channels, the new ones too"
     if not covered(axis.forward):
         return False, False, "a LayerNorm centres its input, and zeros are not its mean"

@@ -40,7 +40,7 @@ class Cost:
     attention_width: (
         int  # layers * heads * (query_dim + value_dim): multiply-adds per token and other position
     )
-    apart: int = 0  # multiply-adds per sequence of matrices that work at some of its positions only
+    apart: int = 0  # multiply-adds per sequence where only some of its positions take part
     length: int | None = None  # of every sequence, where the config fixes it
 
     def forward(self, sequence_length: int, *, causal: bool = False) -> int:
@@ -90,6 +90,12 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
             apart += weights * model.positions(parameter.at)
     heads = prod(model.sizes[name] for name, axis in model.axes.items() if axis.through == "heads")
     width = model.layers * heads * (model.sizes["query_dim"] + model.sizes["value_dim"])
+    if model.spec.attended is not None:
+        apart += (
+            heads
+            * (model.sizes["query_dim"] + model.sizes["value_dim"])
+            * model.positions(model.spec.attended)
+        )
     tables = sum(
         prod(model.shape(name)) for name, one in model.parameters.items() if _is_table(one.signature, model)
     )
@@ -115,7 +121,7 @@ def training_flops(config: Mapping[str, Any], sequence_length: int) -> tuple[str
     >>> tiny = {"model_type": "vit", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
     ...         "num_attention_heads": 2, "image_size": 6, "patch_size": 3, "num_channels": 1}
     >>> training_flops(tiny, sequence_length=1024)
-    ('image', 20640)
+    ('image', 19584)
     """
     cost = model_cost(config)
     return (

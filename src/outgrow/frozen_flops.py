@@ -32,14 +32,18 @@ def frozen_training_flops(config: Mapping[str, Any], sequence_length: int, froze
         last = parameter.layer if parameter.layer is not None else last + (last >= 0)
         places[name] = last
     lowest = min((place for name, place in places.items() if name not in frozen), default=model.layers + 1)
-    total = 0
+    total = products_apart = 0
     for parameter, signature in matrix_products(model):
-        place = places[parameter.name] if signature is parameter.signature else last  # a tied head comes last
+        place = places[parameter.name] if signature is parameter.signature else last + 1  # a tied head
         count = length if parameter.at is None else model.positions(parameter.at)
+        if parameter.at is not None:
+            products_apart += prod(signature.shape(model.sizes)) * count
         flows = lowest < place or (lowest == place < model.layers)
         passes = 1 + flows + (parameter.name not in frozen)
         total += 2 * prod(signature.shape(model.sizes)) * count * passes
     per_layer = model_cost(config).attention_width // model.layers
     passes = sum(3 if lowest <= layer else 1 for layer in range(model.layers))
     total += 2 * per_layer * length * length * passes
+    if model.spec.attended is not None:  # behind the layers, where gradients always flow
+        total += 6 * (model_cost(config).apart - products_apart)
     return total if model.sequence is not None else total // length

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
+
+from torch import Tensor
 
 from outgrow.architectures import Model, growable, resolve
 from outgrow.architectures.expressions import evaluate
@@ -20,11 +22,35 @@ from outgrow.maps import AxisMap, LayerMap, identity
 
 
 @dataclass(frozen=True)
+class Part:
+    """One term of a weight that is no single F W Gᵀ: block-diagonal copies, rows from the next layer, learned mixtures.
+
+    A weight with parts is their sum; its moments keep following the growth's own maps, unless they are asked to follow
+    the parts too. What a part does not say, the growth says.
+    """
+
+    axes: Mapping[str, AxisMap] = field(default_factory=dict)
+    """Maps instead of the growth's own."""
+    layers: LayerMap | None = None
+    """Layers instead of the growth's own: a mixture of the old ones for this weight alone."""
+    shift: int = 0
+    """Read this many layers further on, the last layer at most."""
+    coefficient: float = 1.0
+    source: str | None = None
+    """The pattern of the parameter that is read, if another."""
+    maps: tuple[LinearMap, ...] | None = None
+    """One map per dimension, given outright."""
+    noise: float = 0.0
+    """Standard deviation of noise that readers do see, in the growth's unit of noise."""
+
+
+@dataclass(frozen=True)
 class Growth:
     """How one model becomes a larger one.
 
     `axes` maps each free axis, or neighbouring axes whose map is no product (`"kv_heads group"`), to its pair of maps.
-    `noise` is the standard deviation, in units of the model's initializer range, of noise that readers cannot see.
+    `noise` is the standard deviation of noise that readers cannot see, in units of the model's initializer range or of
+    each weight's own root mean square. `parts` holds the exceptions, by parameter name or pattern.
     """
 
     small: Model
@@ -34,6 +60,14 @@ class Growth:
     noise: float = 0.0
     seed: int = 0
     provenance: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    noise_unit: Literal["initializer", "weight"] = "initializer"
+    parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict, hash=False)
+    gains: Mapping[str, AxisMap] | None = field(default=None, hash=False)
+    """Maps of norm gains. Where an operator gives them, every map is taken as it stands and nothing is compensated."""
+    inexact: str = ""
+    """Why the function is not kept, where the axes' maps alone do not say."""
+    tensors: Mapping[str, Tensor] = field(default_factory=dict, hash=False, repr=False)
+    """Weights that a learned operator brings itself; parts name them as their source."""
 
     def then(self, later: Growth) -> Growth:
         """This growth, then a later one, as one: every map is composed.
@@ -41,9 +75,10 @@ class Growth:
         Raises GrowthError where new units hold values of their own (fresh rows, noise): those exist only once drawn.
         """
         for growth in (self, later):
-            if growth.noise or growth.has_fresh_units:
+            if growth.noise or growth.has_fresh_units or growth.parts or growth.gains is not None:
                 raise GrowthError(
-                    "growths with fresh units or noise cannot be joined into one", fix="grow twice instead"
+                    "growths with fresh units, noise, or parts of their own cannot be joined into one",
+                    fix="grow twice instead",
                 )
         for joint in (name for name in (*self.axes, *later.axes) if " " in name):
             raise GrowthError(
@@ -70,7 +105,7 @@ class Growth:
         through = self.small.axes[name].through
         # New tokens begin as a mean, and the keys of new query dimensions are zero: neither is drawn.
         drawn = through != "lookup" and not (through == "dot" and axis.fresh == "readers")
-        return drawn and not covered(axis.forward)
+        return drawn and axis.fresh != "none" and not covered(axis.forward)
 
     def _is_derived(self, name: str) -> bool:
         """Whether `constraints` works this axis's map out from another's: what stands here is a place-holder."""
@@ -144,8 +179,17 @@ def grown_config(growth: Growth, eps: Mapping[str, float]) -> dict[str, Any]:
     for name in growth.small.spec.layers.lists:
         old = growth.small.config.get(name)
         if old is not None:
-            config[name] = [old[growth.layers.sources(layer)[0]] for layer in range(growth.layers.large)]
+            config[name] = _grown_list(old, growth.layers)
     return config
+
+
+def _grown_list(old: list[Any], layers: LayerMap) -> list[Any]:
+    """A per-layer list follows its layers; a layer made of nothing follows the one before it."""
+    grown: list[Any] = []
+    for layer in range(layers.large):
+        sources = layers.sources(layer)
+        grown.append(old[sources[0]] if sources else (grown[-1] if grown else old[0]))
+    return grown
 
 
 def covered(map_: LinearMap) -> bool:

@@ -20,15 +20,16 @@ from torch import Tensor
 from outgrow.errors import GrowthError
 from outgrow.linear import EMPTY, MEAN, Dense, Identity, LinearMap, Select, compose
 
-Side = Literal["writers", "readers"]
+Side = Literal["writers", "readers", "both", "none"]
 
 
 @dataclass(frozen=True)
 class AxisMap:
     """The pair of maps by which an axis grows from d to D units.
 
-    `fresh` says on which side a new unit that copies nothing may hold new values without changing the function: its
-    `writers` (the readers are zero, as for MLP units) or its `readers` (the writers are zero, as for the stream).
+    `fresh` says on which side a new unit that copies nothing holds new values. On one side the function is kept: its
+    `writers` (the readers are zero, as for MLP units) or its `readers` (the writers are zero, as for the stream). On
+    `both` it is not kept; on `none` the unit is dead until noise or another term reaches it.
     """
 
     forward: LinearMap

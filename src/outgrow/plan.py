@@ -21,7 +21,7 @@ from outgrow.architectures import Model, Parameter, check_depth
 from outgrow.axes import Dim
 from outgrow.constraints import Compensation, compensate
 from outgrow.errors import GrowthError, near
-from outgrow.growth import Growth, grown_config
+from outgrow.growth import Growth, Part, grown_config
 from outgrow.linear import EMPTY, MEAN, Identity, LinearMap, Select, direct_sum, kron
 from outgrow.maps import AxisMap, identity
 from outgrow.recipe import Fill, Fresh, Invisible, Level, Mask, Recipe, Term
@@ -99,7 +99,7 @@ def plan(growth: Growth, moments: Moments = "transport") -> GrowthPlan:
     """Work out every recipe of a growth.
 
     `moments`: `transport` (the exact law), `keep_zero` (old entries kept, new ones fresh), `copy` (copied as they are),
-    `reset` (none). Raises GrowthError for an unknown option and for a growth that the architecture does not allow.
+    `parts` (as the operator's own parts, where a paper publishes that), `reset` (none). Raises GrowthError for an unknown option and for a growth that the architecture does not allow.
     """
     if moments not in get_args(Moments):
         raise GrowthError(f"unknown way to grow moments: '{moments}' ({near(moments, get_args(Moments))})")
@@ -126,27 +126,43 @@ class _Builder:
 
     def recipe(self, parameter: Parameter, slot: Slot) -> Recipe:
         shape = self.growth.large.shape(parameter.name)
-        sources = self.sources(parameter, slot)
-        maps = tuple(self.map(dim, slot) for dim in parameter.signature.dims)
-        terms = tuple(Term(source, maps, weight**slot.power) for source, weight in sources)
+        parts = self.parts(parameter, slot)
+        terms: list[Term] = []
+        for part in parts:
+            sources = self.sources(parameter, slot, part)
+            maps = part.maps or tuple(self.map(dim, slot, part) for dim in parameter.signature.dims)
+            share = part.coefficient if slot is WEIGHT else 1.0
+            terms += [Term(source, maps, share * weight**slot.power) for source, weight in sources]
+            if slot is WEIGHT:
+                terms += [
+                    Term(source, mean, share * weight)
+                    for mean in self.new_tokens(parameter)
+                    for source, weight in sources
+                ]
+        maps = tuple(self.map(dim, slot, _WHOLE) for dim in parameter.signature.dims)
+        fills = self.fills(parameter, slot, self.sources(parameter, slot, _WHOLE), maps)
         if slot is WEIGHT:
-            terms += tuple(
-                Term(source, mean, weight)
-                for mean in self.new_tokens(parameter)
-                for source, weight in sources
-            )
-        fills = self.fills(parameter, slot, sources, maps)
-        return Recipe(parameter.name, shape, terms, fills)
+            for place, part in enumerate(parts):
+                if part.noise:
+                    std, of = self.noise(part.noise, terms[0].source)
+                    fills += (Fresh(std, self.growth.seed, f"{parameter.name}/part/{place}", of=of),)
+        return Recipe(parameter.name, shape, tuple(terms), fills)
+
+    def parts(self, parameter: Parameter, slot: Slot) -> tuple[Part, ...]:
+        """What a tensor is the sum of: weights, and moments that are asked to, follow the operator's own parts."""
+        own = self.growth.parts.get(parameter.name) or self.growth.parts.get(parameter.pattern)
+        return own if own and (slot is WEIGHT or self.moments == "parts") else (_WHOLE,)
 
     # ---- which layers -------------------------------------------------------------------------------------------
 
-    def sources(self, parameter: Parameter, slot: Slot) -> tuple[tuple[str | float, float], ...]:
+    def sources(self, parameter: Parameter, slot: Slot, part: Part) -> tuple[tuple[str | float, float], ...]:
         """(source tensor or constant, weight) of a new tensor; () is zero."""
         if slot is not WEIGHT and self.moments == "reset":
             return ()
+        pattern = part.source or parameter.pattern
         if parameter.layer is None:
-            return ((parameter.name, 1.0),)
-        layer, layers = parameter.layer, self.growth.layers
+            return ((pattern, 1.0),)
+        layer, layers = parameter.layer, part.layers or self.growth.layers
         if self.growth.small.spec.layers.norm == "post":
             moved = self.moved_norm(parameter)
             if moved is not None:
@@ -155,7 +171,13 @@ class _Builder:
             return ()
         if slot is not WEIGHT and self.moments == "keep_zero" and layer not in layers.originals().values():
             return ()
-        return tuple((parameter.in_layer(source), weight) for source, weight in layers.rows[layer])
+        if not layers.rows[layer] and slot is WEIGHT and len(parameter.signature.dims) < 2:
+            return ((1.0 if parameter.signature.dims[0].role == "scales" else 0.0, 1.0),)
+        last = self.growth.small.layers - 1
+        return tuple(
+            (pattern.replace("{L}", str(min(source + part.shift, last))), weight)
+            for source, weight in layers.rows[layer]
+        )
 
     def is_branch_output(self, parameter: Parameter) -> bool:
         """Whether this is the last matrix (or its bias) of a branch: zero in a silent layer."""
@@ -182,17 +204,17 @@ class _Builder:
         return tuple((parameter.in_layer(source), weight) for source, weight in layers.rows[first])
 
     def step_source(self, recipe: Recipe) -> str | None:
-        names = [term.source for term in recipe.terms if isinstance(term.source, str)]
-        return names[0] if names else None
+        return next((term.source for term in recipe.terms if isinstance(term.source, str)), None)
 
     # ---- which maps ---------------------------------------------------------------------------------------------
 
-    def map(self, dim: Dim, slot: Slot) -> LinearMap:
-        """The map of one dimension, made once per (dimension, slot)."""
-        key = (dim, slot.name)
+    def map(self, dim: Dim, slot: Slot, part: Part) -> LinearMap:
+        """The map of one dimension, made once per (dimension, slot, part)."""
+        key = (dim, slot.name, id(part) if part.axes else None)
         if key not in self.cache:
             blocks = [
-                kron([slot.map(axis, dim.role) for axis in self.atoms(block, dim)]) for block in dim.blocks
+                kron([slot.map(axis, dim.role) for axis in self.atoms(block, dim, part)])
+                for block in dim.blocks
             ]
             made = direct_sum(blocks)
             if slot is not WEIGHT and self.moments in ("keep_zero", "copy"):
@@ -200,10 +222,10 @@ class _Builder:
             self.cache[key] = made
         return self.cache[key]
 
-    def atoms(self, block: tuple[str | int, ...], dim: Dim) -> list[AxisMap]:
+    def atoms(self, block: tuple[str | int, ...], dim: Dim, part: Part) -> list[AxisMap]:
         """The axes of a product; a joint map stands for its neighbours."""
         found, place = [], 0
-        axes = self.compensation.gains if dim.role == "scales" else self.compensation.axes
+        axes = self.compensation.gains if dim.role == "scales" else {**self.compensation.axes, **part.axes}
         while place < len(block):
             atom = block[place]
             joint = " ".join(str(part) for part in block[place : place + 2])
@@ -227,7 +249,7 @@ class _Builder:
                 mean = Select(index, (index == MEAN).to(torch.float64), small)
                 found.append(
                     tuple(
-                        mean if other == place else self.map(one, WEIGHT)
+                        mean if other == place else self.map(one, WEIGHT, _WHOLE)
                         for other, one in enumerate(parameter.signature.dims)
                     )
                 )
@@ -243,6 +265,8 @@ class _Builder:
         maps: tuple[LinearMap, ...],
     ) -> tuple[Fill, ...]:
         name = parameter.name
+        if not sources and slot is WEIGHT and self.is_fresh_layer(parameter):
+            return (Fresh(self.initializer_range, self.growth.seed, name),)
         if not sources or isinstance(sources[0][0], float):
             return ()
         if slot is EXP_AVG_SQ:
@@ -252,7 +276,7 @@ class _Builder:
             )
         if slot is not WEIGHT or len(parameter.signature.dims) < 2:
             return ()
-        std = float(self.growth.small.config.get("initializer_range") or 0.02)
+        std = self.initializer_range
         masks = tuple(self.mask(dim) for dim in parameter.signature.dims)
         fills: list[Fill] = []
         if any(bool(mask.fresh.any()) for mask in masks):
@@ -260,21 +284,30 @@ class _Builder:
         if self.growth.noise:
             for place, dim in enumerate(parameter.signature.dims):
                 forward = direct_sum(
-                    [kron([axis.forward for axis in self.atoms(block, dim)]) for block in dim.blocks]
+                    [kron([axis.forward for axis in self.atoms(block, dim, _WHOLE)]) for block in dim.blocks]
                 )
-                backward = self.map(dim, WEIGHT)
+                backward = self.map(dim, WEIGHT, _WHOLE)
                 if dim.role == "reads" and isinstance(forward, Select) and not self.is_lookup(dim):
-                    fills.append(
-                        Invisible(
-                            std * self.growth.noise,
-                            self.growth.seed,
-                            f"{name}/noise/{place}",
-                            place,
-                            forward,
-                            _select(backward),
-                        )
-                    )
+                    std, of = self.noise(self.growth.noise, sources[0][0])
+                    address = (self.growth.seed, f"{name}/noise/{place}")
+                    fills.append(Invisible(std, *address, place, forward, _select(backward), of))
         return tuple(fills)
+
+    @property
+    def initializer_range(self) -> float:
+        return float(self.growth.small.config.get("initializer_range") or 0.02)
+
+    def noise(self, amount: float, source: str | float) -> tuple[float, str | None]:
+        """Standard deviation of noise, and the tensor in whose root mean square it is counted, if in any."""
+        if self.growth.noise_unit == "weight":
+            return amount, str(source)
+        return amount * self.initializer_range, None
+
+    def is_fresh_layer(self, parameter: Parameter) -> bool:
+        """Whether a weight stands in a layer that is made of no old one and speaks."""
+        layer, layers = parameter.layer, self.growth.layers
+        silent = layer in layers.silent and self.is_branch_output(parameter)
+        return layer is not None and not layers.rows[layer] and not silent
 
     def is_lookup(self, dim: Dim) -> bool:
         return any(self.growth.small.axes[name].through in ("lookup", "fixed") for name in dim.axes)
@@ -284,17 +317,22 @@ class _Builder:
         fresh, barred = [], []
         for block in dim.blocks:
             block_fresh, block_barred = torch.zeros(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
-            for axis in self.atoms(block, dim):
+            for axis in self.atoms(block, dim, _WHOLE):
                 map_ = axis.forward if dim.role == "writes" else axis.backward
                 empty = ~map_.covered()
                 if self.is_lookup(dim):
                     empty = torch.zeros_like(empty)
-                mine = (axis.fresh == "writers") == (dim.role == "writes")
+                mine = dim.role in _FRESH_SIDES[axis.fresh]
                 block_fresh = _outer(block_fresh, empty if mine else torch.zeros_like(empty))
                 block_barred = _outer(block_barred, torch.zeros_like(empty) if mine else empty)
             fresh.append(block_fresh)
             barred.append(block_barred)
         return Mask(torch.cat(fresh), torch.cat(barred))
+
+
+_WHOLE = Part()
+"""A weight that is one term under the growth's own maps."""
+_FRESH_SIDES = {"writers": ("writes",), "readers": ("reads",), "both": ("writes", "reads"), "none": ()}
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:

@@ -159,7 +159,7 @@ def verify(
         )
     plan = replay(small.config, large.lineage[-1])
     _check_sizes(plan, large)
-    tolerance = _tolerance(plan, dtype)
+    tolerance = _tolerance(plan, large, dtype)
     law_plan = (
         plan
         if plan.moments == "transport"
@@ -208,7 +208,7 @@ def loss_and_gradients(model: torch.nn.Module, batch: Batch) -> tuple[float, dic
     device = next(model.parameters()).device
     model.zero_grad(set_to_none=True)
     loss = batch_loss(model, {key: value.to(device) for key, value in batch.items()})
-    loss.backward()
+    torch.autograd.backward(loss)
     gradients = {
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach().clone()
         for name, parameter in model.named_parameters()
@@ -345,12 +345,13 @@ def _check_sizes(plan: GrowthPlan, large: TrainingState) -> None:
             )
 
 
-def _tolerance(plan: GrowthPlan, dtype: torch.dtype) -> float:
-    """Rounding: of the dtype, and of RMSNorm, which transformers computes in float32 whatever the dtype."""
-    if dtype in (torch.bfloat16, torch.float16):
+def _tolerance(plan: GrowthPlan, large: TrainingState, dtype: torch.dtype) -> float:
+    """Rounding: of the dtype, of the saved weights, and of RMSNorm, which transformers computes in float32 in any dtype."""
+    dtypes = {dtype, *(large.source.meta(name, "weight").dtype for name in large.source.names("weight"))}
+    if dtypes & {torch.bfloat16, torch.float16}:
         return 2e-3
     float32_norms = any(spec.norm == "rms" for spec in plan.small.axes.values())
-    return 1e-5 if dtype == torch.float32 or float32_norms else 1e-9
+    return 1e-5 if torch.float32 in dtypes or float32_norms else 1e-9
 
 
 def _train(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ from outgrow.noise import normal_at, normal_rows
 
 Read = Callable[[str, slice | Tensor], Tensor]
 """(source tensor name, rows of dimension 0) -> those rows."""
-Mean = Callable[[str], float]
-"""Source tensor name -> mean of its entries."""
+Statistic = Callable[[str, Literal["mean", "rms"]], float]
+"""(source tensor name, which) -> the mean, or root mean square, of its entries."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Fill(ABC):
     """What is added where no source reaches. Final: Fresh, Invisible, Level."""
 
     @abstractmethod
-    def block(self, start: int, stop: int, shape: tuple[int, ...], mean: Mean) -> Tensor:
+    def block(self, start: int, stop: int, shape: tuple[int, ...], statistic: Statistic) -> Tensor:
         """Rows `start` to `stop` of what is added; broadcasts to (stop - start, *shape[1:])."""
 
 
@@ -63,17 +64,22 @@ def fresh_entries(masks: tuple[Mask, ...], start: int, stop: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Fresh(Fill):
-    """New entries drawn from N(0, std²), on the side of a new unit that keeps the function."""
+    """New entries drawn from N(0, std²), where the masks allow; with no masks, everywhere.
+
+    `of` names a source tensor: std is then in units of its root mean square.
+    """
 
     std: float
     seed: int
     name: str
-    masks: tuple[Mask, ...]
+    masks: tuple[Mask, ...] = ()
+    of: str | None = None
 
-    def block(self, start: int, stop: int, shape: tuple[int, ...], mean: Mean) -> Tensor:
+    def block(self, start: int, stop: int, shape: tuple[int, ...], statistic: Statistic) -> Tensor:
         columns = _columns(shape)
         values = normal_rows(self.seed, self.name, start, stop, columns).view(stop - start, *shape[1:])
-        return values.mul_(self.std).mul_(fresh_entries(self.masks, start, stop))
+        values.mul_(_absolute(self.std, self.of, statistic))
+        return values.mul_(fresh_entries(self.masks, start, stop)) if self.masks else values
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,15 +93,15 @@ class Level(Fill):
     source: str
     masks: tuple[Mask, ...]
 
-    def block(self, start: int, stop: int, shape: tuple[int, ...], mean: Mean) -> Tensor:
-        return fresh_entries(self.masks, start, stop) * mean(self.source)
+    def block(self, start: int, stop: int, shape: tuple[int, ...], statistic: Statistic) -> Tensor:
+        return fresh_entries(self.masks, start, stop) * statistic(self.source, "mean")
 
 
 @dataclass(frozen=True, eq=False)
 class Invisible(Fill):
     """Noise that readers cannot see: N - N F Gᵀ along a read dimension, so that (W + noise) F = W F.
 
-    Units that copy nothing get none: what they carry is not F x.
+    Units that copy nothing get none: what they carry is not F x. `of` as in `Fresh`.
     """
 
     std: float
@@ -104,22 +110,24 @@ class Invisible(Fill):
     dim: int
     forward: Select
     backward: Select
+    of: str | None = None
 
-    def block(self, start: int, stop: int, shape: tuple[int, ...], mean: Mean) -> Tensor:
+    def block(self, start: int, stop: int, shape: tuple[int, ...], statistic: Statistic) -> Tensor:
         columns, units = _columns(shape), self.forward.index
+        std = _absolute(self.std, self.of, statistic)
         weight = torch.where(units >= 0, self.forward.weight, 0.0)
         if self.dim == 0:
             # Rows that copy the same unit cancel each other, so all of them are drawn, wherever they stand.
             rows = torch.isin(units, units[start:stop]).nonzero().flatten()
             rows = rows[units[rows] >= 0]
-            noise = normal_at(self.seed, self.name, rows, columns).double().mul_(self.std)
+            noise = normal_at(self.seed, self.name, rows, columns).double().mul_(std)
             seen = torch.zeros(self.forward.inputs, columns, dtype=torch.float64)
             seen.index_add_(0, units[rows], noise * weight[rows, None])
             block = -self.backward.rows(start, stop).apply(seen, 0)
             here = (rows >= start) & (rows < stop)
             block[rows[here] - start] += noise[here]
             return block.view(stop - start, *shape[1:])
-        noise = normal_rows(self.seed, self.name, start, stop, columns).double().mul_(self.std)
+        noise = normal_rows(self.seed, self.name, start, stop, columns).double().mul_(std)
         noise = noise.view(stop - start, *shape[1:]) * (units >= 0)
         seen = torch.zeros(stop - start, self.forward.inputs, dtype=torch.float64)
         keep = units >= 0
@@ -145,13 +153,15 @@ class Recipe:
         return f"{self.name} {list(self.shape)} = {' + '.join(parts) or '0'}"
 
 
-def evaluate(recipe: Recipe, read: Read, mean: Mean, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+def evaluate(
+    recipe: Recipe, read: Read, statistic: Statistic, start: int, stop: int, dtype: torch.dtype
+) -> Tensor:
     """Rows `start` to `stop` of the grown tensor, computed in `dtype`.
 
     >>> from outgrow.linear import Identity
     >>> source = torch.arange(6.0).view(3, 2)
     >>> recipe = Recipe("w", (3, 2), (Term("w", (Identity(3), Identity(2)), 2.0),))
-    >>> evaluate(recipe, lambda name, rows: source[rows], lambda name: 0.0, 1, 2, torch.float32).tolist()
+    >>> evaluate(recipe, lambda name, rows: source[rows], lambda name, which: 0.0, 1, 2, torch.float32).tolist()
     [[4.0, 6.0]]
     """
     total: Tensor | None = None
@@ -172,9 +182,13 @@ def evaluate(recipe: Recipe, read: Read, mean: Mean, start: int, stop: int, dtyp
     if total is None:
         total = torch.zeros((stop - start, *recipe.shape[1:]), dtype=dtype)
     for fill in recipe.fills:
-        total = total + fill.block(start, stop, recipe.shape, mean).to(dtype)
+        total = total + fill.block(start, stop, recipe.shape, statistic).to(dtype)
     assert tuple(total.shape) == (stop - start, *recipe.shape[1:]), (recipe, total.shape)
     return total
+
+
+def _absolute(std: float, of: str | None, statistic: Statistic) -> float:
+    return std if of is None else std * statistic(of, "rms")
 
 
 def _columns(shape: tuple[int, ...]) -> int:

@@ -42,5 +42,5 @@ EXP_AVG_SQ = Slot("exp_avg_sq", "backward", "forward", "backward", power=2)
 
 SLOTS: dict[str, Slot] = {slot.name: slot for slot in (WEIGHT, EXP_AVG, EXP_AVG_SQ)}
 
-Moments = Literal["transport", "keep_zero", "copy", "reset"]
-"""What becomes of Adam's moments: the exact law; old entries kept and new ones fresh; raw copies; none."""
+Moments = Literal["transport", "keep_zero", "copy", "parts", "reset"]
+"""What becomes of Adam's moments: the exact law; old entries kept and new ones fresh; raw copies; the operator's parts; none."""

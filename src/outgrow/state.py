@@ -87,12 +87,10 @@ class TrainingState:
         assets: Sequence[Path] = (),
     ) -> TrainingState:
         """The state of live objects, without a copy: training on changes what this state reads."""
-        from outgrow.store.models import config_dict
+        from outgrow.store.models import config_of
 
-        config = config_dict(model.config)
+        config = config_of(model)
         parameters = dict(model.named_parameters())
-        first = next(iter(parameters.values()))
-        config |= {"architectures": [type(model).__name__], "dtype": str(first.dtype).removeprefix("torch.")}
         tensors: dict[str, dict[str, Tensor]] = {
             "weight": {name: value.detach() for name, value in parameters.items()}
         }

@@ -21,7 +21,7 @@ from outgrow.slots import Moments
 from outgrow.store.grown import GrownView
 
 SLOTS = ("weight", "exp_avg", "exp_avg_sq")
-MODELS = ["gpt2", "bert", "llama-tied-bias", "qwen3"]
+MODELS = ["gpt2", "vit", "bert", "llama-tied-bias", "qwen3"]
 WIDE = {"gpt2": "double", "vit": "double", "bert": "mlp odd, deep", "llama": "odd"}
 
 
@@ -43,7 +43,8 @@ def state(name: str) -> dict[str, dict[str, Tensor]]:
 def sizes(name: str, width: str) -> dict[str, int]:
     family = zoo.family(name)
     which = {"duplicate": "double", "pad": {"bert": "mlp odd"}.get(family, "odd")}.get(width, WIDE[family])
-    return {**growing.shape(name, which), "num_hidden_layers": 5, "vocab_size": 41}
+    tokens = {} if family == "vit" else {"vocab_size": 41}
+    return {**growing.shape(name, which), "num_hidden_layers": 5, **tokens}
 
 
 def cast(slots: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:

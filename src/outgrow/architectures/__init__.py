@@ -6,6 +6,7 @@ applies it to a config. Adding an architecture is adding a file (CONTRIBUTING, "
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -83,6 +84,12 @@ class Model:
             )
         )
 
+    def is_scaled(self, name: str) -> bool:
+        """Whether gains scale what branches write to this axis, with no norm before them (LayerScale)."""
+        return self.axes[name].of is None and any(
+            name in parameter.signature.axes("scales") for parameter in self.parameters.values()
+        )
+
     @property
     def sequence(self) -> int | None:
         """Length of every sequence, where the config fixes it."""
@@ -155,15 +162,22 @@ def resolve(config: Mapping[str, Any]) -> Model:
         else:
             owners.append((pattern, parse(parameter.axes), parameter.at))
     parameters: dict[str, Parameter] = {}
-    for layered, group in groupby(owners, key=lambda owner: "{L}" in owner[0]):
+    counts = {**sizes, "L": layers}
+    for stack, group in groupby(owners, key=lambda owner: _stack(owner[0])):
         patterns = list(group)
-        for layer in range(layers) if layered else (None,):  # layer by layer, as a model holds them
+        for place in range(counts[stack]) if stack else (0,):  # layer by layer, as a model holds them
             for pattern, signature, at in patterns:
-                name = pattern if layer is None else pattern.replace("{L}", str(layer))
-                parameters[name] = Parameter(
-                    name, pattern, layer, signature, tuple(tied.get(name, ())), at
-                )
+                name = pattern.replace(f"{{{stack}}}", str(place))
+                layer, own = (place, pattern) if stack == "L" else (None, name)
+                twins = tuple(tied.get(name, ()))
+                parameters[name] = Parameter(name, own, layer, signature, twins, at)
     return Model(spec, dict(config), sizes, parameters)
+
+
+def _stack(pattern: str) -> str | None:
+    """What counts the modules that this pattern names: `L`, the layers, or an axis that cannot grow."""
+    found = re.search(r"{(\w+)}", pattern)
+    return found[1] if found else None
 
 
 def growable(spec: ArchitectureSpec) -> dict[str, str]:

@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Through = Literal["stream", "norm", "elementwise", "heads", "dot", "raw", "linear", "lookup", "input", "fixed"]
+Through = Literal[
+    "stream", "norm", "elementwise", "heads", "dot", "raw", "linear", "lookup", "input", "fixed"
+]
 
 
 class _Strict(BaseModel):
@@ -72,6 +74,7 @@ class ArchitectureSpec(_Strict):
 
     model_type: str
     class_: str = Field(alias="class")
+    library: Literal["transformers", "timm"] = "transformers"
     objective: Literal["causal", "masked", "image"]
     axes: dict[str, AxisSpec]
     layers: LayersSpec
@@ -84,6 +87,8 @@ class ArchitectureSpec(_Strict):
     """Size expressions that transformers' own config class wants to be whole numbers."""
     sequence: str | None = None
     """Length of every sequence, as one dimension of a signature, where the config fixes it (patches and tokens of an image)."""
+    attended: str | None = None
+    """Pairs of positions that attend to each other in blocks outside the layers, as one dimension of a signature."""
     disk: dict[str, str] = {}
     """Parts of names in published files -> in memory, replaced one after the other."""
     ignored: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """The registry of growth operators, and how a width and a depth operator make one growth.
 
 An operator is a pure function of two models, `(small, large, *, seed, **own) -> Growth`: it sees sizes, never tensors
-or files. Adding one is adding a function and its name here (CONTRIBUTING, "add an operator").
+or files. Adding one is adding a function and its entry in its family's file (CONTRIBUTING, "add an operator").
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ from dataclasses import replace
 from typing import Any
 
 from outgrow.architectures import Model, resolve
-from outgrow.errors import GrowthError, near
-from outgrow.growth import Growth, target
-from outgrow.operators.depth import DEPTH
-from outgrow.operators.width import WIDTH
+from outgrow.errors import GrowthError
+from outgrow.growth import Growth, Part, target
+from outgrow.operators import depth as depths
+from outgrow.operators import width as widths
+from outgrow.operators.registry import Operator, find
 
-__all__ = ["DEPTH", "WIDTH", "build"]
+__all__ = ["DEPTH", "WIDTH", "Operator", "build"]
+
+_FAMILIES = (widths.OPERATORS, depths.OPERATORS)
+WIDTH: dict[str, Operator] = {one.name: one for family in _FAMILIES for one in family if one.kind == "width"}
+DEPTH: dict[str, Operator] = {one.name: one for family in _FAMILIES for one in family if one.kind == "depth"}
 
 
 def build(
@@ -30,20 +35,46 @@ def build(
 ) -> Growth:
     """The growth of a model to the sizes in `to`: first in depth, then in width, as one.
 
-    Raises GrowthError for unknown operators (naming the near ones), sizes that do not fit, and what an operator cannot do.
+    `width` and `depth` name operators, with options behind a colon (`solar:overlap=8`). Raises GrowthError for unknown operators (naming the near ones), sizes that do not fit, and what an operator cannot do.
 
     >>> small = resolve({"model_type": "gpt2", "n_embd": 6, "n_head": 2, "n_layer": 1, "n_positions": 7, "vocab_size": 11})
     >>> build(small, {"hidden_size": 12, "n_layer": 2}).layers.large
     2
     """
-    for kind, name, registry in (("width", width, WIDTH), ("depth", depth, DEPTH)):
-        if name not in registry:
-            raise GrowthError(f"unknown {kind} operator '{name}' ({near(name, registry)})")
+    widening, width_options = find(width, "width", WIDTH)
+    deepening, depth_options = find(depth, "depth", DEPTH)
     large = target(small, to)
     if noise < 0:
         raise GrowthError("noise is a standard deviation", got=noise, expected="0 or more")
     deeper = resolve({**small.config, small.spec.layers.count: large.layers})
-    deepened = DEPTH[depth](small, deeper, seed=seed)
-    widened = WIDTH[width](small, large, seed=seed, noise=noise)
-    provenance = deepened.provenance if deepened.layers.grows else ()
-    return replace(widened, layers=deepened.layers, provenance=(*provenance, *widened.provenance))
+    deepened = deepening.grow(small, deeper, seed=seed, **depth_options)
+    widened = widening.grow(small, large, seed=seed, noise=noise, **width_options)
+    asked: dict[str, Any] = {"width": width, "noise": noise, "seed": seed}
+    return replace(
+        widened,
+        layers=deepened.layers,
+        parts=_joined(deepened, widened),
+        inexact="; ".join(filter(None, (deepened.inexact, widened.inexact))),
+        provenance=(({"depth": depth},) if deepened.layers.grows else ()) + (asked,),
+    )
+
+
+def _joined(deepened: Growth, widened: Growth) -> dict[str, tuple[Part, ...]]:
+    """Parts of both: every weight's depth parts, each under every width part."""
+    joined: dict[str, tuple[Part, ...]] = {}
+    for name, parameter in deepened.large.parameters.items():
+        deep = deepened.parts.get(name) or deepened.parts.get(parameter.pattern)
+        wide = widened.parts.get(name) or widened.parts.get(parameter.pattern)
+        if deep or wide:
+            joined[name] = tuple(
+                replace(
+                    outer,
+                    layers=inner.layers or outer.layers,
+                    shift=inner.shift + outer.shift,
+                    coefficient=inner.coefficient * outer.coefficient,
+                    noise=inner.noise or outer.noise,
+                )
+                for inner in deep or (Part(),)
+                for outer in wide or (Part(),)
+            )
+    return joined

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from outgrow.architectures import Model
 from outgrow.growth import Growth, no_width
 from outgrow.maps import LayerMap
+from outgrow.operators.registry import Operator
 
 
 def stack(small: Model, large: Model, *, seed: int = 0) -> Growth:
@@ -22,7 +23,7 @@ def stack(small: Model, large: Model, *, seed: int = 0) -> Growth:
 
     Keeps: neither function nor gradient law; moments are copied with their layers.
     """
-    return _grow("stack", small, large, [layer % small.layers for layer in range(large.layers)])
+    return _grow(small, large, [layer % small.layers for layer in range(large.layers)])
 
 
 def interleave(small: Model, large: Model, *, seed: int = 0) -> Growth:
@@ -30,17 +31,62 @@ def interleave(small: Model, large: Model, *, seed: int = 0) -> Growth:
 
     Keeps: neither function nor gradient law; moments are copied with their layers.
     """
-    return _grow("interleave", small, large, _spread(small.layers, large.layers))
+    return _grow(small, large, _spread(small.layers, large.layers))
 
 
 def identity(small: Model, large: Model, *, seed: int = 0) -> Growth:
     """After every layer a silent copy of it, as evenly as the sizes allow: the function and the gradient law are kept."""
     index = _spread(small.layers, large.layers)
     silent = [layer for layer in range(1, large.layers) if index[layer] == index[layer - 1]]
-    return _grow("identity", small, large, index, silent)
+    return _grow(small, large, index, silent)
 
 
-DEPTH = {"stack": stack, "interleave": interleave, "identity": identity}
+_COPIED = {"every tensor": "copied with its layer, moments too; embeddings and head stay"}
+
+OPERATORS = (
+    Operator(
+        name="stack",
+        kind="depth",
+        grow=stack,
+        title="The whole sequence of layers again and again: 0 1 2 → 0 1 2 0 1 2.",
+        paper="StackBERT (Gong et al., ICML 2019); G_stack (arXiv 2405.15319)",
+        tensors=_COPIED,
+        function="not kept: layers are applied more than once",
+        gradient="not kept",
+        escape="copies stand at other depths and part at once",
+        use="the default: early growth, constant learning rate",
+        schedule="own warm-up and full schedule (G_stack)",
+    ),
+    Operator(
+        name="interleave",
+        kind="depth",
+        grow=interleave,
+        title="Every layer next to its copies: 0 1 2 → 0 0 1 1 2 2.",
+        paper="interposition (arXiv 2510.08008)",
+        tensors=_COPIED,
+        function="not kept: layers are applied more than once",
+        gradient="not kept",
+        escape="copies stand at other depths and part at once",
+        use="converged models: norms keep their trend over depth",
+    ),
+    Operator(
+        name="identity",
+        kind="depth",
+        grow=identity,
+        title="After every layer a silent copy of it: the last matrix of each branch is zero.",
+        paper="Staged Training (arXiv 2203.06211); LLaMA-Pro (arXiv 2401.02415)",
+        tensors={
+            "branch outputs": "zero (weight and bias)",
+            "norms": "copied; post-norm: the last norm moves to the last silent layer",
+            "every other tensor": "copied with its layer",
+        },
+        function="kept, under every norm",
+        gradient="kept: old layers see the same gradients",
+        escape="zeroed matrices learn from step 1, all else from step 2",
+        use="growth that must not lose anything, and short continuations",
+        published_moments="keep_zero",
+    ),
+)
 
 
 def _spread(small: int, large: int) -> list[int]:
@@ -52,8 +98,6 @@ def _spread(small: int, large: int) -> list[int]:
     return [layer * small // large for layer in range(large)]
 
 
-def _grow(
-    operator: str, small: Model, large: Model, index: Sequence[int], silent: Sequence[int] = ()
-) -> Growth:
+def _grow(small: Model, large: Model, index: Sequence[int], silent: Sequence[int] = ()) -> Growth:
     layers = LayerMap.of(index, small=small.layers, silent=silent)
-    return Growth(small, large, no_width(small), layers, provenance=({"depth": operator},))
+    return Growth(small, large, no_width(small), layers)

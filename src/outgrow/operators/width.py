@@ -23,6 +23,7 @@ from outgrow.errors import GrowthError
 from outgrow.growth import Growth, no_layers, no_width
 from outgrow.linear import Select
 from outgrow.maps import AxisMap, copies, copy_index, identity, padding, rescaled
+from outgrow.operators.registry import Operator
 
 
 class AxisRule(Protocol):
@@ -43,7 +44,7 @@ def isometric(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) 
     >>> round(growth.axes["embed"].norm_ratio(), 12)
     1.0
     """
-    return _grow("isometric", small, large, _isometric_axis, _copied_heads(small, large), seed, noise)
+    return _grow(small, large, _isometric_axis, _copied_heads(small, large), seed, noise)
 
 
 def duplicate(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) -> Growth:
@@ -54,12 +55,17 @@ def duplicate(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) 
     """
     for name, size in small.sizes.items():
         spec = small.axes[name]
-        if spec.can_grow and spec.through not in ("lookup", "norm") and name != "group" and large.sizes[name] % size:
+        if (
+            spec.can_grow
+            and spec.through not in ("lookup", "norm")
+            and name != "group"
+            and large.sizes[name] % size
+        ):
             raise GrowthError(
                 f"duplicate cannot grow axis '{name}' ({spec.size}) from {size} to {large.sizes[name]}: not a multiple",
                 fix=f"use isometric or pad (any size), or choose {_multiples(size, large.sizes[name])}",
             )
-    return _grow("duplicate", small, large, _duplicate_axis, _copied_heads(small, large), seed, noise)
+    return _grow(small, large, _duplicate_axis, _copied_heads(small, large), seed, noise)
 
 
 def pad(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) -> Growth:
@@ -75,14 +81,74 @@ def pad(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) -> Gro
             fix="use isometric or duplicate, or raise num_attention_heads with num_key_value_heads",
         )
     heads = {name: padding(small.sizes[name], large.sizes[name], fresh="writers") for name in _heads(small)}
-    return _grow("pad", small, large, _pad_axis, heads, seed, noise=0.0)
+    return _grow(small, large, _pad_axis, heads, seed, noise=0.0)
 
 
-WIDTH = {"isometric": isometric, "duplicate": duplicate, "pad": pad}
+OPERATORS = (
+    Operator(
+        name="isometric",
+        kind="width",
+        grow=isometric,
+        title="Unit i copied cᵢ times, every copy scaled by 1/√cᵢ, so that FᵀF = I and G = F.",
+        paper="ours (docs/maths.md)",
+        tensors={
+            "embeddings": "columns copied, × 1/√c",
+            "attention": "whole heads copied; head_dim: queries copied to neighbouring pairs, new keys zero",
+            "MLP": "units copied unscaled, readers share",
+            "norms": "gains copied × ρ, eps × ρ²",
+            "biases": "copied as the axis they write",
+            "head": "tied: kept tied; untied: columns copied × 1/√c",
+        },
+        function="kept at any width under RMSNorm; under LayerNorm at multiples",
+        gradient="kept wherever the function is",
+        escape="uneven copies part; even copies only with noise or dropout",
+        use="any width, exact",
+        published_moments="transport",
+    ),
+    Operator(
+        name="duplicate",
+        kind="width",
+        grow=duplicate,
+        title="Every unit copied equally often; readers divide their weight among the copies.",
+        paper="Net2Net (arXiv 1511.05641); HyperCloning (arXiv 2409.12903)",
+        tensors={
+            "embeddings": "columns repeated",
+            "attention": "whole heads repeated",
+            "MLP": "units repeated, readers × 1/c",
+            "norms": "gains repeated; tied: the last gain × 1/c",
+            "biases": "repeated",
+            "head": "tied: kept tied; untied: columns × 1/c",
+        },
+        function="kept at multiples, under every norm",
+        gradient="kept; with the multipliers of `plan.multipliers` the whole AdamW trajectory",
+        escape="none without noise or dropout: the exact cage",
+        use="studies of exact dynamics; LayerNorm models",
+        published_moments="reset",
+    ),
+    Operator(
+        name="pad",
+        kind="width",
+        grow=pad,
+        title="Old units stay; new units are fresh on the side that keeps the function and zero on the other.",
+        paper="Gesmundo and Maile (arXiv 2308.06103); LEMON (arXiv 2310.07999)",
+        tensors={
+            "embeddings": "new columns zero (RMSNorm) or the mean (LayerNorm)",
+            "attention": "new heads read fresh and write zero",
+            "MLP": "new units read fresh and write zero",
+            "norms": "gains × ρ, new ones at the mean gain; eps × ρ²",
+            "biases": "new ones zero",
+            "head": "new columns fresh where untied",
+        },
+        function="kept at any width, pre-norm",
+        gradient="kept on old entries; not under LayerNorm",
+        escape="new units are drawn, so nothing is locked",
+        use="small changes of width that must not lose anything",
+        published_moments="keep_zero",
+    ),
+)
 
 
 def _grow(
-    operator: str,
     small: Model,
     large: Model,
     rule: AxisRule,
@@ -101,8 +167,7 @@ def _grow(
             and small.sizes[name] != large.sizes[name]
         ):
             axes[name] = rule(name, spec, small, large)
-    provenance = {"width": operator, "noise": noise, "seed": seed}
-    return Growth(small, large, axes, no_layers(small), noise, seed, (provenance,))
+    return Growth(small, large, axes, no_layers(small), noise, seed)
 
 
 # ---- one axis -------------------------------------------------------------------------------------------------------
@@ -139,6 +204,12 @@ def _pad_axis(name: str, spec: AxisSpec, small: Model, large: Model) -> AxisMap:
                 raise GrowthError(
                     f"pad cannot keep the function: axis '{name}' passes through LayerNorm after every sum (post-norm), and no"
                     f" constant new channel keeps its mean",
+                    fix=f"use isometric or duplicate with {_multiples(before, after)}",
+                )
+            if small.is_scaled(name):
+                raise GrowthError(
+                    f"pad cannot keep the function: the branches that write axis '{name}' end in gains (LayerScale), after"
+                    f" which no constant new channel holds the mean",
                     fix=f"use isometric or duplicate with {_multiples(before, after)}",
                 )
             return padding(before, after, fresh="readers", mean=True)
@@ -187,7 +258,8 @@ def _has_layer_norm(model: Model) -> bool:
 
 def _layer_norm_advice(small: Model, before: int, after: int) -> str:
     choose = f"choose {_multiples(before, after)}"
-    return choose if small.spec.layers.norm == "post" else f"use pad (any size), or {choose}"
+    scaled = any(small.is_scaled(name) for name, spec in small.axes.items() if spec.through == "stream")
+    return choose if scaled or small.spec.layers.norm == "post" else f"use pad (any size), or {choose}"
 
 
 def _multiples(before: int, after: int) -> str:

@@ -1,6 +1,6 @@
 """Images for a proof: those of an `.npz` file, or smooth random ones.
 
-    images.npz:  pixel_values  float (images, channels, rows, columns), as the model takes them;  labels  int (images,)
+images.npz:  pixel_values  float (images, channels, rows, columns), as the model takes them;  labels  int (images,)
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ def _smooth(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 def _read(path: Path, shape: tuple[int, ...], classes: int) -> tuple[Tensor, Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ConfigError(f"{path} is a single array", expected=FORM)
-            missing = {"pixel_values", "labels"} - set(archive.files)
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ConfigError(f"{path} is a single array", expected=FORM)
+        with archive:
+            missing = sorted({"pixel_values", "labels"} - set(archive.files))
             if missing:
-                raise ConfigError(f"{path} lacks {', '.join(sorted(missing))}", got=archive.files, expected=FORM)
+                raise ConfigError(f"{path} lacks {', '.join(missing)}", got=archive.files, expected=FORM)
             pixels, labels = archive["pixel_values"], archive["labels"]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{path} cannot be read as images", got=error, expected=FORM) from error
@@ -79,5 +80,5 @@ def _read(path: Path, shape: tuple[int, ...], classes: int) -> tuple[Tensor, Ten
 def _cut(pixels: Tensor, labels: Tensor, size: int) -> list[Batch]:
     return [
         {"pixel_values": images, "labels": classes}
-        for images, classes in zip(pixels.split(size), labels.split(size), strict=True)
+        for images, classes in zip(torch.split(pixels, size), torch.split(labels, size), strict=True)
     ]

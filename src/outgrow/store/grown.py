@@ -7,6 +7,7 @@ through it, a few rows at a time, so memory depends on the block that is asked f
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class GrownView(TensorSource):
 
     plan: GrowthPlan
     source: TensorSource
-    _means: dict[tuple[str, str], float] = field(default_factory=dict, repr=False)
+    _statistics: dict[tuple[str, str, str], float] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for slot in self.plan.recipes:
@@ -67,8 +68,8 @@ class GrownView(TensorSource):
         compute = torch.float64 if dtype == torch.float64 else torch.float32
         grown = evaluate(
             recipe,
-            lambda name, rows: self.source.read(name, slot, rows),
-            lambda name: self._mean(name, slot),
+            lambda name, rows: self._source(name, slot, rows),
+            lambda name, which: self._statistic(name, slot, which),
             start,
             stop,
             compute,
@@ -78,19 +79,25 @@ class GrownView(TensorSource):
     def _dtype(self, name: str, slot: str) -> torch.dtype:
         """A grown tensor has its source's dtype; one without a source has that of the first tensor."""
         terms = self.plan.recipes[slot][name].terms
-        source = next(
-            (term.source for term in terms if isinstance(term.source, str)), self.source.names(slot)[0]
-        )
+        known = set(self.source.names(slot))
+        source = next((str(term.source) for term in terms if term.source in known), min(known))
         return self.source.meta(source, slot).dtype
 
-    def _mean(self, name: str, slot: str) -> float:
-        """Mean of a source tensor, read once, block by block."""
-        if (name, slot) not in self._means:
+    def _source(self, name: str, slot: str, rows: slice | Tensor) -> Tensor:
+        """Rows of a source tensor, or of one that the growth itself brings (learned operators)."""
+        learned = self.plan.growth.tensors.get(name) if slot == "weight" else None
+        return self.source.read(name, slot, rows) if learned is None else learned[rows]
+
+    def _statistic(self, name: str, slot: str, which: Literal["mean", "rms"]) -> float:
+        """Mean or root mean square of a source tensor, read once, block by block."""
+        key = (name, slot, which)
+        if key not in self._statistics:
+            power = 1 if which == "mean" else 2
             meta = self.source.meta(name, slot)
             block = max(1, BLOCK_ROWS_BYTES * meta.shape[0] // max(meta.bytes, 1))
             total = sum(
-                float(self.source.read(name, slot, slice(start, start + block)).sum(dtype=torch.float64))
+                float(self.source.read(name, slot, slice(start, start + block)).double().pow(power).sum())
                 for start in range(0, meta.shape[0], block)
             )
-            self._means[name, slot] = total / (meta.bytes // meta.dtype.itemsize)
-        return self._means[name, slot]
+            self._statistics[key] = (total / (meta.bytes // meta.dtype.itemsize)) ** (1 / power)
+        return self._statistics[key]

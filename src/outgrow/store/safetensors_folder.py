@@ -136,9 +136,7 @@ def match_names(folder: Path, disk: Mapping[str, Entry], names: ModelNames) -> d
     found: dict[str, str] = {}
     unknown = []
     for name in disk:
-        known = next(
-            (c for c in _candidates(name, names) if c in names.shapes or c in names.aliases), None
-        )
+        known = next((c for c in _candidates(name, names) if c in names.shapes or c in names.aliases), None)
         if known is None:
             unknown += [] if any(fnmatchcase(name, pattern) for pattern in names.ignored) else [name]
         elif known in found:
@@ -173,9 +171,7 @@ def _candidates(name: str, names: ModelNames) -> list[str]:
     spellings += [renamed] if renamed != name else []
     if not names.prefix:
         return spellings
-    return [
-        s for n in spellings for s in (n, f"{names.prefix}.{n}", n.removeprefix(f"{names.prefix}."))
-    ]
+    return [s for n in spellings for s in (n, f"{names.prefix}.{n}", n.removeprefix(f"{names.prefix}."))]
 
 
 def _merge_tied(folder: Path, matched: dict[str, Entry], owner: str, copy: Entry, alias: str) -> None:

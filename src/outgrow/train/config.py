@@ -98,7 +98,7 @@ class GrowConfig(_Section):
     """Target sizes by config field, for example `{hidden_size: 192, num_hidden_layers: 6}`."""
     width: str = "isometric"
     depth: str = "stack"
-    moments: Literal["transport", "keep_zero", "copy", "reset"] = "transport"
+    moments: Literal["transport", "keep_zero", "copy", "parts", "reset"] = "transport"
     noise: Annotated[float, Field(ge=0)] = 0.1
     """Reader-invisible noise that lets copies part, in units of the model's initializer range."""
     seed: int = 0
