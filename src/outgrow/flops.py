@@ -4,23 +4,30 @@
     training FLOPs per token = 3 * forward                       (backward = 2 * forward)
 
 Only matrix products count (two FLOPs per multiply-add). Attention is counted over the whole square of the sequence,
-as `torch.utils.flop_counter` does, although a causal kernel may skip half of it. Embedding look-ups cost nothing.
-A signature says which weights take part: those that read an axis other than a look-up, tied heads included.
+as `torch.utils.flop_counter` does; `causal=True` counts what a kernel must do that skips what lies ahead: position i sees
+i + 1 positions, (sequence_length + 1) / 2 on average. Sliding windows are not deducted. Embedding look-ups cost nothing.
+A signature says which weights take part: those that read an axis other than a look-up, tied heads included. Query heads
+that share keys (GQA) save weights and memory, not attention FLOPs. No architecture file has experts yet.
 
 An image has a length of its own, and some matrices see a part of it (patches, the class token). So its unit is the image:
 
     forward FLOPs per image = 2 * length * (weights at every position) + 2 * sum(weights * positions) + attention
+
+    fitting an operator for one step = training step of the target + 3 * products with the maps  (arXiv 2303.00980)
+    hours = tokens / measured tokens per second / 3600
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
+from itertools import pairwise
+from math import log, prod
 from typing import Any
 
-from outgrow.architectures import Model, resolve
+from outgrow.architectures import Model, Parameter, resolve
 from outgrow.axes import Signature
+from outgrow.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class Cost:
     """What one model has and does: parameters (tied ones once) and multiply-adds per token."""
 
     parameters: int
+    non_embedding: int  # without look-up tables and the head: the N of the scaling laws
     matrix_weights: int  # weights that take part in a matrix product for every token, the head included
     attention_width: (
         int  # layers * heads * (query_dim + value_dim): multiply-adds per token and other position
@@ -35,13 +43,26 @@ class Cost:
     apart: int = 0  # multiply-adds per sequence where only some of its positions take part
     length: int | None = None  # of every sequence, where the config fixes it
 
-    def forward(self, sequence_length: int) -> int:
-        """FLOPs per token, forward."""
-        return 2 * self.matrix_weights + 2 * self.attention_width * sequence_length
+    def forward(self, sequence_length: int, *, causal: bool = False) -> int:
+        """FLOPs per token, forward, on average over a sequence."""
+        seen_twice = sequence_length + 1 if causal else 2 * sequence_length
+        return 2 * self.matrix_weights + self.attention_width * seen_twice
 
-    def training(self, sequence_length: int) -> int:
+    def backward(self, sequence_length: int, *, causal: bool = False) -> int:
+        """FLOPs per token, backward: a product's two gradients are a product each."""
+        return 2 * self.forward(sequence_length, causal=causal)
+
+    def training(self, sequence_length: int, *, causal: bool = False) -> int:
         """FLOPs per token, forward and backward."""
-        return 3 * self.forward(sequence_length)
+        return 3 * self.forward(sequence_length, causal=causal)
+
+    def fitting(self, sequence_length: int, tokens: int, map_flops: float) -> float:
+        """FLOPs of one step that fits a growth operator on `tokens`, this being the target.
+
+        `map_flops`: of making the target's weights once (`growth_cost`). Backward doubles them at most: the small
+        model's weights need no gradient.
+        """
+        return float(tokens * self.training(sequence_length) + 3 * map_flops)
 
     def training_image(self) -> int:
         """FLOPs per image, forward and backward."""
@@ -75,7 +96,18 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
             * (model.sizes["query_dim"] + model.sizes["value_dim"])
             * model.positions(model.spec.attended)
         )
-    return Cost(model.num_parameters, matrices, width, apart, model.sequence)
+    tables = sum(
+        prod(model.shape(name)) for name, one in model.parameters.items() if _is_table(one.signature, model)
+    )
+    return Cost(model.num_parameters, model.num_parameters - tables, matrices, width, apart, model.sequence)
+
+
+def matrix_products(model: Model) -> Iterator[tuple[Parameter, Signature]]:
+    """Every weight that activations are multiplied by, under each of its roles: a tied head is the embedding's second."""
+    for parameter in model.parameters.values():
+        for signature in (parameter.signature, *parameter.tied):
+            if _is_product(signature, model):
+                yield parameter, signature
 
 
 def training_flops_per_token(config: Mapping[str, Any], sequence_length: int) -> int:
@@ -102,9 +134,64 @@ def parameter_count(config: Mapping[str, Any]) -> int:
     return model_cost(config).parameters
 
 
+def _is_table(signature: Signature, model: Model) -> bool:
+    """Whether one of its dimensions counts tokens or positions: an embedding, the head or the head's bias."""
+    return any(model.axes[name].through in ("lookup", "fixed") for dim in signature.dims for name in dim.axes)
+
+
 def _is_product(signature: Signature, model: Model) -> bool:
     """Whether activations are multiplied by this weight: it writes one axis and reads another, not a table."""
     reads = signature.axes("reads")
     return bool(reads and signature.axes("writes")) and all(
         model.axes[name].through not in ("lookup", "fixed") for name in reads
     )
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured: a model of so many training FLOPs per token on one device, and what an hour of it costs."""
+
+    device: str
+    flops_per_token: float
+    tokens_per_second: float
+    price_per_hour: float = 0.0
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Measurements on one device. Small models use a device less well, so FLOPs alone do not say how long a run takes.
+
+    >>> table = Speeds((Speed("gpu", 1e9, 200e3, 2.0), Speed("gpu", 4e9, 100e3, 2.0)))
+    >>> table.tokens_per_second(2e9), table.hours(360e6, 1e9), table.price(360e6, 1e9)
+    (141421.35..., 0.5, 1.0)
+    """
+
+    measured: tuple[Speed, ...]
+
+    def __post_init__(self) -> None:
+        devices = {one.device for one in self.measured}
+        if len(devices) != 1:
+            raise ConfigError(
+                "a table of speeds is for one device", got=", ".join(sorted(devices)) or "no measurement"
+            )
+
+    def tokens_per_second(self, flops_per_token: float) -> float:
+        """A straight line in logarithms between measurements; beyond them, the FLOPs per second of the nearest."""
+        rows = sorted(self.measured, key=lambda one: one.flops_per_token)
+        inside = min(max(flops_per_token, rows[0].flops_per_token), rows[-1].flops_per_token)
+        rate = rows[0].tokens_per_second
+        for low, high in pairwise(rows):
+            if low.flops_per_token < inside:
+                share = log(inside / low.flops_per_token) / log(high.flops_per_token / low.flops_per_token)
+                rate = low.tokens_per_second * (high.tokens_per_second / low.tokens_per_second) ** min(
+                    1.0, share
+                )
+        return rate * inside / flops_per_token
+
+    def hours(self, tokens: float, flops_per_token: float) -> float:
+        """Of one device."""
+        return tokens / self.tokens_per_second(flops_per_token) / 3600
+
+    def price(self, tokens: float, flops_per_token: float) -> float:
+        """In the currency of `price_per_hour`, the dearest of the measurements."""
+        return self.hours(tokens, flops_per_token) * max(one.price_per_hour for one in self.measured)

@@ -26,6 +26,7 @@ from outgrow.train.engine import (
 )
 from outgrow.train.files import locked
 from outgrow.train.folder import read_metrics
+from outgrow.train.needs import TextNeeds
 from outgrow.train.optimizer_config import AdamWConfig
 from outgrow.train.optimizers import build_optimizer
 from outgrow.train.run_file import parse_run
@@ -228,7 +229,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
         "resid_pdrop": 0.0,
         "embd_pdrop": 0.0,
     }
-    content = model_config({**fields, "attn_pdrop": 0.0}, vocab_size=30, sequence_length=8, separator=0)
+    content = model_config({**fields, "attn_pdrop": 0.0}, TextNeeds(30, 8, 0))
     tokens = torch.randint(30, (4, 9), generator=torch.Generator().manual_seed(0))
     batch = tokens[:, :-1], tokens[:, 1:]
     models = []
@@ -246,9 +247,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
 def test_vectors_do_not_decay() -> None:
     content = model_config(
         {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2},
-        vocab_size=30,
-        sequence_length=8,
-        separator=0,
+        TextNeeds(30, 8, 0),
     )
     optimizer = build_optimizer(build_model(content), AdamWConfig(weight_decay=0.3))
     decays = {

@@ -7,23 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import AliasChoices, Field, model_validator
 
-from outgrow.schedule import WSD, Schedule, TokenCount, parse_count
+from outgrow.reentry import Curve, Ratio, Reentry
+from outgrow.schedule import WSD, Schedule, TokenCount
+from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.train.optimizer_config import AdamWConfig, OptimizerConfig
-
-Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+from outgrow.train.section import Count
+from outgrow.train.section import Section as _Section
+from outgrow.train.trigger import Until
 
 
 class TokenizerConfig(_Section):
@@ -66,6 +58,12 @@ class DataConfig(_Section):
     """Split of a `datasets` source."""
     subset: str | None = None
     """Configuration name of a `datasets` hub source."""
+    images: str | None = None
+    """An `.npz` file of images and labels, instead of text (`train/images.py` says its forms)."""
+    validation_images: str | None = None
+    """A separate file for validation; else the last `validation_share` of the images are held out."""
+    augment: Literal["none", "flip_crop"] = "none"
+    """Training images as they are, or mirrored at random and moved by up to 1/8 of their side."""
 
 
 class BatchConfig(_Section):
@@ -102,7 +100,7 @@ class GrowConfig(_Section):
 
 
 class StageConfig(_Section):
-    """Train for so many tokens, after growing from the stage before."""
+    """Train for so many tokens at most, after growing from the stage before."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     tokens: Count
@@ -111,10 +109,36 @@ class StageConfig(_Section):
     )
     """First stage only: a checkpoint folder to continue from (`from:` in the file)."""
     grow: GrowConfig | None = None
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """This stage's own peak."""
-    rewarm_tokens: TokenCount = 0
-    """Tokens over which this stage's learning rate rises once more from 0."""
+    reentry: Reentry = Reentry()
+    """How the learning rate goes on: position on the schedule, re-warm-up, peak."""
+    until: Until | None = None
+    """What ends the stage before its tokens are used: `{loss: 3.2}` or `{trigger: efficiency}`."""
+    new_entries: NewEntriesConfig | None = None
+    """A learning rate of their own for what the growth added."""
+    freeze: FreezeConfig | None = None
+    """Tensors that are left alone for a while."""
+    masks: MasksConfig | None = None
+    """New units and layers fade in."""
+
+    @model_validator(mode="after")
+    def _knows_what_is_new(self) -> StageConfig:
+        if self.grow is None and self.asks_what_is_new:
+            raise ValueError(
+                "new_entries, masks and freeze.what: old need a growth in the same stage to know what is new"
+            )
+        if self.masks is not None and self.masks.rise_tokens > self.tokens:
+            raise ValueError(f"masks.rise_tokens {self.masks.rise_tokens} is more than the stage's tokens")
+        if self.masks is not None and self.until is not None:
+            raise ValueError(
+                "a stage with masks cannot end early: leave out until, or split the stage in two"
+            )
+        return self
+
+    @property
+    def asks_what_is_new(self) -> bool:
+        """Whether anything here is about the entries that the stage's growth adds."""
+        old = self.freeze is not None and self.freeze.what == "old"
+        return old or self.new_entries is not None or self.masks is not None
 
 
 class EvaluationConfig(_Section):
@@ -162,11 +186,19 @@ class RunConfig(_Section):
             raise ValueError("model.model_type is missing (for example llama)")
         if first.grow is not None and first.start is None:
             raise ValueError("stages[0].grow needs stages[0].from: a new model has nothing to grow from")
-        if self.data.tokenizer is None and first.start is None:
+        if self.data.tokenizer is None and first.start is None and self.data.images is None:
             raise ValueError("data.tokenizer is missing (for example {vocab_size: 4096})")
         for index, stage in enumerate(self.stages[1:], start=1):
             if stage.start is not None:
                 raise ValueError(f"stages[{index}].from: only the first stage can start from a checkpoint")
+        for index, stage in enumerate(self.stages):
+            position, peak = stage.reentry.position, stage.reentry.peak
+            if stage.grow is None and (position == "loss_matched" or peak in ("size_law", "mup")):
+                raise ValueError(f"stages[{index}].reentry: loss_matched, size_law and mup need a growth")
+            if index == 0 and (position == "loss_matched" or isinstance(position, Ratio | Curve)):
+                raise ValueError(
+                    "stages[0].reentry.position: nothing before it: give keep or a number of tokens"
+                )
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages need different names, got {', '.join(names)}")
@@ -174,25 +206,25 @@ class RunConfig(_Section):
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of one optimizer step."""
-        return self.batch.sequences * self.data.sequence_length
+        """Tokens of one optimizer step; an image counts as one."""
+        return self.batch.sequences * (1 if self.data.images is not None else self.data.sequence_length)
 
     def stage_steps(self, index: int) -> int:
         """Optimizer steps of a stage: its tokens, rounded up to whole steps."""
         return -(-self.stages[index].tokens // self.tokens_per_step)
 
     def first_step(self, index: int) -> int:
-        """Optimizer steps of the run before a stage."""
+        """Optimizer steps of the run before a stage, if none ends early (else see `train/course.py`)."""
         return sum(self.stage_steps(i) for i in range(index))
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Optimizer steps of the whole run, if no stage ends early."""
         return self.first_step(len(self.stages))
 
     @property
     def total_tokens(self) -> int:
-        """Tokens of the whole run."""
+        """Tokens of the whole run, if no stage ends early."""
         return self.total_steps * self.tokens_per_step
 
     def resolved(self) -> dict[str, Any]:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from outgrow.train.section import Section
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
 
-class _Optimizer(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _Optimizer(Section):
     learning_rate: Positive
     """The peak: the schedule multiplies it."""
     weight_decay: NotNegative = 0.1

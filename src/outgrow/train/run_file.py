@@ -14,7 +14,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from outgrow.errors import ConfigError, near
+from outgrow.reentry import Curve, Ratio, Reentry
 from outgrow.schedule import WSD, Constant, Cosine, Linear
+from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.train.config import (
     BatchConfig,
     CheckpointConfig,
@@ -26,6 +28,7 @@ from outgrow.train.config import (
     TokenizerConfig,
 )
 from outgrow.train.optimizer_config import OPTIMIZERS
+from outgrow.train.trigger import UntilEfficiency, UntilLoss
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -186,6 +189,12 @@ def _known_keys(parents: Sequence[int | str], location: tuple[int | str, ...]) -
         "batch": (BatchConfig,),
         "stages": (StageConfig,),
         "stages.grow": (GrowConfig,),
+        "stages.new_entries": (NewEntriesConfig,),
+        "stages.freeze": (FreezeConfig,),
+        "stages.masks": (MasksConfig,),
+        "stages.reentry": (Reentry,),
+        "stages.reentry.position": (Ratio, Curve),
+        "stages.until": (UntilLoss, UntilEfficiency),
         "evaluation": (EvaluationConfig,),
         "checkpoint": (CheckpointConfig,),
     }
