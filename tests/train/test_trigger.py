@@ -14,6 +14,7 @@ from outgrow.reentry import Factors
 from outgrow.train import loop, train
 from outgrow.train.engine import optimizer_step
 from outgrow.train.folder import read_metrics
+from outgrow.train.preflight import preflight
 from outgrow.train.run_file import parse_run
 from outgrow.train.trigger import (
     PUBLISHED_SLOPE,
@@ -219,6 +220,13 @@ def _until(step: int) -> Callable[..., Any]:
         return optimizer_step(*arguments, **options)
 
     return steps
+
+
+def test_a_log_too_sparse_for_the_trigger_is_warned_about(tiny: Tiny) -> None:
+    data = stages(tiny, LOSS, schedule={"kind": "constant"})
+    assert preflight(parse_run(data)).warnings == ()
+    (warning,) = preflight(parse_run(data | {"log_every_steps": 5})).warnings
+    assert "stage 'small' logs 8 rows, too few for its trigger" in warning
 
 
 @pytest.mark.parametrize(

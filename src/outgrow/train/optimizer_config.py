@@ -98,7 +98,7 @@ OptimizerConfig = Annotated[
     | Annotated[MuonConfig, Tag("muon")],
     Discriminator(_name),
 ]
-OPTIMIZERS: dict[str, type[BaseModel]] = {
+OPTIMIZERS: dict[str, type[Section]] = {
     "adamw": AdamWConfig,
     "sgd": SGDConfig,
     "lion": LionConfig,

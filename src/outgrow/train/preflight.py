@@ -18,6 +18,7 @@ from outgrow.train.rates import rate_warnings
 from outgrow.train.stages import StagePlan, plan_stages
 from outgrow.train.tensorboard import check_tensorboard
 from outgrow.train.tokenizer import find_tokenizer
+from outgrow.train.trigger import FEWEST_ROWS
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def preflight(run: RunConfig) -> Preflight:
     for plan in plans:
         if isinstance(plan.position, Curve):
             read_curve(plan.position)
-    return Preflight(plans, description, rate_warnings(run, plans))
+    return Preflight(plans, description, (*rate_warnings(run, plans), *_trigger_warnings(run)))
 
 
 def _images(run: RunConfig) -> tuple[Needs, str]:
@@ -63,6 +64,19 @@ def _text(run: RunConfig, objective: str) -> tuple[Needs, str]:
     found = find_tokenizer(Path(path).expanduser(), run.data.separator)
     pad = check_tokens(found).pad if masked else None
     return TextNeeds(found.vocab_size, run.data.sequence_length, found.separator or 0, pad), corpus
+
+
+def _trigger_warnings(run: RunConfig) -> tuple[str, ...]:
+    """Stages whose log is too sparse for their trigger."""
+    found = []
+    for index, stage in enumerate(run.stages):
+        rows = run.stage_steps(index) // run.log_every_steps
+        if stage.until is not None and rows * (1 - stage.until.window) < FEWEST_ROWS:
+            found.append(
+                f"stage '{stage.name}' logs {rows} rows, too few for its trigger to fit {FEWEST_ROWS} of them: "
+                "it will use all its tokens; lower log_every_steps"
+            )
+    return tuple(found)
 
 
 def _check_source(config: DataConfig, source: str) -> str:
