@@ -53,6 +53,8 @@ class DataConfig(_Section):
     """Absent with `stages[0].from`: the tokenizer of that checkpoint."""
     sequence_length: Count = 256
     """Tokens that the model sees at once."""
+    skip_sequences: TokenCount = 0
+    """Sequences at the beginning of this seed's order that are left out: those that the starting checkpoint has seen."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Share of the tokens held out at the end of the corpus, by documents."""
     validation_source: str | None = None

@@ -57,10 +57,13 @@ class TrainingData:
     validation: Windows
     tokenizer: TextTokenizer
     description: str
+    skip: int = 0
+    """Sequences at the beginning of the order that this run leaves out."""
 
     def batch(self, seed: int, step: int, sequences: int) -> tuple[Tensor, Tensor]:
         """The sequences of one optimizer step of the run: the same for the same seed and step, always."""
-        positions = range(step * sequences, (step + 1) * sequences)
+        first = self.skip + step * sequences
+        positions = range(first, first + sequences)
         count = len(self.train)
         return self.train.read(
             np.array([_permutation(seed, p // count, count)[p % count] for p in positions])
@@ -118,6 +121,7 @@ def load_data(config: DataConfig, tokenizer_folder: Path, *, start: str | None =
         Windows(validation, config.sequence_length),
         tokenizer,
         description,
+        config.skip_sequences,
     )
     for name, windows in (("training", data.train), ("validation", data.validation)):
         if len(windows) == 0:

@@ -34,9 +34,9 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     >>> load_run("examples/quickstart.yaml", ["stages.0.tokens=1M", "optimizer.learning_rate=2e-3"])  # doctest: +SKIP
     """
     path = Path(path)
-    data = _read_yaml(path)
+    data = read_yaml(path)
     for override in overrides:
-        _apply_override(data, override)
+        apply_override(data, override)
     return parse_run(data, where=str(path))
 
 
@@ -45,7 +45,7 @@ def parse_run(data: Mapping[str, Any], where: str = "the run") -> RunConfig:
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_explain(error, data, where)) from None
+        raise ConfigError(explain(error, data, where, SECTIONS)) from None
 
 
 def dump_yaml(data: Mapping[str, Any]) -> str:
@@ -53,7 +53,8 @@ def dump_yaml(data: Mapping[str, Any]) -> str:
     return str(yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from a YAML file, every mistake with its line. Never builds an object."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -99,7 +100,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _apply_override(data: dict[str, Any], override: str) -> None:
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set one dotted key, as `--set` does."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -136,7 +138,24 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
             here = here[index]
 
 
-def _explain(error: ValidationError, data: Mapping[str, Any], where: str) -> str:
+Sections = Mapping[str, tuple[type[BaseModel], ...]]
+"""Dotted place in a file -> the sections that may stand there: whose keys are near a mistyped one."""
+
+SECTIONS: Sections = {
+    "": (RunConfig,),
+    "data": (DataConfig,),
+    "data.tokenizer": (TokenizerConfig,),
+    "optimizer": (OptimizerConfig,),
+    "schedule": (Constant, Linear, Cosine, WSD),
+    "batch": (BatchConfig,),
+    "stages": (StageConfig,),
+    "stages.grow": (GrowConfig,),
+    "evaluation": (EvaluationConfig,),
+    "checkpoint": (CheckpointConfig,),
+}
+
+
+def explain(error: ValidationError, data: Mapping[str, Any], where: str, sections: Sections) -> str:
     """One block per mistake: the dotted key, what was found, what is expected."""
     blocks = []
     for problem in error.errors():
@@ -146,7 +165,7 @@ def _explain(error: ValidationError, data: Mapping[str, Any], where: str) -> str
             continue  # pydantic counts only the valid items; their own mistakes are already listed
         kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
         if kind == "extra_forbidden":
-            text = f"{where}: unknown key {key}\n  expected: {near(str(parts[-1]), _known_keys(parts[:-1]))}"
+            text = f"{where}: unknown key {key}\n  expected: {near(str(parts[-1]), _known_keys(parts[:-1], sections))}"
         elif kind == "missing":
             text = f"{where}: the key {key} is missing"
         else:
@@ -172,20 +191,8 @@ def _location(location: tuple[int | str, ...], data: Any) -> list[int | str]:
     return parts
 
 
-def _known_keys(parents: Sequence[int | str]) -> list[str]:
+def _known_keys(parents: Sequence[int | str], sections: Sections) -> list[str]:
     """The keys that the section at this place has; for a schedule, those of every kind."""
-    sections: dict[str, tuple[type[BaseModel], ...]] = {
-        "": (RunConfig,),
-        "data": (DataConfig,),
-        "data.tokenizer": (TokenizerConfig,),
-        "optimizer": (OptimizerConfig,),
-        "schedule": (Constant, Linear, Cosine, WSD),
-        "batch": (BatchConfig,),
-        "stages": (StageConfig,),
-        "stages.grow": (GrowConfig,),
-        "evaluation": (EvaluationConfig,),
-        "checkpoint": (CheckpointConfig,),
-    }
     place = ".".join(part for part in parents if isinstance(part, str))
     models = sections.get(place, ())
     return sorted(
