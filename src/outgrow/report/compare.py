@@ -212,7 +212,7 @@ def _interval(one: Saving) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return f"{100 * value + 0.0:.1f} %".replace("-0.0 %", "0.0 %")
 
 
 def _markdown(cells: Any) -> str:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from outgrow.errors import ConfigError
 from outgrow.schedule import parse_count
 from outgrow.train.config import Count, GrowConfig, RunConfig
-from outgrow.train.run_file import apply_override, explain, read_yaml
+from outgrow.train.run_file import Sections, apply_override, explain, read_yaml
 
 _OWN = ("output", "seed", "stages", "schedule", "model", "log_every_steps", "checkpoint")
 
@@ -117,7 +117,7 @@ class StudyConfig(_Section):
         return self.tuning.budget or self.arm_budgets(arm)[-1]
 
 
-_SECTIONS = {
+_SECTIONS: Sections = {
     "": (StudyConfig,),
     "tuning": (TuningConfig,),
 }
