@@ -182,7 +182,7 @@ def _draw_arm(axes: Axes, result: StudyResult, arm: str, color: str) -> None:
         linestyle=(0, (5, 2)) if scratch else "-",
         marker="o",
         markersize=5,
-        label=f"{arm}, from scratch" if scratch else arm,
+        label=f"{arm} (nothing grows)" if scratch else arm,
     )
     for row in frontier.losses:
         axes.plot(frontier.compute, row, color=color, linestyle="", marker="o", markersize=2.5, alpha=0.6)
