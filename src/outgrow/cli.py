@@ -202,6 +202,24 @@ def train(
     run_command(run, overrides=set_, as_json=as_json, dry_run=dry_run)
 
 
+@app.command()
+def compare(
+    study: Annotated[
+        Path, typer.Argument(help="A study file, as in benchmarks/studies/.", show_default=False)
+    ],
+    set_: Annotated[list[str], typer.Option("--set", help="Override a key, as seeds=[0]. Repeatable.")] = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Staged against scratch: compute saved at equal decayed loss, with intervals. Start it again to resume or extend.
+
+    Example: [bold]outgrow compare benchmarks/studies/lm-depth.yaml[/]
+    """
+    from outgrow.report.compare import compare_command
+
+    _quiet_transformers()
+    compare_command(study, set_, as_json=as_json)
+
+
 def main() -> None:
     """Entry point: mistakes in the input become one message and exit code 2."""
     os.environ.setdefault(

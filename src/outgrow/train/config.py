@@ -46,6 +46,8 @@ class DataConfig(_Section):
     """Absent with `stages[0].from`: the tokenizer of that checkpoint."""
     sequence_length: Count = 256
     """Tokens that the model sees at once."""
+    skip_steps: TokenCount = 0
+    """Optimizer steps of this seed's order that are left out: those that the starting checkpoint was trained with."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Share of the tokens held out at the end of the corpus, by documents."""
     validation_source: str | None = None

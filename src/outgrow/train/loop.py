@@ -193,16 +193,17 @@ def _train_stage(session: Session, live: Live) -> Live:
 def _one_step(session: Session, live: Live, rate: float, treatment: Treatment) -> Step:
     run = session.run
     tokens = _stage_tokens(live, run) + 0.5 * run.tokens_per_step
+    place = run.data.skip_steps + live.step
     with treatment.during(tokens):
         step = optimizer_step(
             live.model,
             live.optimizer,
-            session.data.batch(run.seed, live.step, run.batch.sequences),
+            session.data.batch(run.seed, place, run.batch.sequences),
             learning_rate=rate,
             micro_batch=run.batch.micro_batch or run.batch.sequences,
             clip=run.optimizer.gradient_clip,
             device=session.device,
-            seed=(run.seed, live.step),
+            seed=(run.seed, place),
             update=treatment.update(tokens),
         )
     if not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm)):
