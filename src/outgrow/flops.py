@@ -21,9 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
-from math import log, prod
+from math import prod
 from typing import Any
+
+import numpy as np
 
 from outgrow.architectures import Model, Parameter, resolve
 from outgrow.axes import Signature
@@ -149,49 +150,39 @@ def _is_product(signature: Signature, model: Model) -> bool:
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured: a model of so many training FLOPs per token on one device, and what an hour of it costs."""
+    """What was measured of one model: its training FLOPs per token, and the tokens per second of one device."""
 
-    device: str
     flops_per_token: float
     tokens_per_second: float
-    price_per_hour: float = 0.0
 
 
 @dataclass(frozen=True)
 class Speeds:
     """Measurements on one device. Small models use a device less well, so FLOPs alone do not say how long a run takes.
 
-    >>> table = Speeds((Speed("gpu", 1e9, 200e3, 2.0), Speed("gpu", 4e9, 100e3, 2.0)))
-    >>> table.tokens_per_second(2e9), table.hours(360e6, 1e9), table.price(360e6, 1e9)
-    (141421.35..., 0.5, 1.0)
+    >>> table = Speeds("gpu", (Speed(1e9, 200e3), Speed(4e9, 100e3)), price_per_hour=2.0)
+    >>> round(table.tokens_per_second(2e9)), round(table.hours(360e6, 1e9), 6), round(table.price(360e6, 1e9), 6)
+    (141421, 0.5, 1.0)
     """
 
+    device: str
     measured: tuple[Speed, ...]
-
-    def __post_init__(self) -> None:
-        devices = {one.device for one in self.measured}
-        if len(devices) != 1:
-            raise ConfigError(
-                "a table of speeds is for one device", got=", ".join(sorted(devices)) or "no measurement"
-            )
+    price_per_hour: float = 0.0
 
     def tokens_per_second(self, flops_per_token: float) -> float:
         """A straight line in logarithms between measurements; beyond them, the FLOPs per second of the nearest."""
+        if not self.measured:
+            raise ConfigError(f"no speed was measured on {self.device}")
         rows = sorted(self.measured, key=lambda one: one.flops_per_token)
-        inside = min(max(flops_per_token, rows[0].flops_per_token), rows[-1].flops_per_token)
-        rate = rows[0].tokens_per_second
-        for low, high in pairwise(rows):
-            if low.flops_per_token < inside:
-                share = log(inside / low.flops_per_token) / log(high.flops_per_token / low.flops_per_token)
-                rate = low.tokens_per_second * (high.tokens_per_second / low.tokens_per_second) ** min(
-                    1.0, share
-                )
-        return rate * inside / flops_per_token
+        costs, speeds = [one.flops_per_token for one in rows], [one.tokens_per_second for one in rows]
+        inside = min(max(flops_per_token, costs[0]), costs[-1])
+        speed = float(np.exp(np.interp(np.log(inside), np.log(costs), np.log(speeds))))
+        return speed * inside / flops_per_token
 
     def hours(self, tokens: float, flops_per_token: float) -> float:
         """Of one device."""
         return tokens / self.tokens_per_second(flops_per_token) / 3600
 
     def price(self, tokens: float, flops_per_token: float) -> float:
-        """In the currency of `price_per_hour`, the dearest of the measurements."""
-        return self.hours(tokens, flops_per_token) * max(one.price_per_hour for one in self.measured)
+        """In the currency of `price_per_hour`."""
+        return self.hours(tokens, flops_per_token) * self.price_per_hour
