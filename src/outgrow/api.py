@@ -112,6 +112,12 @@ def _grown_groups(growth_plan: GrowthPlan, optimizer: OptimizerInfo) -> Optimize
         layer = parameter.layer
         sources = () if layer is None else growth_plan.growth.layers.sources(layer)
         source = name if layer is None else parameter.in_layer(sources[0] if sources else 0)
+        if (
+            layer is not None and not growth_plan.small.layers
+        ):  # nothing of its kind: as what has its dimensions
+            dims = len(parameter.signature.dims)
+            alike = growth_plan.small.parameters.values()
+            source = next((one.name for one in alike if len(one.signature.dims) == dims), source)
         if source not in place:
             raise CheckpointError(f"the optimizer of the source does not hold '{source}'")
         names[place[source]].append(name)
