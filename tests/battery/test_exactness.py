@@ -166,9 +166,12 @@ def activations(plan: GrowthPlan, dim: Dim) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("width", "depth"), [*((one, "identity") for one in WIDTH), *(("isometric", one) for one in DEPTH)]
+    ("name", "width", "depth"),
+    [
+        *((name, width, "identity") for name in zoo.CONFIGS for width in WIDTH),
+        *((name, "isometric", depth) for name in ("gpt2", "bert", "llama-tied-bias") for depth in DEPTH),
+    ],
 )
-@pytest.mark.parametrize("name", zoo.CONFIGS)
 def test_names_and_shapes_are_a_real_models(name: str, width: str, depth: str) -> None:
     which = growing.EXACT[width, zoo.family(name)][1]
     plan = growing.planned(
