@@ -104,7 +104,9 @@ def plan(growth: Growth, moments: Moments = "transport") -> GrowthPlan:
     if moments not in get_args(Moments):
         raise GrowthError(f"unknown way to grow moments: '{moments}' ({near(moments, get_args(Moments))})")
     if moments == "parts" and growth.tensors:
-        raise GrowthError("learned weights bring no moments", fix="use --moments transport, keep_zero or reset")
+        raise GrowthError(
+            "learned weights bring no moments", fix="use --moments transport, keep_zero or reset"
+        )
     if growth.layers.grows:
         check_depth(growth.small)
     builder = _Builder(growth, compensate(growth), moments)

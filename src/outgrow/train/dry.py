@@ -84,10 +84,10 @@ def _stage(run: RunConfig, plan: StagePlan, device: Device, rate: float | None) 
         parameters=plan.cost.parameters,
         tokens=plan.tokens,
         steps=plan.steps,
-        flops=plan.flops,
+        flops=plan.flops + plan.probe_flops,
         memory_bytes=16 * plan.cost.parameters + activations,
         checkpoint_bytes=12 * plan.cost.parameters,
-        seconds=plan.flops / rate if rate else None,
+        seconds=(plan.flops + plan.probe_flops) / rate if rate else None,
     )
 
 

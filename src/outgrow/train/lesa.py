@@ -146,7 +146,7 @@ class _Predictor:
                 norms = (made.norm(dim=(1, 2)) - wanted.norm(dim=(1, 2))).abs().mean()
                 loss = (made - wanted).square().mean() + _NORM_WEIGHT * norms
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
         with torch.no_grad():
             error = float((_between(network, before, after) - wanted).square().mean())

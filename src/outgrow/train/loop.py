@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from outgrow.errors import ConfigError
 from outgrow.schedule import learning_rate
 from outgrow.state import TrainingState
+from outgrow.train.choose import grow_best
 from outgrow.train.config import RunConfig
 from outgrow.train.data import load_data
 from outgrow.train.engine import (
@@ -122,7 +124,14 @@ def _grow(session: Session, small: Path, index: int, step: int, loss_before: flo
     began = time.monotonic()
     target = session.folder.stage(session.run, index) / "grown"
     target.parent.mkdir(parents=True, exist_ok=True)
-    grow_state(TrainingState.from_pretrained(small), growth).save_pretrained(target, overwrite=True)
+    state = TrainingState.from_pretrained(small)
+    rate = partial(_learning_rate, session.run, index)
+    grown = (
+        grow_state(state, growth)
+        if growth.probe is None
+        else grow_best(session, state, growth, index, step, rate)
+    )
+    grown.save_pretrained(target, overwrite=True)
     live = load(session, target, index, step)
     seconds = time.monotonic() - began
     loss_after = evaluate(live.model, session.validation, session.device)
@@ -251,7 +260,8 @@ def _write_stage(session: Session, live: Live) -> None:
     """The row that opens a stage: what its model is."""
     plan = session.plans[live.stage]
     row = {**log_row(session, "stage", live), "parameters": plan.cost.parameters, "stage_tokens": plan.tokens}
-    session.write({**row, "stage_flops": plan.flops, "config": plan.config})
+    flops = {"stage_flops": plan.flops, "probe_flops": plan.probe_flops}
+    session.write({**row, **flops, "config": plan.config})
 
 
 def _say_versions(session: Session) -> None:

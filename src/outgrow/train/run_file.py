@@ -17,11 +17,13 @@ from outgrow.errors import ConfigError, near
 from outgrow.schedule import WSD, Constant, Cosine, Linear
 from outgrow.train.config import (
     BatchConfig,
+    CandidateConfig,
     CheckpointConfig,
     DataConfig,
     EvaluationConfig,
     GrowConfig,
     OptimizerConfig,
+    ProbeConfig,
     RunConfig,
     StageConfig,
     TokenizerConfig,
@@ -183,6 +185,8 @@ def _known_keys(parents: Sequence[int | str]) -> list[str]:
         "batch": (BatchConfig,),
         "stages": (StageConfig,),
         "stages.grow": (GrowConfig,),
+        "stages.grow.probe": (ProbeConfig,),
+        "stages.grow.probe.candidates": (CandidateConfig,),
         "evaluation": (EvaluationConfig,),
         "checkpoint": (CheckpointConfig,),
     }

@@ -84,14 +84,19 @@ def open_session(
 
 def log_row(session: Session, kind: str, live: Live) -> dict[str, Any]:
     """What every row has: where the run stands, counted over all stages."""
-    run, plan = session.run, session.plans[live.stage]
-    in_stage = live.step - run.first_step(live.stage)
+    return row_at(session, kind, live.stage, live.step)
+
+
+def row_at(session: Session, kind: str, stage: int, step: int) -> dict[str, Any]:
+    """The same for a place in the run at which no model lives."""
+    run, plan = session.run, session.plans[stage]
+    in_stage = step - run.first_step(stage)
     return {
         "kind": kind,
-        "stage": run.stages[live.stage].name,
-        "step": live.step,
-        "tokens": live.step * run.tokens_per_step,
-        "flops": flops_before(session.plans, live.stage) + plan.flops * in_stage / plan.steps,
+        "stage": run.stages[stage].name,
+        "step": step,
+        "tokens": step * run.tokens_per_step,
+        "flops": flops_before(session.plans, stage) + plan.flops * in_stage / plan.steps,
         "seconds": round(session.seconds, 3),
     }
 
@@ -150,7 +155,11 @@ def point(session: Session, live: Live, checkpoint: Path) -> None:
 
 def load(session: Session, path: Path, index: int, step: int) -> Live:
     """A model and optimizer that continue a saved state."""
-    state = TrainingState.from_pretrained(path)
+    return load_state(session, TrainingState.from_pretrained(path), index, step)
+
+
+def load_state(session: Session, state: TrainingState, index: int, step: int) -> Live:
+    """A model and optimizer that continue a state."""
     model = build_model(state.config).to(session.device.name)
     optimizer = build_optimizer(model, session.run.optimizer)
     state.load_into(model, optimizer if state.optimizer is not None else None)

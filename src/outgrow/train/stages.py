@@ -27,6 +27,8 @@ class StagePlan:
     steps: int
     tokens: int
     flops: float
+    probe_flops: float = 0.0
+    """Of the operators that are tried before this stage."""
 
 
 def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
@@ -44,6 +46,22 @@ def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
     )
 
 
+def candidates(growth: GrowConfig) -> tuple[GrowConfig, ...]:
+    """The growths that a probe tries; without a probe, the growth itself."""
+    if growth.probe is None:
+        return (growth,)
+    return tuple(
+        growth.model_copy(update={"width": one.width or growth.width, "depth": one.depth or growth.depth})
+        for one in growth.probe.candidates
+    )
+
+
+def _probe_steps(growth: GrowConfig | None) -> int:
+    if growth is None or growth.probe is None:
+        return 0
+    return growth.probe.steps * len(growth.probe.candidates)
+
+
 def plan_stages(run: RunConfig, *, vocab_size: int, separator: int | None) -> tuple[StagePlan, ...]:
     """Every stage's model, growths tried without weights: a target that cannot be is an error before any training."""
     state = _first_state(run, vocab_size, separator)
@@ -51,14 +69,25 @@ def plan_stages(run: RunConfig, *, vocab_size: int, separator: int | None) -> tu
     for index, stage in enumerate(run.stages):
         if stage.grow is not None:
             try:
-                state = grow_state(state, stage.grow)
+                grown = [grow_state(state, one) for one in candidates(stage.grow)]
             except OutgrowError as error:
                 raise type(error)(f"stages.{index}.grow: {error}") from None
+            state = grown[0]  # all candidates have the same sizes
         check_fits(state.config, vocab_size=vocab_size, sequence_length=run.data.sequence_length)
         cost = model_cost(state.config)
         tokens = run.stage_steps(index) * run.tokens_per_step
         flops = float(tokens * cost.training(run.data.sequence_length))
-        plans.append(StagePlan(stage.name, state.config, cost, run.stage_steps(index), tokens, flops))
+        plans.append(
+            StagePlan(
+                name=stage.name,
+                config=state.config,
+                cost=cost,
+                steps=run.stage_steps(index),
+                tokens=tokens,
+                flops=flops,
+                probe_flops=flops / run.stage_steps(index) * _probe_steps(stage.grow),
+            )
+        )
     return tuple(plans)
 
 
@@ -74,5 +103,5 @@ def _first_state(run: RunConfig, vocab_size: int, separator: int | None) -> Trai
 
 
 def flops_before(plans: Sequence[StagePlan], index: int) -> float:
-    """FLOPs of all stages before this one."""
-    return sum(plan.flops for plan in plans[:index])
+    """FLOPs of all stages before this one, and of all probes until it begins."""
+    return sum(plan.flops for plan in plans[:index]) + sum(plan.probe_flops for plan in plans[: index + 1])
