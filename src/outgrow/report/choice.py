@@ -26,6 +26,7 @@ def _draw(row: dict[str, Any], folder: Path) -> Path:
         axes.plot(range(1, len(losses) + 1), losses, color=color, linewidth=width, label=label)
         if end is not None:
             axes.plot([len(losses)], [end], marker="o", markersize=6, color=color)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("steps after growth", color=INK)
     axes.set_ylabel("training loss, nats per token (dots: validation)", color=INK)
     axes.set_title(f"{row['stage']}: operators tried, best first", loc="left", fontweight="bold", color=INK)
