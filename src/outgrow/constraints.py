@@ -337,13 +337,20 @@ _CHECKS = {
 
 def _layers(growth: Growth) -> Finding:
     layers = growth.layers
-    spoken = sorted(set(range(layers.large)) - layers.silent)
-    silent = [layers.sources(layer) for layer in spoken] == [(old,) for old in range(layers.small)]
-    pre = growth.small.spec.layers.norm == "pre"
-    note = (
-        ("last matrix of each branch zero" if pre else "branches zero; the norm before becomes (1, 0)")
-        if silent
-        else ""
-    )
-    why = "" if silent else "layers are applied more than once"
-    return Finding("layers", layers.small, layers.large, "stack of layers", silent, silent, note, why)
+    spoken = [layer for layer in range(layers.large) if layer not in layers.silent]
+    kept = [layers.rows[layer] for layer in spoken] == [((old, 1.0),) for old in range(layers.small)]
+    note = _SILENCING[layers.silenced] if kept else ""
+    if kept and growth.small.spec.layers.norm == "post":
+        note += "; the norm before becomes (1, 0)"
+    why = ""
+    if not kept:
+        fresh = any(not layers.rows[layer] for layer in spoken)
+        why = "new layers hold random weights and speak" if fresh else "layers are applied more than once"
+    return Finding("layers", layers.small, layers.large, "stack of layers", kept, kept, note, why)
+
+
+_SILENCING = {
+    "outputs": "last matrix of each branch zero",
+    "norms": "norms and biases of new layers zero",
+    "pairs": "units of new layers cancel in pairs",
+}

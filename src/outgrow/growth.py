@@ -75,7 +75,8 @@ class Growth:
         Raises GrowthError where new units hold values of their own (fresh rows, noise): those exist only once drawn.
         """
         for growth in (self, later):
-            if growth.noise or growth.has_fresh_units or growth.parts or growth.gains is not None:
+            drawn = growth.noise or growth.has_fresh_units or growth.layers.has_fresh
+            if drawn or growth.parts or growth.gains is not None:
                 raise GrowthError(
                     "growths with fresh units, noise, or parts of their own cannot be joined into one",
                     fix="grow twice instead",
@@ -83,6 +84,10 @@ class Growth:
         for joint in (name for name in (*self.axes, *later.axes) if " " in name):
             raise GrowthError(
                 f"the joint map of '{joint}' cannot be joined with another growth", fix="grow twice instead"
+            )
+        if self.layers.silent and later.layers.silent and self.layers.silenced != later.layers.silenced:
+            raise GrowthError(
+                "growths that silence layers in different ways cannot be joined", fix="grow twice instead"
             )
         axes = {
             name: axis if self._is_derived(name) else axis.then(later.axes[name])
@@ -178,7 +183,7 @@ def grown_config(growth: Growth, eps: Mapping[str, float]) -> dict[str, Any]:
     config.update(eps)
     for name in growth.small.spec.layers.lists:
         old = growth.small.config.get(name)
-        if old is not None:
+        if old:  # a model without layers has nothing to follow: transformers writes the list
             config[name] = _grown_list(old, growth.layers)
     return config
 

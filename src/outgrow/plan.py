@@ -23,7 +23,7 @@ from outgrow.constraints import Compensation, compensate
 from outgrow.errors import GrowthError, near
 from outgrow.growth import Growth, Part, grown_config
 from outgrow.linear import EMPTY, MEAN, Identity, LinearMap, Select, direct_sum, kron
-from outgrow.maps import AxisMap, identity
+from outgrow.maps import AxisMap, LayerMap, identity
 from outgrow.recipe import Fill, Fresh, Invisible, Level, Mask, Recipe, Term
 from outgrow.slots import SLOTS, WEIGHT, Moments, Slot
 
@@ -71,7 +71,10 @@ class GrowthPlan:
         if parameter.layer is None:
             return name
         sources = self.growth.layers.sources(parameter.layer)
-        return parameter.in_layer(sources[0] if sources else 0)
+        if sources or self.small.layers:
+            return parameter.in_layer(sources[0] if sources else 0)
+        dims = len(parameter.signature.dims)  # nothing of its kind: as what has its dimensions
+        return next(one.name for one in self.small.parameters.values() if len(one.signature.dims) == dims)
 
     def same_contents(self, slot: str) -> tuple[tuple[str, ...], ...]:
         """Tensors of a slot grouped by contents: copies of a layer are computed once."""
@@ -111,6 +114,10 @@ def plan(growth: Growth, moments: Moments = "transport") -> GrowthPlan:
     """
     if moments not in get_args(Moments):
         raise GrowthError(f"unknown way to grow moments: '{moments}' ({near(moments, get_args(Moments))})")
+    if moments == "parts" and growth.tensors:
+        raise GrowthError(
+            "learned weights bring no moments", fix="use --moments transport, keep_zero or reset"
+        )
     if growth.layers.grows:
         check_depth(growth.small)
     builder = _Builder(growth, compensate(growth), moments)
@@ -206,7 +213,7 @@ class _Builder:
             moved = self.moved_norm(parameter)
             if moved is not None:
                 return moved if slot is WEIGHT or isinstance(moved[0][0], str) else ()
-        if layer in layers.silent and (slot is not WEIGHT or self.is_branch_output(parameter)):
+        if layer in layers.silent and (slot is not WEIGHT or self.is_silenced(parameter, layers)):
             return ()
         if slot is not WEIGHT and self.moments == "keep_zero" and layer not in layers.originals().values():
             return ()
@@ -218,9 +225,15 @@ class _Builder:
             for source, weight in layers.rows[layer]
         )
 
-    def is_branch_output(self, parameter: Parameter) -> bool:
-        """Whether this is the last matrix (or its bias) of a branch: zero in a silent layer."""
-        return parameter.tail.rsplit(".", 1)[0] in self.growth.small.spec.layers.branch_outputs
+    def is_silenced(self, parameter: Parameter, layers: LayerMap) -> bool:
+        """Whether this weight is zero in a silent layer: a branch's last matrix and bias, or the norms and all biases."""
+        is_output = parameter.tail.rsplit(".", 1)[0] in self.growth.small.spec.layers.branch_outputs
+        dim, *others = parameter.signature.dims
+        if layers.silenced == "outputs" or (layers.silenced == "pairs" and not others):
+            return is_output
+        axes = self.growth.small.axes
+        of_stream = any(axes[axes[name].of or name].through == "stream" for name in dim.axes)
+        return layers.silenced == "norms" and not others and (dim.role != "scales" or of_stream)
 
     def moved_norm(self, parameter: Parameter) -> tuple[tuple[str | float, float], ...] | None:
         """Post-norm: the layer before silent ones passes its last norm on to the last of them (notes/maths.md 4.9)."""
@@ -353,7 +366,7 @@ class _Builder:
     def is_fresh_layer(self, parameter: Parameter) -> bool:
         """Whether a weight stands in a layer that is made of no old one and speaks."""
         layer, layers = parameter.layer, self.growth.layers
-        silent = layer in layers.silent and self.is_branch_output(parameter)
+        silent = layer in layers.silent and self.is_silenced(parameter, layers)
         return layer is not None and not layers.rows[layer] and not silent
 
     def is_lookup(self, dim: Dim) -> bool:

@@ -74,6 +74,8 @@ EXACT: dict[tuple[str, str], tuple[str, ...]] = {
     ("pad", "bert"): ("mlp double", "mlp odd", "mlp odd, deep"),
     ("pad", "llama"): ("double", "odd", "head_dim", "group odd"),
 }
+COPYING = ("stack", "interleave", "identity")
+"""Depth operators of copies alone: one sounding family, one silent; the others are lists of layers like these."""
 DIVISIBLE_IN_NO_AXIS = {"gpt2": "odd", "vit": "odd", "llama": "odd"}
 
 

@@ -165,20 +165,24 @@ def activations(plan: GrowthPlan, dim: Dim) -> Tensor:
     return direct_sum([kron([axis(atom).forward for atom in block]) for block in dim.blocks]).matrix()
 
 
-@pytest.mark.parametrize("depth", DEPTH)
-@pytest.mark.parametrize("width", WIDTH)
-@pytest.mark.parametrize("name", zoo.CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "width", "depth"),
+    [
+        *((name, width, "identity") for name in zoo.CONFIGS for width in WIDTH),
+        *((name, "isometric", depth) for name in ("gpt2", "bert", "llama-tied-bias") for depth in DEPTH),
+    ],
+)
 def test_names_and_shapes_are_a_real_models(name: str, width: str, depth: str) -> None:
     which = growing.EXACT[width, zoo.family(name)][1]
     plan = growing.planned(
-        name, {**growing.shape(name, which), "num_hidden_layers": 7}, width=width, depth=depth
+        name, {**growing.shape(name, which), "num_hidden_layers": 6}, width=width, depth=depth
     )
     with torch.device("meta"):
         real = zoo.empty(dict(plan.config))
     expected = {tensor: tuple(parameter.shape) for tensor, parameter in real.named_parameters()}
     for slot in ("weight", "exp_avg", "exp_avg_sq"):
         assert {tensor: recipe.shape for tensor, recipe in plan.recipes[slot].items()} == expected
-    assert plan.keeps_function == (depth == "identity")
+    assert plan.keeps_function == DEPTH[depth].function.startswith("kept") or depth == "staged"
     assert set(plan.steps) == set(expected)
 
 

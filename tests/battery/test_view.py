@@ -15,7 +15,7 @@ from battery import growing, zoo
 from outgrow.architectures import resolve
 from outgrow.errors import GrowthError
 from outgrow.growth import Growth
-from outgrow.operators import DEPTH, WIDTH, build
+from outgrow.operators import WIDTH, build
 from outgrow.plan import GrowthPlan, plan
 from outgrow.slots import Moments
 from outgrow.store.grown import GrownView
@@ -119,7 +119,7 @@ def test_two_tensors_draw_different_numbers() -> None:
     assert abs(float(torch.corrcoef(torch.stack([gate.flatten(), up.flatten()]))[0, 1])) < 0.1
 
 
-@pytest.mark.parametrize("depth", DEPTH)
+@pytest.mark.parametrize("depth", growing.COPYING)
 @pytest.mark.parametrize("width", WIDTH)
 @pytest.mark.parametrize("name", MODELS)
 def test_groups_of_same_contents_are_the_same(name: str, width: str, depth: str) -> None:
@@ -164,7 +164,7 @@ LLAMA_TWICE = (
 )
 
 
-@pytest.mark.parametrize("depth", DEPTH)
+@pytest.mark.parametrize("depth", growing.COPYING)
 @pytest.mark.parametrize(
     ("name", "width", "sizes"),
     [

@@ -147,7 +147,8 @@ def resolve(config: Mapping[str, Any]) -> Model:
     spec = load(str(config.get("model_type")))
     _check_requirements(spec.model_type, spec.requires, config)
     sizes = {name: evaluate(axis.size, config) for name, axis in spec.axes.items()}
-    layers = evaluate(spec.layers.count, config)
+    none = type(config.get(spec.layers.count)) is int and config[spec.layers.count] == 0
+    layers = 0 if none else evaluate(spec.layers.count, config)
     for expression in spec.whole:
         evaluate(expression, config)
     tied: dict[str, list[Signature]] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from outgrow.errors import GrowthError, near
 from outgrow.growth import Growth
@@ -43,9 +43,11 @@ class Operator:
     """What the paper does with the optimizer's moments."""
     schedule: str = ""
     """What the paper does with the learning rate."""
+    needs_layers: bool = True
+    """Depth: whether a model without layers leaves it nothing to begin from."""
 
     @property
-    def options(self) -> dict[str, type]:
+    def options(self) -> dict[str, Any]:
         """Its own options and their types."""
         hints = get_type_hints(self.grow)
         return {
@@ -70,10 +72,25 @@ def find(text: str, kind: str, registry: Mapping[str, Operator]) -> tuple[Operat
             known = near(option, operator.options) if operator.options else "it has none"
             raise GrowthError(f"{kind} operator '{name}' has no option '{word}' ({known})")
         try:
-            options[option] = operator.options[option](value)
-        except ValueError:
-            wanted = operator.options[option].__name__
+            options[option] = _converted(value, operator.options[option])
+        except ValueError as error:
             raise GrowthError(
-                f"option {option} of {kind} operator '{name}'", got=value, expected=wanted
+                f"option {option} of {kind} operator '{name}'", got=value, expected=str(error)
             ) from None
     return operator, options
+
+
+def _converted(value: str, wanted: Any) -> Any:
+    """An option's value from its text. Raises ValueError with what is expected."""
+    if get_origin(wanted) is Literal:
+        if value not in get_args(wanted):
+            raise ValueError(" or ".join(map(str, get_args(wanted))))
+        return value
+    if wanted is bool:
+        if value not in ("true", "false"):
+            raise ValueError("true or false")
+        return value == "true"
+    try:
+        return wanted(value)
+    except ValueError:
+        raise ValueError(wanted.__name__) from None

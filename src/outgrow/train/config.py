@@ -82,6 +82,26 @@ class BatchConfig(_Section):
         return self
 
 
+class CandidateConfig(_Section):
+    """Operators to try; one that is not named is the growth's own."""
+
+    width: str | None = None
+    depth: str | None = None
+
+
+class ProbeConfig(_Section):
+    """Try several operators for a few steps each from the same state, and keep the one with the lowest loss (LAG)."""
+
+    steps: Count
+    candidates: tuple[CandidateConfig, ...]
+
+    @model_validator(mode="after")
+    def _compares(self) -> ProbeConfig:
+        if len(self.candidates) < 2:
+            raise ValueError("name at least two candidates: one alone needs no probe")
+        return self
+
+
 class GrowConfig(_Section):
     """A growth between two stages: target sizes and how to reach them."""
 
@@ -93,6 +113,7 @@ class GrowConfig(_Section):
     noise: Annotated[float, Field(ge=0)] = 0.1
     """Reader-invisible noise that lets copies part, in units of the model's initializer range."""
     seed: int = 0
+    probe: ProbeConfig | None = None
 
     @model_validator(mode="after")
     def _has_a_target(self) -> GrowConfig:

@@ -96,10 +96,10 @@ class Course:
         )
 
     def flops(self, step: int) -> float:
-        """FLOPs of the run up to a step of the newest stage."""
+        """FLOPs of the run up to a step of the newest stage, probes before stages included."""
         spent = 0.0
         for plan, one in zip(self.plans, self.begun, strict=False):
-            spent += plan.flops_after((step if one.end is None else one.end) - one.first)
+            spent += plan.probe_flops + plan.flops_after((step if one.end is None else one.end) - one.first)
         return spent
 
     def records(self) -> list[dict[str, Any]]:

@@ -97,10 +97,10 @@ def _stage(run: RunConfig, plan: StagePlan, device: Device, rate: float | None) 
         parameters=plan.cost.parameters,
         tokens=plan.tokens,
         steps=plan.steps,
-        flops=plan.flops,
+        flops=plan.flops + plan.probe_flops,
         memory_bytes=replace(memory, moments=state).total,
         checkpoint_bytes=4 * plan.cost.parameters + state,
-        seconds=plan.flops / rate if rate else None,
+        seconds=(plan.flops + plan.probe_flops) / rate if rate else None,
     )
 
 

@@ -17,6 +17,7 @@ import torch
 
 from outgrow.errors import ConfigError
 from outgrow.state import TrainingState
+from outgrow.train.choose import grow_best
 from outgrow.train.config import RunConfig
 from outgrow.train.course import Begun, Course
 from outgrow.train.engine import (
@@ -135,7 +136,12 @@ def _grow(session: Session, small: Path, course: Course, step: int, loss_before:
     began = time.monotonic()
     target = session.folder.stage(session.run, course.stage) / "grown"
     target.parent.mkdir(parents=True, exist_ok=True)
-    grow_state(TrainingState.from_pretrained(small), growth).save_pretrained(target, overwrite=True)
+    state = TrainingState.from_pretrained(small)
+    if growth.probe is None:
+        grown = grow_state(state, growth)
+    else:
+        grown = grow_best(session, state, growth, course, step)
+    grown.save_pretrained(target, overwrite=True)
     live = load(session, target, course, step)
     seconds = time.monotonic() - began
     treatment = make_treatment(session.run.stages[live.stage], session.plans[live.stage].growth, live.model)
@@ -270,8 +276,9 @@ def _write_stage(session: Session, live: Live) -> None:
     """The row that opens a stage: what its model is."""
     plan = session.plans[live.stage]
     row = {**log_row(session, "stage", live), "parameters": plan.cost.parameters, "stage_tokens": plan.tokens}
+    flops = {"stage_flops": plan.flops, "probe_flops": plan.probe_flops}
     place = {"peak": plan.peak, "position": live.course.now.position, "schedule_tokens": live.course.total()}
-    session.write({**row, "stage_flops": plan.flops, **place, "config": plan.config})
+    session.write({**row, **flops, **place, "config": plan.config})
 
 
 def _say_versions(session: Session) -> None:

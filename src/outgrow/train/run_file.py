@@ -19,10 +19,12 @@ from outgrow.schedule import WSD, Constant, Cosine, Linear
 from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.train.config import (
     BatchConfig,
+    CandidateConfig,
     CheckpointConfig,
     DataConfig,
     EvaluationConfig,
     GrowConfig,
+    ProbeConfig,
     RunConfig,
     StageConfig,
     TokenizerConfig,
@@ -153,6 +155,8 @@ SECTIONS: Sections = {
     "batch": (BatchConfig,),
     "stages": (StageConfig,),
     "stages.grow": (GrowConfig,),
+    "stages.grow.probe": (ProbeConfig,),
+    "stages.grow.probe.candidates": (CandidateConfig,),
     "stages.new_entries": (NewEntriesConfig,),
     "stages.freeze": (FreezeConfig,),
     "stages.masks": (MasksConfig,),

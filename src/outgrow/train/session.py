@@ -92,13 +92,18 @@ def open_session(
 
 def log_row(session: Session, kind: str, live: Live) -> dict[str, Any]:
     """What every row has: where the run stands, counted over all stages."""
+    return row_at(session, kind, live.course, live.step)
+
+
+def row_at(session: Session, kind: str, course: Course, step: int) -> dict[str, Any]:
+    """The same for a place in the run at which no model lives."""
     run = session.run
     return {
         "kind": kind,
-        "stage": run.stages[live.stage].name,
-        "step": live.step,
-        "tokens": live.step * run.tokens_per_step,
-        "flops": live.course.flops(live.step),
+        "stage": run.stages[course.stage].name,
+        "step": step,
+        "tokens": step * run.tokens_per_step,
+        "flops": course.flops(step),
         "seconds": round(session.seconds, 3),
     }
 
@@ -157,7 +162,11 @@ def point(session: Session, live: Live, checkpoint: Path) -> None:
 
 def load(session: Session, path: Path, course: Course, step: int) -> Live:
     """A model and optimizer that continue a saved state, with this run's own options whatever the state was trained with."""
-    state = TrainingState.from_pretrained(path)
+    return load_state(session, TrainingState.from_pretrained(path), course, step)
+
+
+def load_state(session: Session, state: TrainingState, course: Course, step: int) -> Live:
+    """The same for a state that is not on the disk."""
     model = build_model(state.config).to(session.device.name)
     optimizer = build_optimizer(model, session.run.optimizer)
     state.load_into(model, optimizer if state.optimizer is not None else None)

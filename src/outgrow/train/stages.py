@@ -42,7 +42,9 @@ class StagePlan:
     threshold: Threshold | None
     """The slope that an efficiency trigger waits for."""
     growth: GrowthPlan | None
-    """How this stage's model grows from the one before."""
+    """How this stage's model grows from the one before; with a probe, the first candidate's plan."""
+    probe_flops: float = 0.0
+    """Of the operators that are tried before this stage."""
     cheap_steps: int = 0
     """Steps at its begin in which a part of the model is frozen,"""
     cheap_flops: float = 0.0
@@ -73,6 +75,22 @@ def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
     )
 
 
+def candidates(growth: GrowConfig) -> tuple[GrowConfig, ...]:
+    """The growths that a probe tries; without a probe, the growth itself."""
+    if growth.probe is None:
+        return (growth,)
+    return tuple(
+        growth.model_copy(update={"width": one.width or growth.width, "depth": one.depth or growth.depth})
+        for one in growth.probe.candidates
+    )
+
+
+def _probe_steps(growth: GrowConfig | None) -> int:
+    if growth is None or growth.probe is None:
+        return 0
+    return growth.probe.steps * len(growth.probe.candidates)
+
+
 def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
     """Every stage's model, growths tried without weights: a target that cannot be is an error before any training."""
     state = _first_state(run, needs)
@@ -82,10 +100,11 @@ def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
         small, growth = state.config, None
         if stage.grow is not None:
             try:
-                state = grow_state(state, stage.grow)
-                growth = state.source.plan if isinstance(state.source, GrownView) else None
+                grown = [grow_state(state, one) for one in candidates(stage.grow)]
             except OutgrowError as error:
                 raise type(error)(f"stages.{index}.grow: {error}") from None
+            state = grown[0]  # all candidates have the same sizes
+            growth = state.source.plan if isinstance(state.source, GrownView) else None
         try:
             frozen = check_treatment(stage, growth, tuple(resolve(state.config).parameters))
         except OutgrowError as error:
@@ -94,6 +113,7 @@ def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
         cost = model_cost(state.config)
         tokens = run.stage_steps(index) * run.tokens_per_step
         flops = float(tokens * training_flops(state.config, run.data.sequence_length)[1])
+        probe_flops = flops / run.stage_steps(index) * _probe_steps(stage.grow)
         cheap = 0 if stage.freeze is None else stage.freeze.steps(run.tokens_per_step, run.stage_steps(index))
         cheap_flops = float(frozen_training_flops(state.config, run.data.sequence_length, frozen))
         cheap_flops *= run.tokens_per_step
@@ -120,6 +140,7 @@ def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
                 position=position,
                 threshold=None,
                 growth=growth,
+                probe_flops=probe_flops,
                 cheap_steps=cheap,
                 cheap_flops=cheap_flops,
             )
