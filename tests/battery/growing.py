@@ -53,6 +53,7 @@ _LLAMA: dict[str, Sizes] = {
     },
     "head_dim": {"hidden_size": 28, "head_dim": 16, "intermediate_size": 43},
     "group odd": {"hidden_size": 36, "num_attention_heads": 6, "num_hidden_layers": 4},
+    "twins": {"hidden_size": 48, "num_attention_heads": 8, "intermediate_size": 80, "num_hidden_layers": 4},
     "kv": {"num_key_value_heads": 4, "num_hidden_layers": 4},
 }
 SHAPES = {"gpt2": _GPT2, "bert": _BERT, "llama": _LLAMA}
@@ -68,6 +69,9 @@ EXACT: dict[tuple[str, str], tuple[str, ...]] = {
     ("pad", "gpt2"): ("double", "head_dim", "heads", "odd"),
     ("pad", "bert"): ("mlp double", "mlp odd", "mlp odd, deep"),
     ("pad", "llama"): ("double", "odd", "head_dim", "group odd"),
+    ("staged", "gpt2"): ("double", "triple", "mlp double"),
+    ("staged", "bert"): ("double", "triple", "mlp double"),
+    ("staged", "llama"): ("double", "twins", "mlp double"),
 }
 DIVISIBLE_IN_NO_AXIS = {"gpt2": "odd", "llama": "odd"}
 

@@ -14,12 +14,17 @@ from outgrow.architectures import Model, resolve
 from outgrow.errors import GrowthError
 from outgrow.growth import Growth, Part, target
 from outgrow.operators import depth as depths
+from outgrow.operators import staged
 from outgrow.operators import width as widths
 from outgrow.operators.registry import Operator, find
 
 __all__ = ["DEPTH", "WIDTH", "Operator", "build"]
 
-_FAMILIES = (widths.OPERATORS, depths.OPERATORS)
+_FAMILIES = (
+    widths.OPERATORS,
+    staged.OPERATORS,
+    depths.OPERATORS,
+)
 WIDTH: dict[str, Operator] = {one.name: one for family in _FAMILIES for one in family if one.kind == "width"}
 DEPTH: dict[str, Operator] = {one.name: one for family in _FAMILIES for one in family if one.kind == "depth"}
 
