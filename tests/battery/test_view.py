@@ -42,7 +42,8 @@ def state(name: str) -> dict[str, dict[str, Tensor]]:
 
 def sizes(name: str, width: str) -> dict[str, int]:
     family = zoo.family(name)
-    which = {"duplicate": "double", "pad": {"bert": "mlp odd"}.get(family, "odd")}.get(width, WIDE[family])
+    special = {"duplicate": "double", "pad": {"bert": "mlp odd"}.get(family, "odd"), "isometric": WIDE[family]}
+    which = special.get(width) or growing.usual(width, family)
     return {**growing.shape(name, which), "num_hidden_layers": 5, "vocab_size": 41}
 
 

@@ -14,7 +14,7 @@ from outgrow.architectures import Model, resolve
 from outgrow.errors import GrowthError
 from outgrow.growth import Growth, Part, target
 from outgrow.operators import depth as depths
-from outgrow.operators import staged
+from outgrow.operators import hypercloning, lemon, msg, mup, net2net, sparkling, staged
 from outgrow.operators import width as widths
 from outgrow.operators.registry import Operator, find
 
@@ -22,7 +22,13 @@ __all__ = ["DEPTH", "WIDTH", "Operator", "build"]
 
 _FAMILIES = (
     widths.OPERATORS,
+    net2net.OPERATORS,
     staged.OPERATORS,
+    lemon.OPERATORS,
+    hypercloning.OPERATORS,
+    msg.OPERATORS,
+    sparkling.OPERATORS,
+    mup.OPERATORS,
     depths.OPERATORS,
 )
 WIDTH: dict[str, Operator] = {one.name: one for family in _FAMILIES for one in family if one.kind == "width"}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -53,6 +54,19 @@ def grow(
         ):
             axes[name] = rule(name, spec, small, large)
     return Growth(small, large, axes, no_layers(small), noise, seed)
+
+
+def as_given(growth: Growth, gains: dict[str, AxisMap]) -> Growth:
+    """The growth with nothing compensated: norms and twins grow as what they follow, gains by `gains`."""
+    axes, specs = dict(growth.axes), growth.small.axes
+    for name, spec in specs.items():
+        if spec.like is not None:
+            axes[name] = axes[spec.like]
+    for name, spec in specs.items():
+        if spec.through == "norm":
+            axes[name] = axes[str(spec.of)]
+    found = {name: gains.get(name, axes[name]) for name, spec in specs.items() if spec.of is not None}
+    return replace(growth, axes=axes, gains=found)
 
 
 def attention_axis(name: str, spec: AxisSpec, small: Model, large: Model, *, power: float) -> AxisMap:
