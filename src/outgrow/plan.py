@@ -143,7 +143,7 @@ class _Builder:
         fills = self.fills(parameter, slot, self.sources(parameter, slot, _WHOLE), maps)
         if slot is WEIGHT:
             for place, part in enumerate(parts):
-                if part.noise:
+                if part.noise and terms:  # a silent layer stays silent
                     std, of = self.noise(part.noise, terms[0].source)
                     masks = () if part.noise_on == "all" else self.later_copies(parameter, part)
                     fills += (Fresh(std, self.growth.seed, f"{parameter.name}/part/{place}", masks, of),)

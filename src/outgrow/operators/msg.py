@@ -40,9 +40,10 @@ def msg(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) -> Gro
             fix="use isometric or duplicate, or raise num_attention_heads with num_key_value_heads",
         )
     heads = {name: padding(small.sizes[name], large.sizes[name], fresh="both") for name in head_axes(small)}
-    growth = as_given(grow(small, large, _rule, heads, seed, noise=0.0), {})
+    growth = grow(small, large, _rule, heads, seed, noise=0.0)
     if not growing(small, large):
         return growth
+    growth = as_given(growth, {})
     return replace(growth, parts=new_gains(growth), inexact="new units are random on both sides")
 
 
@@ -53,7 +54,7 @@ def _rule(name: str, spec: AxisSpec, small: Model, large: Model) -> AxisMap:
 def new_gains(growth: Growth) -> dict[str, tuple[Part, ...]]:
     """Gains of new channels are 1, as in a new norm."""
     gains = growth.gains or {}
-    found = {}
+    found: dict[str, tuple[Part, ...]] = {}
     for parameter in growth.large.parameters.values():
         dim = parameter.signature.dims[0]
         name = next(iter(dim.axes), "")

@@ -26,9 +26,7 @@ from outgrow.operators.width import duplicate
 from outgrow.plan import GrowthPlan
 
 
-def upscale(
-    small: Model, large: Model, *, seed: int = 0, noise: float = 0.0, perturb: float = 0.0
-) -> Growth:
+def upscale(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0, perturb: float = 0.0) -> Growth:
     """Even copies, plus noise of `perturb` times each weight's root mean square, shrinking with the width it reads.
 
     Keeps: with perturb=0, function, gradient law and (under `mup_multipliers`) the AdamW trajectory; else none of them.
@@ -66,9 +64,10 @@ def szp(
             fix="use isometric or duplicate, or raise num_attention_heads with num_key_value_heads",
         )
     heads = {name: padding(small.sizes[name], large.sizes[name], fresh="none") for name in head_axes(small)}
-    growth = as_given(grow(small, large, _silent, heads, seed, noise=0.0), {})
+    growth = grow(small, large, _silent, heads, seed, noise=0.0)
     if not growing(small, large):
         return growth
+    growth = as_given(growth, {})
     parts = {
         pattern: (Part(coefficient=shrink, noise=perturb * share),)
         for pattern, share in _shares(small, large).items()

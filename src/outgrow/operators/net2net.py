@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -26,9 +27,7 @@ from outgrow.operators.registry import Operator
 from outgrow.operators.units import attention_axis, copied_heads, grow, growing
 
 
-def net2net(
-    small: Model, large: Model, *, seed: int = 0, noise: float = 0.0, visible: float = 0.0
-) -> Growth:
+def net2net(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0, visible: float = 0.0) -> Growth:
     """New units copy old ones drawn at random; readers divide by how often a unit was copied. Any size.
 
     `visible` is the paper's own noise on the fan-in of further copies, in initializer ranges: readers see it.
@@ -45,7 +44,8 @@ def net2net(
     parts = {
         parameter.pattern: (Part(noise=visible, noise_on="writes"),)
         for parameter in large.parameters.values()
-        if len(parameter.signature.dims) > 1 and parameter.signature.axes("writes") & set(growing(small, large))
+        if len(parameter.signature.dims) > 1
+        and parameter.signature.axes("writes") & set(growing(small, large))
     }
     return replace(growth, parts=parts, inexact="copies get noise that their readers see" if parts else "")
 
@@ -102,7 +102,7 @@ def _written(parameter: Parameter, maps: Mapping[str, AxisMap]) -> list[str]:
     found: list[str] = []
     for dim in parameter.signature.dims:
         for block in dim.blocks if dim.role == "writes" else ():
-            words = [*map(str, block), *(f"{one} {two}" for one, two in zip(block, block[1:], strict=False))]
+            words = [*map(str, block), *(f"{one} {two}" for one, two in pairwise(map(str, block)))]
             found += [name for name in words if name in maps and maps[name].grows and name not in found]
     return found
 

@@ -65,7 +65,9 @@ def sparkling(
         return AxisMap(forward, Select(read, weight, before), "none")
 
     growth = _with_tied_head(as_given(grow(small, large, rule, heads, seed, noise=0.0), {}))
-    growth = replace(growth, inexact=f"readers keep the size of activations, not their values ({fan_in} fan-in)")
+    growth = replace(
+        growth, inexact=f"readers keep the size of activations, not their values ({fan_in} fan-in)"
+    )
     if fan_in == "random":
         growth = replace(growth, parts=_random_columns(growth), noise_unit="weight")
     return growth
@@ -121,7 +123,7 @@ def _with_tied_head(growth: Growth) -> Growth:
 
 def _random_columns(growth: Growth) -> dict[str, tuple[Part, ...]]:
     """Noise of the weight's own size in the new columns of every matrix that reads a growing axis."""
-    found = {}
+    found: dict[str, tuple[Part, ...]] = {}
     for parameter in growth.large.parameters.values():
         for name in parameter.signature.axes("reads"):
             axis = growth.axes[name]

@@ -1,6 +1,6 @@
 """What every width operator shares: which axes it is asked about, whole heads, rotary pairs, and words for refusals.
 
-    operator = a rule per axis (how many copies, how they share)  +  a map of whole heads
+operator = a rule per axis (how many copies, how they share)  +  a map of whole heads
 """
 
 from __future__ import annotations
@@ -110,7 +110,6 @@ def multiples(before: int, after: int) -> str:
     """
     low = max(after // before, 1) * before
     return f"{low} or {low + before}" if low > before else f"{low + before}"
-
 
 
 def head_axes(model: Model) -> list[str]:

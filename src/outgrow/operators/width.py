@@ -73,7 +73,9 @@ def pad(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) -> Gro
             "pad cannot give key/value heads fewer query heads: every old query head keeps its key/value head",
             fix="use isometric or duplicate, or raise num_attention_heads with num_key_value_heads",
         )
-    heads = {name: padding(small.sizes[name], large.sizes[name], fresh="writers") for name in head_axes(small)}
+    heads = {
+        name: padding(small.sizes[name], large.sizes[name], fresh="writers") for name in head_axes(small)
+    }
     return grow(small, large, _pad_axis, heads, seed, noise=0.0)
 
 
@@ -192,5 +194,3 @@ def _pad_axis(name: str, spec: AxisSpec, small: Model, large: Model) -> AxisMap:
 def _layer_norm_advice(small: Model, before: int, after: int) -> str:
     choose = f"choose {multiples(before, after)}"
     return choose if small.spec.layers.norm == "post" else f"use pad (any size), or {choose}"
-
-
