@@ -125,7 +125,7 @@ OPERATORS = (
         kind="width",
         grow=pad,
         title="Old units stay; new units are fresh on the side that keeps the function and zero on the other.",
-        paper="Gesmundo and Maile (arXiv 2308.06103); LEMON (arXiv 2310.07999)",
+        paper="the composable expansions of Gesmundo and Maile (arXiv 2308.06103): all five of width, one by one or together",
         tensors={
             "embeddings": "new columns zero (RMSNorm) or the mean (LayerNorm)",
             "attention": "new heads read fresh and write zero",
