@@ -125,7 +125,7 @@ def test_halves_part_by_dropout_or_unequal_noise_only(
         ("gpt2", {"n_embd": 48}, "keeps head_dim"),
         ("gpt2", {"n_embd": 48, "n_head": 8}, None),
         ("gpt2", {"n_embd": 48, "n_head": 8, "n_inner": 120}, "one factor"),
-        ("llama", {"num_key_value_heads": 4, "num_attention_heads": 16}, "one factor"),
+        ("llama", {"hidden_size": 48, "num_key_value_heads": 4, "num_attention_heads": 16}, "one factor"),
     ],
 )
 def test_refusals(name: str, to: dict[str, int], says: str | None) -> None:

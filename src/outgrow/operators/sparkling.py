@@ -61,7 +61,7 @@ def sparkling(
         index, share = copy_index(before, after), fan_in_factor(before, after, fan_in)
         forward = Select(index, torch.ones(after, dtype=torch.float64), before)
         read = index if fan_in == "copy" else torch.where(torch.arange(after) < before, index, EMPTY)
-        weight = torch.where(read >= 0, share, 0.0).to(torch.float64)
+        weight = (read >= 0).to(torch.float64) * share
         return AxisMap(forward, Select(read, weight, before), "none")
 
     growth = _with_tied_head(as_given(grow(small, large, rule, heads, seed, noise=0.0), {}))
