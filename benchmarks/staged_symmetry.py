@@ -1,8 +1,8 @@
 """Do the halves of a block-diagonal growth ever part? Tiny GPT-2, float64, 12 → 24 channels: `python benchmarks/staged_symmetry.py`.
 
-    drift       max |fold(train(grow(w))) - train(w)| / distance trained, with `plan.multipliers`: 0 if moments are exact;
-                fold(W') = G_oᵀ W' F_i is the small model that W' computes on the small model's activations
-    asymmetry   ‖W - PWP‖ / ‖W‖, P swaps the halves: 0 means that the model is still one of the old width
+drift       max |fold(train(grow(w))) - train(w)| / distance trained, with `plan.multipliers`: 0 if moments are exact;
+            fold(W') = G_oᵀ W' F_i is the small model that W' computes on the small model's activations
+asymmetry   ‖W - PWP‖ / ‖W‖, P swaps the halves: 0 means that the model is still one of the old width
 """
 
 from __future__ import annotations

@@ -24,7 +24,10 @@ SLOTS = ("weight", "exp_avg", "exp_avg_sq")
 MODELS = ["gpt2", "bert", "llama-tied-bias", "qwen3"]
 OPERATORS = [
     *((name, width) for name in MODELS for width in growing.BASE),
-    *(("llama-tied-bias", width) for width in sorted({width for width, _ in growing.EXACT | growing.INEXACT} - {*growing.BASE})),
+    *(
+        ("llama-tied-bias", width)
+        for width in sorted({width for width, _ in growing.EXACT | growing.INEXACT} - {*growing.BASE})
+    ),
 ]
 WIDE = {"gpt2": "double", "bert": "mlp odd, deep", "llama": "odd"}
 

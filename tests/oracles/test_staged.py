@@ -44,7 +44,10 @@ def expected(name: str, value: Array, slot: str, factor: int, *, published: bool
     if "wte" in name or "wpe" in name or "embed_tokens" in name:
         return np.tile(value, (1, factor)) * share
     whole = slot != "weight" and not published
-    grown = [np.tile(one, (factor, factor)) if whole else block_diagonal(one, factor) for one in chunks(name, value)]
+    grown = [
+        np.tile(one, (factor, factor)) if whole else block_diagonal(one, factor)
+        for one in chunks(name, value)
+    ]
     return np.concatenate(grown, axis=1) * share
 
 
@@ -56,14 +59,19 @@ def test_every_entry(name: str, which: str, factor: int, moments: str) -> None:
     generator = torch.Generator().manual_seed(3)
     weights = growing.weights(zoo.build(zoo.config(name)))
     old = {
-        slot: {tensor: torch.rand(value.shape, generator=generator, dtype=torch.float64) for tensor, value in weights.items()}
+        slot: {
+            tensor: torch.rand(value.shape, generator=generator, dtype=torch.float64)
+            for tensor, value in weights.items()
+        }
         for slot in ("weight", "exp_avg", "exp_avg_sq")
     }
     view = growing.view(plan, **old)
     for slot, tensors in old.items():
         for tensor, value in tensors.items():
             wanted = expected(tensor, value.numpy(), slot, factor, published=moments == "parts")
-            np.testing.assert_allclose(view.read(tensor, slot).numpy(), wanted, rtol=1e-14, err_msg=f"{slot} {tensor}")
+            np.testing.assert_allclose(
+                view.read(tensor, slot).numpy(), wanted, rtol=1e-14, err_msg=f"{slot} {tensor}"
+            )
 
 
 def test_gradients_fill_all_blocks_and_published_moments_miss_half() -> None:
@@ -71,7 +79,9 @@ def test_gradients_fill_all_blocks_and_published_moments_miss_half() -> None:
     to = {"n_embd": 48, "n_head": 8, "n_inner": 80}
     small = zoo.build(zoo.config("gpt2"))
     _, before = zoo.loss_and_gradients(small, zoo.batch())
-    exact, published = (growing.planned("gpt2", to, width="staged", moments=how) for how in ("transport", "parts"))
+    exact, published = (
+        growing.planned("gpt2", to, width="staged", moments=how) for how in ("transport", "parts")
+    )
     _, after = zoo.loss_and_gradients(growing.grown(exact, small), zoo.batch())
     name = "transformer.h.1.mlp.c_fc.weight"
     gradient = after[name]

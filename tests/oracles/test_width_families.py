@@ -43,7 +43,9 @@ def built(name: str, rows: Takes, columns: Takes, value: Array) -> Array:
     return grown if name.startswith("model") else grown.T
 
 
-def grown(name: str, width: str, to: dict[str, int] | None = None, **options: float) -> tuple[dict[str, Array], dict[str, Array]]:
+def grown(
+    name: str, width: str, to: dict[str, int] | None = None, **options: float
+) -> tuple[dict[str, Array], dict[str, Array]]:
     plan = growing.planned(name, to or TO[name], width=width, **options)
     weights = growing.weights(zoo.build(zoo.config(name)))
     view = growing.view(plan, weight=weights)
@@ -99,7 +101,11 @@ def test_aki(name: str, layer: int) -> None:
         here = pattern[name].replace(".1.", f".{layer}.")
         after = pattern[name].replace(".1.", f".{min(layer + 1, 2)}.")
         own, others = (built(here, plain(rows), shared(columns), old[one]) for one in (here, after))
-        wanted = np.concatenate([own[:first], others[first:]]) if name == "llama" else np.concatenate([own[:, :first], others[:, first:]], 1)
+        wanted = (
+            np.concatenate([own[:first], others[first:]])
+            if name == "llama"
+            else np.concatenate([own[:, :first], others[:, first:]], 1)
+        )
         close(new[here], wanted)
 
 
@@ -109,7 +115,9 @@ def test_lemon(name: str) -> None:
     old, new = grown(name, "lemon")
     wide = WIDE[name]
     units = [unit % 40 for unit in range(53)]
-    read: Takes = [(unit % 40, (2 / 3 if unit < 40 else 1 / 3) if unit % 40 < 13 else 1.0) for unit in range(53)]
+    read: Takes = [
+        (unit % 40, (2 / 3 if unit < 40 else 1 / 3) if unit % 40 < 13 else 1.0) for unit in range(53)
+    ]
     down = built(DOWN[name], [*plain([*range(24)] * 2), *[None] * (wide - 48)], read, old[DOWN[name]])
     table = np.zeros((37, wide))
     table[:, :48] = np.tile(old[TABLE[name]], 2)
@@ -125,7 +133,10 @@ def test_lemon(name: str) -> None:
     close(new[GAIN[name]][:48], np.tile(old[GAIN[name]], 2) * sqrt(2 * 24 / wide))
 
 
-@pytest.mark.parametrize(("fan_in", "factor"), [("copy", sqrt(40 / (3 * 53 - 80))), ("zero", sqrt(40 / 53)), ("random", sqrt(40 / 53))])
+@pytest.mark.parametrize(
+    ("fan_in", "factor"),
+    [("copy", sqrt(40 / (3 * 53 - 80))), ("zero", sqrt(40 / 53)), ("random", sqrt(40 / 53))],
+)
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_sparkling(name: str, fan_in: str, factor: float) -> None:
     old, new = grown(name, f"sparkling:fan_in={fan_in}", {"intermediate_size": 53})
@@ -156,7 +167,12 @@ def test_random_growth(name: str) -> None:
     assert np.std(inner[40:]) == pytest.approx(0.02, rel=0.1)
     close(new[GAIN[name]], np.concatenate([old[GAIN[name]], np.ones(WIDE[name] - 24)]))
     _, still = grown(name, "szp:shrink=0.25,perturb=0")
-    wanted = built(UP[name], [*plain([*range(40)]), *[None] * 13], [*plain([*range(24)]), *[None] * (WIDE[name] - 24)], old[UP[name]])
+    wanted = built(
+        UP[name],
+        [*plain([*range(40)]), *[None] * 13],
+        [*plain([*range(24)]), *[None] * (WIDE[name] - 24)],
+        old[UP[name]],
+    )
     close(still[UP[name]], 0.25 * wanted)
     close(still[GAIN[name]], new[GAIN[name]])
     _, moved = grown(name, "szp:shrink=0.25,perturb=1")
