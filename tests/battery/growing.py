@@ -102,6 +102,7 @@ INEXACT: dict[tuple[str, str], tuple[str, ...]] = {
     ("net2net", "llama"): ("odd",),
     ("net2net", "gpt2"): ("heads",),
     ("net2net:visible=0.5", "gpt2"): ("mlp odd",),
+    ("net2net:visible=0.5", "llama"): ("mlp odd",),
     ("aki", "gpt2"): ("heads", "mlp odd"),
     ("aki", "bert"): ("whole heads",),
     ("aki", "llama"): ("odd",),

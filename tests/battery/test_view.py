@@ -22,12 +22,11 @@ from outgrow.store.grown import GrownView
 
 SLOTS = ("weight", "exp_avg", "exp_avg_sq")
 MODELS = ["gpt2", "bert", "llama-tied-bias", "qwen3"]
+PARTS = ("staged", "aki", "msg", "lemon", "sparkling:fan_in=random", "net2net:visible=0.5")
+"""One operator for every kind of part, fill and rest."""
 OPERATORS = [
     *((name, width) for name in MODELS for width in growing.BASE),
-    *(
-        ("llama-tied-bias", width)
-        for width in sorted({width for width, _ in growing.EXACT | growing.INEXACT} - {*growing.BASE})
-    ),
+    *(("llama-tied-bias", width) for width in PARTS),
 ]
 WIDE = {"gpt2": "double", "bert": "mlp odd, deep", "llama": "odd"}
 
