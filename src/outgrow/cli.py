@@ -78,8 +78,8 @@ def grow(
         list[str],
         typer.Option("--to", help="A new size, as hidden_size=768. Repeat for each.", show_default=False),
     ],
-    width: Annotated[str, typer.Option(help="Width operator: isometric, duplicate or pad.")] = "isometric",
-    depth: Annotated[str, typer.Option(help="Depth operator: stack, interleave or identity.")] = "stack",
+    width: Annotated[str, typer.Option(help="Width operator: see `outgrow operators`.")] = "isometric",
+    depth: Annotated[str, typer.Option(help="Depth operator: see `outgrow operators`.")] = "stack",
     moments: Annotated[
         str, typer.Option(help="Adam moments: transport, keep_zero, copy, parts or reset.")
     ] = "transport",
@@ -118,6 +118,22 @@ def grow(
         console.print(f"Written: {out}   (prove it: outgrow verify {checkpoint} {out})")
     if as_json:
         _print_json(summary)
+
+
+@app.command()
+def operators(
+    name: Annotated[str, typer.Argument(help="Show this one in full.", show_default=False)] = "",
+) -> None:
+    """List the growth operators, or show one: what it does to each tensor, what is kept, its options and paper.
+
+    Example: [bold]outgrow operators lemon[/]
+    """
+    from rich.markdown import Markdown
+
+    from outgrow.report.operators_page import listing, one
+
+    console = _console()
+    console.print(Markdown(one(name)) if name else listing())
 
 
 @app.command()

@@ -254,7 +254,9 @@ def _stream(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[boo
     if axis.norm_ratio() is None:
         return False, False, "norms see copies of unequal weight: FᵀF is not c·I"
     if "layer" not in kinds:
-        return True, True, ""
+        fair = _shared_as_written(axis)
+        why = "" if fair else "a norm's backward pass mixes all channels, and copies are read unequally"
+        return True, fair, why
     forward = _as_select(axis.forward)
     if bool((forward.index == MEAN).any()):
         if growth.small.spec.layers.norm == "post":
@@ -268,11 +270,22 @@ def _stream(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[boo
     uniform = (
         bool((counts == counts[0]).all()) and float((forward.weight - forward.weight[0]).abs().max()) < 1e-12
     )
+    if uniform and not _shared_as_written(axis):
+        return True, False, "a norm's backward pass mixes all channels, and copies are read unequally"
     return (
         uniform,
         uniform,
         "" if uniform else "a LayerNorm centres its input: it needs every unit copied equally often",
     )
+
+
+def _shared_as_written(axis: AxisMap) -> bool:
+    """Whether G = F / c: gradients are shared among copies as activations are."""
+    forward, backward, ratio = _as_select(axis.forward), _as_select(axis.backward), axis.norm_ratio()
+    assert ratio is not None
+    wanted = torch.where(forward.index >= 0, forward.weight, 0.0) / ratio
+    given = torch.where(backward.index >= 0, backward.weight, 0.0)
+    return bool((wanted - given).abs().max() < 1e-12)
 
 
 def _copies_whole(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:

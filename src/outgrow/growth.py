@@ -36,12 +36,14 @@ class Part:
     shift: int = 0
     """Read this many layers further on, the last layer at most."""
     coefficient: float = 1.0
-    source: str | None = None
-    """The pattern of the parameter that is read, if another."""
+    source: str | float | None = None
+    """The pattern of the parameter that is read, if another; or a number that stands in every entry."""
     maps: tuple[LinearMap, ...] | None = None
     """One map per dimension, given outright."""
     noise: float = 0.0
     """Standard deviation of noise that readers do see, in the growth's unit of noise."""
+    noise_on: Literal["all", "writes", "reads"] = "all"
+    """Where that noise is: everywhere, or only in units of this role that are no first copy of an old unit."""
 
 
 @dataclass(frozen=True)

@@ -188,9 +188,10 @@ class _Builder:
         fills = self.fills(parameter, slot, self.sources(parameter, slot, _WHOLE), whole)
         if slot is WEIGHT:
             for place, part in enumerate(parts):
-                if part.noise:
+                if part.noise and terms:  # a silent layer stays silent
                     std, of = self.noise(part.noise, terms[0].source)
-                    fills += (Fresh(std, self.growth.seed, f"{parameter.name}/part/{place}", of=of),)
+                    masks = () if part.noise_on == "all" else self.later_copies(parameter, part)
+                    fills += (Fresh(std, self.growth.seed, f"{parameter.name}/part/{place}", masks, of),)
         return Recipe(parameter.name, shape, tuple(terms), fills)
 
     def parts(self, parameter: Parameter, slot: Slot) -> tuple[Part, ...]:
@@ -205,6 +206,8 @@ class _Builder:
         """(source tensor or constant, weight) of a new tensor; () is zero."""
         if slot is not WEIGHT and self.moments == "reset":
             return ()
+        if isinstance(part.source, float):
+            return ((part.source, 1.0),) if slot is WEIGHT else ()
         pattern = part.source or parameter.pattern
         if parameter.layer is None:
             return ((pattern, 1.0),)
@@ -371,6 +374,15 @@ class _Builder:
 
     def is_lookup(self, dim: Dim) -> bool:
         return any(self.growth.small.axes[name].through in ("lookup", "fixed") for name in dim.axes)
+
+    def later_copies(self, parameter: Parameter, part: Part) -> tuple[Mask, ...]:
+        """Units that are no first copy of an old one, in the dimensions where a part's noise is asked for."""
+        found = []
+        for dim in parameter.signature.dims:
+            first = _raw_copies(self.map(dim, WEIGHT, _WHOLE), first_only=True).covered()
+            later = ~first if dim.role == part.noise_on else torch.zeros_like(first)
+            found.append(Mask(later, torch.zeros_like(later)))
+        return tuple(found)
 
     def mask(self, dim: Dim) -> Mask:
         """New units of a dimension: those that may hold fresh values, and those that must stay zero."""

@@ -15,14 +15,29 @@ from outgrow.errors import GrowthError
 from outgrow.growth import Growth, Part, no_layers, no_width, target
 from outgrow.maps import AxisMap
 from outgrow.operators import depth as depths
-from outgrow.operators import gstack, lemon_depth, middle, progressive, staged_depth, upscaling
+from outgrow.operators import (
+    gstack,
+    hypercloning,
+    lemon,
+    lemon_depth,
+    middle,
+    msg,
+    mup,
+    net2net,
+    progressive,
+    sparkling,
+    staged,
+    staged_depth,
+    upscaling,
+)
 from outgrow.operators import width as widths
 from outgrow.operators.registry import Operator, find
 
 __all__ = ["DEPTH", "WIDTH", "Operator", "build"]
 
+_WIDTHS = (widths, net2net, staged, lemon, hypercloning, msg, sparkling, mup)
 _DEPTHS = (depths, staged_depth, gstack, middle, upscaling, progressive, lemon_depth)
-_FAMILIES = (widths.OPERATORS, *(family.OPERATORS for family in _DEPTHS))
+_FAMILIES = tuple(family.OPERATORS for family in (*_WIDTHS, *_DEPTHS))
 WIDTH: dict[str, Operator] = {one.name: one for family in _FAMILIES for one in family if one.kind == "width"}
 DEPTH: dict[str, Operator] = {one.name: one for family in _FAMILIES for one in family if one.kind == "depth"}
 

@@ -48,7 +48,7 @@ class Operator:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Its own options and their types."""
+        """Its own options and their types: int, float, str, bool, or a Literal of the words allowed."""
         hints = get_type_hints(self.grow)
         return {
             name: hints[name]
@@ -72,25 +72,35 @@ def find(text: str, kind: str, registry: Mapping[str, Operator]) -> tuple[Operat
             known = near(option, operator.options) if operator.options else "it has none"
             raise GrowthError(f"{kind} operator '{name}' has no option '{word}' ({known})")
         try:
-            options[option] = _converted(value, operator.options[option])
-        except ValueError as error:
+            options[option] = _parsed(operator.options[option], value)
+        except ValueError:
             raise GrowthError(
-                f"option {option} of {kind} operator '{name}'", got=value, expected=str(error)
+                f"option {option} of {kind} operator '{name}'",
+                got=value,
+                expected=expected(operator.options[option]),
             ) from None
     return operator, options
 
 
-def _converted(value: str, wanted: Any) -> Any:
-    """An option's value from its text. Raises ValueError with what is expected."""
-    if get_origin(wanted) is Literal:
-        if value not in get_args(wanted):
-            raise ValueError(" or ".join(map(str, get_args(wanted))))
-        return value
-    if wanted is bool:
-        if value not in ("true", "false"):
-            raise ValueError("true or false")
-        return value == "true"
-    try:
-        return wanted(value)
-    except ValueError:
-        raise ValueError(wanted.__name__) from None
+def expected(kind: Any) -> str:
+    """A type of an option in words.
+
+    >>> expected(Literal["copy", "zero"]), expected(int), expected(bool)
+    ('copy or zero', 'int', 'true or false')
+    """
+    return " or ".join(_words(kind)) if _words(kind) else str(kind.__name__)
+
+
+def _words(kind: Any) -> tuple[str, ...]:
+    """The words that an option may be, where it is one of a few."""
+    if kind is bool:
+        return ("true", "false")
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _parsed(kind: Any, value: str) -> Any:
+    if not _words(kind):
+        return kind(value)
+    if value not in _words(kind):
+        raise ValueError(value)
+    return value == "true" if kind is bool else value
