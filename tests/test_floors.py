@@ -19,8 +19,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
     5: ("operators",),
     6: ("state", "store"),
     7: ("api", "certify", "proof", "verify"),
-    8: ("flops", "schedule", "laws", "stages"),
-    9: ("train",),
+    8: ("flops", "schedule", "laws", "curves", "stages"),
+    9: ("train", "planning"),
     10: ("report", "integrations", "cli", "__main__", "__init__"),
 }
 WITHOUT_TORCH = 8
