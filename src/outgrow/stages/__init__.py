@@ -6,7 +6,7 @@
 """
 
 from outgrow.stages.optimal import best_for_flops, best_for_loss
-from outgrow.stages.paths import StagePath, replay, sensitivity
+from outgrow.stages.paths import StagePath, loss_along, replay, sensitivity
 from outgrow.stages.problem import LOSS_PRESERVING, Operator, Problem, Size
 from outgrow.stages.rules import (
     SHEN_RULES,
@@ -31,6 +31,7 @@ __all__ = [
     "best_for_loss",
     "gstack_tokens",
     "late_switch_tokens",
+    "loss_along",
     "practical_points",
     "replay",
     "sensitivity",

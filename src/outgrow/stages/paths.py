@@ -103,3 +103,25 @@ def sensitivity(problem: Problem, path: StagePath, switch: int, points: int = 81
         moved[switch] *= factor
         costs.append(replay(problem, path.sizes, [float(t) for t in moved], path.losses[-1]).total_flops)
     return factors, np.array(costs) / path.total_flops
+
+
+def loss_along(problem: Problem, sizes: Sequence[int], early_tokens: Sequence[float], flops: Array) -> Array:
+    """Loss of a schedule at each total of FLOPs; the last stage goes on for ever. The first FLOPs after a growth that are
+    lost tokens stand at the loss of the growth."""
+    operators = operators_along(problem, sizes)
+    assert operators is not None, "sizes that cannot be grown into each other"
+    result, spent, entry = np.full(flops.shape, np.nan), 0.0, 0.0
+    for k, size in enumerate(sizes):
+        chosen = problem.sizes[size]
+        lost = 0.0
+        if k:
+            spent += operators[k - 1].flops
+            lost = operators[k - 1].lost_tokens
+        tokens = np.maximum((flops - spent) / chosen.flops_per_token - lost, 0.0)
+        here = flops > spent
+        result[here] = chosen.curve.loss(entry + tokens[here])
+        if k < len(early_tokens):
+            end = float(chosen.curve.loss(entry + max(early_tokens[k] - lost, 0.0)))
+            spent += early_tokens[k] * chosen.flops_per_token
+            entry = float(problem.sizes[sizes[k + 1]].curve.tokens(end + operators[k].loss_gap))
+    return result

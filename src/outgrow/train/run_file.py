@@ -6,7 +6,7 @@ run.yaml + `--set a.b=1` -> RunConfig (frozen) -> saved beside the output, where
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,9 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     >>> load_run("examples/quickstart.yaml", ["stages.0.tokens=1M", "optimizer.learning_rate=2e-3"])  # doctest: +SKIP
     """
     path = Path(path)
-    data = _read_yaml(path)
+    data = read_yaml(path)
     for override in overrides:
-        _apply_override(data, override)
+        apply_override(data, override)
     return parse_run(data, where=str(path))
 
 
@@ -45,7 +45,7 @@ def parse_run(data: Mapping[str, Any], where: str = "the run") -> RunConfig:
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_explain(error, data, where)) from None
+        raise ConfigError(explain(error, data, where, _known_keys)) from None
 
 
 def dump_yaml(data: Mapping[str, Any]) -> str:
@@ -53,13 +53,14 @@ def dump_yaml(data: Mapping[str, Any]) -> str:
     return str(yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from a YAML file; mistakes are named with their line."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"the run file cannot be read: {path}", got=error.strerror) from None
+        raise ConfigError(f"the file cannot be read: {path}", got=error.strerror) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the run file is not UTF-8 text: {path}", got=str(error)) from None
+        raise ConfigError(f"the file is not UTF-8 text: {path}", got=str(error)) from None
     try:
         data = yaml.load(text, Loader=_Loader)  # a SafeLoader: no object is ever built
     except yaml.YAMLError as error:
@@ -72,7 +73,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(data, dict):
         raise ConfigError(
-            f"{path} is not a run file", got=type(data).__name__, expected="a mapping of keys to values"
+            f"{path} is not a file of keys and values",
+            got=type(data).__name__,
+            expected="a mapping of keys to values",
         )
     return data
 
@@ -99,7 +102,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _apply_override(data: dict[str, Any], override: str) -> None:
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set `a.b=value` in nested data."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -136,7 +140,12 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
             here = here[index]
 
 
-def _explain(error: ValidationError, data: Mapping[str, Any], where: str) -> str:
+def explain(
+    error: ValidationError,
+    data: Mapping[str, Any],
+    where: str,
+    known_keys: Callable[[Sequence[int | str]], list[str]],
+) -> str:
     """One block per mistake: the dotted key, what was found, what is expected."""
     blocks = []
     for problem in error.errors():
@@ -146,7 +155,7 @@ def _explain(error: ValidationError, data: Mapping[str, Any], where: str) -> str
             continue  # pydantic counts only the valid items; their own mistakes are already listed
         kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
         if kind == "extra_forbidden":
-            text = f"{where}: unknown key {key}\n  expected: {near(str(parts[-1]), _known_keys(parts[:-1]))}"
+            text = f"{where}: unknown key {key}\n  expected: {near(str(parts[-1]), known_keys(parts[:-1]))}"
         elif kind == "missing":
             text = f"{where}: the key {key} is missing"
         else:
