@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from pydantic import TypeAdapter, ValidationError
 
-from outgrow.planning.sizes import KINDS, amount
+from outgrow.planning.sizes import KINDS
 from outgrow.planning.study import Study
-from outgrow.schedule import WSD, Schedule
+from outgrow.schedule import Schedule
 
 OVER_TRAINED = 20.0
 """Tokens per parameter beyond which a base is over-trained for growing (arXiv 2203.15556's optimum; arXiv 2510.06548)."""
@@ -96,8 +96,8 @@ def _beyond(study: Study) -> Iterator[str]:
         seen = study.law.ranges.get(name)
         beyond = [(place, value) for place, value in values if seen is not None and seen.outside(value)]
         if beyond and seen is not None:
-            listed = ", ".join(f"{study.candidates[place].name} at {amount(value)}" for place, value in beyond)
-            yield f"Extrapolation in {name}: {listed}; the law saw {amount(seen.low)} to {amount(seen.high)}."
+            listed = ", ".join(f"{study.candidates[place].name} at {value:.3g}" for place, value in beyond)
+            yield f"Extrapolation in {name}: {listed}; the law saw {seen.low:.3g} to {seen.high:.3g}."
 
 
 def _decaying(study: Study) -> Iterator[str]:
@@ -105,7 +105,7 @@ def _decaying(study: Study) -> Iterator[str]:
     if run is None:
         return
     try:
-        schedule = TypeAdapter(Schedule).validate_python(run.get("schedule", {"kind": WSD().kind}))
+        schedule = TypeAdapter(Schedule).validate_python(run.get("schedule", {"kind": "wsd"}))
     except ValidationError:
         return  # run.yaml's own check names the mistake where the run is written
     total, seen = study.path.total_tokens, 0.0

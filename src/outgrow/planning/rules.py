@@ -71,6 +71,7 @@ def _row(
     staged = replay(problem, (small, large), (tokens,), loss)
     name = problem.sizes[small].name
     if not np.isfinite(staged.total_flops):
-        why = "growing would raise the large model's loss: it is past the target or off its curve"
+        already = float(problem.sizes[small].curve.loss(tokens)) <= loss
+        why = "by then it has the target loss" if already else "by then it is off the large size's curve"
         return RuleRow(rule, name, tokens, None, why)
     return RuleRow(rule, name, tokens, staged.saving(baseline), None)

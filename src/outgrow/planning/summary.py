@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields
 from typing import Any
 
 from outgrow.laws import Interval
@@ -47,7 +47,7 @@ def law_summary(law: SizeLaw) -> dict[str, Any]:
             {
                 "constants": {
                     name: _interval(fit.interval(lambda one, name=name: getattr(one, name)))  # type: ignore[misc]
-                    for name in (asdict(fit.law) if is_dataclass(fit.law) else {})
+                    for name in (field.name for field in fields(fit.law))
                 },
                 "quality": asdict(fit.quality),
             }

@@ -112,21 +112,17 @@ def draw_plan(study: Study, path: Path) -> None:
 
 def _draw_paths(axes: Axes, study: Study) -> None:
     problem, path, baseline = study.problem, study.path, study.baseline
-    low = min(path.flops[0], path.total_flops) / 30
+    low = path.flops[0] / 12
     flops = np.geomspace(low, 2.5 * max(path.total_flops, baseline.total_flops), 500)
     for place in _shown(study):
         size = problem.sizes[place]
-        loss = size.curve.loss(flops / size.flops_per_token)
-        axes.plot(flops, loss, color=FAINT, linewidth=0.9, alpha=0.7, zorder=1)
-        axes.annotate(
-            size.name,
-            (flops[-1], loss[-1]),
-            xytext=(4, 0),
-            textcoords="offset points",
-            fontsize=8,
+        axes.plot(
+            flops,
+            size.curve.loss(flops / size.flops_per_token),
             color=FAINT,
-            va="center",
-            annotation_clip=False,
+            linewidth=0.9,
+            alpha=0.7,
+            zorder=1,
         )
     _draw_points(axes, study, flops)
     _band(axes, study, baseline.sizes, (), flops[flops <= baseline.total_flops], INK)
@@ -174,15 +170,38 @@ def _draw_paths(axes: Axes, study: Study) -> None:
         pad=10,
     )
     first = float(problem.sizes[path.sizes[0]].curve.loss(low / problem.sizes[path.sizes[0]].flops_per_token))
+    end = float(min(size.curve.loss(flops[-1] / size.flops_per_token) for size in problem.sizes))
     bottom = path.losses[-1]
-    top = min(first, bottom + 5 * (path.losses[0] - bottom)) if len(path.sizes) > 1 else first
+    top = min(first, bottom + 3 * (path.losses[0] - bottom)) if len(path.sizes) > 1 else first
     axes.set_xscale("log")
     axes.set_xlim(low, flops[-1])
-    axes.set_ylim(bottom - 0.12 * (top - bottom), top)
+    axes.set_ylim(end - 0.06 * (top - end), top)
+    _name_curves(axes, study, float(flops[-1]), 0.045 * (top - end))
     axes.set_xlabel("FLOPs, all stages together")
     axes.set_ylabel("loss (nats per token)")
     quiet_axes(axes)
     axes.legend(frameon=False, loc="upper right", fontsize=9)
+
+
+def _name_curves(axes: Axes, study: Study, flops: float, gap: float) -> None:
+    """The sizes' names at the ends of their curves, pushed apart where curves end close together."""
+    sizes = [study.problem.sizes[place] for place in _shown(study)]
+    ends = sorted((float(size.curve.loss(flops / size.flops_per_token)), size.name) for size in sizes)
+    height = -np.inf
+    for loss, name in ends:
+        height = max(loss, height + gap)
+        if height > axes.get_ylim()[1]:
+            return
+        axes.annotate(
+            name,
+            (flops, height),
+            xytext=(4, 0),
+            textcoords="offset points",
+            fontsize=8,
+            color=FAINT,
+            va="center",
+            annotation_clip=False,
+        )
 
 
 def _shown(study: Study) -> Sequence[int]:
@@ -232,17 +251,16 @@ def _draw_sensitivity(axes: Axes, study: Study) -> None:
             100 * (costs - 1),
             color=COLORS[k % len(COLORS)],
             linewidth=2.0,
-            label=f"grow {name} early or late",
+            label=f"growing {name}",
         )
     scratch = 100 * (study.baseline.total_flops / study.path.total_flops - 1)
     axes.axhline(scratch, color=INK, linewidth=1.2, linestyle=(0, (5, 2)))
     axes.annotate(
         "one stage",
-        (1.0, scratch),
+        (0.0, scratch),
         xycoords=("axes fraction", "data"),
-        xytext=(-4, 4),
+        xytext=(4, 4),
         textcoords="offset points",
-        ha="right",
         fontsize=9,
         color=INK,
     )
@@ -253,4 +271,4 @@ def _draw_sensitivity(axes: Axes, study: Study) -> None:
     axes.set_ylabel("extra compute (%)")
     axes.set_title("switching early or late", loc="left", fontsize=11.5, fontweight="bold", pad=10)
     quiet_axes(axes)
-    axes.legend(frameon=False, loc="upper center", fontsize=9)
+    axes.legend(frameon=False, loc="upper left", fontsize=9)
