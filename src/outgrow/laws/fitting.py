@@ -3,9 +3,8 @@
     log loss = log sum_k exp(x_k . theta)        every term of every law here is a power, so its log is linear in theta
     minimise   sum_i huber(log loss(theta) - log measured loss)
 
-by Levenberg and Marquardt's method, all starts at once; then *wild* bootstrap draws: measured = fitted + sign * residual, one random
-sign per block of neighbouring points of a curve (points of one training are not independent; every size stays in every
-draw, which resampling whole curves cannot promise with four of them). Hoffmann et al. fix the width of the robust loss at 1e-3;
+by Levenberg and Marquardt's method, all starts at once. Intervals come from fits to drawn curves, fitted law + noise, where the
+noise is resampled from the residuals and keeps their correlation along a curve (`noise.py`). Hoffmann et al. fix the width of the robust loss at 1e-3;
 here it is that or 1.345 standard deviations of the scatter, whichever is wider (full efficiency on noisier curves).
 """
 
@@ -21,6 +20,7 @@ import numpy as np
 from outgrow.errors import ConfigError
 from outgrow.laws.chinchilla import Chinchilla
 from outgrow.laws.kaplan import KaplanSteps
+from outgrow.laws.noise import noise_like
 from outgrow.laws.power import Array, PowerCurve, array
 from outgrow.laws.prediction import Interval, Prediction, Range, quantiles
 from outgrow.laws.saturation import Saturation
@@ -256,7 +256,7 @@ def _least(x: Array, y: Array, theta: Array, width: float, rounds: int = 300) ->
         better = value < objective[active]
         gained = objective[active] - value
         quiet[active] = np.where(
-            gained > 1e-9 * objective[active] + 1e-18, 0, quiet[active] + 1
+            gained > 1e-7 * objective[active] + 1e-18, 0, quiet[active] + 1
         )  # several rounds without a gain: done
         theta[active[better]], objective[active[better]] = trial[better], value[better]
         damping[active] = np.clip(damping[active] * np.where(better, 0.2, 6.0), 1e-12, 1e8)
@@ -324,13 +324,9 @@ def _bootstrap(
     draws: int,
     seed: int,
 ) -> tuple[Law, ...]:
-    """Laws of wild block draws, from the best fit on; residuals are scaled for the numbers that the fit used up."""
-    random = np.random.default_rng(seed)
-    blocks = _blocks(curve)
-    signs = random.choice([-1.0, 1.0], size=(draws, int(blocks.max()) + 1))
-    points = len(y)
-    scale = np.sqrt(points / max(points - form.size, 1))
-    drawn = (y - residual)[None] + scale * signs[:, blocks] * residual[None]
+    """Laws fitted to drawn curves, each from the best fit on."""
+    noise = noise_like(residual, curve, _tangent(x, theta), draws, np.random.default_rng(seed))
+    drawn = (y - residual)[None] + noise
     thetas, _ = _least(x, drawn, np.repeat(theta[None], draws, axis=0), width)
     laws = tuple(law for one in thetas if (law := _law(form, one, centre)) is not None)
     if len(laws) < 0.8 * draws:
@@ -342,12 +338,9 @@ def _bootstrap(
     return laws
 
 
-def _blocks(curve: Array) -> Array:
-    """Neighbouring points of a curve in blocks of about the cube root of its length: block number of every point."""
-    number, blocks = 0, np.zeros(len(curve), dtype=int)
-    for one in np.unique(curve):
-        places = np.flatnonzero(curve == one)
-        length = max(1, round(len(places) ** (1 / 3)))
-        blocks[places] = number + np.arange(len(places)) // length
-        number = int(blocks[places[-1]]) + 1
-    return blocks
+def _tangent(x: Array, theta: Array) -> Array:
+    """An orthonormal basis of the directions in which the fit can follow noise: [point, coefficient]."""
+    z = x @ theta
+    share = np.exp(z - np.logaddexp.reduce(z, axis=1)[:, None])
+    basis, _ = np.linalg.qr(np.einsum("nk,nkp->np", share, x))
+    return np.asarray(basis)
