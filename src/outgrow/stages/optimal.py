@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,21 +158,21 @@ class _Table:
 
 
 def _improve(problem: Problem, sizes: Sequence[int], losses: Sequence[float]) -> StagePath:
-    """Refined switch points, and neighbouring sizes tried until none is better."""
+    """Refined switch points, and neighbouring sizes (of one stage, or of all together) tried until none is better."""
     best = _refine(problem, sizes, losses)
-    moved = True
-    while moved:
-        moved = False
-        for k in range(len(best.sizes)):
-            for step in (-1, 1):
-                other = list(best.sizes)
-                other[k] += step
-                allowed = 0 <= other[k] < len(problem.sizes) and other[-1] in problem.last
-                if not allowed or operators_along(problem, other) is None:
-                    continue
-                trial = _refine(problem, other, best.losses)
-                if trial.total_flops < best.total_flops * (1 - 1e-9):
-                    best, moved = trial, True
+    count = len(best.sizes)
+    moves = [tuple(int(k == moved) for k in range(count)) for moved in range(count)] + [(1,) * count]
+    better = True
+    while better:
+        better = False
+        for move, sign in product(moves, (-1, 1)):
+            other = [size + sign * step for size, step in zip(best.sizes, move, strict=True)]
+            inside = min(other) >= 0 and max(other) < len(problem.sizes) and other[-1] in problem.last
+            if not inside or operators_along(problem, other) is None:
+                continue
+            trial = _refine(problem, other, best.losses)
+            if trial.total_flops < best.total_flops * (1 - 1e-9):
+                best, better = trial, True
     return best
 
 
