@@ -125,7 +125,9 @@ def test_fit_first(write: Callable[..., Path], curve_file: Path, tmp_path: Path)
     path = write(target={"size": "large", "loss": 6.3}, law={"kind": "fit", "draws": 40})
     facts = json.loads(outgrow("plan", path, "--fit", curve_file, "--json").stdout)
     constants = facts["law"]["fits"][0]["constants"]
-    assert constants["token_exponent"]["low"] < 0.40 < constants["token_exponent"]["high"]
+    exponent = constants["token_exponent"]
+    assert exponent["low"] < exponent["value"] < exponent["high"]
+    assert exponent["value"] == pytest.approx(0.40, abs=0.02)  # five times the interval's half width
     saving = facts["schedules"][1]["saving_interval"]
     assert saving["low"] <= facts["schedules"][1]["saving"] <= saving["high"]
     assert any("Extrapolation in parameters" in text for text in facts["warnings"])
@@ -176,7 +178,6 @@ def test_kaplans_law_counts_without_embeddings() -> None:
 
 def test_warnings_in_plain_words() -> None:
     base = {**PLAN, "target": {"size": "large", "tokens": "200M"}, "stages": 2}
-    schedule = {"kind": "linear"}
     worked = study(
         parse_plan(
             {
@@ -195,6 +196,8 @@ def test_warnings_in_plain_words() -> None:
         "no interval",
     ):
         assert words in said
+    decayed = study(parse_plan({**PLAN, "run": {"schedule": {"kind": "linear"}}}))
+    assert "already decayed" in " ".join(cautions(decayed))
     measured = {**base, "operators": {"both": {"loss_gap": 0.01, "lost_tokens": "10k"}}}
     assert "taken to be perfect" not in " ".join(cautions(study(parse_plan(measured))))
 
