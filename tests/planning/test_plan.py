@@ -182,7 +182,6 @@ def test_warnings_in_plain_words() -> None:
         parse_plan(
             {
                 **base,
-                "run": {"schedule": schedule},
                 "candidates": [PLAN["candidates"][0], PLAN["candidates"][2]],
             }
         )
@@ -191,7 +190,6 @@ def test_warnings_in_plain_words() -> None:
     for words in (
         "tokens per parameter",
         "times at once",
-        "already decayed",
         "taken to be perfect",
         "no interval",
     ):

@@ -128,7 +128,7 @@ def gstack_tokens(parameters: float, flops: float) -> float:
     """G_stack's growth timing: tokens of the small model, for the large one's parameters and the whole compute.
 
     >>> f"{gstack_tokens(parameters=8e9, flops=7.2e23):.3g}"
-    '6.44e+09'
+    '6.58e+09'
     """
     return float(10 ** (0.88 * log10(parameters) + 163.27 / log10(flops) - 5.74))
 
