@@ -19,8 +19,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
     5: ("operators",),
     6: ("state", "store"),
     7: ("api", "certify", "growth_cost", "proof", "verify"),
-    8: ("flops", "frozen_flops", "memory", "schedule", "reentry", "laws", "stages"),
-    9: ("train",),
+    8: ("flops", "frozen_flops", "memory", "schedule", "reentry", "laws", "curves", "stages"),
+    9: ("train", "planning"),
     10: ("report", "integrations", "cli", "__main__", "__init__"),
 }
 WITHOUT_TORCH = 8

@@ -219,6 +219,32 @@ def train(
 
 
 @app.command()
+def plan(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="A plan.yaml; after --fit also curve files.", show_default=False),
+    ] = None,
+    fit: Annotated[
+        list[str] | None,
+        typer.Option("--fit", help="Curves to fit the law to: metrics.jsonl, run folder, .csv, event file."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key, as target.loss=3.1. Repeatable.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png or .svg).")] = None,
+    run: Annotated[Path | None, typer.Option(help="Write the run.yaml of the plan here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Plan a staged run: which sizes, when to grow, what it saves; with --fit the law is fitted to your curves first.
+
+    Example: [bold]outgrow plan examples/plan.yaml --plot plan.png --run run.yaml[/]
+    """
+    from outgrow.report.plan_command import plan_command
+
+    plan_command(files or [], fit or [], set_ or [], as_json=as_json, plot=plot, run=run)
+
+
+@app.command()
 def compare(
     study: Annotated[
         Path, typer.Argument(help="A study file, as in benchmarks/studies/.", show_default=False)

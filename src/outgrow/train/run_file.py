@@ -63,9 +63,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"the run file cannot be read: {path}", got=error.strerror) from None
+        raise ConfigError(f"the file cannot be read: {path}", got=error.strerror) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the run file is not UTF-8 text: {path}", got=str(error)) from None
+        raise ConfigError(f"the file is not UTF-8 text: {path}", got=str(error)) from None
     try:
         data = yaml.load(text, Loader=_Loader)  # a SafeLoader: no object is ever built
     except yaml.YAMLError as error:
@@ -78,7 +78,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(data, dict):
         raise ConfigError(
-            f"{path} is not a run file", got=type(data).__name__, expected="a mapping of keys to values"
+            f"{path} is not a file of keys and values",
+            got=type(data).__name__,
+            expected="a mapping of keys to values",
         )
     return data
 
