@@ -11,6 +11,7 @@ from outgrow.planning.config import PlanConfig
 from outgrow.planning.sizes import Candidate, sequence_length
 from outgrow.state import TrainingState
 from outgrow.train.engine import build_model, model_config
+from outgrow.train.needs import TextNeeds
 
 
 def targets(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,10 +25,7 @@ def refusal(plan: PlanConfig, small: Candidate, large: Candidate) -> str | None:
         return None
     try:
         content = model_config(
-            dict(small.fields),
-            vocab_size=int(small.fields["vocab_size"]),
-            sequence_length=sequence_length(plan),
-            separator=0,
+            dict(small.fields), TextNeeds(int(small.fields["vocab_size"]), sequence_length(plan), 0)
         )
         config = TrainingState.from_model(build_model(content, "meta")).config
         options = {name: plan.grow[name] for name in ("width", "depth") if name in plan.grow}
