@@ -187,7 +187,8 @@ def mixture(weights: Tensor) -> LayerMap:
     rows = []
     for row in weights.detach().double().tolist():
         mixed = [(layer, weight) for layer, weight in enumerate(row) if weight != 0]
-        rows.append(tuple(sorted(mixed, key=lambda one: -abs(one[1]))))
+        # An empty row would mean a fresh layer.
+        rows.append(tuple(sorted(mixed, key=lambda one: -abs(one[1]))) or ((0, 0.0),))
     return LayerMap(tuple(rows), weights.shape[1])
 
 

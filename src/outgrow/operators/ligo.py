@@ -72,8 +72,9 @@ class Ligo(Form):
 
     def matrix_name(self, block: Product, side: Side) -> str | None:
         """Which free matrix maps a product of axes on one side; None where it does not grow."""
-        if size(block, self.small) == size(block, self.large):
-            return None
+        moved = [atom for atom in block if isinstance(atom, str) and self.small.sizes[atom] != self.large.sizes[atom]]
+        if not moved or (self.fixed and size(block, self.small) == size(block, self.large)):
+            return None  # heads that are dealt out anew keep their number, and yet move
         if self.tie == "free":
             return f"map.{_key(block)}.{side}"
         return f"map.{_space(block, self.small, self.large)}"

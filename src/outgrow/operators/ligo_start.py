@@ -67,15 +67,19 @@ class _Axes:
         """float64 (large, small)."""
         atoms = product_maps(block, self._gains if side == "gain" else self._axes)
         found = kron([one.backward if side == "read" else one.forward for one in atoms]).matrix()
-        fresh = next((one.fresh for one in atoms if one.grows), "none")
-        lively = fresh == "both" or (fresh, side) in (("writers", "write"), ("readers", "read"))
-        empty = ~(found != 0).any(1)
-        if lively and bool(empty.any()):
+        maps = [(one.backward if side == "read" else one.forward).covered() for one in atoms]
+        empty, dead = torch.zeros(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
+        for one, covered in zip(atoms, maps, strict=True):
+            lively = one.fresh == "both" or (one.fresh, side) in (("writers", "write"), ("readers", "read"))
+            empty = (empty[:, None] | ~covered).flatten()
+            dead = (dead[:, None] | (~covered if not lively else torch.zeros_like(covered))).flatten()
+        fill = empty & ~dead
+        if bool(fill.any()):
             # Zero on both sides would be a saddle. One side alone may hold anything: copies of old units, at random.
             address = f"exact/{' '.join(map(str, block))}/{side}"
             pick = (uniform_rows(self._seed, address, len(found), 1).flatten() * found.shape[1]).long()
             copies = torch.nn.functional.one_hot(pick, found.shape[1]).double()
-            found = torch.where(empty[:, None], copies, found)
+            found = torch.where(fill[:, None], copies, found)
         return found
 
     def _uneven(self, name: str, axis: AxisMap) -> AxisMap:
