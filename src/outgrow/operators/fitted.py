@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -17,11 +18,18 @@ from outgrow.architectures import Model, resolve
 from outgrow.errors import GrowthError, near
 from outgrow.growth import Growth, target
 from outgrow.operators.learned import Form, patterns
-from outgrow.operators.ligo import Ligo
+from outgrow.operators.ligo import Ligo, Tie
 
 MakeForm = Callable[..., Form]
 """(small, large, **options) -> Form."""
-FORMS: Mapping[str, MakeForm] = {"ligo": Ligo}
+
+
+def _ligo(small: Model, large: Model, *, tie: Tie, offsets: list[str]) -> Ligo:
+    return Ligo(small, large, tie, tuple(offsets))
+
+
+FORMS: Mapping[str, MakeForm] = {"ligo": _ligo}
+"""Forms by the name of their method."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,8 @@ class FittedOperator:
     """How it was fitted: steps, learning rate, losses, seeds, data, FLOPs."""
     digest: str = ""
     """SHA-256 of the saved numbers."""
+    file: Path | None = None
+    """Where the numbers are saved."""
 
     def form(self, config: Mapping[str, Any]) -> Form:
         """The form at the sizes of this source. Raises GrowthError where it was fitted to another."""
@@ -61,7 +71,8 @@ class FittedOperator:
                 expected=form.shapes().get(name),
                 fix="fit it again with `outgrow learn`",
             )
-        entry = {"operator": self.method, "digest": self.digest, **self.record}
+        told = {key: value for key, value in self.record.items() if key != "losses"}
+        entry = {"operator": self.method, "digest": self.digest, **told}
         return replace(form.growth(self.values), provenance=(entry,))
 
 

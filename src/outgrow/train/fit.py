@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from outgrow.errors import ConfigError
-from outgrow.flops import model_cost
 from outgrow.operators.learned import Form, Values
 from outgrow.plan import plan
 from outgrow.proof import Batch
@@ -119,7 +118,7 @@ def fit(
         }
         progress.step(step + 1, row)
     loss_end = mean_loss(grown, evaluation, device)
-    counted = fit_flops(grown, batches(0), evaluation, options.steps)
+    counted = fit_flops(grown, batches(0), evaluation, options.steps, device)
     fitted = {name: value.detach().cpu() for name, value in values.items()}
     seconds = time.monotonic() - began
     return Fit(fitted, tuple(losses), loss_small, loss_start, loss_end, counted, seconds)
@@ -172,18 +171,16 @@ def small_loss(
     return sum(float(_loss(model, batch, device)) for batch in batches) / len(batches)
 
 
-def fit_flops(grown: GrownModel, batch: Batch, evaluation: Sequence[Batch], steps: int) -> int:
-    """FLOPs of `steps` fitting steps: 3 times those of a forward pass that also makes the weights."""
+@torch.no_grad()
+def fit_flops(grown: GrownModel, batch: Batch, evaluation: Sequence[Batch], steps: int, device: Device) -> int:
+    """FLOPs of `steps` fitting steps, 3 forward passes each, and of two evaluations; making the weights is counted too."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        grown.form.grown(grown.values, grown.small, grown.skip)
-    making = int(counter.get_total_flops())
-    cost = model_cost(grown.form.large.config)
-    forward = [
-        one["input_ids"].numel() * cost.forward(one["input_ids"].shape[1]) for one in (batch, *evaluation)
-    ]
-    return steps * 3 * (forward[0] + making) + sum(forward[1:]) * 2
+    with FlopCounterMode(display=False) as counter:
+        _loss(grown, batch, device)
+    forward = int(counter.get_total_flops())
+    share = sum(next(iter(one.values())).shape[0] for one in evaluation) / next(iter(batch.values())).shape[0]
+    return int(forward * (3 * steps + 2 * share))
 
 
 def _loss(model: Callable[..., Any], batch: Batch, device: Device) -> Tensor:
