@@ -146,7 +146,7 @@ def learn(
     data: Annotated[
         str, typer.Option(help="Text to fit on: a file, glob, folder or stdlib.", show_default=False)
     ],
-    method: Annotated[str, typer.Option(help="What is learned: ligo.")] = "ligo",
+    method: Annotated[str, typer.Option(help="What is learned: ligo or mango.")] = "ligo",
     steps: Annotated[int, typer.Option(help="Steps of the fit.")] = 100,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate of the fit.")] = 1e-3,
     warmup: Annotated[int | None, typer.Option(help="Steps of its warm-up. Default: a tenth.")] = None,
@@ -155,6 +155,7 @@ def learn(
     ] = "exact",
     width: Annotated[str, typer.Option(help="Width operator that an exact start begins at.")] = "isometric",
     depth: Annotated[str, typer.Option(help="Depth operator that an exact start begins at.")] = "identity",
+    rank: Annotated[int, typer.Option(min=1, help="Rank of Mango's ring.")] = 1,
     sequences: Annotated[int, typer.Option(min=1, help="Sequences of a batch.")] = 16,
     length: Annotated[int, typer.Option(min=2, help="Tokens of a sequence.")] = 256,
     dropout: Annotated[bool, typer.Option("--dropout", help="Fit with the model's own dropout.")] = False,
@@ -188,7 +189,7 @@ def learn(
         out,
         dict(_size(word) for word in to),
         data,
-        LearnOptions(method, start, width, depth, fit),
+        LearnOptions(method, start, width, depth, rank, fit),
         sequences=sequences,
         length=length,
         moments=cast("Moments", moments),

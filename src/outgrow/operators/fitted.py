@@ -19,6 +19,7 @@ from outgrow.errors import GrowthError, near
 from outgrow.growth import Growth, target
 from outgrow.operators.learned import Form, patterns
 from outgrow.operators.ligo import Ligo, Tie
+from outgrow.operators.mango import Mango
 
 MakeForm = Callable[..., Form]
 """(small, large, **options) -> Form."""
@@ -28,7 +29,7 @@ def _ligo(small: Model, large: Model, *, tie: Tie, offsets: list[str]) -> Ligo:
     return Ligo(small, large, tie, tuple(offsets))
 
 
-FORMS: Mapping[str, MakeForm] = {"ligo": _ligo}
+FORMS: Mapping[str, MakeForm] = {"ligo": _ligo, "mango": Mango}
 """Forms by the name of their method."""
 
 

@@ -19,6 +19,8 @@ from outgrow.operators.fitted import FittedOperator, describe_source
 from outgrow.operators.learned import Form
 from outgrow.operators.ligo import Ligo, initial
 from outgrow.operators.ligo_start import exact
+from outgrow.operators.mango import Mango
+from outgrow.operators.mango import start as mango_start
 from outgrow.proof import Batch
 from outgrow.state import TrainingState
 from outgrow.store.operator_file import learned_values
@@ -39,6 +41,8 @@ class LearnOptions:
     start: str = "exact"
     width: str = "isometric"
     depth: str = "identity"
+    rank: int = 1
+    """Of Mango's ring."""
     fit: FitOptions = field(default_factory=FitOptions)
 
 
@@ -74,7 +78,21 @@ def published_start(start: str) -> tuple[str, str]:
     return words[0], words[1]
 
 
-METHODS: Mapping[str, Begin] = {"ligo": begin_ligo}
+def begin_mango(
+    small: Model, to: Mapping[str, int], options: LearnOptions
+) -> tuple[Form, dict[str, Tensor], dict[str, Any]]:
+    """Mango at stacked layers and selected units plus noise, as published; it can begin at no exact growth."""
+    if options.start == "exact":
+        raise GrowthError(
+            "mango shares one map between all matrices, so it cannot begin at a growth that keeps the function",
+            fix="use --start published (selection and stack), or --method ligo",
+        )
+    width, depth = ("selection", "stack") if options.start == "published" else published_start(options.start)
+    form = Mango(small, target(small, to), options.rank)
+    return form, mango_start(form, width=width, depth=depth, seed=options.fit.seed), {"rank": options.rank}
+
+
+METHODS: Mapping[str, Begin] = {"ligo": begin_ligo, "mango": begin_mango}
 """Learned operators whose numbers are trained on the task's loss, by name."""
 
 
