@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import transformers
@@ -63,7 +63,7 @@ def make(kind: str) -> Callable[[], float]:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            return float(loss)
+            return float(loss.detach())
 
         return step
     if kind == "ligo published":
@@ -82,11 +82,11 @@ def make(kind: str) -> Callable[[], float]:
 
 
 def peak(kind: str) -> int:
-    """Peak memory of a process that does two steps, in bytes, and before them."""
+    """Peak memory of a process that does two steps, in bytes (VmHWM: getrusage would begin at the parent's peak)."""
     step = make(kind)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step(), step()
-    return max(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 def main() -> None:
@@ -99,6 +99,9 @@ def main() -> None:
     if arguments.peak:
         print(peak(arguments.peak))
         return
+    memory = {
+        kind: int(subprocess.check_output([sys.executable, __file__, "--peak", kind])) for kind in KINDS
+    }
     steps = {kind: make(kind) for kind in KINDS}
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for round_ in range(arguments.rounds + 1):
@@ -107,11 +110,9 @@ def main() -> None:
             step()
             if round_:  # the first warms up
                 seconds[kind].append(time.process_time() - began)
-    del steps
-    memory = {
-        kind: int(subprocess.check_output([sys.executable, __file__, "--peak", kind])) for kind in KINDS
-    }
-    print("| step | CPU seconds (median) | time / plain (median of rounds) | peak memory, MB | memory / plain |")
+    print(
+        "| step | CPU seconds (median) | time / plain (median of rounds) | peak memory, MB | memory / plain |"
+    )
     print("|---|---|---|---|---|")
     for kind in KINDS:
         ratio = statistics.median(a / b for a, b in zip(seconds[kind], seconds["plain"], strict=True))

@@ -1,7 +1,7 @@
 """Where should the fit of a learned operator begin? Loss against steps for published starts and for ours.
 
 A small model (4 layers of 128) is really trained, then LiGO is fitted to grow it to 6 layers of 192, from each start,
-on the same batches: `published` (tied, B = [I; R] with row-stochastic R, stacked layers with noise), `selection,stack`
+on the same batches, and compared with the small model's loss on them: `published` (tied, B = [I; R] with row-stochastic R, stacked layers with noise), `selection,stack`
 (tied), and `exact` (untied, at a growth that keeps the function). Each at its best of the given learning rates.
 
     python benchmarks/learned_starts.py --data /work/shared/data/lm/wiki_train.txt.xz [--model llama] [--steps 100]
@@ -12,13 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
 from outgrow import TrainingState
 from outgrow.report.learn import draw_fit
+from outgrow.store.operator_file import learned_values
 from outgrow.train import train
-from outgrow.train.fit import Fit, FitOptions
+from outgrow.train.engine import Device
+from outgrow.train.fit import Fit, FitOptions, small_losses
 from outgrow.train.learn import LearnOptions, learn
 from outgrow.train.learn_data import text_data
 from outgrow.train.progress import make_progress
@@ -75,13 +78,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("/tmp/learned_starts"))
     parser.add_argument("--tokens", type=int, default=500_000)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--sequences", type=int, default=16)
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3])
+    parser.add_argument("--sequences", type=int, default=8)
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3])
     parser.add_argument("--starts", nargs="+", default=["published", "selection,stack", "exact"])
     parser.add_argument("--out", type=Path, default=Path("docs/_static"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    checkpoint = small_model(arguments.model, arguments.data, arguments.work / arguments.model, arguments.tokens)
+    checkpoint = small_model(
+        arguments.model, arguments.data, arguments.work / arguments.model, arguments.tokens
+    )
     state = TrainingState.from_pretrained(checkpoint)
     data = text_data(
         state.config,
@@ -92,6 +97,9 @@ def main() -> None:
         limit_bytes=12_000_000,
     )
     evaluation = data.evaluation(4)
+    weights = learned_values(state.source)
+    steps = range(arguments.steps)
+    small = small_losses(state.config, weights, (data.batch(step) for step in steps), Device("cpu", False))
     fits: dict[str, Fit] = {}
     for start in arguments.starts:
         for rate in arguments.rates:
@@ -107,7 +115,15 @@ def main() -> None:
                 "small": round(fit.loss_small, 4),
                 "begins": round(fit.loss_start, 4),
                 "ends": round(fit.loss_end, 4),
-                "at 10, 30, 60": [round(sum(fit.losses[at - 5 : at + 5]) / 10, 3) for at in (10, 30, 60)],
+                "less small, steps 0-9, 10-19 ...": [
+                    round(
+                        fmean(
+                            a - b for a, b in zip(fit.losses[at : at + 10], small[at : at + 10], strict=True)
+                        ),
+                        3,
+                    )
+                    for at in range(0, arguments.steps, 10)
+                ],
                 "seconds": round(fit.seconds),
             }
             print(json.dumps(row), flush=True)
@@ -115,7 +131,8 @@ def main() -> None:
             if best is None or fit.loss_end < best.loss_end:
                 fits[start] = fit
     path = arguments.out / f"learned_starts_{arguments.model}.png"
-    draw_fit(fits, path, f"LiGO on {arguments.model}, 4 x 128 to 6 x {TARGETS[arguments.model]['hidden_size']}")
+    title = f"LiGO on {arguments.model}, 4 x 128 to 6 x {TARGETS[arguments.model]['hidden_size']}"
+    draw_fit(fits, path, title, against=small)
     print(path)
 
 

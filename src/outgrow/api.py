@@ -120,9 +120,7 @@ def _checked(growth_plan: GrowthPlan) -> GrowthPlan:
     return growth_plan
 
 
-def replay(
-    config: Mapping[str, Any], entry: Mapping[str, Any], assets: tuple[Path, ...] = ()
-) -> GrowthPlan:
+def replay(config: Mapping[str, Any], entry: Mapping[str, Any], assets: tuple[Path, ...] = ()) -> GrowthPlan:
     """The plan of a growth again, from the source's config and its lineage entry.
 
     A fitted operator is looked for among `assets`, the files that the grown state carries.

@@ -165,9 +165,7 @@ def learn(
     save_operator: Annotated[
         Path | None, typer.Option(help="Keep the fitted operator in this folder, to apply it again.")
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Write a picture of the fit here (.png or .svg).")
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture of the fit here (.png or .svg).")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace existing folders, in one step.")
     ] = False,

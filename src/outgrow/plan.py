@@ -23,7 +23,7 @@ from outgrow.constraints import Compensation, compensate
 from outgrow.errors import GrowthError, near
 from outgrow.growth import Growth, Part, grown_config, product_maps
 from outgrow.linear import EMPTY, MEAN, Identity, LinearMap, Select, direct_sum, kron
-from outgrow.maps import AxisMap, identity
+from outgrow.maps import AxisMap
 from outgrow.recipe import Fill, Fresh, Invisible, Level, Mask, Recipe, Term
 from outgrow.slots import EXP_AVG, EXP_AVG_SQ, WEIGHT, Moments, Slot
 

@@ -196,7 +196,9 @@ PANEL_ROWS = 256
 def _in_panels(recipe: Recipe, read: Read, start: int, stop: int, dtype: torch.dtype) -> Tensor:
     """Rows under dense maps. A matrix product rounds by its shape, so whole panels are computed, always the same ones."""
     places = range(start // PANEL_ROWS * PANEL_ROWS, stop, PANEL_ROWS)
-    panels = [_panel(recipe, read, place, min(place + PANEL_ROWS, recipe.shape[0]), dtype) for place in places]
+    panels = [
+        _panel(recipe, read, place, min(place + PANEL_ROWS, recipe.shape[0]), dtype) for place in places
+    ]
     if not panels:
         return torch.zeros((0, *recipe.shape[1:]), dtype=dtype)
     return torch.cat(panels)[start - places[0] : stop - places[0]]

@@ -49,7 +49,10 @@ MODULES: dict[str, dict[str, tuple[str, ...]]] = {
         "self_attn.q_proj": ("q", "emb"),
         "self_attn.k_proj": ("k", "emb"),
         "self_attn.v_proj": ("v", "emb"),
-        "self_attn.o_proj": ("emb", "group v"),  # grouped heads: the paper has none, W_O reads a map of its own
+        "self_attn.o_proj": (
+            "emb",
+            "group v",
+        ),  # grouped heads: the paper has none, W_O reads a map of its own
         "input_layernorm": ("emb",),
         "post_attention_layernorm": ("emb",),
         "mlp.gate_proj": ("fc1", "emb"),
@@ -94,7 +97,8 @@ def algorithm_1(name: str, small: Weights, values: Mapping[str, Tensor], layers:
             if f"{stem}0.{module}.{kind}" not in small:
                 continue
             wide = [
-                widened(name, module, kind, small[f"{stem}{j}.{module}.{kind}"], maps, b) for j in range(layers[0])
+                widened(name, module, kind, small[f"{stem}{j}.{module}.{kind}"], maps, b)
+                for j in range(layers[0])
             ]
             for i in range(layers[1]):
                 pieces = []
@@ -146,10 +150,14 @@ def test_proposition_1_depth(ligo: str, depth: str) -> None:
     to = {"num_hidden_layers": 7}
     weights = growing.weights(zoo.build(zoo.config("bert")))
     form = Ligo(small, target(small, to))
-    learned = growing.view(plan(form.growth(initial(form, depth=ligo, dtype=torch.float64)), "reset"), weight=weights)
+    learned = growing.view(
+        plan(form.growth(initial(form, depth=ligo, dtype=torch.float64)), "reset"), weight=weights
+    )
     direct = growing.view(plan(build(small, to, depth=depth), "reset"), weight=weights)
     for name in direct.names("weight"):
-        torch.testing.assert_close(learned.read(name, "weight"), direct.read(name, "weight"), rtol=0, atol=0, msg=name)
+        torch.testing.assert_close(
+            learned.read(name, "weight"), direct.read(name, "weight"), rtol=0, atol=0, msg=name
+        )
 
 
 def test_proposition_1_net2net() -> None:
@@ -167,7 +175,9 @@ def test_proposition_1_net2net() -> None:
     learned = growing.view(plan(form.growth(values), "reset"), weight=weights)
     direct = growing.view(plan(build(small, to, width="duplicate"), "reset"), weight=weights)
     for name in direct.names("weight"):
-        torch.testing.assert_close(learned.read(name, "weight"), direct.read(name, "weight"), **ROUNDING, msg=name)
+        torch.testing.assert_close(
+            learned.read(name, "weight"), direct.read(name, "weight"), **ROUNDING, msg=name
+        )
 
 
 # ---- Mango ----------------------------------------------------------------------------------------------------------
@@ -211,7 +221,9 @@ def test_mango_is_the_full_tensor(rank: int) -> None:
     got = gpt2_blocks({name: view.read(name, "weight") for name in view.names("weight")}, 3, 6, 2)
     # A last block that does not fill its share is cut: its rest is not read.
     torch.testing.assert_close(got, torch.where(got == 0, 0.0, m2), **ROUNDING)
-    assert int((got == 0).sum()) == 2 * 3 * 6  # one unit short of two blocks of six: a row of fc1, a column of fc2
+    assert (
+        int((got == 0).sum()) == 2 * 3 * 6
+    )  # one unit short of two blocks of six: a row of fc1, a column of fc2
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert-untied", "qwen3"])

@@ -120,7 +120,9 @@ def _pieces(parameter: Parameter, small: Model, large: Model) -> Iterator[Piece]
         yield Piece(parameter.pattern, parameter.pattern, layered, roles, blocks, None, (0, 0))
         return
     if len(fused) > 1:
-        raise GrowthError(f"'{parameter.pattern}' is fused along two dimensions, which no learned operator can say")
+        raise GrowthError(
+            f"'{parameter.pattern}' is fused along two dimensions, which no learned operator can say"
+        )
     place, starts = fused[0], (0, 0)
     for number, block in enumerate(dims[place].blocks):
         blocks = tuple(block if other == place else dim.blocks[0] for other, dim in enumerate(dims))
@@ -141,7 +143,9 @@ def stacked(small: Model, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if parameter.layer is None:
             found[pattern] = weights[pattern]
         else:
-            found[pattern] = torch.stack([weights[parameter.in_layer(layer)] for layer in range(small.layers)])
+            found[pattern] = torch.stack(
+                [weights[parameter.in_layer(layer)] for layer in range(small.layers)]
+            )
     return found
 
 
@@ -194,8 +198,8 @@ def mixture(weights: Tensor) -> LayerMap:
 
 def uniform_rows(seed: int, name: str, rows: int, columns: int) -> Tensor:
     """float64 (rows, columns), uniform on (0, 1), addressed by seed and name."""
-    normal = normal_rows(seed, name, 0, rows, columns).double()
-    return torch.special.ndtr(normal).clamp(1e-9, 1 - 1e-9)
+    drawn: Tensor = torch.special.ndtr(normal_rows(seed, name, 0, rows, columns).double())
+    return drawn.clamp(1e-9, 1 - 1e-9)
 
 
 def check_grows(small: Model, large: Model, method: str) -> None:
@@ -208,4 +212,6 @@ def check_grows(small: Model, large: Model, method: str) -> None:
                 fix="learn the other sizes, then `outgrow grow` the vocabulary",
             )
     if small.sizes == large.sizes and small.layers == large.layers:
-        raise GrowthError(f"{method} has nothing to learn: no size changes", fix="name a size that grows with --to")
+        raise GrowthError(
+            f"{method} has nothing to learn: no size changes", fix="name a size that grows with --to"
+        )

@@ -72,7 +72,11 @@ class Ligo(Form):
 
     def matrix_name(self, block: Product, side: Side) -> str | None:
         """Which free matrix maps a product of axes on one side; None where it does not grow."""
-        moved = [atom for atom in block if isinstance(atom, str) and self.small.sizes[atom] != self.large.sizes[atom]]
+        moved = [
+            atom
+            for atom in block
+            if isinstance(atom, str) and self.small.sizes[atom] != self.large.sizes[atom]
+        ]
         if not moved or (self.fixed and size(block, self.small) == size(block, self.large)):
             return None  # heads that are dealt out anew keep their number, and yet move
         if self.tie == "free":
@@ -105,10 +109,14 @@ class Ligo(Form):
         parts: dict[str, list[Tensor]] = {}
         for piece in self.pieces.values():
             if piece.pattern not in skip:
-                parts.setdefault(piece.pattern, []).append(self.grown_piece(values, small[piece.pattern], piece))
+                parts.setdefault(piece.pattern, []).append(
+                    self.grown_piece(values, small[piece.pattern], piece)
+                )
         found = {}
         for pattern, tensors in parts.items():
-            place = self.pieces[pattern].place if pattern in self.pieces else self.pieces[f"{pattern}#0"].place
+            place = (
+                self.pieces[pattern].place if pattern in self.pieces else self.pieces[f"{pattern}#0"].place
+            )
             leading = "{L}" in pattern
             found[pattern] = tensors[0] if place is None else torch.cat(tensors, dim=place + leading)
             if pattern in self.offsets:
@@ -218,7 +226,9 @@ class Ligo(Form):
         if piece.place is None:
             return None
         found = [maps[_key(block), side] for block, side in _sides(piece)]
-        shapes = [patterns(model)[piece.pattern].signature.shape(model.sizes) for model in (self.small, self.large)]
+        shapes = [
+            patterns(model)[piece.pattern].signature.shape(model.sizes) for model in (self.small, self.large)
+        ]
         before, after = (shape[piece.place] for shape in shapes)
         inner = found[piece.place].matrix()
         whole = torch.zeros(after, before, dtype=inner.dtype)
@@ -263,7 +273,9 @@ def _space(block: Product, small: Model, large: Model) -> str:
         if spec.through == "norm" and spec.of not in (None, name):
             name = str(spec.of)
         elif spec.like is not None and large.tied_axes():
-            name = spec.like  # a head tied to the embedding must read what the embedding writes (notes 2.8, item 2)
+            name = (
+                spec.like
+            )  # a head tied to the embedding must read what the embedding writes (notes 2.8, item 2)
         else:
             return name
 

@@ -112,10 +112,12 @@ def _mixtures(planned: GrowthPlan) -> tuple[dict[str, Tensor], dict[str, Tensor]
         for term in recipe.terms:
             if isinstance(term.source, str):
                 source = small.parameters[term.source].layer
-                assert source is not None and small.parameters[term.source].pattern == pattern
+                assert source is not None
                 mixed[layer, source] += term.coefficient
             elif term.source:
                 constant = torch.full((term.maps[0].inputs,), term.source, dtype=torch.float64)
-                rows = offsets.setdefault(pattern, torch.zeros(large.layers, *recipe.shape, dtype=torch.float64))
+                rows = offsets.setdefault(
+                    pattern, torch.zeros(large.layers, *recipe.shape, dtype=torch.float64)
+                )
                 rows[layer] += term.coefficient * term.maps[0].apply(constant, 0)
     return weights, offsets

@@ -50,7 +50,9 @@ class Mango(Form):
     def __post_init__(self) -> None:
         check_grows(self.small, self.large, "mango")
         if self.rank < 1:
-            raise GrowthError("the rank of a Mango operator is a number of terms", got=self.rank, expected="1 or more")
+            raise GrowthError(
+                "the rank of a Mango operator is a number of terms", got=self.rank, expected="1 or more"
+            )
 
     @cached_property
     def rest(self) -> Ligo:
@@ -60,14 +62,19 @@ class Mango(Form):
     @cached_property
     def layout(self) -> tuple[tuple[Blocks, ...], tuple[Blocks, ...]]:
         """The blocks of the small and of the large model."""
-        matrices = [one for one in self.rest.pieces.values() if one.layered and sorted(one.roles) == ["read", "write"]]
+        matrices = [
+            one for one in self.rest.pieces.values() if one.layered and sorted(one.roles) == ["read", "write"]
+        ]
         return _layout(matrices, self.small), _layout(matrices, self.large)
 
     @cached_property
     def ring(self) -> tuple[tuple[int, int], ...]:
         """(large, small) sizes of blocks, outputs, layers and inputs."""
         counts = [sum(one.count for one in layout) for layout in self.layout]
-        sizes = [_block_size(layout, model) for layout, model in zip(self.layout, (self.small, self.large), strict=True)]
+        sizes = [
+            _block_size(layout, model)
+            for layout, model in zip(self.layout, (self.small, self.large), strict=True)
+        ]
         return (
             (counts[1], counts[0]),
             (sizes[1][0], sizes[0][0]),
@@ -81,7 +88,10 @@ class Mango(Form):
         return frozenset(one.piece.pattern for one in self.layout[1])
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        ring = {f"ring.{name}": (self.rank, *sizes, self.rank) for name, sizes in zip("BOLI", self.ring, strict=True)}
+        ring = {
+            f"ring.{name}": (self.rank, *sizes, self.rank)
+            for name, sizes in zip("BOLI", self.ring, strict=True)
+        }
         others = (piece for piece in self.rest.pieces.values() if piece.pattern not in self.own)
         needed: set[str] = set()
         for piece in others:
@@ -99,7 +109,9 @@ class Mango(Form):
         for one in after:
             found.setdefault(one.piece.pattern, []).append((one.piece.start[1], self._cut(weights, one)))
         patterns_ = {
-            pattern: torch.cat([part for _, part in sorted(parts, key=lambda part: part[0])], dim=self._place(pattern))
+            pattern: torch.cat(
+                [part for _, part in sorted(parts, key=lambda part: part[0])], dim=self._place(pattern)
+            )
             for pattern, parts in found.items()
         }
         return self.rest.grown(values, small, skip | self.own) | named(self.large, patterns_)
@@ -115,7 +127,9 @@ class Mango(Form):
         for one in layout:
             matrix = one.piece.of(small[one.piece.pattern], self.small, leading=1)
             for block in _blocks(_written_first(matrix, one.piece), one):
-                padded = torch.nn.functional.pad(block, (0, inputs - block.shape[2], 0, outputs - block.shape[1]))
+                padded = torch.nn.functional.pad(
+                    block, (0, inputs - block.shape[2], 0, outputs - block.shape[1])
+                )
                 found.append(padded.transpose(0, 1))
         return torch.stack(found)
 
@@ -163,7 +177,9 @@ class Mango(Form):
                 shares = ring["B"][r1, target.first : target.first + target.count][
                     :, source.first : source.first + source.count, r2
                 ]
-                for maps in self._maps(shares, ring["O"][r2, ..., r3], ring["I"][r4, ..., r1], source, target):
+                for maps in self._maps(
+                    shares, ring["O"][r2, ..., r3], ring["I"][r4, ..., r1], source, target
+                ):
                     found.append(Part(source=source.piece.pattern, layers=layers, maps=maps))
         return found
 
@@ -176,7 +192,9 @@ class Mango(Form):
         if source.cut is None or target.cut is None or source.cut == target.cut:
             cut = source.cut if target.cut is None else target.cut
             made = [
-                torch.kron(shares, self._cropped(side, source, target, place)) if place == cut else self._cropped(side, source, target, place)
+                torch.kron(shares, self._cropped(side, source, target, place))
+                if place == cut
+                else self._cropped(side, source, target, place)
                 for place, side in enumerate(sides)
             ]
             if cut is None:
@@ -253,9 +271,7 @@ def _sources(one: Blocks, small: tuple[Blocks, ...]) -> list[int]:
 
 def _layout(matrices: list[Piece], model: Model) -> tuple[Blocks, ...]:
     """Blocks of a model's layers: an axis behind a nonlinearity is cut, every other matrix is one block."""
-    widest = max(
-        max(_sizes(piece, model)) for piece in matrices if _cut_along(piece, model) is None
-    )
+    widest = max(max(_sizes(piece, model)) for piece in matrices if _cut_along(piece, model) is None)
     found, first = [], 0
     for piece in matrices:
         cut = _cut_along(piece, model)
@@ -296,7 +312,7 @@ def _blocks(matrix: Tensor, one: Blocks) -> list[Tensor]:
         return [matrix]
     dim = one.cut + 1
     share = -(-matrix.shape[dim] // one.count)
-    return list(matrix.split(share, dim))
+    return list(torch.split(matrix, share, dim))
 
 
 def _written_first(matrix: Tensor, piece: Piece) -> Tensor:

@@ -104,9 +104,15 @@ def fit_table(fit: Fit, options: LearnOptions) -> Table:
     return table
 
 
-def draw_fit(fits: Mapping[str, Fit], path: Path, title: str) -> None:
-    """Loss against the fit's steps, one line per start, with the small model's loss as a level."""
+def draw_fit(
+    fits: Mapping[str, Fit], path: Path, title: str, *, against: Sequence[float] | None = None
+) -> None:
+    """Loss against the fit's steps, one line per start, with the small model's loss as a level.
+
+    `against` are the small model's losses on the same batches: differences to them are drawn, without the batches' noise.
+    """
     import matplotlib
+    import numpy as np
     from matplotlib.figure import Figure
 
     from outgrow.report.plot import smooth
@@ -115,26 +121,27 @@ def draw_fit(fits: Mapping[str, Fit], path: Path, title: str) -> None:
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(8.0, 4.6), dpi=150, layout="constrained")
         axes = figure.add_subplot()
-        import numpy as np
-
+        level = 0.0 if against is not None else next(iter(fits.values())).loss_small
         for color, (name, fit) in zip(COLORS * 3, fits.items(), strict=False):
+            held_out = np.array([fit.loss_start, fit.loss_end])
             losses = np.array(fit.losses)
+            if against is not None:
+                losses, held_out = losses - np.array(against), held_out - fit.loss_small
             axes.plot(losses, color=color, linewidth=0.9, alpha=0.3)
             axes.plot(smooth(losses), color=color, linewidth=1.8, label=name)
             axes.plot(
                 [0, len(losses)],
-                [fit.loss_start, fit.loss_end],
+                held_out,
                 color=color,
                 linestyle="none",
                 marker="o",
                 markersize=6,
                 markeredgecolor="white",
             )
-        level = next(iter(fits.values())).loss_small
         axes.axhline(level, color=FAINT, linewidth=1.2, linestyle=(0, (4, 3)), label="small model")
         axes.plot([], [], color=FAINT, marker="o", linestyle="none", label="held out, before and after")
         axes.set_xlabel("steps of the fit")
-        axes.set_ylabel("loss (nats per token)")
+        axes.set_ylabel("loss (nats per token)" + ("" if against is None else ", less the small model's"))
         axes.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=10)
         axes.grid(axis="y", color="#e7eaee", linewidth=0.8)
         axes.set_axisbelow(True)

@@ -101,7 +101,9 @@ def _content(file: Path, text: str) -> dict[str, Any]:
     missing = [name for name in (*_FIELDS, "digest") if name not in content]
     source = content.get("source")
     if missing or not isinstance(source, dict) or not {"model_type", "layers", "shapes"} <= set(source):
-        raise CheckpointError(f"{file} is damaged: its description lacks {', '.join(missing) or 'the source'}")
+        raise CheckpointError(
+            f"{file} is damaged: its description lacks {', '.join(missing) or 'the source'}"
+        )
     return content
 
 

@@ -9,8 +9,9 @@ its numbers towards zero. Here the warm-up is a tenth of the steps, and nothing 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ def fit(
     values = {name: value.to(device.name).clone().requires_grad_() for name, value in start.items()}
     grown = GrownModel(form, values, small, plan(form.growth(start), "reset").config, device=device.name)
     optimizer = torch.optim.AdamW(list(values.values()), lr=options.learning_rate, weight_decay=0.0)
-    loss_small = small_loss(config, small, evaluation, device)
+    loss_small = fmean(small_losses(config, small, evaluation, device))
     loss_start = mean_loss(grown, evaluation, device)
     losses: list[float] = []
     progress.stage("fit", 0, options.steps)
@@ -145,7 +146,9 @@ def fit_step(
             got=float(loss),
             fix="choose a smaller --learning-rate or another --start",
         )
-    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], options.gradient_clip)
+    nn.utils.clip_grad_norm_(
+        [p for group in optimizer.param_groups for p in group["params"]], options.gradient_clip
+    )
     for group in optimizer.param_groups:
         group["lr"] = options.rate(step)
     optimizer.step()
@@ -156,23 +159,25 @@ def fit_step(
 def mean_loss(grown: GrownModel, batches: Sequence[Batch], device: Device) -> float:
     """Mean loss of the grown model over batches, without dropout."""
     grown.model.eval()
-    return sum(float(_loss(grown, batch, device)) for batch in batches) / len(batches)
+    return fmean(float(_loss(grown, batch, device)) for batch in batches)
 
 
 @torch.no_grad()
-def small_loss(
-    config: Mapping[str, Any], weights: Mapping[str, Tensor], batches: Sequence[Batch], device: Device
-) -> float:
-    """Mean loss of the small model over batches."""
+def small_losses(
+    config: Mapping[str, Any], weights: Mapping[str, Tensor], batches: Iterable[Batch], device: Device
+) -> list[float]:
+    """Loss of the small model on each batch."""
     model = build_model(config, dtype=next(iter(weights.values())).dtype).eval()
     for name, parameter in model.named_parameters():
         parameter.copy_(weights[name])
-    model.to(device.name)  # type: ignore[arg-type]
-    return sum(float(_loss(model, batch, device)) for batch in batches) / len(batches)
+    model.to(device.name)
+    return [float(_loss(model, batch, device)) for batch in batches]
 
 
 @torch.no_grad()
-def fit_flops(grown: GrownModel, batch: Batch, evaluation: Sequence[Batch], steps: int, device: Device) -> int:
+def fit_flops(
+    grown: GrownModel, batch: Batch, evaluation: Sequence[Batch], steps: int, device: Device
+) -> int:
     """FLOPs of `steps` fitting steps, 3 forward passes each, and of two evaluations; making the weights is counted too."""
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -1,6 +1,6 @@
 """Learning an operator: which form, where its fit begins, and the fitted operator that comes out.
 
-    learn(state, to, batches) = fit(start(method)(small, large)) -> FittedOperator, saved and applied like any growth
+learn(state, to, batches) = fit(start(method)(small, large)) -> FittedOperator, saved and applied like any growth
 """
 
 from __future__ import annotations
@@ -60,7 +60,11 @@ def begin_ligo(
         return form, values, {"tie": form.tie, "offsets": list(form.offsets)}
     width, depth = published_start(options.start)
     tied = Ligo(small, target(small, to), "published")
-    return tied, initial(tied, width=width, depth=depth, seed=options.fit.seed), {"tie": tied.tie, "offsets": []}
+    return (
+        tied,
+        initial(tied, width=width, depth=depth, seed=options.fit.seed),
+        {"tie": tied.tie, "offsets": []},
+    )
 
 
 def published_start(start: str) -> tuple[str, str]:
@@ -145,7 +149,5 @@ def learn(
         "losses": list(found.losses),
     }
     sizes = {small.spec.aliases.get(name, name): value for name, value in to.items()}
-    fitted = FittedOperator(
-        options.method, own, sizes, eps, describe_source(small), found.values, record
-    )
+    fitted = FittedOperator(options.method, own, sizes, eps, describe_source(small), found.values, record)
     return fitted, found

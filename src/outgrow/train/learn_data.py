@@ -95,7 +95,8 @@ def text_data(
     objective = load(str(config["model_type"])).objective
     if objective not in ("causal", "masked"):
         raise ConfigError(
-            f"text is no data for a model that learns '{objective}'", fix="fit it from Python, with batches of your own"
+            f"text is no data for a model that learns '{objective}'",
+            fix="fit it from Python, with batches of your own",
         )
     if not (folder / "tokenizer.json").is_file():
         raise ConfigError(
