@@ -50,6 +50,10 @@ def grow(
     (12,)
     """
     if operator is not None:
+        if (width, depth, noise, seed) != ("isometric", "stack", 0.1, 0):
+            raise GrowthError(
+                "a fitted operator has its own width, depth and seed", fix="leave those arguments out"
+            )
         fitted = load_operator(Path(operator))
         growth_plan = plan_fitted(state.config, fitted, to=to, moments=moments or "reset")
         return apply(growth_plan, state, operator=fitted)

@@ -112,6 +112,10 @@ def grow(
     _quiet_transformers()
     if not to and operator is None:
         raise ConfigError("nothing says what to grow", expected="--to NAME=NUMBER, or --operator FOLDER")
+    if operator is not None and (width, depth, noise, seed) != ("isometric", "stack", 0.1, 0):
+        raise ConfigError(
+            "a fitted operator has its own width, depth and seed", fix="leave those options out"
+        )
     sizes = dict(_size(word) for word in to)
     how = cast("Moments", moments or ("transport" if operator is None else "reset"))
     config = load_config(checkpoint)
@@ -148,7 +152,9 @@ def learn(
     ],
     method: Annotated[str, typer.Option(help="What is learned: ligo or mango.")] = "ligo",
     steps: Annotated[int, typer.Option(help="Steps of the fit.")] = 100,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of the fit.")] = 1e-3,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak of the fit. Default: 3e-4 from an exact start, else 1e-3.")
+    ] = None,
     warmup: Annotated[int | None, typer.Option(help="Steps of its warm-up. Default: a tenth.")] = None,
     start: Annotated[
         str, typer.Option(help="Where the fit begins: exact, published, or WIDTH,DEPTH as selection,stack.")
@@ -178,10 +184,10 @@ def learn(
     """
     from outgrow.report.learn import learn_command
     from outgrow.train.fit import FitOptions
-    from outgrow.train.learn import LearnOptions
+    from outgrow.train.learn import LearnOptions, usual_rate
 
     _quiet_transformers()
-    fit = FitOptions(steps, learning_rate, warmup, dropout=dropout, seed=seed)
+    fit = FitOptions(steps, learning_rate or usual_rate(start), warmup, dropout=dropout, seed=seed)
     summary = learn_command(
         checkpoint,
         out,

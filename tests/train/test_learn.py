@@ -258,7 +258,12 @@ def test_learn_from_the_command_line(checkpoint: Path, corpus: Path, tmp_path: P
     assert first.read_bytes() == second.read_bytes()
     assert outgrow("verify", checkpoint, tmp_path / "again", "--data", corpus, "--steps", "1").returncode == 0
     assert "already exists" in refused(*common, *batch)
-    assert "other sizes" in refused("grow", checkpoint, tmp_path / "x", "--operator", kept, "--to", "hidden_size=32")
+    assert "other sizes" in refused(
+        "grow", checkpoint, tmp_path / "x", "--operator", kept, "--to", "hidden_size=32"
+    )
+    assert "its own width" in refused(
+        "grow", checkpoint, tmp_path / "x", "--operator", kept, "--width", "pad"
+    )
     assert "--to NAME=NUMBER, or --operator" in refused("grow", checkpoint, tmp_path / "x")
 
 

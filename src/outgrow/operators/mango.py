@@ -108,13 +108,13 @@ class Mango(Form):
         found: dict[str, list[tuple[int, Tensor]]] = {}
         for one in after:
             found.setdefault(one.piece.pattern, []).append((one.piece.start[1], self._cut(weights, one)))
-        patterns_ = {
+        joined = {
             pattern: torch.cat(
                 [part for _, part in sorted(parts, key=lambda part: part[0])], dim=self._place(pattern)
             )
             for pattern, parts in found.items()
         }
-        return self.rest.grown(values, small, skip | self.own) | named(self.large, patterns_)
+        return self.rest.grown(values, small, skip | self.own) | named(self.large, joined)
 
     def _place(self, pattern: str) -> int:
         piece = next(one.piece for one in self.layout[1] if one.piece.pattern == pattern)
@@ -157,7 +157,7 @@ class Mango(Form):
     # ---- as maps and mixtures, for the recipe path --------------------------------------------------------------
 
     def growth(self, values: Values) -> Growth:
-        filled = {**{name: _missing(name, shape) for name, shape in self.rest.shapes().items()}, **values}
+        filled = {name: _missing(name, shape) for name, shape in self.rest.shapes().items()} | dict(values)
         base = self.rest.growth(filled)
         parts = {pattern: one for pattern, one in base.parts.items() if pattern not in self.own}
         for one in self.layout[1]:
@@ -187,34 +187,27 @@ class Mango(Form):
         self, shares: Tensor, outputs: Tensor, inputs: Tensor, source: Blocks, target: Blocks
     ) -> list[tuple[LinearMap, ...]]:
         """Maps whose products sum to Σ_{b', b} shares[b', b] · (b' ← b) ⊗ outputs ⊗ inputs, cut to the matrices' sizes."""
-        sides = (outputs, inputs)
-        pairs: list[tuple[Tensor, Tensor]] = []
+        whole = [self._cropped(side, source, target, place) for place, side in enumerate((outputs, inputs))]
+        pairs: list[list[Tensor]] = []
         if source.cut is None or target.cut is None or source.cut == target.cut:
-            cut = source.cut if target.cut is None else target.cut
-            made = [
-                torch.kron(shares, self._cropped(side, source, target, place))
-                if place == cut
-                else self._cropped(side, source, target, place)
-                for place, side in enumerate(sides)
-            ]
-            if cut is None:
-                made[0] = made[0] * shares[0, 0]
-            pairs.append((made[0], made[1]))
-        else:
+            cut = (target.cut if source.cut is None else source.cut) or 0
+            pair = list(whole)
+            pair[cut] = torch.kron(shares, pair[cut])
+            pairs.append(pair)
+        else:  # one matrix is cut along what it writes, the other along what it reads: no single product
             for block in range(source.count):
-                one_hot = torch.zeros(1, source.count, dtype=shares.dtype)
-                one_hot[0, block] = 1
-                made = [self._cropped(side, source, target, place) for place, side in enumerate(sides)]
-                made[source.cut] = torch.kron(one_hot, made[source.cut])
-                made[target.cut] = torch.kron(shares[:, block : block + 1], made[target.cut])
-                pairs.append((made[0], made[1]))
+                pair = list(whole)
+                taken = torch.eye(source.count, dtype=shares.dtype)[block : block + 1]
+                pair[source.cut] = torch.kron(taken, pair[source.cut])
+                pair[target.cut] = torch.kron(shares[:, block : block + 1], pair[target.cut])
+                pairs.append(pair)
         return [self._placed(pair, source.piece, target.piece) for pair in pairs]
 
     def _cropped(self, side: Tensor, source: Blocks, target: Blocks, place: int) -> Tensor:
         """The ring's map of one side, down to what a block of source and target holds along it."""
         return side[: _held(target, self.large, place), : _held(source, self.small, place)]
 
-    def _placed(self, pair: tuple[Tensor, Tensor], source: Piece, target: Piece) -> tuple[LinearMap, ...]:
+    def _placed(self, pair: list[Tensor], source: Piece, target: Piece) -> tuple[LinearMap, ...]:
         """Maps in storage order of the target, within the whole (perhaps fused) parameters."""
         large, small = _sizes(target, self.large), _sizes(source, self.small)
         maps = [matrix[: large[place], : small[place]] for place, matrix in enumerate(pair)]

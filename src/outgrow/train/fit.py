@@ -32,7 +32,7 @@ class FitOptions:
     """How an operator is fitted. `learning_rate` is the peak, reached after `warmup` steps and 0 at the end."""
 
     steps: int = 100
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     warmup: int | None = None
     """Steps; default a tenth of all."""
     gradient_clip: float = 1.0
