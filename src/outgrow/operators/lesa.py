@@ -62,8 +62,7 @@ class Lesa(Learned):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {
-            source: self.small.shape(name(pattern, left))
-            for pattern, _, left, source in self._predicted()
+            source: self.small.shape(name(pattern, left)) for pattern, _, left, source in self._predicted()
         }
 
     def growth(self, values: Values) -> Growth:
@@ -72,9 +71,7 @@ class Lesa(Learned):
             for field in growable(self.small.spec)
             if self.large.config.get(field) != self.small.config.get(field)
         }
-        base = build(
-            self.small, to, width=self.width, depth="interleave", noise=self.noise, seed=self.seed
-        )
+        base = build(self.small, to, width=self.width, depth="interleave", noise=self.noise, seed=self.seed)
         parts = dict(base.parts)
         for pattern, new, _, source in self._predicted():
             large = name(pattern, new)

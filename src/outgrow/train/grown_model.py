@@ -42,10 +42,10 @@ class GrownModel:
         _empty(self.model, device)
         self.skip = frozenset(tables)
 
-    def __call__(self, **batch: Tensor) -> Any:
+    def __call__(self, *inputs: Tensor, **batch: Tensor) -> Any:
         """The model's output for a batch."""
         weights = self.form.grown(self.values, self.small, self.skip)
-        return torch.func.functional_call(self.model, weights, args=(), kwargs=batch)
+        return torch.func.functional_call(self.model, weights, args=inputs, kwargs=batch)
 
     def _replace_tables(self) -> list[str]:
         """Put mapped tables in the place of plain embeddings and heads over a vocabulary; the patterns they stand for."""
