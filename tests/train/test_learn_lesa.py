@@ -87,6 +87,8 @@ def test_lesa_from_the_command_line(checkpoint: Path, tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
     proved = outgrow("verify", checkpoint, tmp_path / "again", "--steps", "1")
     assert proved.returncode == 0, proved.stdout + proved.stderr
+    replaced = outgrow(*learn, *own, "--save-operator", tmp_path / "op", "--overwrite")
+    assert replaced.returncode == 0, replaced.stderr
     assert "reads no data" in refused(*learn, "--data", "stdlib")
     assert "no use for --warmup, --start" in refused(*learn, "--warmup", "3", "--start", "published")
     ligo = ("learn", checkpoint, tmp_path / "x", "--to", "num_hidden_layers=4")

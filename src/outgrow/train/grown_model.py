@@ -70,6 +70,17 @@ class GrownModel:
         return _MappedHead(self, pattern, dim, module.bias)
 
 
+def making_flops(form: Form, values: Values) -> int:
+    """FLOPs of making all large weights once, tables over a vocabulary left out, counted without computing them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    small = {name: torch.empty(form.small.shape(name), device="meta") for name in form.small.parameters}
+    numbers = {name: value.to("meta") for name, value in values.items()}
+    with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as counter:
+        form.grown(numbers, stacked(form.small, small), frozenset(_tables(form)))
+    return int(counter.get_total_flops())
+
+
 class _MappedEmbedding(nn.Module):
     """ids -> B·E[ids]."""
 
