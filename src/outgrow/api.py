@@ -18,7 +18,7 @@ from outgrow.slots import Moments
 from outgrow.state import OptimizerInfo, ParamGroup, TrainingState
 from outgrow.store.grown import GrownView
 from outgrow.store.models import named_shapes
-from outgrow.store.operator_file import FILE, asset_of, load_operator
+from outgrow.store.operator_file import FILE, asset_of, check_sample, load_operator
 
 
 def grow(
@@ -145,6 +145,8 @@ def apply(
 ) -> TrainingState:
     """The grown state of a plan, lazily. It carries the file of the fitted operator that made it, if one did."""
     assets = state.assets
+    if operator is not None:
+        check_sample(operator, state.source)
     if operator is not None and operator.file is not None:
         assets = (*(path for path in assets if path.name != FILE), operator.file)
     steps = {}

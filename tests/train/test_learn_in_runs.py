@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from outgrow.store.operator_file import load_operator, save_operator
 from outgrow.train import dry_run, train
 from outgrow.train.fit import FitOptions, fit_step
 from outgrow.train.learn import LearnOptions, learn
+from outgrow.train.lesa import LesaOptions, learn_lesa
 from outgrow.train.run_file import parse_run
 from outgrow.train.treatment import make_treatment
 from train.test_loop import Tiny, bits, rows_without_times
@@ -146,6 +148,63 @@ def test_a_fitted_operator_between_stages(tiny: Tiny, tmp_path: Path, operator: 
             train(parse_run(wrong), progress=False)
         assert "stages.1.grow" in str(caught.value)
         assert not (tmp_path / "wrong" / "metrics.jsonl").exists()
+
+
+def test_predicted_layers_need_their_own_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
+    run = tiny(output=str(tmp_path / "first"))
+    run["model"]["num_hidden_layers"] = 3
+    run["stages"] = [{"name": "small", "tokens": 64}]
+    train(parse_run(run), progress=False)
+    final = tmp_path / "first" / "final"
+    predicted, _ = learn_lesa(
+        TrainingState.from_pretrained(final), {"num_hidden_layers": 4}, LesaOptions(steps=2)
+    )
+    save_operator(predicted, tmp_path / "lesa")
+    grow = {"operator": str(tmp_path / "lesa")}
+    data = {key: value for key, value in run["data"].items() if key != "tokenizer"}
+    stages = [{"name": "go", "from": str(final), "tokens": 64, "grow": grow}]
+    train(
+        parse_run(tiny(model=None, output=str(tmp_path / "more"), stages=stages, data=data)), progress=False
+    )
+    assert TrainingState.from_pretrained(tmp_path / "more" / "final").config["num_hidden_layers"] == 4
+    later = {**run, "output": str(tmp_path / "wrong")}
+    later["stages"] = [*run["stages"], {"name": "large", "tokens": 64, "grow": grow}]
+    with pytest.raises(OutgrowError, match=r"stages\.1\.grow: a lesa operator holds layers"):
+        train(parse_run(later), progress=False)
+
+
+def test_what_a_learned_growth_cannot_tell_apart(tiny: Tiny, tmp_path: Path) -> None:
+    run = learning(tiny, tmp_path / "wrong")
+    run["stages"][1]["freeze"] = {"what": "old", "tokens": 64}
+    with pytest.raises(OutgrowError, match="mixtures of old ones"):
+        train(parse_run(run), progress=False)
+
+
+def test_images_and_masked_text(tiny: Tiny, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "images.npz",
+        pixel_values=rng.normal(size=(30, 2, 6, 6)).astype(np.float32),
+        labels=rng.integers(0, 5, 30),
+    )
+    small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    stages = [
+        {"name": "small", "tokens": 64},
+        {
+            "name": "large",
+            "tokens": 64,
+            "grow": {"to": {"hidden_size": 32, "num_attention_heads": 4}, "learn": {"steps": 2}},
+        },
+    ]
+    for model, data in (
+        ({"model_type": "vit", "patch_size": 3}, {"images": str(tmp_path / "images.npz")}),
+        ({"model_type": "bert"}, tiny()["data"]),
+    ):
+        output = tmp_path / model["model_type"]
+        run = tiny(output=str(output), model={**model, **small}, data=data, stages=stages)
+        train(parse_run(run), progress=False)
+        fit = next(row for row in rows(output) if row["kind"] == "fit")
+        assert fit["loss_start"] == pytest.approx(fit["loss_small"], rel=1e-4)
 
 
 def test_mistakes_in_what_is_learned(tiny: Tiny, tmp_path: Path) -> None:

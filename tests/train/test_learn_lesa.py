@@ -48,6 +48,9 @@ def test_a_saved_operator_holds_the_predicted_layers(checkpoint: Path, tmp_path:
         assert torch.equal(grown.source.read(name, "weight"), wanted.source.read(name, "weight")), name
     new = grown.source.read("model.layers.2.mlp.down_proj.weight", "weight")  # gap 1 of two
     assert not torch.equal(new, grown.source.read("model.layers.1.mlp.down_proj.weight", "weight"))
+    other = TrainingState.from_model(zoo.build(dict(state.config), dtype=torch.float32))
+    with pytest.raises(GrowthError, match="predicted from other weights"):
+        grow(other, operator=tmp_path / "op")
     moved = grow(state, operator=tmp_path / "op", moments="transport")
     assert set(moved.source.names("exp_avg")) == set(moved.source.names("weight"))
 

@@ -112,6 +112,21 @@ def learned_values(source: TensorSource) -> dict[str, Tensor]:
     return {name: source.read(name, "weight").detach().clone() for name in source.names("weight")}
 
 
+def sampled(source: TensorSource, name: str) -> dict[str, str]:
+    """What a source is told by where its very weights matter: the digest of one of them, by name."""
+    return {name: digest({name: source.read(name, "weight")})}
+
+
+def check_sample(operator: FittedOperator, source: TensorSource) -> None:
+    """Raise GrowthError where an operator that holds predicted layers meets other weights than those it was fitted to."""
+    for name, wanted in operator.source.get("sample", {}).items():
+        if sampled(source, name)[name] != wanted:
+            raise GrowthError(
+                f"this {operator.method} operator holds layers that were predicted from other weights: '{name}' differs",
+                fix="fit one to this source with `outgrow learn`",
+            )
+
+
 def asset_of(assets: tuple[Path, ...], wanted: str) -> FittedOperator:
     """The operator that a grown state carries. Raises GrowthError where it is gone or another."""
     file = next((path for path in assets if path.name == FILE), None)

@@ -8,15 +8,18 @@ Making them is counted on the meta device; a training step as everywhere in a ru
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from outgrow.api import apply, plan_fitted
 from outgrow.architectures import resolve
+from outgrow.errors import GrowthError
 from outgrow.flops import training_flops
 from outgrow.operators.learned import Form
 from outgrow.state import TrainingState
+from outgrow.store.operator_file import load_operator
 from outgrow.train.config import GrowConfig, RunConfig
 from outgrow.train.fit import FitOptions
 from outgrow.train.grown_model import making_flops
@@ -35,6 +38,17 @@ def learn_options(growth: GrowConfig) -> LearnOptions:
         seed=growth.seed,
     )
     return LearnOptions(wanted.method, wanted.start, wanted.width, wanted.depth, wanted.rank, fit)
+
+
+def check_operator(growth: GrowConfig, stage: int) -> None:
+    """Raise where a fitted operator holds layers of one checkpoint, and the stage's source is yet to be trained."""
+    if growth.operator is not None and stage > 0:
+        operator = load_operator(Path(growth.operator).expanduser())
+        if "sample" in operator.source:
+            raise GrowthError(
+                f"a {operator.method} operator holds layers predicted from one checkpoint, not from what this run will train",
+                fix="use it in the first stage, after `from` that checkpoint",
+            )
 
 
 def begun_state(state: TrainingState, growth: GrowConfig) -> TrainingState:

@@ -24,6 +24,7 @@ from outgrow.growth import Growth, target
 from outgrow.operators.fitted import FittedOperator, describe_source
 from outgrow.operators.lesa import Lesa, name
 from outgrow.state import TrainingState
+from outgrow.store.operator_file import sampled
 
 _NORM_WEIGHT = 5e-5  # λ of the paper
 
@@ -105,7 +106,9 @@ def learn_lesa(
     sizes = {spec.aliases.get(field, field): value for field, value in to.items()}
     own = {"width": options.width, "noise": options.noise, "seed": options.seed}
     record = {"fit": asdict(options), **_errors(found)}
-    return FittedOperator("lesa", own, sizes, {}, describe_source(form.small), found.tensors, record), found
+    matrix = next(one for one in form.patterns if len(form.small.shape(name(one, 0))) > 1)
+    source = {**describe_source(form.small), "sample": sampled(state.source, name(matrix, 0))}
+    return FittedOperator("lesa", own, sizes, {}, source, found.tensors, record), found
 
 
 def lesa_form(config: Mapping[str, Any], to: Mapping[str, Any], options: LesaOptions) -> Lesa:

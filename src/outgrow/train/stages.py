@@ -20,7 +20,7 @@ from outgrow.state import TrainingState
 from outgrow.store.grown import GrownView
 from outgrow.train.config import GrowConfig, RunConfig
 from outgrow.train.engine import build_model, model_config
-from outgrow.train.learn_plan import begun_state, learning_flops
+from outgrow.train.learn_plan import begun_state, check_operator, learning_flops
 from outgrow.train.needs import Needs
 from outgrow.train.optimizers import check_start
 from outgrow.train.treatment import check_treatment
@@ -106,6 +106,7 @@ def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
         small, growth = state.config, None
         if stage.grow is not None:
             try:
+                check_operator(stage.grow, index)
                 grown = [grow_state(state, one) for one in candidates(stage.grow)]
             except OutgrowError as error:
                 raise type(error)(f"stages.{index}.grow: {error}") from None
