@@ -172,6 +172,17 @@ def test_predicted_layers_need_their_own_checkpoint(tiny: Tiny, tmp_path: Path) 
     with pytest.raises(OutgrowError, match=r"stages\.1\.grow: a lesa operator holds layers"):
         train(parse_run(later), progress=False)
 
+    learned = {"to": {"num_hidden_layers": 5}, "learn": {"method": "lesa", "steps": 2, "hidden": 4}}
+    later["stages"] = [*run["stages"], {"name": "large", "tokens": 64, "grow": learned}]
+    again = {**later, "output": str(tmp_path / "again")}
+    for one in (later, again):
+        train(parse_run(one), progress=False)
+    assert bits(tmp_path / "wrong" / "final") == bits(tmp_path / "again" / "final")
+    fit = next(row for row in rows(tmp_path / "wrong") if row["kind"] == "fit")
+    assert fit["fit_flops"] > 0
+    entry = TrainingState.from_pretrained(tmp_path / "wrong" / "final").lineage[-1]["operators"][0]
+    assert (entry["operator"], entry["flops"]) == ("lesa", fit["fit_flops"])
+
 
 def test_what_a_learned_growth_cannot_tell_apart(tiny: Tiny, tmp_path: Path) -> None:
     run = learning(tiny, tmp_path / "wrong")
@@ -214,6 +225,7 @@ def test_mistakes_in_what_is_learned(tiny: Tiny, tmp_path: Path) -> None:
         ({"method": "lgo"}, {}, "'ligo'"),
         ({"method": "mango"}, {}, "cannot begin"),
         ({"stepz": 1}, {}, "did you mean steps"),
+        ({"method": "lesa"}, {}, "learning_rate"),
         ({}, {"depth": "identity"}, "learn.depth"),
         ({}, {"to": {}}, "at least one size"),
         ({}, {"to": {"hidden_size": 10}}, "hidden_size"),

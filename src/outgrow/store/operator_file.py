@@ -41,7 +41,8 @@ def save_operator(operator: FittedOperator, folder: Path, *, overwrite: bool = F
     }
     with publishing(folder, overwrite=overwrite) as temporary:
         values = {name: value.contiguous() for name, value in operator.values.items()}
-        save_file(values, temporary / FILE, metadata={"format": "pt", "outgrow": json.dumps(content)})
+        # One key: safetensors writes several in any order, and the same operator is the same bits.
+        save_file(values, temporary / FILE, metadata={"outgrow": json.dumps(content)})
         (temporary / "operator.json").write_text(json_text(content), encoding="utf-8")
     return replace(operator, digest=content["digest"], file=folder / FILE)
 

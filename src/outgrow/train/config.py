@@ -12,7 +12,7 @@ from pydantic import AliasChoices, Field, model_validator
 from outgrow.reentry import Curve, Ratio, Reentry
 from outgrow.schedule import WSD, Schedule, TokenCount
 from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
-from outgrow.train.learn_config import LearnConfig
+from outgrow.train.learn_config import Learning, LesaConfig
 from outgrow.train.optimizer_config import AdamWConfig, OptimizerConfig
 from outgrow.train.section import Count
 from outgrow.train.section import Section as _Section
@@ -117,7 +117,7 @@ class GrowConfig(_Section):
     probe: ProbeConfig | None = None
     operator: str | None = None
     """Folder of an operator that `outgrow learn` fitted; its sizes, width, depth and seed are its own."""
-    learn: LearnConfig | None = None
+    learn: Learning | None = None
     """Fit an operator here, on the run's own data."""
 
     @model_validator(mode="before")
@@ -138,11 +138,13 @@ class GrowConfig(_Section):
     def _has_one_way(self) -> GrowConfig:
         if sum(one is not None for one in (self.probe, self.operator, self.learn)) > 1:
             raise ValueError("give one of probe, operator and learn")
-        usual = {"width": "isometric", "depth": "stack", "noise": 0.1}
+        usual: dict[str, Any] = {"width": "isometric", "depth": "stack"}
+        if not isinstance(self.learn, LesaConfig):
+            usual["noise"] = 0.1
         own = [name for name, value in usual.items() if getattr(self, name) != value]
         if self.learn is not None and own:
             raise ValueError(
-                f"a learned operator has no use for {', '.join(own)}: learn.width and learn.depth name its exact start"
+                f"a learned operator has no use for {', '.join(own)}: see learn.width and learn.depth"
             )
         if self.operator is not None and (own or self.seed):
             words = ", ".join([*own, *(["seed"] if self.seed else [])])

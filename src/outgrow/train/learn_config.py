@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from outgrow.train.section import Count, Section
 
@@ -32,3 +32,25 @@ class LearnConfig(Section):
         if self.warmup_steps is not None and self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be fewer than steps {self.steps}")
         return self
+
+
+class LesaConfig(Section):
+    """Layers predicted from their neighbours: no data, no steps of the task's loss."""
+
+    method: Literal["lesa"]
+    width: str = "isometric"
+    """How all layers are widened."""
+    steps: Count = 200
+    """Of Adam, for each kind of matrix."""
+    hidden: Count = 64
+    rank: Count = 128
+
+
+def _kind(data: Any) -> str:
+    method = data.get("method") if isinstance(data, dict) else getattr(data, "method", None)
+    return "lesa" if method == "lesa" else "fitted"
+
+
+Learning = Annotated[
+    Annotated[LearnConfig, Tag("fitted")] | Annotated[LesaConfig, Tag("lesa")], Discriminator(_kind)
+]

@@ -7,18 +7,22 @@ Everything is a function of the saved state, the configuration and the step, so 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from outgrow.api import apply, plan_fitted
 from outgrow.architectures import load
+from outgrow.operators.fitted import FittedOperator
 from outgrow.proof import Batch
 from outgrow.state import TrainingState
 from outgrow.store.operator_file import save_operator
 from outgrow.train.config import GrowConfig
 from outgrow.train.course import Course
-from outgrow.train.learn import learn
+from outgrow.train.learn import LearnOptions, learn
 from outgrow.train.learn_data import forward_batch
 from outgrow.train.learn_plan import items, learn_options
+from outgrow.train.lesa import LesaOptions, learn_lesa
 from outgrow.train.session import Session, row_at
 
 
@@ -33,7 +37,29 @@ def grow_learned(
 
     `course` has entered the stage that begins with the growth. The fit goes into the log and into the lineage.
     """
-    run, options = session.run, learn_options(growth)
+    run, plan = session.run, session.plans[course.stage]
+    options = learn_options(growth)
+    if isinstance(options, LesaOptions):
+        fitted, found = learn_lesa(state, growth.to, options)
+        told: dict[str, Any] = {"method": "lesa", "error": found.error, "error_of_mean": found.error_of_mean}
+        session.progress.say(
+            f"lesa: error {found.error:.4f}, of the neighbours' mean {found.error_of_mean:.4f}"
+        )
+    else:
+        fitted, told = _fit(session, state, growth.to, options, step)
+    session.write({**row_at(session, "fit", course, step), **told, "fit_flops": plan.probe_flops})
+    # The wall clock stays out of what is saved: a run that was killed must end in the same bits.
+    record = {key: value for key, value in fitted.record.items() if key != "seconds"}
+    fitted = replace(fitted, record={**record, "flops": plan.probe_flops})
+    saved = save_operator(fitted, session.folder.stage(run, course.stage) / "operator", overwrite=True)
+    return apply(plan_fitted(state.config, saved, moments=growth.moments), state, operator=saved)
+
+
+def _fit(
+    session: Session, state: TrainingState, to: Mapping[str, Any], options: LearnOptions, step: int
+) -> tuple[FittedOperator, dict[str, Any]]:
+    """An operator fitted on the batches that follow, and what the log says of it."""
+    run = session.run
     objective = load(str(state.config["model_type"])).objective
 
     def batch(place: int) -> Batch:
@@ -43,7 +69,7 @@ def grow_learned(
 
     fitted, fit = learn(
         state,
-        growth.to,
+        to,
         batch,
         [forward_batch(objective, one) for one in session.validation],
         options,
@@ -51,25 +77,15 @@ def grow_learned(
         device=session.device,
         progress=session.progress,
     )
-    flops = session.plans[course.stage].probe_flops
-    losses = {"loss_small": fit.loss_small, "loss_start": fit.loss_start, "loss_end": fit.loss_end}
-    session.write(
-        {
-            **row_at(session, "fit", course, step),
-            "method": options.method,
-            "start": options.start,
-            **losses,
-            "losses": list(fit.losses),
-            "fit_flops": flops,
-            "fit_seconds": round(fit.seconds, 3),
-        }
-    )
     session.progress.say(
         f"{options.method} fitted from {options.start} in {fit.seconds:.1f} s: held-out loss {fit.loss_small:.4f} small, "
         f"{fit.loss_start:.4f} at the start, {fit.loss_end:.4f} after {options.fit.steps} steps"
     )
-    # The wall clock stays out of what is saved: a run that was killed must end in the same bits.
-    record = {**{key: value for key, value in fitted.record.items() if key != "seconds"}, "flops": flops}
-    folder = session.folder.stage(run, course.stage) / "operator"
-    saved = save_operator(replace(fitted, record=record), folder, overwrite=True)
-    return apply(plan_fitted(state.config, saved, moments=growth.moments), state, operator=saved)
+    losses = {"loss_small": fit.loss_small, "loss_start": fit.loss_start, "loss_end": fit.loss_end}
+    what = {"method": options.method, "start": options.start}
+    return fitted, {
+        **what,
+        **losses,
+        "losses": list(fit.losses),
+        "fit_seconds": round(fit.seconds, 3),
+    }

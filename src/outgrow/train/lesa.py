@@ -102,13 +102,43 @@ def learn_lesa(
     """The same as an operator that can be saved and applied again. It needs no data: the model's own layers are the task."""
     form = lesa_form(state.config, to, options)
     found = predict(state, form, options)
+    matrix = next(one for one in form.patterns if len(form.small.shape(name(one, 0))) > 1)
+    sample = sampled(state.source, name(matrix, 0))
+    made = lesa_operator(form, options, to, found.tensors, {"fit": asdict(options), **_errors(found)})
+    return replace(made, source={**made.source, "sample": sample}), found
+
+
+def lesa_operator(
+    form: Lesa,
+    options: LesaOptions,
+    to: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    record: Mapping[str, Any],
+) -> FittedOperator:
+    """Predicted layers as an operator."""
     spec = form.small.spec
     sizes = {spec.aliases.get(field, field): value for field, value in to.items()}
     own = {"width": options.width, "noise": options.noise, "seed": options.seed}
-    record = {"fit": asdict(options), **_errors(found)}
-    matrix = next(one for one in form.patterns if len(form.small.shape(name(one, 0))) > 1)
-    source = {**describe_source(form.small), "sample": sampled(state.source, name(matrix, 0))}
-    return FittedOperator("lesa", own, sizes, {}, source, found.tensors, record), found
+    return FittedOperator("lesa", own, sizes, {}, describe_source(form.small), tensors, record)
+
+
+def lesa_flops(form: Lesa, options: LesaOptions) -> int:
+    """FLOPs of all fits: for each kind of matrix an SVD of the layers side by side, and steps of the network on the triples.
+
+    An SVD of (long, short) takes 6 long short² + 20 short³ (Golub and Van Loan, R-SVD); a network 6 per weight and column.
+    """
+    total = 0
+    for pattern in form.patterns:
+        shape = form.small.shape(name(pattern, 0))
+        if len(shape) < 2:
+            continue
+        rows, columns = shape[0], shape[1]
+        short, long = sorted((rows, columns * form.small.layers))
+        rank = min(options.rank, short)
+        network = 3 * rank * options.hidden
+        total += 6 * long * short**2 + 20 * short**3
+        total += options.steps * 6 * network * columns * (form.small.layers - 2)
+    return total
 
 
 def lesa_form(config: Mapping[str, Any], to: Mapping[str, Any], options: LesaOptions) -> Lesa:
