@@ -12,6 +12,7 @@ from battery import zoo
 from outgrow import TrainingState, grow
 from outgrow.api import apply
 from outgrow.errors import ConfigError, GrowthError
+from outgrow.new_entries import new_entries
 from outgrow.plan import plan
 from outgrow.store.operator_file import load_operator, save_operator
 from outgrow.train.lesa import LesaOptions, fit_lesa, learn_lesa
@@ -53,6 +54,14 @@ def test_a_saved_operator_holds_the_predicted_layers(checkpoint: Path, tmp_path:
         grow(other, operator=tmp_path / "op")
     moved = grow(state, operator=tmp_path / "op", moments="transport")
     assert set(moved.source.names("exp_avg")) == set(moved.source.names("weight"))
+
+
+def test_predicted_layers_are_new(checkpoint: Path) -> None:
+    state = TrainingState.from_pretrained(checkpoint)
+    entries = new_entries(plan(fit_lesa(state, {"num_hidden_layers": 4}, steps=1, hidden=2, rank=2)))
+    new = {name for name, one in entries.items() if one.any}
+    assert new == {name for name in entries if name.startswith("model.layers.2.")}
+    assert all(entries[name].all for name in new)
 
 
 def test_another_source_is_refused_by_name_and_shape(checkpoint: Path) -> None:
