@@ -78,7 +78,12 @@ def grow(
         list[str],
         typer.Option("--to", help="A new size, as hidden_size=768. Repeat for each.", show_default=False),
     ] = [],  # noqa: B006
-    width: Annotated[str, typer.Option(help="Width operator: see `outgrow operators`.")] = "isometric",
+    width: Annotated[
+        str | None,
+        typer.Option(
+            help="Width operator: see `outgrow operators`. Default: pad, or isometric behind a post-norm."
+        ),
+    ] = None,
     depth: Annotated[str, typer.Option(help="Depth operator: see `outgrow operators`.")] = "stack",
     moments: Annotated[
         str | None,
@@ -112,7 +117,7 @@ def grow(
     _quiet_transformers()
     if not to and operator is None:
         raise ConfigError("nothing says what to grow", expected="--to NAME=NUMBER, or --operator FOLDER")
-    if operator is not None and (width, depth, noise, seed) != ("isometric", "stack", 0.1, 0):
+    if operator is not None and (width, depth, noise, seed) != (None, "stack", 0.1, 0):
         raise ConfigError(
             "a fitted operator has its own width, depth and seed", fix="leave those options out"
         )

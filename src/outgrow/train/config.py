@@ -108,7 +108,8 @@ class GrowConfig(_Section):
 
     to: dict[str, Any] = Field(default_factory=dict)
     """Target sizes by config field, for example `{hidden_size: 192, num_hidden_layers: 6}`; a fitted operator has its own."""
-    width: str = "isometric"
+    width: str | None = None
+    """A width operator; by default `pad`, or `isometric` behind a post-norm."""
     depth: str = "stack"
     moments: Literal["transport", "keep_zero", "copy", "parts", "reset"] = "transport"
     noise: Annotated[float, Field(ge=0)] = 0.1
@@ -138,7 +139,7 @@ class GrowConfig(_Section):
     def _has_one_way(self) -> GrowConfig:
         if sum(one is not None for one in (self.probe, self.operator, self.learn)) > 1:
             raise ValueError("give one of probe, operator and learn")
-        usual: dict[str, Any] = {"width": "isometric", "depth": "stack"}
+        usual: dict[str, Any] = {"width": None, "depth": "stack"}
         if not isinstance(self.learn, LesaConfig):
             usual["noise"] = 0.1
         own = [name for name, value in usual.items() if getattr(self, name) != value]
