@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from outgrow.errors import ConfigError
-from outgrow.report.compare import study_report, study_rows
+from outgrow.report.compare import study_report
+from outgrow.report.compare_tables import sections
 from outgrow.train.compare import parse_study, run_study
-from outgrow.train.compare.pieces import branches
-from outgrow.train.compare.runner import _pieces
+from outgrow.train.compare.pieces import all_pieces, branches
 
 SMALL = {
     "model_type": "llama",
@@ -69,7 +69,20 @@ def test_a_study_end_to_end(corpus: Path, tmp_path: Path) -> None:
     report = study_report(result)
     assert "saving" in report.html.read_text()
     assert report.png.stat().st_size > 10_000
-    assert len(study_rows(result)) == 3 * 2
+    savings, others, sweep = sections(result)
+    assert (len(savings.rows), len(others.rows), len(sweep.rows)) == (3 * 2, 2 * 2, 3)
+    grown = by["stack", 0, 640]
+    assert 0 < grown.flops_sunk < grown.flops
+    assert by["scratch", 0, 640].flops_sunk == by["scratch", 0, 640].flops
+    # 256 + 320 tokens lie between the baseline's 320 and 640, 256 + 640 beyond.
+    equal = result.equal_tokens()["stack"]
+    assert equal[0].saving is not None
+    assert equal[0].saving > 0  # the small stage was cheap
+    assert equal[1].saving is None
+    assert any("tokens per parameter" in caution for caution in result.cautions)
+    assert any("learning rate(s)" in caution for caution in result.cautions)
+    assert "Caution" in report.markdown.read_text()
+    assert 'class="warning"' in report.html.read_text()
     assert all(one.saving == pytest.approx(0) for one in result.savings()["scratch"])
     again: list[str] = []
     assert run_study(parsed, again.append).points == result.points
@@ -83,13 +96,14 @@ def test_arms_that_begin_alike_share_pieces_and_extending_keeps_the_rest(
 ) -> None:
     parsed = parse_study(study(corpus, tmp_path))
     found = {
-        arm: _pieces(branches(parsed, arm, 0, 1e-2, parsed.arm_budgets(arm))) for arm in ("stack", "identity")
+        arm: all_pieces(branches(parsed, arm, 0, 1e-2, parsed.arm_budgets(arm)))
+        for arm in ("stack", "identity")
     }
     keys = {arm: {piece.key for piece in pieces} for arm, pieces in found.items()}
     assert found["stack"][0].key == found["identity"][0].key  # the small stage
     assert len(keys["stack"] & keys["identity"]) == 1
     longer = parse_study(study(corpus, tmp_path, budgets=[320, 640, 960]))
-    more = {piece.key for piece in _pieces(branches(longer, "stack", 0, 1e-2, (320, 640, 960)))}
+    more = {piece.key for piece in all_pieces(branches(longer, "stack", 0, 1e-2, (320, 640, 960)))}
     assert keys["stack"] < more
 
 
