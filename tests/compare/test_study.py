@@ -8,51 +8,14 @@ from typing import Any
 
 import pytest
 
-from outgrow.errors import ConfigError
+from compare.tiny import SMALL
+from compare.tiny import text_study as study
+from outgrow.errors import ConfigError, OutgrowError
 from outgrow.report.compare import study_report
 from outgrow.report.compare_tables import sections
 from outgrow.train.compare import parse_study, run_study
+from outgrow.train.compare.estimate import estimate, plan_arms
 from outgrow.train.compare.pieces import all_pieces, branches
-
-SMALL = {
-    "model_type": "llama",
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-}
-
-
-def study(corpus: Path, output: Path, **replace: Any) -> dict[str, Any]:
-    grow = {"to": {"num_hidden_layers": 2}}
-    return {
-        "output": str(output),
-        "title": "tiny",
-        "common": {
-            "device": "cpu",
-            "data": {
-                "source": str(corpus),
-                "tokenizer": {"vocab_size": 300},
-                "sequence_length": 16,
-                "validation_share": 0.1,
-            },
-            "batch": {"sequences": 4},
-            "evaluation": {"sequences": 8},
-        },
-        "arms": {
-            "scratch": {"model": {**SMALL, "num_hidden_layers": 2}},
-            "stack": {"model": SMALL, "stages": [{"tokens": 256}, {"grow": {**grow, "depth": "stack"}}]},
-            "identity": {
-                "model": SMALL,
-                "stages": [{"tokens": 256}, {"grow": {**grow, "depth": "identity"}}],
-            },
-        },
-        "baseline": "scratch",
-        "budgets": [320, 640],
-        "seeds": [0, 1],
-        "tuning": {"rates": [1e-2], "seed": 0},
-        **replace,
-    }
 
 
 def test_a_study_end_to_end(corpus: Path, tmp_path: Path) -> None:
@@ -131,6 +94,44 @@ def test_a_study_that_was_stopped_comes_to_the_same_bits(
     assert [p.loss for p in resumed.points] == [p.loss for p in whole.points]
 
 
+def test_a_study_is_extended_by_a_seed_and_keeps_what_it_has(corpus: Path, tmp_path: Path) -> None:
+    content: dict[str, Any] = {"arms": {"scratch": {"model": SMALL}}, "budgets": [320]}
+    run_study(parse_study(study(corpus, tmp_path, seeds=[0], **content)), lambda _: None)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("pieces/*/metrics.jsonl")}
+    assert len(before) == 2  # trunk and decay
+    wider = parse_study(study(corpus, tmp_path, seeds=[0, 1], **content))
+    planned = estimate(wider, plan_arms(wider), measure=False)
+    assert [(one.pieces, one.there) for one in planned] == [(4, 2)]
+    result = run_study(wider, lambda _: None)
+    assert {point.seed for point in result.points} == {0, 1}
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("pieces/*/metrics.jsonl")}
+    assert len(after) == 4
+    assert before.items() <= after.items()
+
+
+def test_the_estimate_is_what_is_then_spent(corpus: Path, tmp_path: Path) -> None:
+    content = study(corpus, tmp_path, seeds=[0], tuning={"rates": [1e-2, 2e-2], "budget": 320})
+    content["arms"].pop("identity")
+    parsed = parse_study(content)
+    planned = estimate(parsed, plan_arms(parsed))
+    assert not (tmp_path / "pieces").exists()
+    assert all(one.seconds is not None and one.seconds == one.seconds_left for one in planned)
+    run_study(parsed, lambda _: None)
+    logs = [json.loads(path.read_text().splitlines()[-1]) for path in tmp_path.glob("pieces/*/metrics.jsonl")]
+    assert sum(one.pieces for one in planned) == len(logs)
+    assert sum(one.tokens for one in planned) == sum(row["tokens"] for row in logs)
+    assert sum(one.flops for one in planned) == pytest.approx(sum(row["flops"] for row in logs))
+    assert all(one.there == one.pieces for one in estimate(parsed, plan_arms(parsed), measure=False))
+
+
+def test_a_growth_that_cannot_be_is_found_before_any_training(corpus: Path, tmp_path: Path) -> None:
+    arms = study(corpus, tmp_path)["arms"]
+    arms["stack"]["stages"][1]["grow"]["depth"] = "stak"
+    with pytest.raises(OutgrowError, match="stak"):
+        run_study(parse_study(study(corpus, tmp_path, arms=arms)), lambda _: None)
+    assert not (tmp_path / "pieces").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -142,6 +143,8 @@ def test_a_study_that_was_stopped_comes_to_the_same_bits(
         ({"common": {"stages": []}}, "the study sets this itself"),
         ({"common": {"bach": {}}}, "unknown key common.bach"),
         ({"arms": {"scratch": {"model": SMALL, "stages": [{"tokens": 5}]}}}, "takes its length from budgets"),
+        ({"timing": {"round": 3}}, "unknown key timing.round"),
+        ({"downstream": {"tasks": {"folder": "x", "names": ["qqp"]}}}, "downstream.tasks.names"),
     ],
 )
 def test_mistakes_are_named(corpus: Path, tmp_path: Path, change: dict[str, Any], says: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from outgrow.flops import training_flops
 from outgrow.train.compare.pieces import Piece, all_pieces, arm_run, branches, common_run
-from outgrow.train.compare.runner import is_finished, sweep_branches, tokens_of
+from outgrow.train.compare.runner import best_rate, is_finished, sweep_branches, sweep_trials, tokens_of
 from outgrow.train.compare.study import StudyConfig, TimingConfig
 from outgrow.train.compare.timing import by_key, known_speeds, model_key, time_models
 from outgrow.train.preflight import preflight
@@ -47,7 +47,7 @@ def plan_arms(study: StudyConfig) -> Plans:
 def estimate(study: StudyConfig, plans: Plans, *, measure: bool = True) -> tuple[ArmEstimate, ...]:
     """All that a study needs, the sweep of learning rates included, arm by arm.
 
-    Which rate the sweep will choose is not known, but every choice needs the same number of pieces.
+    Before the sweep is done nobody knows which rate it will choose, but every choice needs as many pieces.
     """
     speeds = _speeds(study, plans, measure=measure)
     seen: set[str] = set()
@@ -55,11 +55,19 @@ def estimate(study: StudyConfig, plans: Plans, *, measure: bool = True) -> tuple
     for arm in study.arms:
         wanted = list(sweep_branches(study, arm))
         for seed in study.seeds:
-            wanted += branches(study, arm, seed, study.tuning.rates[0], study.arm_budgets(arm))
+            wanted += branches(study, arm, seed, _rate(study, arm), study.arm_budgets(arm))
         own = [piece for piece in all_pieces(wanted) if piece.key not in seen]
         seen |= {piece.key for piece in own}
         found.append(_arm(study, arm, own, plans[arm], speeds))
     return tuple(found)
+
+
+def _rate(study: StudyConfig, arm: str) -> float:
+    """The rate that the sweep chose, where it is done."""
+    sweep = sweep_branches(study, arm)
+    if all(is_finished(branch.piece, study.output) for branch in sweep):
+        return best_rate(sweep_trials(sweep, study.output), arm)
+    return study.tuning.rates[0]
 
 
 def _arm(

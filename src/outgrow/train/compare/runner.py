@@ -57,7 +57,7 @@ def run_study(study: StudyConfig, say: Say = print) -> StudyResult:
     )
     sweep = [branch for arm in study.arms for branch in sweep_branches(study, arm)]
     run_pieces(all_pieces(sweep), study.output, say, "sweep")
-    trials = tuple(Trial(one.arm, one.rate, one.budget, ran(one.piece, study.output).loss) for one in sweep)
+    trials = sweep_trials(sweep, study.output)
     rates = {arm: best_rate(trials, arm) for arm in study.arms}
     for arm, rate in rates.items():
         say(f"{arm}: learning rate {rate:g} of {', '.join(f'{one:g}' for one in study.tuning.rates)}")
@@ -89,6 +89,11 @@ def sweep_branches(study: StudyConfig, arm: str) -> tuple[Branch, ...]:
         for branch in branches(study, arm, study.tuning.seed, rate, study.arm_budgets(arm))
         if branch.budget == study.tuning_budget(arm)
     )
+
+
+def sweep_trials(sweep: Sequence[Branch], root: str) -> tuple[Trial, ...]:
+    """What the ends of a sweep came to."""
+    return tuple(Trial(one.arm, one.rate, one.budget, ran(one.piece, root).loss) for one in sweep)
 
 
 def best_rate(trials: Sequence[Trial], arm: str) -> float:
