@@ -153,7 +153,8 @@ class _Builder:
             own = self.arm.stages[place]
             stage |= own.settings()
             if own.grow is not None:
-                stage["grow"] = {"seed": self.seed, **own.grow.model_dump(mode="json", exclude_unset=True)}
+                seed = {} if own.grow.operator is not None else {"seed": self.seed}
+                stage["grow"] = {**seed, **own.grow.model_dump(mode="json", exclude_unset=True)}
         settings: dict[str, Any] = {
             **common,
             "seed": self.seed,
