@@ -6,6 +6,7 @@ on one study: a piece that another one holds is left to it.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -116,6 +117,8 @@ def run_pieces(pieces: Sequence[Piece], root: str, say: Say, title: str) -> None
                 train(piece.run(root), progress=False)
             except RunBusyError:
                 continue  # another process trains it; it is looked at again
+            # Its last state is all that anybody needs of a finished piece.
+            shutil.rmtree(Path(root) / "pieces" / piece.key / "stages", ignore_errors=True)
             waiting.remove(piece)
             moved = True
             done += tokens_of(piece)
