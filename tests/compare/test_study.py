@@ -11,7 +11,7 @@ import pytest
 from compare.tiny import SMALL
 from compare.tiny import text_study as study
 from outgrow.errors import ConfigError, OutgrowError
-from outgrow.report.compare import study_report
+from outgrow.report.compare import compare_dry, study_report
 from outgrow.report.compare_tables import sections
 from outgrow.train.compare import parse_study, run_study
 from outgrow.train.compare.estimate import estimate, plan_arms
@@ -122,6 +122,22 @@ def test_the_estimate_is_what_is_then_spent(corpus: Path, tmp_path: Path) -> Non
     assert sum(one.tokens for one in planned) == sum(row["tokens"] for row in logs)
     assert sum(one.flops for one in planned) == pytest.approx(sum(row["flops"] for row in logs))
     assert all(one.there == one.pieces for one in estimate(parsed, plan_arms(parsed), measure=False))
+
+
+def test_a_dry_run_writes_nothing(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(study(corpus, tmp_path / "out")))
+    compare_dry(path, ["seeds=[3]"], as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    # Ends with seed 3 (two trunks, two decays), and the sweep with seed 0 (one decay); `identity` shares both small stages of `stack`.
+    assert [(one["arm"], one["pieces"], one["there"]) for one in found] == [
+        ("scratch", 4 + 3, 0),
+        ("stack", 5 + 4, 0),
+        ("identity", 4 + 3, 0),
+    ]
+    compare_dry(path)
+    assert "tokens/param" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_growth_that_cannot_be_is_found_before_any_training(corpus: Path, tmp_path: Path) -> None:

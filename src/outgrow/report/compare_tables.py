@@ -162,10 +162,10 @@ def estimate_section(arms: Sequence[ArmEstimate]) -> TableSection:
             "",
         )
     )
-    columns = ("arm", "pieces", "there", "tokens", "FLOPs", "time", "time left", "tokens per parameter")
+    columns = ("arm", "pieces", "there", "tokens", "FLOPs", "time", "time left", "tokens/param")
     note = (
-        "Sweeps and all seeds. A piece that arms share counts for the first. Validation and downstream scores come on top. Tokens per "
-        "parameter: largest budget, without embeddings."
+        "Sweeps and all seeds. A piece that arms share counts for the first. Validation and downstream scores come on top. "
+        "Tokens/param: largest budget, without embeddings."
     )
     return TableSection("What the study takes", columns, rows, note)
 
