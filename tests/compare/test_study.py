@@ -136,7 +136,7 @@ def test_a_dry_run_writes_nothing(corpus: Path, tmp_path: Path, capsys: pytest.C
         ("identity", 4 + 3, 0),
     ]
     compare_dry(path)
-    assert "tokens/param" in capsys.readouterr().out
+    assert "What the study takes" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 

@@ -18,15 +18,13 @@ SAVINGS = (
     "time",
     "decayed loss",
     "FLOPs saved",
-    "90 % interval",
     "time saved",
-    "90 % interval",
-    "FLOPs saved against any size",
+    "saved against any size",
 )
 SAVINGS_NOTE = (
     "Saved: 1 - C / C of the baseline at equal decayed validation loss, the small stages and the growth counted, read off the "
-    "baseline's frontier by interpolation, never beyond it. Interval over seeds. Time: tokens times the seconds per token of each "
-    "model, measured in turns on one machine, and the growth. Against any size: the same against the best model from scratch of "
+    "baseline's frontier by interpolation, never beyond it; in brackets the 90 % interval over seeds. Time: tokens times the seconds per token of each "
+    "model, measured in turns on one machine, and the growth. Against any size: FLOPs saved against the best model from scratch of "
     "any size in the study. The sweep of learning rates is the same for all arms and not counted."
 )
 OTHERS = (
@@ -68,9 +66,7 @@ def saving_rows(result: StudyResult) -> list[tuple[str, ...]]:
                     duration(timed.compute),
                     f"{one.loss:.4f}",
                     _saved(one),
-                    _interval(one),
                     _saved(timed),
-                    _interval(timed),
                     side if any_size is None else percent(1 - one.compute / any_size),
                 )
             )
@@ -193,11 +189,12 @@ def percent(value: float) -> str:
 
 
 def _saved(one: Saving) -> str:
-    return one.side if one.saving is None else percent(one.saving)
-
-
-def _interval(one: Saving) -> str:
-    return "" if one.low is None or one.high is None else f"{percent(one.low)} to {percent(one.high)}"
+    """The saving and its interval, or on which side of the baseline's frontier the loss lies."""
+    if one.saving is None:
+        return one.side
+    if one.low is None or one.high is None:
+        return percent(one.saving)
+    return f"{percent(one.saving)} ({percent(one.low)} to {percent(one.high)})"
 
 
 def _mean(values: tuple[float, ...]) -> str:
