@@ -36,7 +36,9 @@ def draw_frontiers(result: StudyResult, folder: Path) -> tuple[Path, Path]:
         _style(left, "FLOPs, everything counted", "")
         _style(right, "seconds of training, measured in turns", "s")
         left.set_ylabel("decayed validation loss (nats per target)")
-        right.legend(frameon=False, loc="upper right", fontsize=9.5)
+        figure.legend(
+            *left.get_legend_handles_labels(), frameon=False, loc="outside right upper", fontsize=9.5
+        )
         left.set_title(
             result.study.title or folder.name, loc="left", fontsize=12.5, fontweight="bold", pad=12
         )
@@ -68,13 +70,13 @@ def _draw_arm(axes: Axes, result: StudyResult, arm: str, cost: Cost, color: str)
 
 
 def _style(axes: Axes, label: str, unit: str) -> None:
-    from matplotlib.ticker import EngFormatter, NullFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     axes.set_xscale("log")
-    formatter = EngFormatter(unit=unit, sep=" ")
-    axes.xaxis.set_major_formatter(formatter)
-    axes.xaxis.set_minor_formatter(formatter if np.ptp(np.log10(axes.get_xlim())) < 1.2 else NullFormatter())
-    axes.tick_params(axis="x", which="minor", labelsize=8, labelrotation=45)
+    wide = np.ptp(np.log10(axes.get_xlim())) > 1.5
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 3.0, 5.0, 7.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(EngFormatter(unit=unit, sep=" "))
     axes.set_xlabel(label)
     axes.grid(axis="y", color="#e7eaee", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -85,11 +85,10 @@ def read_passages(path: Path) -> list[str]:
 
 def cut_passage(text: str, tokenizer: TextTokenizer, length: int) -> Passage:
     """Context and last word as tokens, cut from the left: a sequence of `length` inputs has `length` targets."""
-    context, _, word = text.rpartition(" ")
-    before, own = tokenizer.encode([context, f" {word}"])
+    whole, context = tokenizer.encode([text, text.rpartition(" ")[0]])
     begin = [] if tokenizer.separator is None else [tokenizer.separator]
-    tokens = (begin + before + own)[-(length + 1) :]
-    return Passage(tuple(tokens), min(len(own), len(tokens) - 1))
+    tokens = (begin + whole)[-(length + 1) :]
+    return Passage(tuple(tokens), min(max(1, len(whole) - len(context)), len(tokens) - 1))
 
 
 def padded(passages: Sequence[Passage]) -> Batch:

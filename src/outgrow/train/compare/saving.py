@@ -86,8 +86,8 @@ def savings(arm: Frontier, scratch: Frontier, *, draws: int = 1000) -> tuple[Sav
         saving ± t(n - 1) · √(n / (n - 1)) · standard deviation of the draws        n: the smaller number of seeds
 
     >>> curve = Frontier((1e12, 2e12, 4e12), ((4.0, 3.8, 3.6),) * 3)
-    >>> [round(one.saving, 6) for one in savings(curve, curve)]
-    [0.0, 0.0, 0.0]
+    >>> [f"{abs(one.saving):.6f}" for one in savings(curve, curve)]
+    ['0.000000', '0.000000', '0.000000']
     """
     random = np.random.Generator(np.random.PCG64(0))
     count = min(len(arm.losses), len(scratch.losses))
