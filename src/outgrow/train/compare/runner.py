@@ -21,7 +21,7 @@ from outgrow.train.compare.pieces import Branch, Piece, all_pieces, arm_run, bra
 from outgrow.train.compare.result import Point, StudyResult, Trial
 from outgrow.train.compare.study import StudyConfig
 from outgrow.train.compare.timing import by_key, model_key, study_speeds
-from outgrow.train.files import RunBusyError
+from outgrow.train.files import RunBusyError, locked
 from outgrow.train.folder import RunFolder, read_metrics
 from outgrow.train.loop import train
 from outgrow.train.preflight import preflight
@@ -113,10 +113,12 @@ def run_pieces(pieces: Sequence[Piece], root: str, say: Say, title: str) -> None
         for piece in list(waiting):
             if piece.parent is not None and not is_finished(piece.parent, root):
                 continue
+            if _is_held(Path(root) / "pieces" / piece.key):
+                continue  # another process trains it; it is looked at again
             try:
                 train(piece.run(root), progress=False)
             except RunBusyError:
-                continue  # another process trains it; it is looked at again
+                continue  # another process was faster
             # Its last state is all that anybody needs of a finished piece.
             shutil.rmtree(Path(root) / "pieces" / piece.key / "stages", ignore_errors=True)
             waiting.remove(piece)
@@ -168,6 +170,17 @@ def is_finished(piece: Piece, root: str) -> bool:
     """Whether a piece is there."""
     pointer = RunFolder(Path(root) / "pieces" / piece.key).pointer()
     return pointer is not None and pointer.finished
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether another process works in a run's folder: asked before `train` reads any data."""
+    if not folder.is_dir():
+        return False
+    try:
+        with locked(folder):
+            return False
+    except RunBusyError:
+        return True
 
 
 def tokens_of(piece: Piece) -> int:
