@@ -391,16 +391,19 @@ def compare(
         Path, typer.Argument(help="A study file, as in benchmarks/studies/.", show_default=False)
     ],
     set_: Annotated[list[str], typer.Option("--set", help="Override a key, as seeds=[0]. Repeatable.")] = [],  # noqa: B006
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and say what it takes; train nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Staged against scratch: compute saved at equal decayed loss, with intervals. Start it again to resume or extend.
 
     Example: [bold]outgrow compare benchmarks/studies/lm-depth.yaml[/]
     """
-    from outgrow.report.compare import compare_command
+    from outgrow.report.compare import compare_command, compare_dry
 
     _quiet_transformers()
-    compare_command(study, set_, as_json=as_json)
+    (compare_dry if dry_run else compare_command)(study, set_, as_json=as_json)
 
 
 def main() -> None:
