@@ -2,7 +2,7 @@
 
 A Llama-like model is trained on Wikipedia text, its width and depth are doubled by every operator of the registry, and it is
 trained on: same tokens, same learning rate, same decay at the end, three seeds (of the growth and of the order of the data). `--scale`:
-small (0.2 M to 1 M parameters, 512 K tokens of continuation), large (1 M to 7 M, 102 K tokens), gpu (29 M to 120 M, 20 M tokens, bf16). Moments as the operator's paper keeps them. Reported: validation loss (nats per
+small (0.2 M to 1 M parameters, 256 K tokens of continuation), large (1 M to 7 M, 102 K tokens), gpu (29 M to 120 M, 20 M tokens, bf16). Moments as the operator's paper keeps them. Reported: validation loss (nats per
 token) right after the growth, after 1 %, 10 % and 100 % of the continuation; escape (share of the weights outside the
 small model's subspace at the end); seconds of the growth. Two arms without growth stand beside: the source trained on,
 and the target from random weights.
@@ -72,7 +72,7 @@ class Scale:
 
 
 SCALES = {
-    "small": Scale(64, 2, 2048, 3e-3, 8, 128, 2_048_000, 512_000),
+    "small": Scale(64, 2, 2048, 3e-3, 8, 128, 2_048_000, 256_000),
     "large": Scale(128, 4, 2048, 2e-3, 8, 128, 4_096_000, 102_400),
     "gpu": Scale(384, 6, 16384, 1e-3, 64, 512, 400_000_000, 20_000_000),
 }
