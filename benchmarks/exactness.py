@@ -41,7 +41,9 @@ def main() -> None:
                 if plan.keeps_gradient_law:
                     errors = growing.law_errors(plan, gradients, grown_gradients, floor=1e-6)
                     laws[key] = max(laws[key], *errors.values())
-    print("| width operator, with identity depth | family | growths | worst relative loss gap | worst gradient-law error |")
+    print(
+        "| width operator, with identity depth | family | growths | worst relative loss gap | worst gradient-law error |"
+    )
     print("|---|---|---|---|---|")
     for (width, family), count in counts.items():
         law = f"{laws[width, family]:.1e}" if (width, family) in laws else "not promised"

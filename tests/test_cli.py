@@ -150,7 +150,7 @@ def test_not_a_model_folder(tmp_path: Path) -> None:
 
 
 def test_help_and_exit_codes() -> None:
-    for verb in ("inspect", "grow", "verify", "train"):
+    for verb in ("inspect", "grow", "verify", "train", "plan"):
         result = outgrow(verb, "--help")
         assert result.returncode == 0
         assert "Example" in result.stdout

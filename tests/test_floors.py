@@ -15,12 +15,12 @@ FLOORS: dict[int, tuple[str, ...]] = {
     1: ("errors", "axes"),
     2: ("linear", "maps", "slots", "recipe", "noise"),
     3: ("architectures",),
-    4: ("growth", "constraints", "plan"),
+    4: ("growth", "constraints", "plan", "multipliers", "new_entries"),
     5: ("operators",),
     6: ("state", "store"),
-    7: ("api", "certify", "proof", "verify"),
-    8: ("flops", "schedule", "laws", "stages"),
-    9: ("train",),
+    7: ("api", "certify", "growth_cost", "proof", "verify"),
+    8: ("flops", "frozen_flops", "memory", "schedule", "reentry", "laws", "curves", "stages"),
+    9: ("train", "planning"),
     10: ("report", "integrations", "cli", "__main__", "__init__"),
 }
 WITHOUT_TORCH = 8

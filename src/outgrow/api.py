@@ -28,7 +28,7 @@ def grow(
     noise: float = 0.1,
     seed: int = 0,
 ) -> TrainingState:
-    """The state of a larger model that continues this one: weights, Adam moments, steps, options and records.
+    """The state of a larger model that continues this one: weights, moments, steps, options and records.
 
     `to` names config fields and their new sizes, in the model's own or the common names; `width` and `depth` name
     operators (docs/operators.md says what each keeps); `noise` is the standard deviation, in units of the model's
@@ -92,7 +92,11 @@ def apply(growth_plan: GrowthPlan, state: TrainingState) -> TrainingState:
     steps = {}
     if state.steps and growth_plan.moments != "reset":
         sources = growth_plan.steps
-        steps = {name: state.steps[source] if source is not None else 0.0 for name, source in sources.items()}
+        steps = {
+            name: state.steps[source] if source is not None else 0.0
+            for name, source in sources.items()
+            if growth_plan.origin(name) in state.steps
+        }
     return TrainingState(
         config=dict(growth_plan.config),
         source=GrownView(growth_plan, state.source),
@@ -108,10 +112,8 @@ def _grown_groups(growth_plan: GrowthPlan, optimizer: OptimizerInfo) -> Optimize
     """Every new tensor joins the group of the tensor it comes from, in the order of the model's parameters."""
     place = {name: index for index, group in enumerate(optimizer.groups) for name in group.names}
     names: list[list[str]] = [[] for _ in optimizer.groups]
-    for name, parameter in growth_plan.large.parameters.items():
-        layer = parameter.layer
-        sources = () if layer is None else growth_plan.growth.layers.sources(layer)
-        source = name if layer is None else parameter.in_layer(sources[0] if sources else 0)
+    for name in growth_plan.large.parameters:
+        source = growth_plan.origin(name)
         if source not in place:
             raise CheckpointError(f"the optimizer of the source does not hold '{source}'")
         names[place[source]].append(name)

@@ -78,8 +78,8 @@ def grow(
         list[str],
         typer.Option("--to", help="A new size, as hidden_size=768. Repeat for each.", show_default=False),
     ],
-    width: Annotated[str, typer.Option(help="Width operator: isometric, duplicate or pad.")] = "isometric",
-    depth: Annotated[str, typer.Option(help="Depth operator: stack, interleave or identity.")] = "stack",
+    width: Annotated[str, typer.Option(help="Width operator: see `outgrow operators`.")] = "isometric",
+    depth: Annotated[str, typer.Option(help="Depth operator: see `outgrow operators`.")] = "stack",
     moments: Annotated[
         str, typer.Option(help="Adam moments: transport, keep_zero, copy, parts or reset.")
     ] = "transport",
@@ -121,12 +121,30 @@ def grow(
 
 
 @app.command()
+def operators(
+    name: Annotated[str, typer.Argument(help="Show this one in full.", show_default=False)] = "",
+) -> None:
+    """List the growth operators, or show one: what it does to each tensor, what is kept, its options and paper.
+
+    Example: [bold]outgrow operators lemon[/]
+    """
+    from rich.markdown import Markdown
+
+    from outgrow.report.operators_page import listing, one
+
+    console = _console()
+    console.print(Markdown(one(name)) if name else listing())
+
+
+@app.command()
 def verify(
     small: Folder,
     large: Annotated[Path, typer.Argument(help="The state grown from it.", show_default=False)],
     data: Annotated[
         str | None,
-        typer.Option(help="Text to measure on: a file, glob or folder. Default: Python's own sources."),
+        typer.Option(
+            help="What to measure on: text (a file, glob or folder; default: Python's own sources), or images (an .npz)."
+        ),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="AdamW steps to watch copies part.")] = 10,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of those steps.")] = 1e-3,
@@ -151,7 +169,8 @@ def verify(
     before, after = _open(small, True), _open(large, True)
     batches, source = proof_batches(before, small, data, count=steps)
     console = _console(quiet=as_json)
-    console.print(f"Data: {source}, {len(batches)} batches of {tuple(batches[0]['input_ids'].shape)} tokens.")
+    what, first = next(iter(batches[0].items()))
+    console.print(f"Data: {source}, {len(batches)} batches of {what} {tuple(first.shape)}.")
     if dry_run:
         needed = 5 * sum(after.source.meta(name, "weight").bytes for name in after.source.names("weight"))
         summary = {"data": source, "steps": steps, "dtype": dtype, "memory_bytes": 2 * needed}
@@ -197,6 +216,50 @@ def train(
     from outgrow.report import run_command
 
     run_command(run, overrides=set_, as_json=as_json, dry_run=dry_run)
+
+
+@app.command()
+def plan(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="A plan.yaml; after --fit also curve files.", show_default=False),
+    ] = None,
+    fit: Annotated[
+        list[str] | None,
+        typer.Option("--fit", help="Curves to fit the law to: metrics.jsonl, run folder, .csv, event file."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key, as target.loss=3.1. Repeatable.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png or .svg).")] = None,
+    run: Annotated[Path | None, typer.Option(help="Write the run.yaml of the plan here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Plan a staged run: which sizes, when to grow, what it saves; with --fit the law is fitted to your curves first.
+
+    Example: [bold]outgrow plan examples/plan.yaml --plot plan.png --run run.yaml[/]
+    """
+    from outgrow.report.plan_command import plan_command
+
+    plan_command(files or [], fit or [], set_ or [], as_json=as_json, plot=plot, run=run)
+
+
+@app.command()
+def compare(
+    study: Annotated[
+        Path, typer.Argument(help="A study file, as in benchmarks/studies/.", show_default=False)
+    ],
+    set_: Annotated[list[str], typer.Option("--set", help="Override a key, as seeds=[0]. Repeatable.")] = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Staged against scratch: compute saved at equal decayed loss, with intervals. Start it again to resume or extend.
+
+    Example: [bold]outgrow compare benchmarks/studies/lm-depth.yaml[/]
+    """
+    from outgrow.report.compare import compare_command
+
+    _quiet_transformers()
+    compare_command(study, set_, as_json=as_json)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 The table of DESIGN 2.4 as code: `compensate` takes the free maps of a growth and derives the rest,
 
     norm output     F_norm = F_stream;  gain' = ρ·F_norm/F_stream·gain,  eps' = ρ²·eps,  ρ = √(c·d/D), FᵀF = c·I
+    branch gain     gain' = one copy per unit, so that gain'·(F·x) = F·(gain·x)
     tied head       F_final = F_stream / c, so that logits E'·x' = E·x
     attention       F_query ← √(D/d)·F_query, so that scores q'·k'/√D = q·k/√d
 
@@ -75,6 +76,7 @@ def compensate(growth: Growth) -> Compensation:
         if spec.of is not None
     }
     gains = {name: _gain(axes[str(small.axes[name].of)], axes[name], rho) for name, rho in ratios.items()}
+    gains |= {name: _gain(axes[name], axes[name], 1.0) for name in small.axes if small.is_scaled(name)}
     eps, torn = _grown_eps(small, ratios)
     for (stream, rho), names in _same_ratio(small, ratios).items():
         field = small.axes[names[0]].eps
@@ -252,11 +254,15 @@ def _stream(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[boo
     if axis.norm_ratio() is None:
         return False, False, "norms see copies of unequal weight: FᵀF is not c·I"
     if "layer" not in kinds:
-        return True, True, ""
+        fair = _shared_as_written(axis)
+        why = "" if fair else "a norm's backward pass mixes all channels, and copies are read unequally"
+        return True, fair, why
     forward = _as_select(axis.forward)
     if bool((forward.index == MEAN).any()):
         if growth.small.spec.layers.norm == "post":
             return False, False, "after a post-norm the stream's mean is no longer the mean of what was added"
+        if growth.small.is_scaled(name):
+            return False, False, "a branch's gains (LayerScale) change the mean that new channels hold"
         return True, False, "a LayerNorm's backward pass centres over all channels, the new ones too"
     if not covered(axis.forward):
         return False, False, "a LayerNorm centres its input, and zeros are not its mean"
@@ -264,11 +270,22 @@ def _stream(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[boo
     uniform = (
         bool((counts == counts[0]).all()) and float((forward.weight - forward.weight[0]).abs().max()) < 1e-12
     )
+    if uniform and not _shared_as_written(axis):
+        return True, False, "a norm's backward pass mixes all channels, and copies are read unequally"
     return (
         uniform,
         uniform,
         "" if uniform else "a LayerNorm centres its input: it needs every unit copied equally often",
     )
+
+
+def _shared_as_written(axis: AxisMap) -> bool:
+    """Whether G = F / c: gradients are shared among copies as activations are."""
+    forward, backward, ratio = _as_select(axis.forward), _as_select(axis.backward), axis.norm_ratio()
+    assert ratio is not None
+    wanted = torch.where(forward.index >= 0, forward.weight, 0.0) / ratio
+    given = torch.where(backward.index >= 0, backward.weight, 0.0)
+    return bool((wanted - given).abs().max() < 1e-12)
 
 
 def _copies_whole(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
@@ -326,19 +343,27 @@ _CHECKS = {
     "raw": _raw,
     "linear": _plain,
     "lookup": _lookup,
+    "input": _plain,
     "fixed": _plain,
 }
 
 
 def _layers(growth: Growth) -> Finding:
     layers = growth.layers
-    spoken = sorted(set(range(layers.large)) - layers.silent)
-    silent = [layers.sources(layer) for layer in spoken] == [(old,) for old in range(layers.small)]
-    pre = growth.small.spec.layers.norm == "pre"
-    note = (
-        ("last matrix of each branch zero" if pre else "branches zero; the norm before becomes (1, 0)")
-        if silent
-        else ""
-    )
-    why = "" if silent else "layers are applied more than once"
-    return Finding("layers", layers.small, layers.large, "stack of layers", silent, silent, note, why)
+    spoken = [layer for layer in range(layers.large) if layer not in layers.silent]
+    kept = [layers.rows[layer] for layer in spoken] == [((old, 1.0),) for old in range(layers.small)]
+    note = _SILENCING[layers.silenced] if kept else ""
+    if kept and growth.small.spec.layers.norm == "post":
+        note += "; the norm before becomes (1, 0)"
+    why = ""
+    if not kept:
+        fresh = any(not layers.rows[layer] for layer in spoken)
+        why = "new layers hold random weights and speak" if fresh else "layers are applied more than once"
+    return Finding("layers", layers.small, layers.large, "stack of layers", kept, kept, note, why)
+
+
+_SILENCING = {
+    "outputs": "last matrix of each branch zero",
+    "norms": "norms and biases of new layers zero",
+    "pairs": "units of new layers cancel in pairs",
+}

@@ -4,19 +4,31 @@
     training FLOPs per token = 3 * forward                       (backward = 2 * forward)
 
 Only matrix products count (two FLOPs per multiply-add). Attention is counted over the whole square of the sequence,
-as `torch.utils.flop_counter` does, although a causal kernel may skip half of it. Embedding look-ups cost nothing.
-A signature says which weights take part: those that read an axis other than a look-up, tied heads included.
+as `torch.utils.flop_counter` does; `causal=True` counts what a kernel must do that skips what lies ahead: position i sees
+i + 1 positions, (sequence_length + 1) / 2 on average. Sliding windows are not deducted. Embedding look-ups cost nothing.
+A signature says which weights take part: those that read an axis other than a look-up, tied heads included. Query heads
+that share keys (GQA) save weights and memory, not attention FLOPs. No architecture file has experts yet.
+
+An image has a length of its own, and some matrices see a part of it (patches, the class token). So its unit is the image:
+
+    forward FLOPs per image = 2 * length * (weights at every position) + 2 * sum(weights * positions) + attention
+
+    fitting an operator for one step = training step of the target + 3 * products with the maps  (arXiv 2303.00980)
+    hours = tokens / measured tokens per second / 3600
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from outgrow.architectures import Model, resolve
+import numpy as np
+
+from outgrow.architectures import Model, Parameter, resolve
 from outgrow.axes import Signature
+from outgrow.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -24,22 +36,43 @@ class Cost:
     """What one model has and does: parameters (tied ones once) and multiply-adds per token."""
 
     parameters: int
+    non_embedding: int  # without look-up tables and the head: the N of the scaling laws
     matrix_weights: int  # weights that take part in a matrix product for every token, the head included
     attention_width: (
         int  # layers * heads * (query_dim + value_dim): multiply-adds per token and other position
     )
+    apart: int = 0  # multiply-adds per sequence where only some of its positions take part
+    length: int | None = None  # of every sequence, where the config fixes it
 
-    def forward(self, sequence_length: int) -> int:
-        """FLOPs per token, forward."""
-        return 2 * self.matrix_weights + 2 * self.attention_width * sequence_length
+    def forward(self, sequence_length: int, *, causal: bool = False) -> int:
+        """FLOPs per token, forward, on average over a sequence."""
+        seen_twice = sequence_length + 1 if causal else 2 * sequence_length
+        return 2 * self.matrix_weights + self.attention_width * seen_twice
 
-    def training(self, sequence_length: int) -> int:
+    def backward(self, sequence_length: int, *, causal: bool = False) -> int:
+        """FLOPs per token, backward: a product's two gradients are a product each."""
+        return 2 * self.forward(sequence_length, causal=causal)
+
+    def training(self, sequence_length: int, *, causal: bool = False) -> int:
         """FLOPs per token, forward and backward."""
-        return 3 * self.forward(sequence_length)
+        return 3 * self.forward(sequence_length, causal=causal)
+
+    def fitting(self, sequence_length: int, tokens: int, map_flops: float) -> float:
+        """FLOPs of one step that fits a growth operator on `tokens`, this being the target.
+
+        `map_flops`: of making the target's weights once (`growth_cost`). Backward doubles them at most: the small
+        model's weights need no gradient.
+        """
+        return float(tokens * self.training(sequence_length) + 3 * map_flops)
+
+    def training_image(self) -> int:
+        """FLOPs per image, forward and backward."""
+        assert self.length is not None
+        return 3 * (self.forward(self.length) * self.length + 2 * self.apart)
 
 
 def model_cost(config: Mapping[str, Any]) -> Cost:
-    """Parameters and multiply-adds of a language model, from the content of its `config.json`.
+    """Parameters and multiply-adds of a model, from the content of its `config.json`.
 
     >>> tiny = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
     ...         "num_attention_heads": 2, "vocab_size": 10}
@@ -48,13 +81,34 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
     (824, 4704)
     """
     model = resolve(config)
-    signatures = [
-        one for parameter in model.parameters.values() for one in (parameter.signature, *parameter.tied)
-    ]
-    matrices = sum(prod(one.shape(model.sizes)) for one in signatures if _is_product(one, model))
+    matrices = apart = 0
+    for parameter in model.parameters.values():
+        signatures = [one for one in (parameter.signature, *parameter.tied) if _is_product(one, model)]
+        weights = sum(prod(one.shape(model.sizes)) for one in signatures)
+        if parameter.at is None:
+            matrices += weights
+        else:
+            apart += weights * model.positions(parameter.at)
     heads = prod(model.sizes[name] for name, axis in model.axes.items() if axis.through == "heads")
     width = model.layers * heads * (model.sizes["query_dim"] + model.sizes["value_dim"])
-    return Cost(model.num_parameters, matrices, width)
+    if model.spec.attended is not None:
+        apart += (
+            heads
+            * (model.sizes["query_dim"] + model.sizes["value_dim"])
+            * model.positions(model.spec.attended)
+        )
+    tables = sum(
+        prod(model.shape(name)) for name, one in model.parameters.items() if _is_table(one.signature, model)
+    )
+    return Cost(model.num_parameters, model.num_parameters - tables, matrices, width, apart, model.sequence)
+
+
+def matrix_products(model: Model) -> Iterator[tuple[Parameter, Signature]]:
+    """Every weight that activations are multiplied by, under each of its roles: a tied head is the embedding's second."""
+    for parameter in model.parameters.values():
+        for signature in (parameter.signature, *parameter.tied):
+            if _is_product(signature, model):
+                yield parameter, signature
 
 
 def training_flops_per_token(config: Mapping[str, Any], sequence_length: int) -> int:
@@ -62,9 +116,28 @@ def training_flops_per_token(config: Mapping[str, Any], sequence_length: int) ->
     return model_cost(config).training(sequence_length)
 
 
+def training_flops(config: Mapping[str, Any], sequence_length: int) -> tuple[str, int]:
+    """The unit of a model's data, and the FLOPs of one, forward and backward: of an image where the config fixes its length.
+
+    >>> tiny = {"model_type": "vit", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+    ...         "num_attention_heads": 2, "image_size": 6, "patch_size": 3, "num_channels": 1}
+    >>> training_flops(tiny, sequence_length=1024)
+    ('image', 19584)
+    """
+    cost = model_cost(config)
+    return (
+        ("token", cost.training(sequence_length)) if cost.length is None else ("image", cost.training_image())
+    )
+
+
 def parameter_count(config: Mapping[str, Any]) -> int:
-    """Parameters of the language model, tied ones once."""
+    """Parameters of the model, tied ones once."""
     return model_cost(config).parameters
+
+
+def _is_table(signature: Signature, model: Model) -> bool:
+    """Whether one of its dimensions counts tokens or positions: an embedding, the head or the head's bias."""
+    return any(model.axes[name].through in ("lookup", "fixed") for dim in signature.dims for name in dim.axes)
 
 
 def _is_product(signature: Signature, model: Model) -> bool:
@@ -73,3 +146,43 @@ def _is_product(signature: Signature, model: Model) -> bool:
     return bool(reads and signature.axes("writes")) and all(
         model.axes[name].through not in ("lookup", "fixed") for name in reads
     )
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured of one model: its training FLOPs per token, and the tokens per second of one device."""
+
+    flops_per_token: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Measurements on one device. Small models use a device less well, so FLOPs alone do not say how long a run takes.
+
+    >>> table = Speeds("gpu", (Speed(1e9, 200e3), Speed(4e9, 100e3)), price_per_hour=2.0)
+    >>> round(table.tokens_per_second(2e9)), round(table.hours(360e6, 1e9), 6), round(table.price(360e6, 1e9), 6)
+    (141421, 0.5, 1.0)
+    """
+
+    device: str
+    measured: tuple[Speed, ...]
+    price_per_hour: float = 0.0
+
+    def tokens_per_second(self, flops_per_token: float) -> float:
+        """A straight line in logarithms between measurements; beyond them, the FLOPs per second of the nearest."""
+        if not self.measured:
+            raise ConfigError(f"no speed was measured on {self.device}")
+        rows = sorted(self.measured, key=lambda one: one.flops_per_token)
+        costs, speeds = [one.flops_per_token for one in rows], [one.tokens_per_second for one in rows]
+        inside = min(max(flops_per_token, costs[0]), costs[-1])
+        speed = float(np.exp(np.interp(np.log(inside), np.log(costs), np.log(speeds))))
+        return speed * inside / flops_per_token
+
+    def hours(self, tokens: float, flops_per_token: float) -> float:
+        """Of one device."""
+        return tokens / self.tokens_per_second(flops_per_token) / 3600
+
+    def price(self, tokens: float, flops_per_token: float) -> float:
+        """In the currency of `price_per_hour`."""
+        return self.hours(tokens, flops_per_token) * self.price_per_hour

@@ -36,12 +36,14 @@ class Part:
     shift: int = 0
     """Read this many layers further on, the last layer at most."""
     coefficient: float = 1.0
-    source: str | None = None
-    """The pattern of the parameter that is read, if another."""
+    source: str | float | None = None
+    """The pattern of the parameter that is read, if another; or a number that stands in every entry."""
     maps: tuple[LinearMap, ...] | None = None
     """One map per dimension, given outright."""
     noise: float = 0.0
     """Standard deviation of noise that readers do see, in the growth's unit of noise."""
+    noise_on: Literal["all", "writes", "reads"] = "all"
+    """Where that noise is: everywhere, or only in units of this role that are no first copy of an old unit."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Growth:
         Raises GrowthError where new units hold values of their own (fresh rows, noise): those exist only once drawn.
         """
         for growth in (self, later):
-            if growth.noise or growth.has_fresh_units or growth.parts or growth.gains is not None:
+            drawn = growth.noise or growth.has_fresh_units or growth.layers.has_fresh
+            if drawn or growth.parts or growth.gains is not None:
                 raise GrowthError(
                     "growths with fresh units, noise, or parts of their own cannot be joined into one",
                     fix="grow twice instead",
@@ -83,6 +86,10 @@ class Growth:
         for joint in (name for name in (*self.axes, *later.axes) if " " in name):
             raise GrowthError(
                 f"the joint map of '{joint}' cannot be joined with another growth", fix="grow twice instead"
+            )
+        if self.layers.silent and later.layers.silent and self.layers.silenced != later.layers.silenced:
+            raise GrowthError(
+                "growths that silence layers in different ways cannot be joined", fix="grow twice instead"
             )
         axes = {
             name: axis if self._is_derived(name) else axis.then(later.axes[name])
@@ -159,7 +166,7 @@ def target(small: Model, to: Mapping[str, Any]) -> Model:
                 expected=f"at least {size}",
                 fix="outgrow only grows: choose sizes at or above the source's",
             )
-        if spec.axes[name].through == "fixed" and large.sizes[name] != size:
+        if not spec.axes[name].can_grow and large.sizes[name] != size:
             raise GrowthError(
                 f"axis '{name}' of {spec.model_type} cannot grow", got=large.sizes[name], expected=size
             )
@@ -178,7 +185,7 @@ def grown_config(growth: Growth, eps: Mapping[str, float]) -> dict[str, Any]:
     config.update(eps)
     for name in growth.small.spec.layers.lists:
         old = growth.small.config.get(name)
-        if old is not None:
+        if old:  # a model without layers has nothing to follow: transformers writes the list
             config[name] = _grown_list(old, growth.layers)
     return config
 

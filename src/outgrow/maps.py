@@ -21,6 +21,7 @@ from outgrow.errors import GrowthError
 from outgrow.linear import EMPTY, MEAN, Dense, Identity, LinearMap, Select, compose
 
 Side = Literal["writers", "readers", "both", "none"]
+Silencing = Literal["outputs", "norms", "pairs"]
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,9 @@ def rescaled(axis: AxisMap, factor: float) -> AxisMap:
 class LayerMap:
     """New layer -> ((old layer, weight), ...); an empty row is a fresh layer. `silent` layers output zero.
 
+    `silenced` says how: the last matrix of each branch is zero (`outputs`), the stream's norms and all biases are
+    (`norms`), or the units inside a branch cancel in pairs, by parts of the growth, and its last bias is zero (`pairs`).
+
     >>> LayerMap.of([0, 1, 0, 1]).sources(2)
     (0,)
     """
@@ -187,6 +191,7 @@ class LayerMap:
     rows: tuple[tuple[tuple[int, float], ...], ...]
     small: int
     silent: frozenset[int] = frozenset()
+    silenced: Silencing = "outputs"
 
     @classmethod
     def of(cls, index: Sequence[int], *, small: int | None = None, silent: Sequence[int] = ()) -> LayerMap:
@@ -203,6 +208,11 @@ class LayerMap:
     def grows(self) -> bool:
         """Whether anything changes."""
         return self != LayerMap.of(range(self.small), small=self.small)
+
+    @property
+    def has_fresh(self) -> bool:
+        """Whether any layer is made of no old one."""
+        return not all(self.rows)
 
     def sources(self, layer: int) -> tuple[int, ...]:
         """Old layers that new layer `layer` is made of."""
@@ -228,4 +238,5 @@ class LayerMap:
             rows.append(tuple(mixed.items()))
             if any(middle in self.silent for middle, _ in row):
                 silent.add(new)
-        return LayerMap(tuple(rows), self.small, frozenset(silent))
+        silenced = self.silenced if self.silent else later.silenced
+        return LayerMap(tuple(rows), self.small, frozenset(silent), silenced)

@@ -10,8 +10,8 @@ tensor will be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import torch
@@ -23,9 +23,9 @@ from outgrow.constraints import Compensation, compensate
 from outgrow.errors import GrowthError, near
 from outgrow.growth import Growth, Part, grown_config
 from outgrow.linear import EMPTY, MEAN, Identity, LinearMap, Select, direct_sum, kron
-from outgrow.maps import AxisMap, identity
+from outgrow.maps import AxisMap, LayerMap, identity
 from outgrow.recipe import Fill, Fresh, Invisible, Level, Mask, Recipe, Term
-from outgrow.slots import EXP_AVG, EXP_AVG_SQ, WEIGHT, Moments, Slot
+from outgrow.slots import SLOTS, WEIGHT, Moments, Slot
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,17 @@ class GrowthPlan:
         even = bool(grown) and all(axis.even for axis in grown)
         return even and self.keeps_gradient_law and not self.growth.has_fresh_units
 
+    def origin(self, name: str) -> str:
+        """The old tensor in whose place a new one stands: it joins the same optimizer group and has the same slots."""
+        parameter = self.large.parameters[name]
+        if parameter.layer is None:
+            return name
+        sources = self.growth.layers.sources(parameter.layer)
+        if sources or self.small.layers:
+            return parameter.in_layer(sources[0] if sources else 0)
+        dims = len(parameter.signature.dims)  # nothing of its kind: as what has its dimensions
+        return next(one.name for one in self.small.parameters.values() if len(one.signature.dims) == dims)
+
     def same_contents(self, slot: str) -> tuple[tuple[str, ...], ...]:
         """Tensors of a slot grouped by contents: copies of a layer are computed once."""
         groups: dict[object, list[str]] = {}
@@ -103,13 +114,37 @@ def plan(growth: Growth, moments: Moments = "transport") -> GrowthPlan:
     """
     if moments not in get_args(Moments):
         raise GrowthError(f"unknown way to grow moments: '{moments}' ({near(moments, get_args(Moments))})")
+    if moments == "parts" and growth.tensors:
+        raise GrowthError(
+            "learned weights bring no moments", fix="use --moments transport, keep_zero or reset"
+        )
     if growth.layers.grows:
         check_depth(growth.small)
     builder = _Builder(growth, compensate(growth), moments)
-    recipes = {slot.name: builder.recipes(slot) for slot in (WEIGHT, EXP_AVG, EXP_AVG_SQ)}
+    recipes = _BySlot(builder)
     steps = {name: builder.step_source(recipe) for name, recipe in recipes["exp_avg"].items()}
     config = grown_config(growth, builder.compensation.eps)
     return GrowthPlan(growth, config, builder.compensation, moments, recipes, steps)
+
+
+@dataclass(frozen=True)
+class _BySlot(Mapping[str, Mapping[str, Recipe]]):
+    """Every slot's recipes, worked out when a slot is first asked for; slots that obey the same law share them."""
+
+    builder: _Builder
+    made: dict[object, dict[str, Recipe]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Mapping[str, Recipe]:
+        slot = SLOTS[name]
+        if slot.law not in self.made:
+            self.made[slot.law] = self.builder.recipes(slot)
+        return self.made[slot.law]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SLOTS)
+
+    def __len__(self) -> int:
+        return len(SLOTS)
 
 
 @dataclass(frozen=True)
@@ -120,17 +155,27 @@ class _Builder:
     cache: dict[object, LinearMap] = field(default_factory=dict)
 
     def recipes(self, slot: Slot) -> dict[str, Recipe]:
+        least = 1 if slot.mean_over is None else 2  # a vector's second moment is not factored
         return {
-            name: self.recipe(parameter, slot) for name, parameter in self.growth.large.parameters.items()
+            name: self.recipe(parameter, slot)
+            for name, parameter in self.growth.large.parameters.items()
+            if len(parameter.signature.dims) >= least
         }
 
     def recipe(self, parameter: Parameter, slot: Slot) -> Recipe:
-        shape = self.growth.large.shape(parameter.name)
+        whole = self.unscaled(parameter, slot)
+        if slot.partner is None or not whole.terms:
+            return whole
+        return replace(whole, follows=(slot.partner, self.unscaled(parameter, SLOTS[slot.partner])))
+
+    def unscaled(self, parameter: Parameter, slot: Slot) -> Recipe:
+        """A recipe as the maps alone have it: a factor of a second moment still follows its partner."""
+        shape = slot.shape(self.growth.large.shape(parameter.name))
         parts = self.parts(parameter, slot)
         terms: list[Term] = []
         for part in parts:
             sources = self.sources(parameter, slot, part)
-            maps = part.maps or tuple(self.map(dim, slot, part) for dim in parameter.signature.dims)
+            maps = part.maps or self.maps(parameter, slot, part)
             share = part.coefficient if slot is WEIGHT else 1.0
             terms += [Term(source, maps, share * weight**slot.power) for source, weight in sources]
             if slot is WEIGHT:
@@ -139,19 +184,21 @@ class _Builder:
                     for mean in self.new_tokens(parameter)
                     for source, weight in sources
                 ]
-        maps = tuple(self.map(dim, slot, _WHOLE) for dim in parameter.signature.dims)
-        fills = self.fills(parameter, slot, self.sources(parameter, slot, _WHOLE), maps)
+        whole = self.maps(parameter, slot, _WHOLE)
+        fills = self.fills(parameter, slot, self.sources(parameter, slot, _WHOLE), whole)
         if slot is WEIGHT:
             for place, part in enumerate(parts):
-                if part.noise:
+                if part.noise and terms:  # a silent layer stays silent
                     std, of = self.noise(part.noise, terms[0].source)
-                    fills += (Fresh(std, self.growth.seed, f"{parameter.name}/part/{place}", of=of),)
+                    masks = () if part.noise_on == "all" else self.later_copies(parameter, part)
+                    fills += (Fresh(std, self.growth.seed, f"{parameter.name}/part/{place}", masks, of),)
         return Recipe(parameter.name, shape, tuple(terms), fills)
 
     def parts(self, parameter: Parameter, slot: Slot) -> tuple[Part, ...]:
         """What a tensor is the sum of: weights, and moments that are asked to, follow the operator's own parts."""
         own = self.growth.parts.get(parameter.name) or self.growth.parts.get(parameter.pattern)
-        return own if own and (slot is WEIGHT or self.moments == "parts") else (_WHOLE,)
+        follows = slot is WEIGHT or (self.moments == "parts" and slot.partner is None)
+        return own if own and follows else (_WHOLE,)
 
     # ---- which layers -------------------------------------------------------------------------------------------
 
@@ -159,6 +206,8 @@ class _Builder:
         """(source tensor or constant, weight) of a new tensor; () is zero."""
         if slot is not WEIGHT and self.moments == "reset":
             return ()
+        if isinstance(part.source, float):
+            return ((part.source, 1.0),) if slot is WEIGHT else ()
         pattern = part.source or parameter.pattern
         if parameter.layer is None:
             return ((pattern, 1.0),)
@@ -167,7 +216,7 @@ class _Builder:
             moved = self.moved_norm(parameter)
             if moved is not None:
                 return moved if slot is WEIGHT or isinstance(moved[0][0], str) else ()
-        if layer in layers.silent and (slot is not WEIGHT or self.is_branch_output(parameter)):
+        if layer in layers.silent and (slot is not WEIGHT or self.is_silenced(parameter, layers)):
             return ()
         if slot is not WEIGHT and self.moments == "keep_zero" and layer not in layers.originals().values():
             return ()
@@ -179,9 +228,15 @@ class _Builder:
             for source, weight in layers.rows[layer]
         )
 
-    def is_branch_output(self, parameter: Parameter) -> bool:
-        """Whether this is the last matrix (or its bias) of a branch: zero in a silent layer."""
-        return parameter.tail.rsplit(".", 1)[0] in self.growth.small.spec.layers.branch_outputs
+    def is_silenced(self, parameter: Parameter, layers: LayerMap) -> bool:
+        """Whether this weight is zero in a silent layer: a branch's last matrix and bias, or the norms and all biases."""
+        is_output = parameter.tail.rsplit(".", 1)[0] in self.growth.small.spec.layers.branch_outputs
+        dim, *others = parameter.signature.dims
+        if layers.silenced == "outputs" or (layers.silenced == "pairs" and not others):
+            return is_output
+        axes = self.growth.small.axes
+        of_stream = any(axes[axes[name].of or name].through == "stream" for name in dim.axes)
+        return layers.silenced == "norms" and not others and (dim.role != "scales" or of_stream)
 
     def moved_norm(self, parameter: Parameter) -> tuple[tuple[str | float, float], ...] | None:
         """Post-norm: the layer before silent ones passes its last norm on to the last of them (notes/maths.md 4.9)."""
@@ -208,9 +263,17 @@ class _Builder:
 
     # ---- which maps ---------------------------------------------------------------------------------------------
 
+    def maps(self, parameter: Parameter, slot: Slot, part: Part) -> tuple[LinearMap, ...]:
+        """The map of every dimension that this slot has of a parameter."""
+        dims = parameter.signature.dims
+        return tuple(
+            Identity(1) if place is None else self.map(dims[place], slot, part)
+            for place in slot.dims(len(dims))
+        )
+
     def map(self, dim: Dim, slot: Slot, part: Part) -> LinearMap:
-        """The map of one dimension, made once per (dimension, slot, part)."""
-        key = (dim, slot.name, id(part) if part.axes else None)
+        """The map of one dimension, made once per (dimension, law of the slot, part)."""
+        key = (dim, slot.law[:4], id(part) if part.axes else None)
         if key not in self.cache:
             blocks = [
                 kron([slot.map(axis, dim.role) for axis in self.atoms(block, dim, part)])
@@ -269,7 +332,7 @@ class _Builder:
             return (Fresh(self.initializer_range, self.growth.seed, name),)
         if not sources or isinstance(sources[0][0], float):
             return ()
-        if slot is EXP_AVG_SQ:
+        if slot.power == 2:
             masks = tuple(Mask(~map_.covered(), torch.zeros(map_.outputs, dtype=torch.bool)) for map_ in maps)
             return (
                 (Level(str(sources[0][0]), masks),) if any(bool(mask.fresh.any()) for mask in masks) else ()
@@ -306,11 +369,20 @@ class _Builder:
     def is_fresh_layer(self, parameter: Parameter) -> bool:
         """Whether a weight stands in a layer that is made of no old one and speaks."""
         layer, layers = parameter.layer, self.growth.layers
-        silent = layer in layers.silent and self.is_branch_output(parameter)
+        silent = layer in layers.silent and self.is_silenced(parameter, layers)
         return layer is not None and not layers.rows[layer] and not silent
 
     def is_lookup(self, dim: Dim) -> bool:
         return any(self.growth.small.axes[name].through in ("lookup", "fixed") for name in dim.axes)
+
+    def later_copies(self, parameter: Parameter, part: Part) -> tuple[Mask, ...]:
+        """Units that are no first copy of an old one, in the dimensions where a part's noise is asked for."""
+        found = []
+        for dim in parameter.signature.dims:
+            first = _raw_copies(self.map(dim, WEIGHT, _WHOLE), first_only=True).covered()
+            later = ~first if dim.role == part.noise_on else torch.zeros_like(first)
+            found.append(Mask(later, torch.zeros_like(later)))
+        return tuple(found)
 
     def mask(self, dim: Dim) -> Mask:
         """New units of a dimension: those that may hold fresh values, and those that must stay zero."""
@@ -361,24 +433,3 @@ def _raw_copies(map_: LinearMap, *, first_only: bool) -> LinearMap:
                 index[place] = EMPTY
             seen[unit] = unit >= 0
     return Select(index, (index >= 0).to(torch.float64), map_.units)
-
-
-def multipliers(plan: GrowthPlan) -> dict[str, float]:
-    """AdamW learning-rate multiplier of each tensor under which training commutes with this growth (notes/maths.md 4.2).
-
-    AdamW moves every entry by about one learning rate, while a small model's step of 1 arrives in a large weight as
-    F_o · G_iᵀ: the multiplier is that product, 1/in for plain duplication. Raises GrowthError where it is not one number
-    per tensor (uneven copies).
-    """
-    found = {}
-    for name, recipe in plan.recipes["weight"].items():
-        value = 1.0
-        for map_ in recipe.terms[0].maps if recipe.terms else ():
-            weights = torch.ones(1) if isinstance(map_, Identity) else _select(map_).weight[map_.covered()]
-            if float((weights - weights[0]).abs().max()) > 1e-12:
-                raise GrowthError(
-                    f"'{name}' has copies of unequal weight: no single learning-rate multiplier fits"
-                )
-            value *= float(weights[0])
-        found[name] = value
-    return found

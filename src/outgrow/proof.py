@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from outgrow.errors import CheckpointError
 from outgrow.linear import apply_transposed
 from outgrow.plan import GrowthPlan
 from outgrow.recipe import Term
+from outgrow.slots import MOMENTS
 from outgrow.state import TrainingState
 from outgrow.store.grown import GrownView
 from outgrow.store.models import build_model
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Batch = Mapping[str, Tensor]
-"""`input_ids` and `labels`, int64 (sequences, tokens)."""
+"""`input_ids` and `labels`, int64 (sequences, tokens); or `pixel_values`, float (images, channels, rows, columns), and
+`labels`, int64 (images)."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def verify(
         )
     plan = replay(small.config, large.lineage[-1])
     _check_sizes(plan, large)
-    tolerance = _tolerance(plan, dtype)
+    tolerance = _tolerance(plan, large, dtype)
     law_plan = (
         plan
         if plan.moments == "transport"
@@ -194,7 +196,9 @@ def verify(
         steps=steps,
         losses_small=losses_small,
         losses_large=losses_large,
-        moment_norms={slot: (_norm(small, slot), _norm(large, slot)) for slot in ("exp_avg", "exp_avg_sq")},
+        moment_norms={
+            slot: (_norm(small, slot), _norm(large, slot)) for slot in MOMENTS if small.source.names(slot)
+        },
         first_update=updates,
         tolerance=tolerance,
         matches_plan=matches,
@@ -206,13 +210,21 @@ def loss_and_gradients(model: torch.nn.Module, batch: Batch) -> tuple[float, dic
     """Mean loss of a batch and its gradient with respect to every parameter (zeros where there is none)."""
     device = next(model.parameters()).device
     model.zero_grad(set_to_none=True)
-    loss = model(**{key: value.to(device) for key, value in batch.items()}).loss
-    loss.backward()
+    loss = batch_loss(model, {key: value.to(device) for key, value in batch.items()})
+    torch.autograd.backward(loss)
     gradients = {
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach().clone()
         for name, parameter in model.named_parameters()
     }
     return float(loss.detach()), gradients
+
+
+def batch_loss(model: torch.nn.Module, batch: Batch) -> Tensor:
+    """The loss that the model itself reports; of images the cross-entropy of its logits (some classes report none)."""
+    if "pixel_values" not in batch:
+        return cast(Tensor, model(**batch).loss)
+    output = model(batch["pixel_values"].to(next(model.parameters()).dtype))
+    return torch.nn.functional.cross_entropy(getattr(output, "logits", output), batch["labels"])
 
 
 def gradient_law(
@@ -274,7 +286,7 @@ def first_updates(
 
     `new, from zero` is what the new entries would get from m = v = 0 at the kept step count.
     """
-    if state.optimizer is None or not state.steps:
+    if state.optimizer is None or not _is_adams(state):
         return {}
     options = state.optimizer.groups[0].options
     beta1, beta2 = (float(beta) for beta in options.get("betas", (0.9, 0.999)))
@@ -336,20 +348,21 @@ def _check_sizes(plan: GrowthPlan, large: TrainingState) -> None:
             )
 
 
-def _tolerance(plan: GrowthPlan, dtype: torch.dtype) -> float:
-    """Rounding: of the dtype, and of RMSNorm, which transformers computes in float32 whatever the dtype."""
-    if dtype in (torch.bfloat16, torch.float16):
+def _tolerance(plan: GrowthPlan, large: TrainingState, dtype: torch.dtype) -> float:
+    """Rounding: of the dtype, of the saved weights, and of RMSNorm, which transformers computes in float32 in any dtype."""
+    dtypes = {dtype, *(large.source.meta(name, "weight").dtype for name in large.source.names("weight"))}
+    if dtypes & {torch.bfloat16, torch.float16}:
         return 2e-3
     float32_norms = any(spec.norm == "rms" for spec in plan.small.axes.values())
-    return 1e-5 if dtype == torch.float32 or float32_norms else 1e-9
+    return 1e-5 if torch.float32 in dtypes or float32_norms else 1e-9
 
 
 def _train(
     model: PreTrainedModel, state: TrainingState, batches: Sequence[Batch], steps: int, learning_rate: float
 ) -> tuple[float, ...]:
-    """A few AdamW steps from the state's own moments; returns the loss before each step."""
+    """A few AdamW steps, from the state's own moments if they are Adam's; returns the loss before each step."""
     optimizer = torch.optim.AdamW(list(model.named_parameters()), lr=learning_rate, weight_decay=0.0)
-    if state.optimizer is not None and state.steps:
+    if _is_adams(state):
         state.load_into(model, optimizer)
     losses = []
     for step in range(steps):
@@ -357,6 +370,12 @@ def _train(
         losses.append(loss)
         optimizer.step()
     return tuple(losses)
+
+
+def _is_adams(state: TrainingState) -> bool:
+    """Whether the state has Adam's moments for every tensor."""
+    info = state.optimizer
+    return info is not None and info.name in ("Adam", "AdamW") and bool(state.steps)
 
 
 def _norm(state: TrainingState, slot: str) -> float:

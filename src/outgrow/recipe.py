@@ -143,6 +143,8 @@ class Recipe:
     shape: tuple[int, ...]
     terms: tuple[Term, ...]
     fills: tuple[Fill, ...] = ()
+    follows: tuple[str, Recipe] | None = None
+    """(slot, recipe) of the other factor of a second moment: what is cooked is then multiplied by the growth of its mean."""
 
     def __str__(self) -> str:
         terms = [

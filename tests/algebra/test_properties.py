@@ -15,6 +15,7 @@ from outgrow.errors import OutgrowError
 from outgrow.growth import Growth
 from outgrow.operators import DEPTH, WIDTH, build
 from outgrow.plan import GrowthPlan, plan
+from outgrow.slots import SLOTS
 
 EXAMPLES = settings().max_examples  # 25, or 500 under HYPOTHESIS_PROFILE=search
 MODEL_TYPES = ("gpt2", "bert", "roberta", "llama", "mistral", "qwen2", "qwen3")
@@ -132,13 +133,16 @@ def test_every_recipe_has_the_shape_of_a_real_tensor(growth: Growth) -> None:
     with torch.device("meta"):
         real = zoo.empty(dict(made.config))
     shapes = {name: tuple(parameter.shape) for name, parameter in real.named_parameters()}
-    for recipes in made.recipes.values():
-        assert {name: recipe.shape for name, recipe in recipes.items()} == shapes
+    for slot, recipes in made.recipes.items():
+        law, least = SLOTS[slot], 1 if SLOTS[slot].mean_over is None else 2
+        expected = {name: law.shape(shape) for name, shape in shapes.items() if len(shape) >= least}
+        assert {name: recipe.shape for name, recipe in recipes.items()} == expected
         for recipe in recipes.values():
             for term in recipe.terms:
                 assert tuple(map_.outputs for map_ in term.maps) == recipe.shape
                 if isinstance(term.source, str):
-                    assert tuple(map_.inputs for map_ in term.maps) == made.small.shape(term.source)
+                    inputs = tuple(map_.inputs for map_ in term.maps)
+                    assert inputs == law.shape(made.small.shape(term.source))
     made.describe()
 
 
@@ -174,6 +178,31 @@ def test_moments_never_blow_up(growth: Growth) -> None:
             assert bool((value >= 0).all())
             if made.steps[name] is not None:
                 assert bool((value[_open(made, name)] > 0).all()), name
+
+
+@given(growths())
+@settings(max_examples=EXAMPLES // 2)
+def test_factors_grow_as_the_whole(growth: Growth) -> None:
+    """Adafactor's r cᵀ / mean r, grown as two factors, is the grown second moment wherever an old entry reaches."""
+    made = plan(growth)
+    generator = torch.Generator().manual_seed(3)
+    full, rows, columns = {}, {}, {}
+    for name in growth.small.parameters:
+        shape = growth.small.shape(name)
+        if len(shape) == 2:
+            r, c = (torch.rand(size, generator=generator, dtype=torch.float64) + 0.1 for size in shape)
+            full[name] = torch.outer(r, c)
+            rows[name], columns[name] = full[name].mean(1), full[name].mean(0)
+    view = growing.view(made, exp_avg_sq=full, exp_avg_sq_row=rows, exp_avg_sq_col=columns)
+    for name in view.names("exp_avg_sq_row"):
+        r, c = view.read(name, "exp_avg_sq_row"), view.read(name, "exp_avg_sq_col")
+        if made.steps[name] is not None:
+            reached = growing.covered(made, name, "exp_avg_sq")
+            whole = view.read(name, "exp_avg_sq")
+            torch.testing.assert_close(
+                (torch.outer(r, c) / r.mean())[reached], whole[reached], rtol=1e-10, atol=0
+            )
+            torch.testing.assert_close(r.mean(), c.mean())
 
 
 def _open(made: GrowthPlan, name: str) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from battery import zoo
-from outgrow.operators import build
+from outgrow.operators import WIDTH, build
 from outgrow.plan import GrowthPlan, plan
 from outgrow.slots import Moments
 from outgrow.store.grown import GrownView
@@ -31,6 +31,7 @@ _BERT: dict[str, Sizes] = {
     "triple": {"hidden_size": 72, "num_attention_heads": 12, "intermediate_size": 120},
     "mlp double": {"intermediate_size": 80, "num_hidden_layers": 4},
     "heads": {"hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 53, "num_hidden_layers": 5},
+    "whole heads": {"hidden_size": 36, "num_attention_heads": 6, "intermediate_size": 52},
     "mlp odd": {"intermediate_size": 47},
     "mlp odd, deep": {"intermediate_size": 53, "num_hidden_layers": 7},
 }
@@ -53,23 +54,104 @@ _LLAMA: dict[str, Sizes] = {
     },
     "head_dim": {"hidden_size": 28, "head_dim": 16, "intermediate_size": 43},
     "group odd": {"hidden_size": 36, "num_attention_heads": 6, "num_hidden_layers": 4},
+    "twins": {"hidden_size": 48, "num_attention_heads": 8, "intermediate_size": 80, "num_hidden_layers": 4},
+    "mlp odd": {"intermediate_size": 47, "num_hidden_layers": 4},
+    "heads odd": {"num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 47},
+    "stream double": {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 4},
+    "stream odd": {"hidden_size": 40, "intermediate_size": 53, "num_hidden_layers": 4},
     "kv": {"num_key_value_heads": 4, "num_hidden_layers": 4},
 }
-SHAPES = {"gpt2": _GPT2, "bert": _BERT, "llama": _LLAMA}
+_NAMES = {"n_inner": "intermediate_size", "n_layer": "num_hidden_layers"}
+_VIT = {which: {_NAMES.get(name, name): size for name, size in to.items()} for which, to in _GPT2.items()}
+SHAPES: dict[str, dict[str, Sizes]] = {"gpt2": _GPT2, "bert": _BERT, "llama": _LLAMA, "vit": _VIT}
 
 EXACT: dict[tuple[str, str], tuple[str, ...]] = {
     # Every shape here must keep the function. Odd streams: not under LayerNorm by copies, not after the sum by padding.
     ("isometric", "gpt2"): ("double", "head_dim", "mlp odd"),
+    ("isometric", "vit"): ("double", "head_dim", "mlp odd"),
     ("isometric", "bert"): ("double", "heads", "mlp odd"),
     ("isometric", "llama"): ("double", "odd", "head_dim", "group odd", "kv"),
     ("duplicate", "gpt2"): ("double", "triple", "mlp double"),
+    ("duplicate", "vit"): ("double", "triple", "mlp double"),
     ("duplicate", "bert"): ("double", "triple", "mlp double"),
     ("duplicate", "llama"): ("double", "group", "mlp double", "kv"),
     ("pad", "gpt2"): ("double", "head_dim", "heads", "odd"),
+    ("pad", "vit"): ("double", "head_dim", "heads", "odd"),
     ("pad", "bert"): ("mlp double", "mlp odd", "mlp odd, deep"),
     ("pad", "llama"): ("double", "odd", "head_dim", "group odd"),
+    ("staged", "gpt2"): ("double", "triple", "mlp double"),
+    ("staged", "bert"): ("double", "triple", "mlp double"),
+    ("staged", "llama"): ("double", "twins", "mlp double"),
+    ("net2net", "gpt2"): ("mlp odd",),
+    ("net2net", "bert"): ("mlp odd",),
+    ("net2net", "llama"): ("heads odd",),
+    ("lemon", "gpt2"): ("double", "heads"),
+    ("lemon", "bert"): ("double", "mlp odd"),
+    ("lemon", "llama"): ("odd", "mlp double"),
+    ("hypercloning", "gpt2"): ("double",),
+    ("hypercloning", "bert"): ("double",),
+    ("hypercloning", "llama"): ("double",),
+    ("hypercloning:variant=diagonal", "gpt2"): ("double",),
+    ("hypercloning:variant=diagonal", "llama"): ("twins",),
+    ("sparkling", "gpt2"): ("mlp double",),
+    ("sparkling", "bert"): ("mlp double",),
+    ("sparkling", "llama"): ("stream double",),
+    ("sparkling:factor=exact", "gpt2"): ("mlp odd",),
+    ("sparkling:factor=exact", "llama"): ("mlp odd",),
+    ("upscale", "gpt2"): ("double",),
+    ("upscale", "bert"): ("double",),
+    ("upscale", "llama"): ("double",),
 }
-DIVISIBLE_IN_NO_AXIS = {"gpt2": "odd", "llama": "odd"}
+COPYING = ("stack", "interleave", "identity")
+"""Depth operators of copies alone: one sounding family, one silent; the others are lists of layers like these."""
+DIVISIBLE_IN_NO_AXIS = {"gpt2": "odd", "vit": "odd", "llama": "odd"}
+INEXACT: dict[tuple[str, str], tuple[str, ...]] = {
+    # Every shape here must change the function, and the plan must say so.
+    ("net2net", "llama"): ("odd",),
+    ("net2net", "gpt2"): ("heads",),
+    ("net2net:visible=0.5", "gpt2"): ("mlp odd",),
+    ("net2net:visible=0.5", "llama"): ("mlp odd",),
+    ("aki", "gpt2"): ("heads", "mlp odd"),
+    ("aki", "bert"): ("whole heads",),
+    ("aki", "llama"): ("odd",),
+    ("msg", "gpt2"): ("heads",),
+    ("msg", "bert"): ("whole heads",),
+    ("msg", "llama"): ("odd",),
+    ("sparkling", "gpt2"): ("mlp odd",),
+    ("sparkling", "llama"): ("stream odd",),
+    ("sparkling:fan_in=zero", "llama"): ("stream double",),
+    ("sparkling:fan_in=random", "llama"): ("stream odd",),
+    ("upscale:perturb=0.5", "gpt2"): ("double",),
+    ("upscale:perturb=0.5", "llama"): ("double",),
+    ("szp", "gpt2"): ("heads",),
+    ("szp", "bert"): ("whole heads",),
+    ("szp", "llama"): ("odd",),
+}
+BASE = ("isometric", "duplicate", "pad")
+"""Operators that are tried on every model of the zoo; the others on one model of each kind."""
+SAMPLE = ("gpt2", "bert", "llama-tied-bias", "qwen3")
+"""Pre-norm LayerNorm, post-norm LayerNorm, RMSNorm with a tied head, query and key norms."""
+
+
+def cases(table: Mapping[tuple[str, str], tuple[str, ...]]) -> list[tuple[str, str, str]]:
+    """(model, operator, shape) of every row of EXACT or INEXACT, on the models that try it."""
+    return [
+        (name, width, which)
+        for (width, family), shapes in table.items()
+        for name in (zoo.CONFIGS if width in BASE else SAMPLE)
+        if zoo.family(name) == family
+        for which in shapes
+    ]
+
+
+def pairs() -> list[tuple[str, str]]:
+    """(model, operator) for what every operator does at any size."""
+    return [(name, width) for width in WIDTH for name in (zoo.CONFIGS if width in BASE else SAMPLE[:3])]
+
+
+def usual(width: str, family: str) -> str:
+    """A shape that an operator can do on a family."""
+    return ({**INEXACT, **EXACT}[width, family])[0]
 
 
 def shape(name: str, which: str) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
     k AdamW steps, then grow   ==   grow, then k AdamW steps        (notes/maths.md 4.1, 4.2)
 
-for uniform duplication, when moments are transported, steps kept, learning rates multiplied by `plan.multipliers`,
+for uniform duplication, when moments are transported, steps kept, learning rates multiplied by `multipliers`,
 lr·weight_decay held, and eps scaled as the gradient is.
 """
 
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from battery import growing, zoo
 from outgrow.errors import GrowthError
-from outgrow.plan import GrowthPlan, multipliers
+from outgrow.multipliers import multipliers
+from outgrow.plan import GrowthPlan
 from outgrow.slots import Moments
 
 LR, BETAS = 1e-2, (0.9, 0.999)
 EPS = 1e-6  # above the rounding (1e-16) of gradients that are zero in exact arithmetic, as BERT's key biases
 STEPS = 4
-MODELS = ["gpt2", "bert", "llama", "llama-tied-bias"]
+MODELS = ["gpt2", "deit", "bert", "llama", "llama-tied-bias"]
 
 
 def optimizer(

@@ -15,14 +15,20 @@ from battery import growing, zoo
 from outgrow.architectures import resolve
 from outgrow.errors import GrowthError
 from outgrow.growth import Growth
-from outgrow.operators import DEPTH, WIDTH, build
+from outgrow.operators import build
 from outgrow.plan import GrowthPlan, plan
 from outgrow.slots import Moments
 from outgrow.store.grown import GrownView
 
 SLOTS = ("weight", "exp_avg", "exp_avg_sq")
-MODELS = ["gpt2", "bert", "llama-tied-bias", "qwen3"]
-WIDE = {"gpt2": "double", "bert": "mlp odd, deep", "llama": "odd"}
+MODELS = ["gpt2", "vit", "bert", "llama-tied-bias", "qwen3"]
+PARTS = ("staged", "aki", "msg", "lemon", "sparkling:fan_in=random", "net2net:visible=0.5")
+"""One operator for every kind of part, fill and rest."""
+OPERATORS = [
+    *((name, width) for name in MODELS for width in growing.BASE),
+    *(("llama-tied-bias", width) for width in PARTS),
+]
+WIDE = {"gpt2": "double", "vit": "double", "bert": "mlp odd, deep", "llama": "odd"}
 
 
 @cache
@@ -42,8 +48,14 @@ def state(name: str) -> dict[str, dict[str, Tensor]]:
 
 def sizes(name: str, width: str) -> dict[str, int]:
     family = zoo.family(name)
-    which = {"duplicate": "double", "pad": {"bert": "mlp odd"}.get(family, "odd")}.get(width, WIDE[family])
-    return {**growing.shape(name, which), "num_hidden_layers": 5, "vocab_size": 41}
+    special = {
+        "duplicate": "double",
+        "pad": {"bert": "mlp odd"}.get(family, "odd"),
+        "isometric": WIDE[family],
+    }
+    which = special.get(width) or growing.usual(width, family)
+    tokens = {} if family == "vit" else {"vocab_size": 41}
+    return {**growing.shape(name, which), "num_hidden_layers": 5, **tokens}
 
 
 def cast(slots: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
@@ -58,8 +70,7 @@ def cast(slots: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype) -> dict[
         ("interleave", 0.5, "keep_zero", torch.bfloat16),
     ],
 )
-@pytest.mark.parametrize("width", WIDTH)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "width"), OPERATORS)
 def test_streamed_in_blocks_is_the_whole(
     name: str, width: str, depth: str, noise: float, moments: Moments, dtype: torch.dtype
 ) -> None:
@@ -118,9 +129,8 @@ def test_two_tensors_draw_different_numbers() -> None:
     assert abs(float(torch.corrcoef(torch.stack([gate.flatten(), up.flatten()]))[0, 1])) < 0.1
 
 
-@pytest.mark.parametrize("depth", DEPTH)
-@pytest.mark.parametrize("width", WIDTH)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("depth", growing.COPYING)
+@pytest.mark.parametrize(("name", "width"), OPERATORS)
 def test_groups_of_same_contents_are_the_same(name: str, width: str, depth: str) -> None:
     made = growing.planned(name, {**sizes(name, width), "num_hidden_layers": 8}, width=width, depth=depth)
     view = growing.view(made, **state(name))
@@ -163,7 +173,7 @@ LLAMA_TWICE = (
 )
 
 
-@pytest.mark.parametrize("depth", DEPTH)
+@pytest.mark.parametrize("depth", growing.COPYING)
 @pytest.mark.parametrize(
     ("name", "width", "sizes"),
     [

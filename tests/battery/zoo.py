@@ -30,6 +30,17 @@ LLAMA = {
     "vocab_size": 37,
     "max_position_embeddings": 32,
 }
+VIT = {
+    "hidden_size": 24,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "intermediate_size": 40,
+    "image_size": 15,
+    "patch_size": 5,
+    "num_channels": 2,
+    "num_labels": 7,
+}
+TEACHER = {"architectures": ["DeiTForImageClassificationWithTeacher"]}
 QWEN2 = {**{name: size for name, size in LLAMA.items() if name != "head_dim"}, "hidden_size": 32}
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 ROBERTA = {"pad_token_id": 1, "bos_token_id": 0, "layer_norm_eps": 1e-12}
@@ -47,11 +58,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2": {"model_type": "qwen2", **QWEN2},
     "qwen3": {"model_type": "qwen3", **LLAMA},
     "qwen3-tied": {"model_type": "qwen3", **LLAMA, "tie_word_embeddings": True},
+    "vit": {"model_type": "vit", **VIT},
+    "deit": {"model_type": "deit", **VIT, "qkv_bias": False},
+    "deit-teacher": {"model_type": "deit", **VIT, **TEACHER},
 }
 
 
 def family(name: str) -> str:
-    """`gpt2` (pre-norm LayerNorm), `bert` (post-norm LayerNorm) or `llama` (pre-norm RMSNorm)."""
+    """`gpt2` (pre-norm LayerNorm), `vit` (the same, on images), `bert` (post-norm LayerNorm) or `llama` (pre-norm RMSNorm)."""
+    if load(CONFIGS[name]["model_type"]).objective == "image":
+        return "vit"
     return "gpt2" if "gpt2" in name else "bert" if "bert" in name else "llama"
 
 
@@ -68,7 +84,8 @@ def resolved(name: str) -> Model:
 def empty(full: dict[str, Any]) -> nn.Module:
     """The transformers model of a config; under `torch.device("meta")` it has shapes alone."""
     made = transformers.AutoConfig.for_model(**full)
-    return getattr(transformers, load(full["model_type"]).class_)(made)
+    names = full.get("architectures") or [load(full["model_type"]).class_]
+    return getattr(transformers, names[0])(made)
 
 
 def build(
@@ -76,7 +93,8 @@ def build(
 ) -> nn.Module:
     """A model with random weights, also in norms and biases, so that no zero or one hides a mistake.
 
-    `embedding` is the standard deviation of embedding tables, and so, where they are tied, the size of logits.
+    `embedding` is the standard deviation of embedding tables, and so, where they are tied, the size of logits; of a
+    classifier as well.
     """
     model = empty(full)
     generator = torch.Generator().manual_seed(seed)
@@ -85,10 +103,11 @@ def build(
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             gain = "norm" in name.lower() or "ln_" in name
             table = "emb" in name or "wte" in name or "wpe" in name
-            if parameter.dim() == 1:
+            if parameter.dim() == 1 or "token" in name:
                 parameter.copy_(noise * 0.3 + (1.0 if gain and name.endswith("weight") else 0.0))
             else:
-                parameter.copy_(noise * (embedding if table else 1.5 / parameter.shape[-1] ** 0.5))
+                size = embedding if "classifier" in name else 1.0
+                parameter.copy_(noise * (embedding if table else size * 1.5 / parameter.shape[-1] ** 0.5))
     return model.to(dtype).eval()
 
 
@@ -97,10 +116,23 @@ def batch(seed: int = 1, rows: int = 3, columns: int = 9) -> Tensor:
     return torch.randint(3, 37, (rows, columns), generator=torch.Generator().manual_seed(seed))
 
 
+def logits(model: nn.Module, tokens: Tensor) -> Tensor:
+    """The model's logits; to an image model a sequence of tokens is an image with that number of waves."""
+    if model.main_input_name == "input_ids":
+        return model(input_ids=tokens).logits
+    config, parameter = model.config, next(model.parameters())
+    waves = tokens.double().mean(-1).view(-1, 1, 1, 1)
+    pixels = torch.arange(config.num_channels * config.image_size**2, dtype=torch.float64)
+    image = torch.sin(waves * pixels.view(1, config.num_channels, config.image_size, -1))
+    return model(pixel_values=image.to(parameter.dtype)).logits
+
+
 def loss(model: nn.Module, tokens: Tensor) -> Tensor:
     """Cross-entropy of the logits in float64: the loss of transformers' causal models is computed in float32."""
-    logits = model(input_ids=tokens).logits.double()
-    return nn.functional.cross_entropy(logits.flatten(0, 1), tokens.roll(-1, 1).flatten())
+    found = logits(model, tokens).double()
+    if found.dim() == 2:
+        return nn.functional.cross_entropy(found, tokens[:, 0] % found.shape[-1])
+    return nn.functional.cross_entropy(found.flatten(0, 1), tokens.roll(-1, 1).flatten())
 
 
 def loss_and_gradients(model: nn.Module, tokens: Tensor) -> tuple[float, dict[str, Tensor]]:

@@ -178,14 +178,17 @@ BAD_OPTIMIZERS = {
     ),
     "other groups": (_swap_groups, "groups its parameters in another way"),
     "other numbers": (_unnumber, "does not number"),
-    "a moment less": (lambda c: c["state"][2].pop("exp_avg_sq"), "other state than Adam's"),
-    "amsgrad": (lambda c: c["state"][2].update(max_exp_avg_sq=torch.zeros(2)), "other state than Adam's"),
+    "a moment less": (lambda c: c["state"][2].pop("exp_avg_sq"), "other state than AdamW's"),
+    "amsgrad": (lambda c: c["state"][2].update(max_exp_avg_sq=torch.zeros(2)), "other state than AdamW's"),
     "integers": (
         lambda c: c["state"][0].update(exp_avg=c["state"][0]["exp_avg"].int()),
         "wrong shape or dtype",
     ),
     "numbers": (lambda c: c["state"][0].update(exp_avg=3.0), "wrong shape or dtype"),
-    "sgd": (lambda c: [group.pop("betas") for group in c["param_groups"]], "not the state of Adam"),
+    "sgd": (
+        lambda c: [group.pop("betas") for group in c["param_groups"]],
+        "not the state of an optimizer that outgrow knows",
+    ),
     "names": (
         lambda c: [g.update(param_names=[f"x{i}" for i in g["params"]]) for g in c["param_groups"]],
         "param_names are not",

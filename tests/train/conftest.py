@@ -64,7 +64,7 @@ def tiny(corpus: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
                 {
                     "name": "large",
                     "tokens": 64 * 12,
-                    "rewarm_tokens": 128,
+                    "reentry": {"rewarm_tokens": 128},
                     "grow": {
                         "to": {
                             "hidden_size": 24,

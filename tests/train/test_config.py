@@ -112,7 +112,7 @@ def test_wrong_overrides(override: str, words: str, tiny: Tiny, tmp_path: Path) 
     [
         ("a: 1\nb: [1\nc: 2\n", "invalid YAML.*line 3"),
         ("a: 1\na: 2\n", "invalid YAML.*line 2(.|\n)*given twice"),
-        ("- 1\n", "not a run file"),
+        ("- 1\n", "keys and values"),
         ("a: !!python/object/apply:os.system [ls]\n", "invalid YAML"),
     ],
 )

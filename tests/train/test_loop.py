@@ -20,13 +20,15 @@ from outgrow.train.engine import (
     Device,
     TrainingError,
     build_model,
-    build_optimizer,
     evaluate,
     model_config,
     optimizer_step,
 )
 from outgrow.train.files import locked
 from outgrow.train.folder import read_metrics
+from outgrow.train.needs import TextNeeds
+from outgrow.train.optimizer_config import AdamWConfig
+from outgrow.train.optimizers import build_optimizer
 from outgrow.train.run_file import parse_run
 
 Tiny = Callable[..., dict[str, Any]]
@@ -208,9 +210,7 @@ def test_a_dry_run_knows_the_sizes_and_writes_nothing(tiny: Tiny, tmp_path: Path
 
 
 def _step(model: torch.nn.Module, micro_batch: int, batch: tuple[torch.Tensor, torch.Tensor]) -> float:
-    from outgrow.train.config import OptimizerConfig
-
-    optimizer = build_optimizer(model, OptimizerConfig())
+    optimizer = build_optimizer(model, AdamWConfig())
     options: dict[str, Any] = {
         "learning_rate": 1e-3,
         "clip": 1.0,
@@ -229,7 +229,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
         "resid_pdrop": 0.0,
         "embd_pdrop": 0.0,
     }
-    content = model_config({**fields, "attn_pdrop": 0.0}, vocab_size=30, sequence_length=8, separator=0)
+    content = model_config({**fields, "attn_pdrop": 0.0}, TextNeeds(30, 8, 0))
     tokens = torch.randint(30, (4, 9), generator=torch.Generator().manual_seed(0))
     batch = tokens[:, :-1], tokens[:, 1:]
     models = []
@@ -247,13 +247,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
 def test_vectors_do_not_decay() -> None:
     content = model_config(
         {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2},
-        vocab_size=30,
-        sequence_length=8,
-        separator=0,
+        TextNeeds(30, 8, 0),
     )
-    from outgrow.train.config import OptimizerConfig
-
-    optimizer = build_optimizer(build_model(content), OptimizerConfig(weight_decay=0.3))
+    optimizer = build_optimizer(build_model(content), AdamWConfig(weight_decay=0.3))
     decays = {
         name: group["weight_decay"] for group in optimizer.param_groups for name in group["param_names"]
     }

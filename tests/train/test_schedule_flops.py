@@ -1,4 +1,4 @@
-"""Schedules are arithmetic; FLOPs and parameter counts agree with PyTorch's own count on real models."""
+"""Schedules are arithmetic."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import math
 from typing import Any
 
 import pytest
-import torch
 
 from outgrow.errors import ArchitectureError
-from outgrow.flops import model_cost, parameter_count, training_flops_per_token
+from outgrow.flops import model_cost
 from outgrow.schedule import WSD, Constant, Cosine, Linear, learning_rate, parse_count
 
 
@@ -52,49 +51,6 @@ def test_counts(text: Any, count: int) -> None:
 def test_counts_that_are_not_counts(text: Any) -> None:
     with pytest.raises(ValueError, match="expected a"):
         parse_count(text)
-
-
-LLAMA = {
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "vocab_size": 50,
-}
-GQA = {**LLAMA, "num_key_value_heads": 2, "head_dim": 10}
-MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("llama", LLAMA),
-    "llama-gqa-tied": (
-        "llama",
-        {**GQA, "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
-    ),
-    "mistral": ("mistral", GQA),
-    "qwen2": ("qwen2", {**LLAMA, "num_key_value_heads": 2}),
-    "qwen3": ("qwen3", {**GQA, "attention_bias": True}),
-    "gpt2": ("gpt2", {"n_embd": 24, "n_layer": 2, "n_head": 4, "vocab_size": 50, "n_positions": 32}),
-    "gpt2-inner": ("gpt2", {"n_embd": 24, "n_layer": 2, "n_head": 4, "n_inner": 70, "vocab_size": 50}),
-    "bert": ("bert", LLAMA),
-    "roberta": ("roberta", {**LLAMA, "max_position_embeddings": 40}),
-}
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_counts_agree_with_pytorch(name: str) -> None:
-    from torch.utils.flop_counter import FlopCounterMode
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
-
-    model_type, fields = MODELS[name]
-    config = AutoConfig.for_model(model_type, **fields)
-    auto = AutoModelForMaskedLM if model_type in ("bert", "roberta") else AutoModelForCausalLM
-    model = auto.from_config(config, attn_implementation="eager")
-    content = config.to_dict()
-    assert parameter_count(content) == sum(p.numel() for p in model.parameters())
-
-    batch, length = 2, 16
-    with FlopCounterMode(display=False) as counter:
-        model(torch.randint(5, 45, (batch, length))).logits.sum().backward()
-    ours = training_flops_per_token(content, length) * batch * length
-    assert abs(counter.get_total_flops() / ours - 1) < 0.01
 
 
 def test_unknown_model_type_names_the_known_ones() -> None:

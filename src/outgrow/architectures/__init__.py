@@ -6,6 +6,7 @@ applies it to a config. Adding an architecture is adding a file (CONTRIBUTING, "
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -32,6 +33,8 @@ class Parameter:
     signature: Signature
     tied: tuple[Signature, ...] = ()
     """Signatures of the parameters that share this tensor, as their own role reads it."""
+    at: str | None = None
+    """At how many positions of a sequence it is applied, where not at all of them."""
 
     def in_layer(self, layer: int) -> str:
         """The same parameter's name in another layer."""
@@ -81,6 +84,21 @@ class Model:
             )
         )
 
+    def is_scaled(self, name: str) -> bool:
+        """Whether gains scale what branches write to this axis, with no norm before them (LayerScale)."""
+        return self.axes[name].of is None and any(
+            name in parameter.signature.axes("scales") for parameter in self.parameters.values()
+        )
+
+    @property
+    def sequence(self) -> int | None:
+        """Length of every sequence, where the config fixes it."""
+        return None if self.spec.sequence is None else self.positions(self.spec.sequence)
+
+    def positions(self, text: str) -> int:
+        """A number of positions, said as one dimension of a signature: `"(1 + grid grid)"`."""
+        return parse(text).dims[0].size(self.sizes)
+
     @property
     def num_parameters(self) -> int:
         """Number of weights, tied ones once."""
@@ -129,26 +147,38 @@ def resolve(config: Mapping[str, Any]) -> Model:
     spec = load(str(config.get("model_type")))
     _check_requirements(spec.model_type, spec.requires, config)
     sizes = {name: evaluate(axis.size, config) for name, axis in spec.axes.items()}
-    layers = evaluate(spec.layers.count, config)
+    none = type(config.get(spec.layers.count)) is int and config[spec.layers.count] == 0
+    layers = 0 if none else evaluate(spec.layers.count, config)
     for expression in spec.whole:
         evaluate(expression, config)
     tied: dict[str, list[Signature]] = {}
-    owners: list[tuple[str, Signature]] = []
+    owners: list[tuple[str, Signature, str | None]] = []
     for pattern, parameter in spec.parameters.items():
         if parameter.when is not None and not config.get(parameter.when):
+            continue
+        if parameter.of_class not in (None, *(config.get("architectures") or [spec.class_])):
             continue
         if parameter.tied_to is not None and config.get(parameter.when_tied or ""):
             tied.setdefault(parameter.tied_to, []).append(parse(parameter.axes))
         else:
-            owners.append((pattern, parse(parameter.axes)))
+            owners.append((pattern, parse(parameter.axes), parameter.at))
     parameters: dict[str, Parameter] = {}
-    for layered, group in groupby(owners, key=lambda owner: "{L}" in owner[0]):
+    counts = {**sizes, "L": layers}
+    for stack, group in groupby(owners, key=lambda owner: _stack(owner[0])):
         patterns = list(group)
-        for layer in range(layers) if layered else (None,):  # layer by layer, as a model holds them
-            for pattern, signature in patterns:
-                name = pattern if layer is None else pattern.replace("{L}", str(layer))
-                parameters[name] = Parameter(name, pattern, layer, signature, tuple(tied.get(name, ())))
+        for place in range(counts[stack]) if stack else (0,):  # layer by layer, as a model holds them
+            for pattern, signature, at in patterns:
+                name = pattern.replace(f"{{{stack}}}", str(place))
+                layer, own = (place, pattern) if stack == "L" else (None, name)
+                twins = tuple(tied.get(name, ()))
+                parameters[name] = Parameter(name, own, layer, signature, twins, at)
     return Model(spec, dict(config), sizes, parameters)
+
+
+def _stack(pattern: str) -> str | None:
+    """What counts the modules that this pattern names: `L`, the layers, or an axis that cannot grow."""
+    found = re.search(r"{(\w+)}", pattern)
+    return found[1] if found else None
 
 
 def growable(spec: ArchitectureSpec) -> dict[str, str]:
@@ -159,10 +189,10 @@ def growable(spec: ArchitectureSpec) -> dict[str, str]:
     """
     found: dict[str, str] = {spec.layers.count: "layers"}
     for name, axis in spec.axes.items():
-        if axis.through != "fixed":
+        if axis.can_grow:
             for one in fields(axis.size):
                 found.setdefault(one, name)
-    fixed = {one for axis in spec.axes.values() if axis.through == "fixed" for one in fields(axis.size)}
+    fixed = {one for axis in spec.axes.values() if not axis.can_grow for one in fields(axis.size)}
     return {one: meaning for one, meaning in found.items() if one not in fixed}
 
 

@@ -1,4 +1,7 @@
-"""Sizes as expressions over config fields: `a // b`, `4 * a`, and `a | b` (b where a is absent or null)."""
+"""Sizes as expressions over config fields: `a // b`, `4 * a`, and `a | b` (b where a is absent or null).
+
+A field that holds a map stands for the number of its entries (`id2label`).
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,8 @@ def evaluate(expression: str, config: Mapping[str, Any]) -> int:
 
 def _product(words: list[str], config: Mapping[str, Any]) -> int | None:
     """`a`, `a * b` or `a // b`, from the left; None where a field is absent or null."""
-    numbers = [int(word) if word.isdigit() else config.get(word) for word in words[::2]]
+    fields = [int(word) if word.isdigit() else config.get(word) for word in words[::2]]
+    numbers = [len(field) if isinstance(field, Mapping) else field for field in fields]
     if any(number is None for number in numbers):
         return None
     for word, number in zip(words[::2], numbers, strict=True):

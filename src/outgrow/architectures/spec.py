@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Through = Literal["stream", "norm", "elementwise", "heads", "dot", "raw", "linear", "lookup", "fixed"]
+Through = Literal[
+    "stream", "norm", "elementwise", "heads", "dot", "raw", "linear", "lookup", "input", "fixed"
+]
 
 
 class _Strict(BaseModel):
@@ -24,6 +26,7 @@ class AxisSpec(_Strict):
     raw          a projection that only a norm reads (query and key before their norm)
     linear       nothing: written and read by matrices
     lookup       indexed by tokens
+    input        the values of the data (pixels), read by matrices; cannot grow
     fixed        cannot grow
     """
 
@@ -36,14 +39,23 @@ class AxisSpec(_Strict):
     rotary: bool = False
     like: str | None = None
 
+    @property
+    def can_grow(self) -> bool:
+        """Whether a target may ask for more units of this axis."""
+        return self.through not in ("input", "fixed")
+
 
 class ParameterSpec(_Strict):
-    """A parameter: its signature, the config field under which it exists, and what it is tied to."""
+    """A parameter: its signature, the config field or class under which it exists, what it is tied to, where it works."""
 
     axes: str
     when: str | None = None
     tied_to: str | None = None
     when_tied: str | None = None
+    of_class: str | None = None
+    """The one model class that has this parameter, where a model type has several."""
+    at: str | None = None
+    """At how many positions of a sequence it is applied, as one dimension of a signature; all, where nothing is said."""
 
 
 class LayersSpec(_Strict):
@@ -62,7 +74,8 @@ class ArchitectureSpec(_Strict):
 
     model_type: str
     class_: str = Field(alias="class")
-    objective: Literal["causal", "masked"]
+    library: Literal["transformers", "timm"] = "transformers"
+    objective: Literal["causal", "masked", "image"]
     axes: dict[str, AxisSpec]
     layers: LayersSpec
     parameters: dict[str, ParameterSpec]
@@ -72,4 +85,10 @@ class ArchitectureSpec(_Strict):
     requires_for_depth: dict[str, Any] = {}
     whole: tuple[str, ...] = ()
     """Size expressions that transformers' own config class wants to be whole numbers."""
+    sequence: str | None = None
+    """Length of every sequence, as one dimension of a signature, where the config fixes it (patches and tokens of an image)."""
+    attended: str | None = None
+    """Pairs of positions that attend to each other in blocks outside the layers, as one dimension of a signature."""
+    disk: dict[str, str] = {}
+    """Parts of names in published files -> in memory, replaced one after the other."""
     ignored: tuple[str, ...] = ()

@@ -12,14 +12,32 @@ from typing import Any
 
 from outgrow.architectures import Model, resolve
 from outgrow.errors import GrowthError
-from outgrow.growth import Growth, Part, target
+from outgrow.growth import Growth, Part, no_layers, no_width, target
+from outgrow.maps import AxisMap
 from outgrow.operators import depth as depths
+from outgrow.operators import (
+    gstack,
+    hypercloning,
+    lemon,
+    lemon_depth,
+    middle,
+    msg,
+    mup,
+    net2net,
+    progressive,
+    sparkling,
+    staged,
+    staged_depth,
+    upscaling,
+)
 from outgrow.operators import width as widths
 from outgrow.operators.registry import Operator, find
 
 __all__ = ["DEPTH", "WIDTH", "Operator", "build"]
 
-_FAMILIES = (widths.OPERATORS, depths.OPERATORS)
+_WIDTHS = (widths, net2net, staged, lemon, hypercloning, msg, sparkling, mup)
+_DEPTHS = (depths, staged_depth, gstack, middle, upscaling, progressive, lemon_depth)
+_FAMILIES = tuple(family.OPERATORS for family in (*_WIDTHS, *_DEPTHS))
 WIDTH: dict[str, Operator] = {one.name: one for family in _FAMILIES for one in family if one.kind == "width"}
 DEPTH: dict[str, Operator] = {one.name: one for family in _FAMILIES for one in family if one.kind == "depth"}
 
@@ -46,8 +64,15 @@ def build(
     large = target(small, to)
     if noise < 0:
         raise GrowthError("noise is a standard deviation", got=noise, expected="0 or more")
+    if deepening.needs_layers and large.layers and not small.layers:
+        raise GrowthError(
+            f"depth operator '{depth}' copies layers, and this model has none ({small.spec.layers.count} = 0)",
+            fix=f"use {' or '.join(name for name, one in DEPTH.items() if not one.needs_layers)}",
+        )
     deeper = resolve({**small.config, small.spec.layers.count: large.layers})
-    deepened = deepening.grow(small, deeper, seed=seed, **depth_options)
+    deepened = Growth(small, deeper, no_width(small), no_layers(small))
+    if large.layers > small.layers:
+        deepened = deepening.grow(small, deeper, seed=seed, **depth_options)
     widened = widening.grow(small, large, seed=seed, noise=noise, **width_options)
     asked: dict[str, Any] = {"width": width, "noise": noise, "seed": seed}
     return replace(
@@ -69,12 +94,18 @@ def _joined(deepened: Growth, widened: Growth) -> dict[str, tuple[Part, ...]]:
             joined[name] = tuple(
                 replace(
                     outer,
+                    axes={**outer.axes, **_widened_axes(inner, outer, widened)},
                     layers=inner.layers or outer.layers,
                     shift=inner.shift + outer.shift,
                     coefficient=inner.coefficient * outer.coefficient,
-                    noise=inner.noise or outer.noise,
+                    noise=inner.noise if inner.noise and place == 0 else outer.noise,
                 )
                 for inner in deep or (Part(),)
-                for outer in wide or (Part(),)
+                for place, outer in enumerate(wide or (Part(),))
             )
     return joined
+
+
+def _widened_axes(inner: Part, outer: Part, widened: Growth) -> dict[str, AxisMap]:
+    """Maps that depth gives a weight at the old width, followed by the growth in width."""
+    return {name: axis.then(outer.axes.get(name) or widened.axes[name]) for name, axis in inner.axes.items()}

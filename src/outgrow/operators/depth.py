@@ -10,11 +10,9 @@ learns from the second step on; a post-norm block also moves the last norm (note
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from outgrow.architectures import Model
-from outgrow.growth import Growth, no_width
-from outgrow.maps import LayerMap
+from outgrow.growth import Growth
+from outgrow.operators.layers import copied, repeats, spread
 from outgrow.operators.registry import Operator
 
 
@@ -23,7 +21,7 @@ def stack(small: Model, large: Model, *, seed: int = 0) -> Growth:
 
     Keeps: neither function nor gradient law; moments are copied with their layers.
     """
-    return _grow(small, large, [layer % small.layers for layer in range(large.layers)])
+    return copied(small, large, [layer % small.layers for layer in range(large.layers)])
 
 
 def interleave(small: Model, large: Model, *, seed: int = 0) -> Growth:
@@ -31,14 +29,13 @@ def interleave(small: Model, large: Model, *, seed: int = 0) -> Growth:
 
     Keeps: neither function nor gradient law; moments are copied with their layers.
     """
-    return _grow(small, large, _spread(small.layers, large.layers))
+    return copied(small, large, spread(small.layers, large.layers))
 
 
 def identity(small: Model, large: Model, *, seed: int = 0) -> Growth:
     """After every layer a silent copy of it, as evenly as the sizes allow: the function and the gradient law are kept."""
-    index = _spread(small.layers, large.layers)
-    silent = [layer for layer in range(1, large.layers) if index[layer] == index[layer - 1]]
-    return _grow(small, large, index, silent)
+    index = spread(small.layers, large.layers)
+    return copied(small, large, index, silent=repeats(index))
 
 
 _COPIED = {"every tensor": "copied with its layer, moments too; embeddings and head stay"}
@@ -87,17 +84,3 @@ OPERATORS = (
         published_moments="keep_zero",
     ),
 )
-
-
-def _spread(small: int, large: int) -> list[int]:
-    """New layer j copies layer ⌊j·L/L'⌋.
-
-    >>> _spread(2, 5)
-    [0, 0, 0, 1, 1]
-    """
-    return [layer * small // large for layer in range(large)]
-
-
-def _grow(small: Model, large: Model, index: Sequence[int], silent: Sequence[int] = ()) -> Growth:
-    layers = LayerMap.of(index, small=small.layers, silent=silent)
-    return Growth(small, large, no_width(small), layers)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from outgrow.errors import GrowthError, near
 from outgrow.growth import Growth
@@ -43,10 +43,12 @@ class Operator:
     """What the paper does with the optimizer's moments."""
     schedule: str = ""
     """What the paper does with the learning rate."""
+    needs_layers: bool = True
+    """Depth: whether a model without layers leaves it nothing to begin from."""
 
     @property
-    def options(self) -> dict[str, type]:
-        """Its own options and their types."""
+    def options(self) -> dict[str, Any]:
+        """Its own options and their types: int, float, str, bool, or a Literal of the words allowed."""
         hints = get_type_hints(self.grow)
         return {
             name: hints[name]
@@ -70,10 +72,35 @@ def find(text: str, kind: str, registry: Mapping[str, Operator]) -> tuple[Operat
             known = near(option, operator.options) if operator.options else "it has none"
             raise GrowthError(f"{kind} operator '{name}' has no option '{word}' ({known})")
         try:
-            options[option] = operator.options[option](value)
+            options[option] = _parsed(operator.options[option], value)
         except ValueError:
-            wanted = operator.options[option].__name__
             raise GrowthError(
-                f"option {option} of {kind} operator '{name}'", got=value, expected=wanted
+                f"option {option} of {kind} operator '{name}'",
+                got=value,
+                expected=expected(operator.options[option]),
             ) from None
     return operator, options
+
+
+def expected(kind: Any) -> str:
+    """A type of an option in words.
+
+    >>> expected(Literal["copy", "zero"]), expected(int), expected(bool)
+    ('copy or zero', 'int', 'true or false')
+    """
+    return " or ".join(_words(kind)) if _words(kind) else str(kind.__name__)
+
+
+def _words(kind: Any) -> tuple[str, ...]:
+    """The words that an option may be, where it is one of a few."""
+    if kind is bool:
+        return ("true", "false")
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _parsed(kind: Any, value: str) -> Any:
+    if not _words(kind):
+        return kind(value)
+    if value not in _words(kind):
+        raise ValueError(value)
+    return value == "true" if kind is bool else value

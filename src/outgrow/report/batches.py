@@ -1,4 +1,4 @@
-"""Batches for a proof: real text where the state has a tokenizer, else random tokens."""
+"""Batches for a proof: real text where the state has a tokenizer, else random tokens; images for an image model."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from outgrow.architectures import resolve
 from outgrow.errors import ConfigError
 from outgrow.proof import Batch
+from outgrow.report.images import image_batches
 from outgrow.state import TrainingState
 from outgrow.train.corpus import open_corpus
 from outgrow.train.tokenizer import TextTokenizer, open_tokenizer
@@ -24,7 +26,10 @@ def proof_batches(
     sequences: int = 4,
     length: int = 128,
 ) -> tuple[list[Batch], str]:
-    """`count` batches of (sequences, length) tokens, and a line that says where they come from."""
+    """`count` batches of (sequences, length) tokens or of images, and a line that says where they come from."""
+    model = resolve(state.config)
+    if model.spec.objective == "image":
+        return image_batches(model, source, count=count, size=sequences)
     positions = min(
         int(state.config.get(key) or length) for key in ("max_position_embeddings", "n_positions")
     )

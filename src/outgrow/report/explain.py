@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from outgrow.architectures import Model
 from outgrow.constraints import Finding
-from outgrow.flops import training_flops_per_token
+from outgrow.flops import training_flops
 from outgrow.plan import GrowthPlan
 from outgrow.report.text import amount
+from outgrow.slots import SLOTS
 from outgrow.state import TrainingState
 from outgrow.store.source import TensorSource
 from outgrow.store.writer import BLOCK_BYTES, WORKERS
@@ -26,6 +27,7 @@ KEPT_WHEN = {
     "raw": "copied evenly: its norm sees the same mean square",
     "linear": "always: any width",
     "lookup": "old tokens keep their logits; new ones take a share of the probability",
+    "input": "cannot grow: the data's",
     "fixed": "cannot grow",
 }
 
@@ -44,15 +46,16 @@ def size_table(state: TrainingState, model: Model) -> Table:
 
 def state_facts(state: TrainingState, model: Model) -> dict[str, Any]:
     """The facts of `outgrow inspect`."""
-    slots = [slot for slot in ("weight", "exp_avg", "exp_avg_sq") if state.source.names(slot)]
+    slots = [slot for slot in SLOTS if state.source.names(slot)]
     steps = sorted(set(state.steps.values()))
     optimizer = (
         "none" if state.optimizer is None else f"{state.optimizer.name}, {len(state.optimizer.groups)} groups"
     )
+    unit, flops = training_flops(state.config, 1024)
     return {
         "parameters": f"{model.num_parameters:,}",
         "layers": model.layers,
-        "training FLOPs per token at 1024": amount(training_flops_per_token(state.config, 1024)),
+        f"training FLOPs per {unit}" + " at 1024" * (unit == "token"): amount(flops),
         "slots": ", ".join(slots),
         "bytes": amount(sum(slot_bytes(state.source, slot) for slot in slots)) + "B",
         "optimizer": optimizer,
@@ -149,8 +152,8 @@ def costs(
     output = int(sum(per_parameter[slot] * plan.large.num_parameters for slot in slots))
     return {
         "parameters": [plan.small.num_parameters, plan.large.num_parameters],
-        "flops_per_token": [
-            training_flops_per_token(config, 1024) for config in (plan.small.config, plan.config)
+        f"flops_per_{training_flops(plan.config, 1024)[0]}": [
+            training_flops(config, 1024)[1] for config in (plan.small.config, plan.config)
         ],
         "slots": slots,
         "output_bytes": output,

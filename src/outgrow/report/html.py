@@ -1,4 +1,4 @@
-"""A run on one page that needs nothing else: picture, table, configuration, versions."""
+"""A run or a study on one page that needs nothing else: picture, table, configuration, versions."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def page(
     configuration: str,
     facts: Mapping[str, str],
     command: str,
+    heading: str = "Stages",
+    note: str = "Losses are validation losses in nats per token, on the same held-out sequences every time.",
 ) -> str:
     """The HTML text; everything in it is embedded."""
     picture = base64.b64encode(picture_svg).decode()
@@ -47,13 +49,13 @@ def page(
 <body>
 <h1>{escape(title)}</h1>
 <p class="lead">{escape(lead)}</p>
-<img alt="validation and training loss against FLOPs" src="data:image/svg+xml;base64,{picture}">
-<h2>Stages</h2>
+<img alt="loss against FLOPs" src="data:image/svg+xml;base64,{picture}">
+<h2>{escape(heading)}</h2>
 <div class="scroll"><table>
 <thead><tr>{"".join(f"<th>{escape(column)}</th>" for column in columns)}</tr></thead>
 <tbody>{"".join(_row(row) for row in rows)}</tbody>
 </table></div>
-<p class="lead">Losses are validation losses in nats per token, on the same held-out sequences every time.</p>
+<p class="lead">{escape(note)}</p>
 <h2>Command</h2>
 <pre>{escape(command)}</pre>
 <h2>Configuration</h2>

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 
 COLORS = ("#3b6fb6", "#d9772b", "#3a9a67", "#8a5ab5", "#c0485a", "#6d7a88")
 INK, FAINT = "#22282f", "#8b95a1"
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10.5,
+    "svg.fonttype": "path",  # the page looks the same where the font is missing
+    "svg.hashsalt": "outgrow",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+}
 
 
 def draw_loss(rows: Sequence[dict[str, Any]], folder: Path, title: str) -> tuple[Path, Path]:
@@ -25,17 +35,7 @@ def draw_loss(rows: Sequence[dict[str, Any]], folder: Path, title: str) -> tuple
     import matplotlib
     from matplotlib.figure import Figure
 
-    style = {
-        "font.family": "DejaVu Sans",
-        "font.size": 10.5,
-        "svg.fonttype": "path",  # the page looks the same where the font is missing
-        "svg.hashsalt": "outgrow",
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "xtick.color": FAINT,
-        "ytick.color": FAINT,
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.0, 5.0), dpi=150, layout="constrained")
         axes = figure.add_subplot()
         _draw(axes, rows)
@@ -133,13 +133,18 @@ def _style_axes(axes: Axes, train: Sequence[dict[str, Any]]) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.set_xlabel("FLOPs, all stages together")
     axes.set_ylabel("loss (nats per token)")
+    quiet_axes(axes)
+    axes.legend(frameon=False, loc="upper right", fontsize=9.5)
+
+
+def quiet_axes(axes: Axes) -> None:
+    """Nothing but faint lines to read a height by."""
     axes.grid(axis="y", color="#e7eaee", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color("#c9cfd6")
     axes.tick_params(length=0, labelcolor=INK)
-    axes.legend(frameon=False, loc="upper right", fontsize=9.5)
 
 
 def smooth(values: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:

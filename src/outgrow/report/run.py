@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outgrow.errors import ConfigError
+from outgrow.report.choice import draw_probes
 from outgrow.report.html import page
 from outgrow.report.plot import draw_loss
 from outgrow.report.text import COLUMNS, amount, duration, stage_rows, stage_table
@@ -46,6 +47,7 @@ def run_report(output: str | Path) -> RunReport:
     machine = next((row for row in rows if row["kind"] == "machine"), {})
     title = f"outgrow: {root.name}"
     sizes = " → ".join(amount(stage.parameters) for stage in stages)
+    draw_probes(rows, root)
     png, svg = draw_loss(rows, root, f"{root.name}: {sizes} parameters")
     lead = (
         f"{sizes} parameters, {amount(sum(s.tokens for s in stages))} tokens, {amount(sum(s.flops for s in stages))} FLOPs, "

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from outgrow.errors import CheckpointError
+from outgrow.slots import SLOTS
 from outgrow.store.source import Rows, TensorMeta, TensorSource
 
-SLOTS = ("weight", "exp_avg", "exp_avg_sq")
 BLOCK_BYTES = 32 << 20
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from outgrow.store.rules import Rule, rule_named
 from outgrow.store.source import TensorSource
 
 
@@ -23,6 +24,22 @@ class OptimizerInfo:
 
     name: str
     groups: tuple[ParamGroup, ...]
+
+    def rules(self) -> dict[str, Rule]:
+        """What is kept for each parameter."""
+        return {name: rule_named(self.name, group.options) for group in self.groups for name in group.names}
+
+    def slots(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, ...]]:
+        """The slots of every parameter, once the optimizer has stepped."""
+        owners = {name: group for group in self.groups for name in group.names}
+        return {
+            name: rule_named(self.name, owners[name].options).slots(shape, owners[name].options)
+            for name, shape in shapes.items()
+        }
+
+    def counted(self) -> frozenset[str]:
+        """The parameters whose steps are counted."""
+        return frozenset(name for name, rule in self.rules().items() if rule.counts)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

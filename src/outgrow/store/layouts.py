@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from outgrow.errors import CheckpointError, near
+from outgrow.slots import MOMENTS, SLOTS, WEIGHT
 from outgrow.store import native, trainer_files
 from outgrow.store.atomic import check_destination, json_text, publishing
-from outgrow.store.check import SLOTS
+from outgrow.store.live import has_moments
 from outgrow.store.models import named_shapes
-from outgrow.store.optimizer_file import MOMENTS
 from outgrow.store.pickled import record_text
 from outgrow.store.safetensors_folder import LINEAGE, some
 from outgrow.store.writer import (
@@ -83,32 +83,34 @@ def save(
 def check_complete(state: TrainingState) -> None:
     """An error unless the source holds the tensors of the model in `config`, and whole moments or none."""
     shapes = named_shapes(state.config)
-    moments = [slot for slot in MOMENTS if state.source.names(slot)]
-    for slot in ("weight", *(MOMENTS if moments or state.steps else ())):
-        names = set(state.source.names(slot))
-        if names != set(shapes):
-            wrong = some(names ^ set(shapes))
-            raise CheckpointError(
-                f"the state's {slot} tensors are not those of the model in its config", got=wrong
-            )
-        for name, shape in shapes.items():
-            found = state.source.meta(name, slot).shape
-            if found != shape:
-                raise CheckpointError(f"{slot} of {name} has the wrong shape", got=found, expected=shape)
+    moments = has_moments(state.source)
     if moments and state.optimizer is None:
         raise CheckpointError("the state has moments but does not say of which optimizer")
-    if set(state.steps) != (set(shapes) if moments else set()):
+    if state.optimizer is not None:
+        grouped = [name for group in state.optimizer.groups for name in group.names]
+        if sorted(grouped) != sorted(shapes):
+            wrong = some(set(grouped) ^ set(shapes))
+            raise CheckpointError(
+                "the optimizer's groups are not the model's parameters, each once", got=wrong
+            )
+    kept = state.optimizer.slots(shapes) if state.optimizer is not None and moments else {}
+    for slot in SLOTS.values():
+        expected = {name for name in shapes if slot is WEIGHT or slot.name in kept.get(name, ())}
+        names = set(state.source.names(slot.name))
+        if names != expected:
+            wrong = some(names ^ expected)
+            raise CheckpointError(
+                f"the state's {slot.name} tensors are not those of the model in its config", got=wrong
+            )
+        for name in expected:
+            found, shape = state.source.meta(name, slot.name).shape, slot.shape(shapes[name])
+            if found != shape:
+                raise CheckpointError(f"{slot.name} of {name} has the wrong shape", got=found, expected=shape)
+    counted = state.optimizer.counted() if state.optimizer is not None and moments else frozenset()
+    if set(state.steps) != counted:
         raise CheckpointError(
             "the state has moments but not a number of steps for each of them", got=len(state.steps)
         )
-    grouped = (
-        [name for group in state.optimizer.groups for name in group.names]
-        if state.optimizer
-        else list(shapes)
-    )
-    if sorted(grouped) != sorted(shapes):
-        wrong = some(set(grouped) ^ set(shapes))
-        raise CheckpointError("the optimizer's groups are not the model's parameters, each once", got=wrong)
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,14 @@ class _Writer:
 
     @property
     def step(self) -> int:
-        return int(max(self.state.steps.values(), default=0))
+        """Steps of the whole training; a run's or Trainer's own record says it where the optimizer does not count."""
+        if self.state.steps:
+            return int(max(self.state.steps.values()))
+        for name, key in (("run", "step"), ("trainer", "global_step")):
+            record = self.state.records.get(name)
+            if isinstance(record, dict) and isinstance(record.get(key), int):
+                return int(record[key])
+        return 0
 
     def check_trainer(self) -> None:
         if self.state.optimizer is None:
@@ -135,7 +144,8 @@ class _Writer:
         source = self.state.source
         slots = ("weight",) if format == "hub" else SLOTS
         tensors = sum(source.meta(name, slot).bytes + 300 for slot in slots for name in source.names(slot))
-        outline = 3600 * len(self.state.steps) if format == "trainer" else 0  # the zip's heads, from above
+        heads = 3600 * len(source.names("weight"))  # of the zip, from above
+        outline = heads if format == "trainer" else 0
         return tensors + outline + sum(asset.stat().st_size for asset in self._assets()) + (1 << 20)
 
     def write_hub(self, folder: Path) -> None:
@@ -179,7 +189,7 @@ class _Writer:
         for path in folder.iterdir():
             if path.name not in files:
                 files[path.name] = (path.stat().st_size, zlib.crc32(path.read_bytes()))
-        content = native.manifest(state.config, state.lineage, state.records, state.steps, files)
+        content = native.manifest(state.config, state.lineage, state.records, self.step, files)
         (folder / native.MANIFEST).write_text(json_text(content), encoding="utf-8")
 
     def _write(self, folder: Path, plans: tuple[FilePlan, ...]) -> dict[Key, int]:

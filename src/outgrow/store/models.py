@@ -1,4 +1,4 @@
-"""Everything that is asked of `transformers` about a model: its config, its class, its parameter names.
+"""Everything that is asked of `transformers` (or `timm`) about a model: its config, its class, its parameter names.
 
 A model is never loaded to learn its names: it is built on the meta device, which holds shapes and no numbers.
 Code that comes with a checkpoint is never run. This is the one module that touches interfaces of `transformers`
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +17,7 @@ import torch
 
 from outgrow.architectures import load
 from outgrow.errors import CheckpointError, near
+from outgrow.store import timm_models
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -43,11 +44,29 @@ def load_config(folder: Path) -> dict[str, Any]:
         fix = "give a folder written by save_pretrained, by Trainer or by outgrow"
         raise CheckpointError(f"{folder} is not a model folder: it has no config.json", fix=fix)
     content = read_json(path)
+    if (
+        isinstance(content, dict)
+        and isinstance(content.get("architecture"), str)
+        and "model_type" not in content
+    ):
+        return timm_models.published(content)
     if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
         raise CheckpointError(
             f"{path} does not name a model type", expected='a JSON object with "model_type"'
         )
+    if timm_models.is_timm(content["model_type"]):
+        return timm_models.complete(content)
     return config_dict(config_object(content))
+
+
+def config_of(model: torch.nn.Module) -> dict[str, Any]:
+    """The config of a live model of transformers or timm, with its class and dtype."""
+    if type(model).__module__.startswith("timm."):
+        config = timm_models.config_of(model)
+    else:
+        config = config_dict(cast("PreTrainedModel", model).config)
+    dtype = next(model.parameters()).dtype
+    return config | {"architectures": [type(model).__name__], "dtype": str(dtype).removeprefix("torch.")}
 
 
 def config_dict(config: PreTrainedConfig) -> dict[str, Any]:
@@ -94,6 +113,9 @@ def model_class(config: Mapping[str, Any]) -> type[PreTrainedModel]:
 
 def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
     """The model on the meta device: names and shapes, no numbers, no memory."""
+    if timm_models.is_timm(config.get("model_type")):
+        with torch.device("meta"):
+            return cast("PreTrainedModel", timm_models.build(config))
     config_value, cls = config_object(config), model_class(config)
     try:
         with torch.device("meta"):
@@ -104,6 +126,8 @@ def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
 
 def build_model(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A real model with fresh weights, its rotary tables in float32 as `from_pretrained` leaves them."""
+    if timm_models.is_timm(config.get("model_type")):
+        return cast("PreTrainedModel", timm_models.build(config).to(dtype))
     return cast("PreTrainedModel", model_class(config)._from_config(config_object(config), dtype=dtype))
 
 
@@ -119,6 +143,8 @@ class ModelNames:
     """`base_model_prefix`: hub files of some models lack it."""
     ignored: tuple[str, ...] = ()
     """Tensors in published files that are no parameters, as the architecture file says: patterns of `fnmatch`."""
+    disk: Mapping[str, str] = field(default_factory=dict)
+    """Parts of names in published files -> in memory, replaced one after the other."""
 
 
 def model_names(config: Mapping[str, Any]) -> ModelNames:
@@ -138,7 +164,8 @@ def model_names(config: Mapping[str, Any]) -> ModelNames:
             f"{type(model).__name__} keeps state in buffers, which outgrow does not handle yet",
             got=", ".join(extra[:5]),
         )
-    return ModelNames(shapes, aliases, model.base_model_prefix, architecture.ignored)
+    prefix = getattr(model, "base_model_prefix", "")
+    return ModelNames(shapes, aliases, prefix, architecture.ignored, architecture.disk)
 
 
 def named_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
@@ -150,5 +177,10 @@ def decay_names(model: PreTrainedModel) -> tuple[str, ...]:
     """The parameters that `Trainer` decays, in `named_parameters()` order: its optimizer's group 0."""
     from transformers import Trainer
 
+    if type(model).__module__.startswith("timm."):
+        fix = "save the format native or hub"
+        raise CheckpointError(
+            "Trainer's checkpoints are for models of transformers", got="a model of timm", fix=fix
+        )
     decayed = set(Trainer.get_decay_parameter_names(cast(Any, None), model))
     return tuple(name for name, _ in model.named_parameters() if name in decayed)

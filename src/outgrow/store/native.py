@@ -1,7 +1,7 @@
 """The native state: a folder of safetensors and JSON, without any pickle, that `from_pretrained` opens as it is.
 
     model-*.safetensors       weights under in-memory names
-    optimizer-*.safetensors   state.<name>.exp_avg, state.<name>.exp_avg_sq
+    optimizer-*.safetensors   state.<name>.exp_avg, state.<name>.exp_avg_sq ..., as the optimizer keeps them (see `rules`)
     optimizer.json            class, groups by name, steps by name
     <record>.json             schedule, data, rng, trainer, scheduler ...
     config.json               and the tokenizer's files
@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from outgrow.errors import CheckpointError
+from outgrow.slots import SLOTS
 from outgrow.store.contents import Contents, OptimizerInfo
-from outgrow.store.models import ModelNames, read_json
-from outgrow.store.optimizer_file import MOMENTS
+from outgrow.store.models import ModelNames, Shape, read_json
 from outgrow.store.pickled import record_value
 from outgrow.store.safetensors_file import Entry
 from outgrow.store.safetensors_folder import (
@@ -59,7 +59,7 @@ def manifest(
     config: Mapping[str, Any],
     lineage: tuple[dict[str, Any], ...],
     records: Mapping[str, Any],
-    steps: Mapping[str, float],
+    step: int,
     files: Mapping[str, tuple[int, int]],
 ) -> dict[str, Any]:
     """The content of `outgrow.json`; `files` maps a name to size and CRC-32."""
@@ -68,7 +68,7 @@ def manifest(
         "format_version": FORMAT_VERSION,
         "model_type": config.get("model_type"),
         "libraries": {"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
-        "step": max(steps.values(), default=0),
+        "step": step,
         "lineage": list(lineage),
         "records": sorted(records),
         "files": {
@@ -176,27 +176,33 @@ def _read_optimizer(
         raise CheckpointError(
             f"the groups in {path} are not the model's parameters", got=some(wrong), fix=fix
         )
-    if not steps:
+    if not any(file.startswith("optimizer") and file.endswith(".safetensors") for file in files):
+        if steps:
+            raise CheckpointError(f"{path} counts steps, but {folder} holds no moments")
         return info, {}, {}
     disk: dict[str, Entry] = {}
     for entries, _ in read_files(weight_files(folder, "optimizer")):
         disk.update(entries)
-    moments = {slot: _slot_entries(folder, disk, names, slot) for slot in MOMENTS}
-    if set(steps) != set(names.shapes):
-        raise CheckpointError(
-            f"{path} has steps of other parameters", got=some(set(steps) ^ set(names.shapes))
-        )
-    unknown = set(disk) - {moment_key(name, slot) for name in names.shapes for slot in MOMENTS}
+    slots = info.slots(names.shapes)
+    expected: dict[str, dict[str, Shape]] = {}
+    for name, shape in names.shapes.items():
+        for slot in slots[name]:
+            expected.setdefault(slot, {})[name] = SLOTS[slot].shape(shape)
+    moments = {slot: _slot_entries(folder, disk, shapes, slot) for slot, shapes in expected.items()}
+    if set(steps) != info.counted():
+        raise CheckpointError(f"{path} has steps of other parameters", got=some(set(steps) ^ info.counted()))
+    unknown = set(disk) - {moment_key(name, slot) for slot, shapes in expected.items() for name in shapes}
     if unknown:
         raise CheckpointError(f"{folder} holds moments of unknown parameters", got=some(unknown))
-    return info, {name: steps[name] for name in names.shapes}, moments
+    return info, {name: steps[name] for name in names.shapes if name in steps}, moments
 
 
-def _slot_entries(folder: Path, disk: Mapping[str, Entry], names: ModelNames, slot: str) -> dict[str, Entry]:
-    plain = {name: disk[moment_key(name, slot)] for name in names.shapes if moment_key(name, slot) in disk}
-    without_aliases = ModelNames(names.shapes, {}, "")
+def _slot_entries(
+    folder: Path, disk: Mapping[str, Entry], shapes: Mapping[str, Shape], slot: str
+) -> dict[str, Entry]:
+    plain = {name: disk[moment_key(name, slot)] for name in shapes if moment_key(name, slot) in disk}
     try:
-        return match_names(folder, plain, without_aliases)
+        return match_names(folder, plain, ModelNames(shapes, {}, ""))
     except CheckpointError as error:
         raise CheckpointError(f"the moments {slot} in {folder} do not fit the model", got=error) from error
 

@@ -15,13 +15,13 @@ from typing import Any
 from torch import Tensor
 
 from outgrow.errors import CheckpointError
+from outgrow.slots import SLOTS
 from outgrow.store.contents import Contents, OptimizerInfo, ParamGroup
 from outgrow.store.models import Shape, decay_names, meta_model, model_names, read_json
 from outgrow.store.pickled import load_plain, to_json
+from outgrow.store.rules import RULE, check_entry, name_from_options
 from outgrow.store.safetensors_folder import SafetensorsSource, read_lineage, some
 from outgrow.store.source import MemorySource, Rows, TensorMeta, TensorSource
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,10 @@ def open_trainer(folder: Path, config: Mapping[str, Any]) -> Contents:
     shapes = {name: weights.meta(name, "weight").shape for name in weights.names("weight")}
     state, groups = _parts(path, load_plain(path, mapped=True))
     order = _names_in_order(path, groups, shapes, config)
-    moments, steps = _moments(path, state, order, shapes)
+    info = _optimizer_info(path, groups, order)
+    moments, steps = _moments(path, state, info, shapes)
     source = TrainerSource(weights, MemorySource(moments))
-    return Contents(source, steps, _optimizer_info(path, groups, order), records, lineage)
+    return Contents(source, steps, info, records, lineage)
 
 
 def _parts(path: Path, content: Any) -> tuple[dict[int, Any], list[dict[str, Any]]]:
@@ -111,11 +112,12 @@ def _names_in_order(
 
 
 def _moments(
-    path: Path, state: Mapping[int, Any], order: Sequence[tuple[str, ...]], shapes: Mapping[str, Shape]
+    path: Path, state: Mapping[int, Any], info: OptimizerInfo, shapes: Mapping[str, Shape]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
-    names = [name for group in order for name in group]
+    names = [name for group in info.groups for name in group.names]
+    slots, rules = info.slots(shapes), info.rules()
     if not state:
-        return {}, {}  # saved before the first step
+        return {}, {}  # saved before the first step, or of an optimizer that keeps nothing
     if set(state) != set(range(len(names))):
         missing = [name for number, name in enumerate(names) if number not in state]
         raise CheckpointError(
@@ -124,25 +126,20 @@ def _moments(
             expected=len(names),
             fix="parameters that never got a gradient have none: leave them out of the model, or take one step with all",
         )
-    moments: dict[str, dict[str, Tensor]] = {slot: {} for slot in MOMENTS}
+    moments: dict[str, dict[str, Tensor]] = {}
     steps: dict[str, float] = {}
-    for number, name in enumerate(names):
-        entry = state[number]
-        if not isinstance(entry, dict) or set(entry) != {"step", *MOMENTS}:
-            found = ", ".join(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__
-            fix = "outgrow grows the state of Adam and AdamW (without amsgrad)"
-            raise CheckpointError(
-                f"{path}: {name} has other state than Adam's",
-                got=found,
-                expected="step, exp_avg, exp_avg_sq",
-                fix=fix,
-            )
-        for slot in MOMENTS:
-            check_moment(str(path), name, slot, entry[slot], shapes[name])
-            moments[slot][name] = entry[slot]
-        steps[name] = float(entry["step"])
-    ordered = {slot: {name: tensors[name] for name in shapes} for slot, tensors in moments.items()}
-    return ordered, {name: steps[name] for name in shapes}
+    number_of = {name: number for number, name in enumerate(names)}
+    for name, shape in shapes.items():
+        entry, rule = state[number_of[name]], rules[name]
+        if not isinstance(entry, dict):
+            raise CheckpointError(f"{path}: the state of {name} is damaged", got=type(entry).__name__)
+        check_entry(f"{path}: ", name, rule, slots[name], entry)
+        for slot in slots[name]:
+            check_moment(str(path), name, slot, entry[slot], SLOTS[slot].shape(shape))
+            moments.setdefault(slot, {})[name] = entry[slot]
+        if rule.counts:
+            steps[name] = float(entry["step"])
+    return moments, steps
 
 
 def check_moment(where: str, name: str, slot: str, value: Any, shape: Shape) -> None:
@@ -159,12 +156,12 @@ def _optimizer_info(
 ) -> OptimizerInfo:
     described = []
     for group, names in zip(groups, order, strict=True):
-        options = {key: value for key, value in group.items() if key not in ("params", "param_names")}
-        if "betas" not in options:
-            raise CheckpointError(f"{path} is not the state of Adam or AdamW", got=", ".join(options))
-        described.append(ParamGroup(names, {key: option(value) for key, value in options.items()}))
-    decoupled = described[0].options.get("decoupled_weight_decay", True)
-    return OptimizerInfo("AdamW" if decoupled else "Adam", tuple(described))
+        options = {key: option(value) for key, value in group.items() if key not in ("params", "param_names")}
+        described.append((name_from_options(str(path), options), ParamGroup(names, options)))
+    found = {name for name, _ in described}
+    if len(found) > 1 and not all(RULE in group.options for _, group in described):
+        raise CheckpointError(f"{path} has groups of several optimizers", got=some(found))
+    return OptimizerInfo(described[0][0], tuple(group for _, group in described))
 
 
 def option(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """A Hugging Face model folder as a `TensorSource`: one file, or shards and their index.
 
 Files of the hub may call a parameter otherwise than the model in memory does. A disk name is matched when it is the
-in-memory name, with or without `base_model_prefix`, or one of the two old LayerNorm names; nothing else is guessed.
+in-memory name, with or without `base_model_prefix`, one of the two old LayerNorm names, or spelled as the architecture
+file says that published files spell it; nothing else is guessed.
 """
 
 from __future__ import annotations
@@ -135,9 +136,7 @@ def match_names(folder: Path, disk: Mapping[str, Entry], names: ModelNames) -> d
     found: dict[str, str] = {}
     unknown = []
     for name in disk:
-        known = next(
-            (c for c in _candidates(name, names.prefix) if c in names.shapes or c in names.aliases), None
-        )
+        known = next((c for c in _candidates(name, names) if c in names.shapes or c in names.aliases), None)
         if known is None:
             unknown += [] if any(fnmatchcase(name, pattern) for pattern in names.ignored) else [name]
         elif known in found:
@@ -163,12 +162,16 @@ def match_names(folder: Path, disk: Mapping[str, Entry], names: ModelNames) -> d
     return {name: matched[name] for name in names.shapes}
 
 
-def _candidates(name: str, prefix: str) -> list[str]:
+def _candidates(name: str, names: ModelNames) -> list[str]:
     old = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
     spellings = [name] + [name.removesuffix(end) + new for end, new in old.items() if name.endswith(end)]
-    if not prefix:
+    renamed = name
+    for there, here in names.disk.items():
+        renamed = renamed.replace(there, here)
+    spellings += [renamed] if renamed != name else []
+    if not names.prefix:
         return spellings
-    return [s for n in spellings for s in (n, f"{prefix}.{n}", n.removeprefix(f"{prefix}."))]
+    return [s for n in spellings for s in (n, f"{names.prefix}.{n}", n.removeprefix(f"{names.prefix}."))]
 
 
 def _merge_tied(folder: Path, matched: dict[str, Entry], owner: str, copy: Entry, alias: str) -> None:

@@ -20,28 +20,14 @@ from typing import Any, cast
 import torch
 
 from outgrow.errors import CheckpointError
+from outgrow.slots import MOMENTS
 from outgrow.store.contents import OptimizerInfo, ParamGroup
 from outgrow.store.models import decay_names, meta_model
-from outgrow.store.optimizer_file import MOMENTS
 from outgrow.store.pickled import from_json
+from outgrow.store.rules import class_defaults
 from outgrow.store.safetensors_folder import some
 from outgrow.store.source import TensorMeta, TensorSource
 from outgrow.store.writer import FilePlan, Key
-
-DEFAULTS: Mapping[str, Any] = {
-    "weight_decay": 0.0,
-    "lr": 1e-3,
-    "betas": [0.9, 0.999],
-    "eps": 1e-8,
-    "amsgrad": False,
-    "maximize": False,
-    "foreach": None,
-    "capturable": False,
-    "differentiable": False,
-    "fused": None,
-    "decoupled_weight_decay": True,
-}
-"""Options that torch's AdamW expects in every group."""
 
 
 def trainer_groups(config: Mapping[str, Any], optimizer: OptimizerInfo) -> OptimizerInfo:
@@ -67,7 +53,7 @@ def trainer_groups(config: Mapping[str, Any], optimizer: OptimizerInfo) -> Optim
                 ),
                 fix="save the native format, which keeps any groups",
             )
-        full = {**DEFAULTS, **found[0]}
+        full = {**class_defaults(optimizer.name), **found[0]}
         groups.append(ParamGroup(names, {**full, "initial_lr": full.get("initial_lr", full["lr"])}))
     return OptimizerInfo(optimizer.name, tuple(groups))
 
@@ -79,13 +65,18 @@ def write_optimizer_outline(
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     names = [name for group in optimizer.groups for name in group.names]
+    rules = optimizer.rules()
+    held = {slot: frozenset(source.names(slot)) for slot in MOMENTS}
     with FakeTensorMode():
-        state = {
-            number: {"step": torch.empty((), dtype=torch.float32)}
-            | {slot: _fake(source.meta(name, slot)) for slot in MOMENTS}
-            for number, name in enumerate(names)
-            if name in steps
-        }
+        state: dict[int, dict[str, Any]] = {}
+        for number, name in enumerate(names):
+            entry: dict[str, Any] = {
+                slot: _fake(source.meta(name, slot)) for slot in MOMENTS if name in held[slot]
+            }
+            if entry:
+                rule = rules[name]
+                count = {"step": rule.step(steps[name], torch.device("cpu"))} if rule.counts else {}
+                state[number] = {**count, **entry, **dict.fromkeys(rule.ignored, 0)}
     try:
         with torch.serialization.skip_data(materialize_fake_tensors=True):
             torch.save({"state": state, "param_groups": _param_groups(optimizer)}, path)
@@ -99,9 +90,10 @@ def write_optimizer_outline(
     with open(path, "r+b") as file:
         for number, entry in outline.items():
             name = names[number]
-            file.seek(_offset(entry["step"]))
-            file.write(struct.pack("<f", steps[name]))
-            offsets |= {(slot, name): _offset(entry[slot]) for slot in MOMENTS}
+            if isinstance(entry.get("step"), torch.Tensor):
+                file.seek(_offset(entry["step"]))
+                file.write(struct.pack("<f", steps[name]))
+            offsets |= {(slot, name): _offset(entry[slot]) for slot in MOMENTS if slot in entry}
     return FilePlan(path.name, path.stat().st_size, b"", offsets)
 
 
@@ -182,8 +174,9 @@ def _record_start(file: Any, header: int) -> tuple[int, int]:
 def _param_groups(optimizer: OptimizerInfo) -> list[dict[str, Any]]:
     groups, first = [], 0
     for group in optimizer.groups:
-        options = dict(group.options)
-        options["betas"] = tuple(options["betas"])
+        options = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in group.options.items()
+        }
         numbers = list(range(first, first + len(group.names)))
         groups.append({**options, "params": numbers, "param_names": list(group.names)})
         first += len(group.names)

@@ -7,22 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import AliasChoices, Field, model_validator
 
-from outgrow.schedule import WSD, Schedule, TokenCount, parse_count
-
-Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+from outgrow.reentry import Curve, Ratio, Reentry
+from outgrow.schedule import WSD, Schedule, TokenCount
+from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
+from outgrow.train.optimizer_config import AdamWConfig, OptimizerConfig
+from outgrow.train.section import Count
+from outgrow.train.section import Section as _Section
+from outgrow.train.trigger import Until
 
 
 class TokenizerConfig(_Section):
@@ -53,6 +46,8 @@ class DataConfig(_Section):
     """Absent with `stages[0].from`: the tokenizer of that checkpoint."""
     sequence_length: Count = 256
     """Tokens that the model sees at once."""
+    skip_steps: TokenCount = 0
+    """Optimizer steps of this seed's order that are left out: those that the starting checkpoint was trained with."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Share of the tokens held out at the end of the corpus, by documents."""
     validation_source: str | None = None
@@ -65,18 +60,12 @@ class DataConfig(_Section):
     """Split of a `datasets` source."""
     subset: str | None = None
     """Configuration name of a `datasets` hub source."""
-
-
-class OptimizerConfig(_Section):
-    """AdamW (arXiv 1711.05101); one-dimensional tensors are not decayed."""
-
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """The peak: the schedule multiplies it."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
-    """Largest norm of the whole gradient; null for none."""
+    images: str | None = None
+    """An `.npz` file of images and labels, instead of text (`train/images.py` says its forms)."""
+    validation_images: str | None = None
+    """A separate file for validation; else the last `validation_share` of the images are held out."""
+    augment: Literal["none", "flip_crop"] = "none"
+    """Training images as they are, or mirrored at random and moved by up to 1/8 of their side."""
 
 
 class BatchConfig(_Section):
@@ -93,6 +82,26 @@ class BatchConfig(_Section):
         return self
 
 
+class CandidateConfig(_Section):
+    """Operators to try; one that is not named is the growth's own."""
+
+    width: str | None = None
+    depth: str | None = None
+
+
+class ProbeConfig(_Section):
+    """Try several operators for a few steps each from the same state, and keep the one with the lowest loss (LAG)."""
+
+    steps: Count
+    candidates: tuple[CandidateConfig, ...]
+
+    @model_validator(mode="after")
+    def _compares(self) -> ProbeConfig:
+        if len(self.candidates) < 2:
+            raise ValueError("name at least two candidates: one alone needs no probe")
+        return self
+
+
 class GrowConfig(_Section):
     """A growth between two stages: target sizes and how to reach them."""
 
@@ -104,6 +113,7 @@ class GrowConfig(_Section):
     noise: Annotated[float, Field(ge=0)] = 0.1
     """Reader-invisible noise that lets copies part, in units of the model's initializer range."""
     seed: int = 0
+    probe: ProbeConfig | None = None
 
     @model_validator(mode="after")
     def _has_a_target(self) -> GrowConfig:
@@ -113,7 +123,7 @@ class GrowConfig(_Section):
 
 
 class StageConfig(_Section):
-    """Train for so many tokens, after growing from the stage before."""
+    """Train for so many tokens at most, after growing from the stage before."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     tokens: Count
@@ -122,10 +132,36 @@ class StageConfig(_Section):
     )
     """First stage only: a checkpoint folder to continue from (`from:` in the file)."""
     grow: GrowConfig | None = None
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """This stage's own peak."""
-    rewarm_tokens: TokenCount = 0
-    """Tokens over which this stage's learning rate rises once more from 0."""
+    reentry: Reentry = Reentry()
+    """How the learning rate goes on: position on the schedule, re-warm-up, peak."""
+    until: Until | None = None
+    """What ends the stage before its tokens are used: `{loss: 3.2}` or `{trigger: efficiency}`."""
+    new_entries: NewEntriesConfig | None = None
+    """A learning rate of their own for what the growth added."""
+    freeze: FreezeConfig | None = None
+    """Tensors that are left alone for a while."""
+    masks: MasksConfig | None = None
+    """New units and layers fade in."""
+
+    @model_validator(mode="after")
+    def _knows_what_is_new(self) -> StageConfig:
+        if self.grow is None and self.asks_what_is_new:
+            raise ValueError(
+                "new_entries, masks and freeze.what: old need a growth in the same stage to know what is new"
+            )
+        if self.masks is not None and self.masks.rise_tokens > self.tokens:
+            raise ValueError(f"masks.rise_tokens {self.masks.rise_tokens} is more than the stage's tokens")
+        if self.masks is not None and self.until is not None:
+            raise ValueError(
+                "a stage with masks cannot end early: leave out until, or split the stage in two"
+            )
+        return self
+
+    @property
+    def asks_what_is_new(self) -> bool:
+        """Whether anything here is about the entries that the stage's growth adds."""
+        old = self.freeze is not None and self.freeze.what == "old"
+        return old or self.new_entries is not None or self.masks is not None
 
 
 class EvaluationConfig(_Section):
@@ -152,7 +188,7 @@ class RunConfig(_Section):
     model: dict[str, Any] | None = None
     """`model_type` and the config fields of the first stage; absent with `stages[0].from`."""
     data: DataConfig = DataConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = AdamWConfig()
     schedule: Schedule = Field(default_factory=lambda: WSD.model_validate({}))
     batch: BatchConfig = BatchConfig()
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
@@ -173,11 +209,19 @@ class RunConfig(_Section):
             raise ValueError("model.model_type is missing (for example llama)")
         if first.grow is not None and first.start is None:
             raise ValueError("stages[0].grow needs stages[0].from: a new model has nothing to grow from")
-        if self.data.tokenizer is None and first.start is None:
+        if self.data.tokenizer is None and first.start is None and self.data.images is None:
             raise ValueError("data.tokenizer is missing (for example {vocab_size: 4096})")
         for index, stage in enumerate(self.stages[1:], start=1):
             if stage.start is not None:
                 raise ValueError(f"stages[{index}].from: only the first stage can start from a checkpoint")
+        for index, stage in enumerate(self.stages):
+            position, peak = stage.reentry.position, stage.reentry.peak
+            if stage.grow is None and (position == "loss_matched" or peak in ("size_law", "mup")):
+                raise ValueError(f"stages[{index}].reentry: loss_matched, size_law and mup need a growth")
+            if index == 0 and (position == "loss_matched" or isinstance(position, Ratio | Curve)):
+                raise ValueError(
+                    "stages[0].reentry.position: nothing before it: give keep or a number of tokens"
+                )
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages need different names, got {', '.join(names)}")
@@ -185,25 +229,25 @@ class RunConfig(_Section):
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of one optimizer step."""
-        return self.batch.sequences * self.data.sequence_length
+        """Tokens of one optimizer step; an image counts as one."""
+        return self.batch.sequences * (1 if self.data.images is not None else self.data.sequence_length)
 
     def stage_steps(self, index: int) -> int:
         """Optimizer steps of a stage: its tokens, rounded up to whole steps."""
         return -(-self.stages[index].tokens // self.tokens_per_step)
 
     def first_step(self, index: int) -> int:
-        """Optimizer steps of the run before a stage."""
+        """Optimizer steps of the run before a stage, if none ends early (else see `train/course.py`)."""
         return sum(self.stage_steps(i) for i in range(index))
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Optimizer steps of the whole run, if no stage ends early."""
         return self.first_step(len(self.stages))
 
     @property
     def total_tokens(self) -> int:
-        """Tokens of the whole run."""
+        """Tokens of the whole run, if no stage ends early."""
         return self.total_steps * self.tokens_per_step
 
     def resolved(self) -> dict[str, Any]:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,9 +26,43 @@ from outgrow.errors import ConfigError
 from outgrow.train.config import DataConfig
 from outgrow.train.corpus import Corpus, open_corpus
 from outgrow.train.files import cache_folder, write_folder
+from outgrow.train.needs import Needs, TextNeeds
+from outgrow.train.objectives import Batch
 from outgrow.train.tokenizer import TextTokenizer, prepare_tokenizer
 
 _ENCODE_BYTES = 4_000_000  # of text that is tokenized at once
+
+
+class Data(ABC):
+    """What a run trains and validates on. Final: TrainingData (text), MaskedText, ImageData."""
+
+    @property
+    @abstractmethod
+    def needs(self) -> Needs:
+        """What a model must have to take them."""
+
+    @property
+    @abstractmethod
+    def files(self) -> tuple[Path, ...]:
+        """Files to copy beside a state, as a tokenizer's."""
+
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """One line for people."""
+
+    @property
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """What identifies the data, for the `data` record of a state."""
+
+    @abstractmethod
+    def batch(self, seed: int, step: int, sequences: int) -> Batch:
+        """The items of one optimizer step of the run: the same for the same seed and step, always."""
+
+    @abstractmethod
+    def validation_batches(self, sequences: int, micro_batch: int) -> list[Batch]:
+        """Held-out items spread evenly, in pieces, always the same."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +87,33 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """Windows to train on, windows to validate on, and the tokenizer behind them."""
+class TrainingData(Data):
+    """Text for a causal model: windows to train on, windows to validate on, and the tokenizer behind them."""
 
     train: Windows
     validation: Windows
     tokenizer: TextTokenizer
     description: str
 
-    def batch(self, seed: int, step: int, sequences: int) -> tuple[Tensor, Tensor]:
-        """The sequences of one optimizer step of the run: the same for the same seed and step, always."""
-        positions = range(step * sequences, (step + 1) * sequences)
-        count = len(self.train)
-        return self.train.read(
-            np.array([_permutation(seed, p // count, count)[p % count] for p in positions])
+    @property
+    def needs(self) -> TextNeeds:
+        tokenizer = self.tokenizer
+        return TextNeeds(tokenizer.vocab_size, self.train.length, tokenizer.separator)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.tokenizer.files
+
+    @property
+    def summary(self) -> str:
+        return (
+            f"{self.description}: {len(self.train.tokens):,} tokens, {len(self.validation.tokens):,} held out"
         )
 
-    def validation_batches(self, sequences: int, micro_batch: int) -> list[tuple[Tensor, Tensor]]:
-        """Validation windows spread evenly over the held-out text, in pieces, always the same."""
+    def batch(self, seed: int, step: int, sequences: int) -> Batch:
+        return self.train.read(places(seed, step, sequences, len(self.train)))
+
+    def validation_batches(self, sequences: int, micro_batch: int) -> list[Batch]:
         count = min(sequences, len(self.validation))
         indexes = np.arange(count, dtype=np.int64) * len(self.validation) // count
         return [
@@ -76,7 +122,6 @@ class TrainingData:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What identifies the data, for the `data` record of a state."""
         return {
             "description": self.description,
             "train_tokens": len(self.train.tokens),
@@ -95,15 +140,29 @@ def _fingerprint(tokens: NDArray[Any]) -> str:
     ]
 
 
+def places(seed: int, step: int, sequences: int, count: int) -> NDArray[np.int64]:
+    """Which of `count` items a step uses: every item once per epoch, in an order of (seed, epoch)."""
+    positions = range(step * sequences, (step + 1) * sequences)
+    return np.array([_permutation(seed, p // count, count)[p % count] for p in positions])
+
+
 @lru_cache(maxsize=2)
 def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(count)
 
 
-def load_data(config: DataConfig, tokenizer_folder: Path, *, start: str | None = None) -> TrainingData:
-    """Everything a run reads: finds the text, trains or opens the tokenizer, encodes or finds the tokens."""
+def load_data(
+    config: DataConfig,
+    tokenizer_folder: Path,
+    *,
+    start: str | None = None,
+    special_tokens: Mapping[str, str] = MappingProxyType({}),
+) -> TrainingData:
+    """The text of a run: finds it, trains (with `special_tokens`) or opens the tokenizer, encodes or finds the tokens."""
     corpus = _open(config, config.source)
-    tokenizer = prepare_tokenizer(config, corpus, tokenizer_folder, start=start)
+    tokenizer = prepare_tokenizer(
+        config, corpus, tokenizer_folder, start=start, special_tokens=special_tokens
+    )
     tokens, ends = encoded(corpus, tokenizer)
     description = corpus.description
     if config.validation_source is not None:

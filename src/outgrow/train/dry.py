@@ -1,21 +1,23 @@
 """What a run would need, without doing it: parameters, FLOPs, memory, disk, time.
 
-memory = 16 bytes per parameter (weight, gradient, two moments) + activations of one micro-batch
+memory = weights, gradients, what the optimizer keeps, and activations of one micro-batch (see `memory.py`)
 time   = FLOPs of the run / FLOPs per second of a short measured probe of the first stage's model
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-
+from outgrow.flops import training_flops
+from outgrow.memory import training_memory
 from outgrow.train.config import RunConfig
-from outgrow.train.engine import Device, build_model, build_optimizer, choose_device, optimizer_step
+from outgrow.train.engine import Device, build_model, choose_device, optimizer_step
+from outgrow.train.objectives import objective_of
+from outgrow.train.optimizers import build_optimizer, state_numbers
 from outgrow.train.preflight import preflight
+from outgrow.train.rates import StageRates, rate_points, stage_rates
 from outgrow.train.stages import StagePlan
 
 _LARGEST_PROBE = 300_000_000  # parameters: a larger model would make a dry run slow and hungry
@@ -46,6 +48,10 @@ class DryRun:
     seconds: float | None
     device: str
     corpus: str
+    rates: tuple[StageRates, ...]
+    rate_points: tuple[tuple[tuple[int, float], ...], ...]
+    """For each stage, (tokens of the run, learning rate)."""
+    warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -71,37 +77,31 @@ def dry_run(run: RunConfig) -> DryRun:
         seconds=flops / rate if rate else None,
         device=device.describe(),
         corpus=found.corpus,
+        rates=stage_rates(run, found.stages),
+        rate_points=rate_points(run, found.stages),
+        warnings=found.warnings,
     )
 
 
 def _stage(run: RunConfig, plan: StagePlan, device: Device, rate: float | None) -> DryStage:
     micro_batch = run.batch.micro_batch or run.batch.sequences
-    activations = activation_bytes(
-        plan.config, micro_batch, run.data.sequence_length, 2 if device.bf16 else 4
+    memory = training_memory(
+        plan.config,
+        sequences=micro_batch,
+        sequence_length=plan.cost.length or run.data.sequence_length,
+        itemsize=2 if device.bf16 else 4,
     )
+    state = 4 * state_numbers(plan.config, run.optimizer)
     return DryStage(
         name=plan.name,
         parameters=plan.cost.parameters,
         tokens=plan.tokens,
         steps=plan.steps,
-        flops=plan.flops,
-        memory_bytes=16 * plan.cost.parameters + activations,
-        checkpoint_bytes=12 * plan.cost.parameters,
-        seconds=plan.flops / rate if rate else None,
+        flops=plan.flops + plan.probe_flops,
+        memory_bytes=replace(memory, moments=state).total,
+        checkpoint_bytes=4 * plan.cost.parameters + state,
+        seconds=(plan.flops + plan.probe_flops) / rate if rate else None,
     )
-
-
-def activation_bytes(config: Mapping[str, Any], sequences: int, length: int, itemsize: int) -> int:
-    """An estimate of what the backward pass keeps: about 17 + 3 mlp/embed vectors per token and layer, and the logits.
-
-    Without the scores of attention, which the fused kernel computes again (arXiv 2205.05198 counts the rest).
-    """
-    embed = config.get("hidden_size", config.get("n_embd", 0))
-    layers = config.get("num_hidden_layers", config.get("n_layer", 0))
-    mlp = config.get("intermediate_size") or config.get("n_inner") or 4 * embed
-    tokens = sequences * length
-    logits = tokens * config["vocab_size"] * (itemsize + 8)
-    return int(tokens * layers * (17 * embed + 3 * mlp) * itemsize + logits)
 
 
 def _disk(run: RunConfig, stages: tuple[DryStage, ...]) -> int:
@@ -121,14 +121,14 @@ def _measured_rate(run: RunConfig, plan: StagePlan, device: Device) -> float | N
     micro_batch = run.batch.micro_batch or run.batch.sequences
     model = build_model(plan.config).to(device.name)
     optimizer = build_optimizer(model, run.optimizer)
-    tokens = torch.randint(plan.config["vocab_size"], (micro_batch, run.data.sequence_length))
+    batch = objective_of(plan.config).example(plan.config, micro_batch, run.data.sequence_length)
     seconds = 0.0
     for step in range(3):
         began = time.monotonic()
         optimizer_step(
             model,
             optimizer,
-            (tokens, tokens),
+            batch,
             learning_rate=1e-6,
             micro_batch=micro_batch,
             clip=run.optimizer.gradient_clip,
@@ -136,4 +136,4 @@ def _measured_rate(run: RunConfig, plan: StagePlan, device: Device) -> float | N
             seed=(0, step),
         )
         seconds = time.monotonic() - began
-    return tokens.numel() * plan.cost.training(run.data.sequence_length) / seconds
+    return training_flops(plan.config, run.data.sequence_length)[1] * batch[1].numel() / seconds

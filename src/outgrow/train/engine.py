@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from outgrow.architectures import known, load
-from outgrow.errors import ArchitectureError, ConfigError, OutgrowError, near
-from outgrow.train.config import OptimizerConfig, RunConfig
+from outgrow.architectures import load
+from outgrow.errors import ConfigError, OutgrowError, near
+from outgrow.store import models
+from outgrow.train.config import RunConfig
+from outgrow.train.needs import Needs
+from outgrow.train.objectives import IGNORED, Batch, objective_of, summed_loss
 
 _NOT_SIZES = {"transformers_version", "architectures", "_name_or_path", "model_type", "dtype"}
 
@@ -42,11 +45,6 @@ class Device:
             torch.cuda.get_device_name() if self.name == "cuda" else f"cpu, {torch.get_num_threads()} threads"
         )
         return f"{name}, {'bf16 autocast' if self.bf16 else 'float32'}"
-
-
-def causal_types() -> tuple[str, ...]:
-    """Model types that learn to predict the next token."""
-    return tuple(name for name in known() if load(name).objective == "causal")
 
 
 def choose_device(config: RunConfig) -> Device:
@@ -75,100 +73,51 @@ def be_repeatable() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def model_config(
-    fields: dict[str, Any], *, vocab_size: int, sequence_length: int, separator: int | None
-) -> dict[str, Any]:
+def model_config(fields: dict[str, Any], needs: Needs) -> dict[str, Any]:
     """The full `config.json` content of a new model, from the `model` section of a run."""
     from transformers import CONFIG_MAPPING
 
     fields = dict(fields)
     model_type = str(fields.pop("model_type"))
-    if model_type not in causal_types():
-        raise ArchitectureError(
-            "model.model_type: not a causal language model that can be trained here",
-            got=model_type,
-            expected=near(model_type, causal_types()),
-        )
+    spec = load(model_type)
     config_class = CONFIG_MAPPING[model_type]
-    names = set(config_class().to_dict()) | set(config_class.attribute_map)
+    names = set(config_class().to_dict()) | set(config_class.attribute_map) | {"num_labels"}
     for name in fields:
         if name not in names:
             raise ConfigError(
                 f"unknown key model.{name} for {model_type}", expected=near(name, names - _NOT_SIZES)
             )
-    fields.setdefault("vocab_size", vocab_size)
-    fields.setdefault("bos_token_id", separator)
-    fields.setdefault("eos_token_id", separator)
     try:
-        config = config_class(**fields)
+        config = config_class(**{**needs.fields(), **fields})
     except Exception as error:  # transformers validates with errors of several kinds
         raise ConfigError(f"model: {model_type} does not accept these fields", got=str(error)) from None
-    content: dict[str, Any] = config.to_dict()
-    check_fits(content, vocab_size=vocab_size, sequence_length=sequence_length)
+    content: dict[str, Any] = {**config.to_dict(), "architectures": [spec.class_]}
+    needs.check(content)
     return content
 
 
-def check_fits(content: dict[str, Any], *, vocab_size: int, sequence_length: int) -> None:
-    """The model has a row for every token and a position for every place in a sequence."""
-    if content["vocab_size"] < vocab_size:
-        raise ConfigError(
-            "the model has fewer vocabulary rows than the tokenizer has tokens",
-            got=content["vocab_size"],
-            expected=f"at least {vocab_size}",
-        )
-    positions = content.get("max_position_embeddings", content.get("n_positions"))
-    if positions is not None and positions < sequence_length:
-        raise ConfigError(
-            "data.sequence_length is longer than the model's positions",
-            got=sequence_length,
-            expected=positions,
-        )
-
-
 def build_model(content: dict[str, Any], device: str = "cpu") -> nn.Module:
-    """A `transformers` causal language model in float32 with fresh weights from torch's current generator."""
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-
-    if content.get("model_type") not in causal_types():
-        raise ArchitectureError(
-            "this checkpoint is not a causal language model that can be trained here",
-            got=content.get("model_type"),
-            expected=", ".join(causal_types()),
-        )
-    config = CONFIG_MAPPING[content["model_type"]].from_dict(dict(content))
-    config.dtype = torch.float32
+    """A `transformers` model in float32 with fresh weights from torch's current generator."""
     with torch.device(device):
-        model: nn.Module = AutoModelForCausalLM.from_config(config)
-    return model.float()
+        model: nn.Module = models.build_model(content, torch.float32)
+        return model.float()
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over named parameters: matrices decay, vectors do not."""
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [pair for pair in named if pair[1].ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [pair for pair in named if pair[1].ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
-    )
-
-
-def language_loss(model: nn.Module, inputs: Tensor, targets: Tensor, device: Device) -> Tensor:
-    """Summed cross-entropy in nats; inputs and targets are int64 (sequences, length)."""
-    inputs = inputs.to(device.name, non_blocking=True)
-    targets = targets.to(device.name, non_blocking=True)
+def predict(model: nn.Module, batch: Batch, device: Device) -> Batch:
+    """Logits and targets on the model's device."""
+    inputs, targets = (part.to(device.name, non_blocking=True) for part in batch)
     with device.autocast():
-        logits = model(input_ids=inputs, use_cache=False).logits
-    return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+        return objective_of(_config(model)).logits(model, inputs), targets
+
+
+def _config(model: nn.Module) -> dict[str, Any]:
+    config: Any = model.config
+    return {"model_type": config.model_type}
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step saw: mean loss in nats per token, and the gradient's norm before clipping."""
+    """What one optimizer step saw: mean loss in nats per target, and the gradient's norm before clipping."""
 
     loss: float
     gradient_norm: float
@@ -177,23 +126,28 @@ class Step:
 def optimizer_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batch: tuple[Tensor, Tensor],
+    batch: Batch,
     *,
     learning_rate: float,
     micro_batch: int,
     clip: float | None,
     device: Device,
     seed: tuple[int, int],
+    update: AbstractContextManager[None] | None = None,
 ) -> Step:
-    """Gradients of a whole batch, in pieces, then one update; nothing is updated where the loss is not finite."""
+    """Gradients of a whole batch, in pieces, then one update; nothing is updated where the loss is not finite.
+
+    `update` is entered around the optimizer's own step (see `train/boost.py`).
+    """
     torch.manual_seed((seed[0] * 1_000_003 + seed[1]) % 2**63)
     model.train()
     optimizer.zero_grad(set_to_none=True)
     inputs, targets = batch
+    count = int((targets != IGNORED).sum())
     total = torch.zeros((), device=device.name)
     for start in range(0, len(inputs), micro_batch):
         piece = slice(start, start + micro_batch)
-        loss = language_loss(model, inputs[piece], targets[piece], device) / targets.numel()
+        loss = summed_loss(*predict(model, (inputs[piece], targets[piece]), device)) / count
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     parameters = [p for p in model.parameters() if p.grad is not None]
@@ -203,17 +157,26 @@ def optimizer_step(
         if clip is not None:
             nn.utils.clip_grads_with_norm_(parameters, clip, norm)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        optimizer.step()
+            group["lr"] = learning_rate * group.get("lr_scale", 1.0)
+        with update or nullcontext():
+            optimizer.step()
     return step
 
 
+def evaluate(model: nn.Module, batches: Sequence[Batch], device: Device) -> float:
+    """Mean loss in nats per target over fixed batches."""
+    return measure(model, batches, device)["loss"]
+
+
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], device: Device) -> float:
-    """Mean loss in nats per token over fixed batches."""
+def measure(model: nn.Module, batches: Sequence[Batch], device: Device) -> dict[str, float]:
+    """The objective's metrics over fixed batches: mean loss in nats per target, and for images the share that is right."""
     model.eval()
-    total, count = 0.0, 0
-    for inputs, targets in batches:
-        total += float(language_loss(model, inputs, targets, device))
-        count += targets.numel()
-    return total / count
+    loss, right, count = 0.0, 0, 0
+    for batch in batches:
+        logits, targets = predict(model, batch, device)
+        loss += float(summed_loss(logits, targets))
+        right += int((logits.argmax(-1) == targets).sum())
+        count += int((targets != IGNORED).sum())
+    found = {"loss": loss / count, "accuracy": right / count}
+    return {name: found[name] for name in objective_of(_config(model)).metrics}

@@ -49,6 +49,10 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> Path:
     return target
 
 
+class RunBusyError(ConfigError):
+    """Another process is working in this run's folder."""
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder: a second run in it is an error, and a killed one lets go by itself."""
@@ -56,7 +60,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(
+            raise RunBusyError(
                 f"another run is working in {folder}", fix="wait for it, stop it, or choose another output"
             ) from None
         yield

@@ -1,7 +1,7 @@
 """The run folder, whole at any moment: what a killed run left is enough to go on as if nothing had happened.
 
 run.yaml                       the resolved configuration: run it again, get the same run
-metrics.jsonl                  one JSON object per line: train, validation, stage, growth
+metrics.jsonl                  one JSON object per line: train, validation, stage, growth, trigger
 latest.json                    where to continue: checkpoint, step, length of metrics.jsonl; replaced atomically
 stages/<i>-<name>/step-<n>/    training states;  stages/<i>-<name>/grown/  the state a stage started from
 final/                         the last training state
@@ -32,10 +32,13 @@ _MAY_CHANGE = ("output", "checkpoint.keep", "tensorboard")  # has no influence o
 
 @dataclass(frozen=True)
 class Pointer:
-    """A place to continue from. `metrics_bytes` is how much of metrics.jsonl belongs to it."""
+    """A place to continue from. `metrics_bytes` is how much of metrics.jsonl belongs to it.
+
+    `stages`: of each stage that has begun, its first step, its position on the schedule, and its end (`course.Begun`).
+    """
 
     checkpoint: str
-    stage: int
+    stages: list[dict[str, Any]]
     step: int
     flops: float
     seconds: float

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,29 +16,38 @@ from typing import Any
 import torch
 
 from outgrow.errors import ConfigError
-from outgrow.schedule import learning_rate
 from outgrow.state import TrainingState
+from outgrow.train.choose import grow_best
 from outgrow.train.config import RunConfig
-from outgrow.train.data import load_data
+from outgrow.train.course import Begun, Course
 from outgrow.train.engine import (
     Step,
     TrainingError,
     be_repeatable,
     build_model,
-    build_optimizer,
     evaluate,
+    measure,
     optimizer_step,
 )
 from outgrow.train.folder import Pointer, opened_run, prune
+from outgrow.train.opening import open_data
+from outgrow.train.optimizers import build_optimizer
 from outgrow.train.preflight import preflight
 from outgrow.train.progress import make_progress
 from outgrow.train.result import RunResult, machine, read_result
 from outgrow.train.session import Live, Session, checkpoint_path, load, log_row, open_session, point, save
-from outgrow.train.stages import grow_state
+from outgrow.train.stages import StagePlan, grow_state
+from outgrow.train.treatment import Treatment, make_treatment
+from outgrow.train.watch import Watch
 
 
-def train(run: RunConfig, *, progress: bool = True) -> RunResult:
-    """Do a run, or what is left of it.
+def train(
+    run: RunConfig,
+    *,
+    progress: bool = True,
+    before: Callable[[RunConfig, Sequence[StagePlan], Path], None] | None = None,
+) -> RunResult:
+    """Do a run, or what is left of it; `before` is called with the plan and the folder before the first step.
 
     Writes `run.output` (see `train/folder.py`). Raises `ConfigError` before any work for a mistake in the
     configuration, and `TrainingError` where the loss is not a finite number.
@@ -45,22 +55,24 @@ def train(run: RunConfig, *, progress: bool = True) -> RunResult:
     >>> result = train(load_run("examples/quickstart.yaml"))  # doctest: +SKIP
     """
     be_repeatable()
-    preflight(run)
+    found = preflight(run)
     with opened_run(run) as folder, make_progress(progress) as view:
         pointer = folder.pointer()
         if pointer is not None and pointer.finished:
             view.say(f"{folder.root}: this run is finished, nothing to do")
             return replace(read_result(folder), already_finished=True)
-        view.say("data: reading, tokenizing (cached for the next time)")
-        data = load_data(run.data, folder.tokenizer, start=run.stages[0].start)
-        view.say(
-            f"data: {data.description}: {len(data.train.tokens):,} tokens, {len(data.validation.tokens):,} held out"
-        )
+        for warning in found.warnings:
+            view.say(f"warning: {warning}")
+        view.say("data: reading")
+        data = open_data(run, folder.tokenizer)
+        view.say(f"data: {data.summary}")
         if pointer is not None and pointer.data != data.record:
             raise ConfigError(
                 "the data is not what this run began with", got=data.record, expected=pointer.data
             )
         session = open_session(run, folder, data, view, pointer)
+        if before is not None:
+            before(run, session.plans, folder.root)
         try:
             _work(session, pointer)
         finally:
@@ -82,127 +94,139 @@ def _work(session: Session, pointer: Pointer | None) -> None:
 def _begin(session: Session) -> Live:
     """The first stage's start: fresh weights, or a checkpoint and perhaps a growth."""
     run, stage = session.run, session.run.stages[0]
+    course = Course(run, session.plans).enter(0)
     _say_versions(session)
     if stage.start is None:
         torch.manual_seed(run.seed)
         model = build_model(session.plans[0].config).to(session.device.name)
-        live = Live(model, build_optimizer(model, run.optimizer), 0, 0, ())
+        live = Live(model, build_optimizer(model, run.optimizer), course, 0, ())
         _write_stage(session, live)
         return live
     start = Path(stage.start).expanduser()
     if stage.grow is None:
-        live = load(session, start, 0, 0)
+        live = load(session, start, course, 0)
         _write_stage(session, live)
         return live
-    before = evaluate(load(session, start, 0, 0).model, session.validation, session.device)
-    return _grow(session, start, 0, 0, before)
+    before = evaluate(load(session, start, course, 0).model, session.validation, session.device)
+    return _grow(session, start, course, 0, before)
 
 
 def _resume(session: Session, pointer: Pointer) -> Live:
     session.progress.say(f"continuing after step {pointer.step} from {pointer.checkpoint}")
-    return load(session, session.folder.root / pointer.checkpoint, pointer.stage, pointer.step)
+    course = Course(session.run, session.plans, tuple(Begun(**stage) for stage in pointer.stages))
+    return load(session, session.folder.root / pointer.checkpoint, course, pointer.step)
 
 
 def _next_stage(session: Session, live: Live) -> Live:
     """From the saved end of a stage to the next one's start."""
-    end = checkpoint_path(session, live.stage, live.step)
-    index = live.stage + 1
-    if session.run.stages[index].grow is None:
-        live = replace(live, stage=index)
+    end = checkpoint_path(session, live)
+    before = evaluate(live.model, session.validation, session.device)
+    course = live.course.enter(live.step, before)
+    if session.run.stages[course.stage].grow is None:
+        live = replace(live, course=course)
         _write_stage(session, live)
         return live
-    before = evaluate(live.model, session.validation, session.device)
-    return _grow(session, end, index, live.step, before)
+    return _grow(session, end, course, live.step, before)
 
 
-def _grow(session: Session, small: Path, index: int, step: int, loss_before: float) -> Live:
+def _grow(session: Session, small: Path, course: Course, step: int, loss_before: float) -> Live:
     """Grow a saved state from file to file, go on from the written one: a run that was killed here does the same again."""
-    growth = session.run.stages[index].grow
+    growth = session.run.stages[course.stage].grow
     assert growth is not None
     began = time.monotonic()
-    target = session.folder.stage(session.run, index) / "grown"
+    target = session.folder.stage(session.run, course.stage) / "grown"
     target.parent.mkdir(parents=True, exist_ok=True)
-    grow_state(TrainingState.from_pretrained(small), growth).save_pretrained(target, overwrite=True)
-    live = load(session, target, index, step)
+    state = TrainingState.from_pretrained(small)
+    if growth.probe is None:
+        grown = grow_state(state, growth)
+    else:
+        grown = grow_best(session, state, growth, course, step)
+    grown.save_pretrained(target, overwrite=True)
+    live = load(session, target, course, step)
     seconds = time.monotonic() - began
-    loss_after = evaluate(live.model, session.validation, session.device)
+    treatment = make_treatment(session.run.stages[live.stage], session.plans[live.stage].growth, live.model)
+    with treatment.during(0):
+        loss_after = evaluate(live.model, session.validation, session.device)
     row = log_row(session, "growth", live)
     session.write(
         {**row, "loss_before": loss_before, "loss_after": loss_after, "growth_seconds": round(seconds, 3)}
     )
     _write_stage(session, live)
     session.progress.say(
-        f"grown in {seconds:.1f} s to {session.plans[index].cost.parameters:,} parameters: "
-        f"validation loss {loss_before:.4f} before, {loss_after:.4f} after"
+        f"grown in {seconds:.1f} s to {session.plans[course.stage].cost.parameters:,} parameters: "
+        f"validation loss {loss_before:.4f} before, {loss_after:.4f} after; "
+        f"on at {course.now.position:,} tokens of the schedule"
     )
     point(session, live, target)
     return live
 
 
 def _train_stage(session: Session, live: Live) -> Live:
-    """Steps until the stage's tokens are used; ends with a validation, a checkpoint and a pointer to it."""
-    run, index = session.run, live.stage
-    first, last = run.first_step(index), run.first_step(index + 1)
-    session.progress.stage(run.stages[index].name, live.step - first, last - first)
-    window = _Window(session)
-    while live.step < last:
-        rate = _learning_rate(run, index, live.step)
-        done = _one_step(session, live, rate)
+    """Steps until the stage's tokens are used or its trigger fires; ends with a validation, a checkpoint and a pointer to it."""
+    run, course = session.run, live.course
+    first, last = course.now.first, course.last_step
+    session.progress.stage(run.stages[live.stage].name, live.step - first, last - first)
+    window, watch = _Window(session), Watch(session, live)
+    treatment = make_treatment(run.stages[live.stage], session.plans[live.stage].growth, live.model)
+    ended = course.now.end is not None
+    while not ended:
+        rate = course.learning_rate(live.step)
+        done = _one_step(session, live, rate, treatment)
         live = replace(live, step=live.step + 1)
         window.add(done)
         keep = (
             run.checkpoint.every_steps is not None and (live.step - first) % run.checkpoint.every_steps == 0
         )
-        validate = live.step == last or _evaluation_is_due(run, live.step)
-        if live.step % run.log_every_steps == 0 or keep or live.step == last:
+        ended = live.step == last
+        if live.step % run.log_every_steps == 0 or keep or ended:
             row = window.close(live, rate)
             session.write(row)
             session.progress.step(live.step - first, row)
+            ended = watch.ends(live, row) or ended
+        if ended:
+            live = replace(live, course=course.ended(live.step))
         began = time.monotonic()
-        if validate:
-            _validate(session, live)
-        if keep or live.step == last:
+        if ended or _evaluation_is_due(run, live.step):
+            with treatment.during(_stage_tokens(live, run)):
+                _validate(session, live)
+        if keep or ended:
             save(session, live)
-            prune(session.folder.stage(run, index), run.checkpoint.keep)
+            prune(session.folder.stage(run, live.stage), run.checkpoint.keep)
         window.leave_out(time.monotonic() - began)
     return live
 
 
-def _one_step(session: Session, live: Live, rate: float) -> Step:
+def _one_step(session: Session, live: Live, rate: float, treatment: Treatment) -> Step:
     run = session.run
-    step = optimizer_step(
-        live.model,
-        live.optimizer,
-        session.data.batch(run.seed, live.step, run.batch.sequences),
-        learning_rate=rate,
-        micro_batch=run.batch.micro_batch or run.batch.sequences,
-        clip=run.optimizer.gradient_clip,
-        device=session.device,
-        seed=(run.seed, live.step),
-    )
+    tokens = _stage_tokens(live, run) + 0.5 * run.tokens_per_step
+    place = run.data.skip_steps + live.step
+    with treatment.during(tokens):
+        step = optimizer_step(
+            live.model,
+            live.optimizer,
+            session.data.batch(run.seed, place, run.batch.sequences),
+            learning_rate=rate,
+            micro_batch=run.batch.micro_batch or run.batch.sequences,
+            clip=run.optimizer.gradient_clip,
+            device=session.device,
+            seed=(run.seed, place),
+            update=treatment.update(tokens),
+        )
     if not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm)):
         pointer = session.folder.pointer()
         raise TrainingError(
             f"training diverged at step {live.step + 1} (stage {run.stages[live.stage].name})",
             got=f"loss {step.loss}, gradient norm {step.gradient_norm}",
             expected="finite numbers",
-            fix="lower the learning rate or rewarm_tokens up; last good checkpoint: "
+            fix="lower the learning rate or reentry.rewarm_tokens up; last good checkpoint: "
             + (str(session.folder.root / pointer.checkpoint) if pointer else "none yet"),
         )
     return step
 
 
-def _learning_rate(run: RunConfig, index: int, step: int) -> float:
-    """The rate of a step: the schedule at the step's middle token, so neither end of a ramp is a step of nothing."""
-    stage = run.stages[index]
-    return learning_rate(
-        run.schedule,
-        stage.learning_rate or run.optimizer.learning_rate,
-        (step + 0.5) * run.tokens_per_step,
-        run.total_tokens,
-        stage_start=run.first_step(index) * run.tokens_per_step,
-        rewarm_tokens=stage.rewarm_tokens,
-    )
+def _stage_tokens(live: Live, run: RunConfig) -> int:
+    """Tokens since the stage began."""
+    return (live.step - live.course.now.first) * run.tokens_per_step
 
 
 def _evaluation_is_due(run: RunConfig, step: int) -> bool:
@@ -213,8 +237,9 @@ def _evaluation_is_due(run: RunConfig, step: int) -> bool:
 
 
 def _validate(session: Session, live: Live) -> None:
-    loss = evaluate(live.model, session.validation, session.device)
-    session.write({**log_row(session, "validation", live), "val_loss": loss})
+    found = measure(live.model, session.validation, session.device)
+    metrics = {f"val_{name}": value for name, value in found.items()}
+    session.write({**log_row(session, "validation", live), **metrics})
 
 
 class _Window:
@@ -251,7 +276,9 @@ def _write_stage(session: Session, live: Live) -> None:
     """The row that opens a stage: what its model is."""
     plan = session.plans[live.stage]
     row = {**log_row(session, "stage", live), "parameters": plan.cost.parameters, "stage_tokens": plan.tokens}
-    session.write({**row, "stage_flops": plan.flops, "config": plan.config})
+    flops = {"stage_flops": plan.flops, "probe_flops": plan.probe_flops}
+    place = {"peak": plan.peak, "position": live.course.now.position, "schedule_tokens": live.course.total()}
+    session.write({**row, **flops, **place, "config": plan.config})
 
 
 def _say_versions(session: Session) -> None:

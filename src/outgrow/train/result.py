@@ -64,7 +64,7 @@ def stage_results(rows: list[dict[str, Any]]) -> tuple[StageResult, ...]:
                 name=opening["stage"],
                 parameters=opening["parameters"],
                 tokens=last["tokens"] - opening["tokens"],
-                flops=last["flops"] - opening["flops"],
+                flops=last["flops"] - opening["flops"] + opening.get("probe_flops", 0.0),
                 loss_before_growth=growth.get("loss_before"),
                 loss_after_growth=growth.get("loss_after"),
                 final_loss=validations[-1] if validations else None,

@@ -14,18 +14,23 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from outgrow.errors import ConfigError, near
+from outgrow.reentry import Curve, Ratio, Reentry
 from outgrow.schedule import WSD, Constant, Cosine, Linear
+from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.train.config import (
     BatchConfig,
+    CandidateConfig,
     CheckpointConfig,
     DataConfig,
     EvaluationConfig,
     GrowConfig,
-    OptimizerConfig,
+    ProbeConfig,
     RunConfig,
     StageConfig,
     TokenizerConfig,
 )
+from outgrow.train.optimizer_config import OPTIMIZERS
+from outgrow.train.trigger import UntilEfficiency, UntilLoss
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -34,9 +39,9 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     >>> load_run("examples/quickstart.yaml", ["stages.0.tokens=1M", "optimizer.learning_rate=2e-3"])  # doctest: +SKIP
     """
     path = Path(path)
-    data = _read_yaml(path)
+    data = read_yaml(path)
     for override in overrides:
-        _apply_override(data, override)
+        apply_override(data, override)
     return parse_run(data, where=str(path))
 
 
@@ -45,7 +50,7 @@ def parse_run(data: Mapping[str, Any], where: str = "the run") -> RunConfig:
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_explain(error, data, where)) from None
+        raise ConfigError(explain(error, data, where, SECTIONS)) from None
 
 
 def dump_yaml(data: Mapping[str, Any]) -> str:
@@ -53,13 +58,14 @@ def dump_yaml(data: Mapping[str, Any]) -> str:
     return str(yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from a YAML file, every mistake with its line. Never builds an object."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"the run file cannot be read: {path}", got=error.strerror) from None
+        raise ConfigError(f"the file cannot be read: {path}", got=error.strerror) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the run file is not UTF-8 text: {path}", got=str(error)) from None
+        raise ConfigError(f"the file is not UTF-8 text: {path}", got=str(error)) from None
     try:
         data = yaml.load(text, Loader=_Loader)  # a SafeLoader: no object is ever built
     except yaml.YAMLError as error:
@@ -72,7 +78,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(data, dict):
         raise ConfigError(
-            f"{path} is not a run file", got=type(data).__name__, expected="a mapping of keys to values"
+            f"{path} is not a file of keys and values",
+            got=type(data).__name__,
+            expected="a mapping of keys to values",
         )
     return data
 
@@ -99,7 +107,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _apply_override(data: dict[str, Any], override: str) -> None:
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set one dotted key, as `--set` does."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -136,17 +145,45 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
             here = here[index]
 
 
-def _explain(error: ValidationError, data: Mapping[str, Any], where: str) -> str:
+Sections = Mapping[str, tuple[type[BaseModel], ...]]
+"""Dotted place in a file -> the sections that may stand there: whose keys are near a mistyped one."""
+
+SECTIONS: Sections = {
+    "": (RunConfig,),
+    "data": (DataConfig,),
+    "data.tokenizer": (TokenizerConfig,),
+    "optimizer": tuple(OPTIMIZERS.values()),
+    "schedule": (Constant, Linear, Cosine, WSD),
+    "batch": (BatchConfig,),
+    "stages": (StageConfig,),
+    "stages.grow": (GrowConfig,),
+    "stages.grow.probe": (ProbeConfig,),
+    "stages.grow.probe.candidates": (CandidateConfig,),
+    "stages.new_entries": (NewEntriesConfig,),
+    "stages.freeze": (FreezeConfig,),
+    "stages.masks": (MasksConfig,),
+    "stages.reentry": (Reentry,),
+    "stages.reentry.position": (Ratio, Curve),
+    "stages.until": (UntilLoss, UntilEfficiency),
+    "evaluation": (EvaluationConfig,),
+    "checkpoint": (CheckpointConfig,),
+}
+
+
+def explain(error: ValidationError, data: Mapping[str, Any], where: str, sections: Sections) -> str:
     """One block per mistake: the dotted key, what was found, what is expected."""
     blocks = []
     for problem in error.errors():
-        parts = _location(problem["loc"], data)
+        parts = _location(problem["loc"], data, missing=problem["type"] == "missing")
         key = ".".join(map(str, parts)) or "the run"
         if problem["type"] == "too_short" and problem["input"]:
             continue  # pydantic counts only the valid items; their own mistakes are already listed
         kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
         if kind == "extra_forbidden":
-            text = f"{where}: unknown key {key}\n  expected: {near(str(parts[-1]), _known_keys(parts[:-1]))}"
+            text = f"{where}: unknown key {key}\n  expected: {near(str(parts[-1]), _known_keys(parts[:-1], sections, problem['loc']))}"
+        elif kind == "union_tag_invalid" and key == "optimizer":
+            tag = str(problem["ctx"]["tag"])
+            text = f"{where}: unknown optimizer.name '{tag}'\n  expected: {near(tag, OPTIMIZERS)}"
         elif kind == "missing":
             text = f"{where}: the key {key} is missing"
         else:
@@ -158,7 +195,7 @@ def _explain(error: ValidationError, data: Mapping[str, Any], where: str) -> str
     return "\n".join(blocks)
 
 
-def _location(location: tuple[int | str, ...], data: Any) -> list[int | str]:
+def _location(location: tuple[int | str, ...], data: Any, *, missing: bool) -> list[int | str]:
     """The place in the user's file: pydantic also names the branch of a union, which is not a key."""
     parts: list[int | str] = []
     for position, part in enumerate(location):
@@ -167,27 +204,22 @@ def _location(location: tuple[int | str, ...], data: Any) -> list[int | str]:
         if in_list or (isinstance(data, Mapping) and part in data):
             parts.append(part)
             data = data[part]
-        elif last and isinstance(data, Mapping):
+        elif last and missing:
             parts.append(part)
     return parts
 
 
-def _known_keys(parents: Sequence[int | str]) -> list[str]:
-    """The keys that the section at this place has; for a schedule, those of every kind."""
-    sections: dict[str, tuple[type[BaseModel], ...]] = {
-        "": (RunConfig,),
-        "data": (DataConfig,),
-        "data.tokenizer": (TokenizerConfig,),
-        "optimizer": (OptimizerConfig,),
-        "schedule": (Constant, Linear, Cosine, WSD),
-        "batch": (BatchConfig,),
-        "stages": (StageConfig,),
-        "stages.grow": (GrowConfig,),
-        "evaluation": (EvaluationConfig,),
-        "checkpoint": (CheckpointConfig,),
-    }
+def _known_keys(
+    parents: Sequence[int | str], sections: Sections, location: tuple[int | str, ...]
+) -> list[str]:
+    """The keys that the section at this place has; of several kinds, those of all, or of the one that was named."""
     place = ".".join(part for part in parents if isinstance(part, str))
     models = sections.get(place, ())
+    named = tuple(one for name, one in OPTIMIZERS.items() if name in location and one in models)
     return sorted(
-        {field.serialization_alias or name for model in models for name, field in model.model_fields.items()}
+        {
+            field.serialization_alias or name
+            for model in named or models
+            for name, field in model.model_fields.items()
+        }
     )

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from outgrow.state import TrainingState
 from outgrow.train.config import RunConfig
-from outgrow.train.data import TrainingData
-from outgrow.train.engine import Device, build_model, build_optimizer, choose_device
+from outgrow.train.course import Course
+from outgrow.train.data import Data
+from outgrow.train.engine import Device, build_model, choose_device
 from outgrow.train.folder import MetricsLog, Pointer, RunFolder
+from outgrow.train.objectives import Batch
+from outgrow.train.optimizers import build_optimizer
 from outgrow.train.progress import Progress
-from outgrow.train.stages import StagePlan, flops_before, plan_stages
+from outgrow.train.stages import StagePlan, plan_stages
 from outgrow.train.tensorboard import Mirror, make_mirror
 
 
@@ -31,8 +34,8 @@ class Session:
     run: RunConfig
     plans: Sequence[StagePlan]
     folder: RunFolder
-    data: TrainingData
-    validation: list[tuple[Tensor, Tensor]]
+    data: Data
+    validation: list[Batch]
     device: Device
     log: MetricsLog
     mirror: Mirror
@@ -55,18 +58,23 @@ class Live:
     """A model in the middle of its training; `step` counts the whole run."""
 
     model: nn.Module
-    optimizer: torch.optim.AdamW
-    stage: int
+    optimizer: torch.optim.Optimizer
+    course: Course
     step: int
     lineage: tuple[dict[str, Any], ...]
 
+    @property
+    def stage(self) -> int:
+        """The newest stage."""
+        return self.course.stage
+
 
 def open_session(
-    run: RunConfig, folder: RunFolder, data: TrainingData, view: Progress, pointer: Pointer | None
+    run: RunConfig, folder: RunFolder, data: Data, view: Progress, pointer: Pointer | None
 ) -> Session:
     """Everything fixed for this process: the plan with the real vocabulary, the log cut to the pointer, the clock."""
     device = choose_device(run)
-    plans = plan_stages(run, vocab_size=data.tokenizer.vocab_size, separator=data.tokenizer.separator)
+    plans = plan_stages(run, data.needs)
     micro_batch = run.batch.micro_batch or run.batch.sequences
     return Session(
         run=run,
@@ -84,28 +92,32 @@ def open_session(
 
 def log_row(session: Session, kind: str, live: Live) -> dict[str, Any]:
     """What every row has: where the run stands, counted over all stages."""
-    run, plan = session.run, session.plans[live.stage]
-    in_stage = live.step - run.first_step(live.stage)
+    return row_at(session, kind, live.course, live.step)
+
+
+def row_at(session: Session, kind: str, course: Course, step: int) -> dict[str, Any]:
+    """The same for a place in the run at which no model lives."""
+    run = session.run
     return {
         "kind": kind,
-        "stage": run.stages[live.stage].name,
-        "step": live.step,
-        "tokens": live.step * run.tokens_per_step,
-        "flops": flops_before(session.plans, live.stage) + plan.flops * in_stage / plan.steps,
+        "stage": run.stages[course.stage].name,
+        "step": step,
+        "tokens": step * run.tokens_per_step,
+        "flops": course.flops(step),
         "seconds": round(session.seconds, 3),
     }
 
 
-def checkpoint_path(session: Session, index: int, step: int) -> Path:
-    """Where the state after `step` belongs; the last one is `final`."""
-    if step == session.run.total_steps:
+def checkpoint_path(session: Session, live: Live) -> Path:
+    """Where this state belongs; the last one is `final`."""
+    if live.course.finished:
         return session.folder.root / "final"
-    return session.folder.stage(session.run, index) / f"step-{step:08d}"
+    return session.folder.stage(session.run, live.stage) / f"step-{live.step:08d}"
 
 
 def save(session: Session, live: Live) -> None:
     """A training state, then the pointer to it: whichever moment a kill hits, one whole state is pointed to."""
-    target = checkpoint_path(session, live.stage, live.step)
+    target = checkpoint_path(session, live)
     target.parent.mkdir(parents=True, exist_ok=True)
     run = session.run
     state = TrainingState.from_model(
@@ -114,9 +126,9 @@ def save(session: Session, live: Live) -> None:
         records={
             "schedule": {
                 **run.schedule.model_dump(mode="json"),
-                "peak": run.stages[live.stage].learning_rate or run.optimizer.learning_rate,
-                "tokens": live.step * run.tokens_per_step,
-                "total_tokens": run.total_tokens,
+                "peak": session.plans[live.stage].peak,
+                "tokens": live.course.position(live.step),
+                "total_tokens": live.course.total(),
             },
             "data": {**session.data.record, "seed": run.seed, "sequences": live.step * run.batch.sequences},
             "rng": {
@@ -126,7 +138,7 @@ def save(session: Session, live: Live) -> None:
             },
             "run": {"stage": live.stage, "step": live.step, "configuration": run.resolved()},
         },
-        assets=session.data.tokenizer.files,
+        assets=session.data.files,
     )
     replace(state, lineage=live.lineage).save_pretrained(target, overwrite=True)
     point(session, live, target)
@@ -137,25 +149,25 @@ def point(session: Session, live: Live, checkpoint: Path) -> None:
     session.folder.set_pointer(
         Pointer(
             checkpoint=checkpoint.relative_to(session.folder.root).as_posix(),
-            stage=live.stage,
+            stages=live.course.records(),
             step=live.step,
             flops=log_row(session, "", live)["flops"],
             seconds=round(session.seconds, 3),
             metrics_bytes=session.log.sync(),
-            finished=live.step == session.run.total_steps,
+            finished=live.course.finished,
             data=session.data.record,
         )
     )
 
 
-def load(session: Session, path: Path, index: int, step: int) -> Live:
-    """A model and optimizer that continue a saved state."""
-    state = TrainingState.from_pretrained(path)
+def load(session: Session, path: Path, course: Course, step: int) -> Live:
+    """A model and optimizer that continue a saved state, with this run's own options whatever the state was trained with."""
+    return load_state(session, TrainingState.from_pretrained(path), course, step)
+
+
+def load_state(session: Session, state: TrainingState, course: Course, step: int) -> Live:
+    """The same for a state that is not on the disk."""
     model = build_model(state.config).to(session.device.name)
     optimizer = build_optimizer(model, session.run.optimizer)
     state.load_into(model, optimizer if state.optimizer is not None else None)
-    options = session.run.optimizer  # this run's own, whatever the checkpoint was trained with
-    for group in optimizer.param_groups:
-        decay = options.weight_decay if group["params"][0].ndim >= 2 else 0.0
-        group.update(betas=options.betas, eps=options.eps, weight_decay=decay)
-    return Live(model, optimizer, index, step, state.lineage)
+    return Live(model, optimizer, course, step, state.lineage)

@@ -5,21 +5,30 @@ This is the only module of training that calls `outgrow.grow`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from outgrow.architectures import resolve
 from outgrow.errors import OutgrowError
-from outgrow.flops import Cost, model_cost
+from outgrow.flops import Cost, model_cost, training_flops
+from outgrow.frozen_flops import frozen_training_flops
+from outgrow.plan import GrowthPlan
+from outgrow.reentry import Curve, Factors, Ratio, entry_peak, matched_ratio
 from outgrow.state import TrainingState
+from outgrow.store.grown import GrownView
 from outgrow.train.config import GrowConfig, RunConfig
-from outgrow.train.engine import build_model, check_fits, model_config
+from outgrow.train.engine import build_model, model_config
+from outgrow.train.needs import Needs
+from outgrow.train.optimizers import check_start
+from outgrow.train.treatment import check_treatment
+from outgrow.train.trigger import Threshold, UntilEfficiency, threshold
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage before any work: its model, tokens and FLOPs."""
+    """One stage before any work: its model, its most tokens and FLOPs, and its learning rate's peak and position."""
 
     name: str
     config: dict[str, Any]
@@ -27,6 +36,28 @@ class StagePlan:
     steps: int
     tokens: int
     flops: float
+    peak: float
+    position: Literal["keep"] | int | Ratio | Curve
+    """As `Reentry.position`, `loss_matched` worked out."""
+    threshold: Threshold | None
+    """The slope that an efficiency trigger waits for."""
+    growth: GrowthPlan | None
+    """How this stage's model grows from the one before; with a probe, the first candidate's plan."""
+    probe_flops: float = 0.0
+    """Of the operators that are tried before this stage."""
+    cheap_steps: int = 0
+    """Steps at its begin in which a part of the model is frozen,"""
+    cheap_flops: float = 0.0
+    """and the FLOPs of each of them."""
+
+    def flops_after(self, steps: int) -> float:
+        """FLOPs of the stage's first `steps` steps."""
+        cheap = min(steps, self.cheap_steps)
+        spent = cheap * self.cheap_flops
+        if steps > cheap:
+            rest = (self.flops - self.cheap_steps * self.cheap_flops) / (self.steps - self.cheap_steps)
+            spent += (steps - cheap) * rest
+        return spent
 
 
 def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
@@ -44,35 +75,105 @@ def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
     )
 
 
-def plan_stages(run: RunConfig, *, vocab_size: int, separator: int | None) -> tuple[StagePlan, ...]:
+def candidates(growth: GrowConfig) -> tuple[GrowConfig, ...]:
+    """The growths that a probe tries; without a probe, the growth itself."""
+    if growth.probe is None:
+        return (growth,)
+    return tuple(
+        growth.model_copy(update={"width": one.width or growth.width, "depth": one.depth or growth.depth})
+        for one in growth.probe.candidates
+    )
+
+
+def _probe_steps(growth: GrowConfig | None) -> int:
+    if growth is None or growth.probe is None:
+        return 0
+    return growth.probe.steps * len(growth.probe.candidates)
+
+
+def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
     """Every stage's model, growths tried without weights: a target that cannot be is an error before any training."""
-    state = _first_state(run, vocab_size, separator)
-    plans = []
+    state = _first_state(run, needs)
+    peak = run.optimizer.learning_rate
+    plans: list[StagePlan] = []
     for index, stage in enumerate(run.stages):
+        small, growth = state.config, None
         if stage.grow is not None:
             try:
-                state = grow_state(state, stage.grow)
+                grown = [grow_state(state, one) for one in candidates(stage.grow)]
             except OutgrowError as error:
                 raise type(error)(f"stages.{index}.grow: {error}") from None
-        check_fits(state.config, vocab_size=vocab_size, sequence_length=run.data.sequence_length)
+            state = grown[0]  # all candidates have the same sizes
+            growth = state.source.plan if isinstance(state.source, GrownView) else None
+        try:
+            frozen = check_treatment(stage, growth, tuple(resolve(state.config).parameters))
+        except OutgrowError as error:
+            raise type(error)(f"stages.{index}: {error}") from None
+        needs.check(state.config)
         cost = model_cost(state.config)
         tokens = run.stage_steps(index) * run.tokens_per_step
-        flops = float(tokens * cost.training(run.data.sequence_length))
-        plans.append(StagePlan(stage.name, state.config, cost, run.stage_steps(index), tokens, flops))
+        flops = float(tokens * training_flops(state.config, run.data.sequence_length)[1])
+        probe_flops = flops / run.stage_steps(index) * _probe_steps(stage.grow)
+        cheap = 0 if stage.freeze is None else stage.freeze.steps(run.tokens_per_step, run.stage_steps(index))
+        cheap_flops = float(frozen_training_flops(state.config, run.data.sequence_length, frozen))
+        cheap_flops *= run.tokens_per_step
+        flops += cheap * (cheap_flops - flops / run.stage_steps(index))
+        factors = (
+            None if stage.grow is None else growth_factors(small, state.config, run.data.sequence_length)
+        )
+        position = stage.reentry.position
+        if position == "loss_matched":
+            assert factors is not None, "RunConfig asks for a growth"
+            position = matched_ratio(factors, f"stages.{index}.reentry.position")
+        peak = entry_peak(stage.reentry.peak, peak, model_cost(small).non_embedding, factors)
+        if plans:
+            plans[-1] = replace(plans[-1], threshold=_threshold(run, index - 1, factors))
+        plans.append(
+            StagePlan(
+                name=stage.name,
+                config=state.config,
+                cost=cost,
+                steps=run.stage_steps(index),
+                tokens=tokens,
+                flops=flops,
+                peak=peak,
+                position=position,
+                threshold=None,
+                growth=growth,
+                probe_flops=probe_flops,
+                cheap_steps=cheap,
+                cheap_flops=cheap_flops,
+            )
+        )
+    plans[-1] = replace(plans[-1], threshold=_threshold(run, len(plans) - 1, None))
     return tuple(plans)
 
 
-def _first_state(run: RunConfig, vocab_size: int, separator: int | None) -> TrainingState:
+def growth_factors(small: Mapping[str, Any], large: Mapping[str, Any], sequence_length: int) -> Factors:
+    """By how much a growth grows, from the two configs."""
+    models, costs = [resolve(one) for one in (small, large)], [model_cost(one) for one in (small, large)]
+    flops = [training_flops(one, sequence_length)[1] for one in (small, large)]
+    stream = next(name for name, axis in models[0].axes.items() if axis.through == "stream")
+    width, layers = ([model.sizes[stream] for model in models], [model.layers for model in models])
+    return Factors(
+        width=width[1] / width[0],
+        layers=layers[1] / layers[0],
+        parameters=costs[1].non_embedding / costs[0].non_embedding,
+        flops=flops[1] / flops[0],
+    )
+
+
+def _threshold(run: RunConfig, index: int, factors: Factors | None) -> Threshold | None:
+    """What a stage's trigger waits for; `factors` of the growth after it."""
+    until = run.stages[index].until
+    return threshold(until, factors, f"stages.{index}.until") if isinstance(until, UntilEfficiency) else None
+
+
+def _first_state(run: RunConfig, needs: Needs) -> TrainingState:
     first = run.stages[0]
     if first.start is not None:
-        return TrainingState.from_pretrained(Path(first.start).expanduser())
+        state = TrainingState.from_pretrained(Path(first.start).expanduser())
+        check_start(state, run.optimizer)
+        return state
     assert run.model is not None, "RunConfig asks for a model or a checkpoint"
-    content = model_config(
-        run.model, vocab_size=vocab_size, sequence_length=run.data.sequence_length, separator=separator
-    )
-    return TrainingState.from_model(build_model(content, "meta"))
-
-
-def flops_before(plans: Sequence[StagePlan], index: int) -> float:
-    """FLOPs of all stages before this one."""
-    return sum(plan.flops for plan in plans[:index])
+    return TrainingState.from_model(build_model(model_config(run.model, needs), "meta"))

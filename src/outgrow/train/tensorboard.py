@@ -8,7 +8,16 @@ from typing import Any, Protocol
 
 from outgrow.errors import ConfigError
 
-_SCALARS = ("loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "loss_before", "loss_after")
+_SCALARS = (
+    "loss",
+    "val_loss",
+    "val_accuracy",
+    "lr",
+    "grad_norm",
+    "tokens_per_second",
+    "loss_before",
+    "loss_after",
+)
 
 
 class Mirror(Protocol):

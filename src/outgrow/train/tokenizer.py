@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from outgrow.errors import ConfigError
@@ -31,6 +32,10 @@ class TextTokenizer:
     folder: Path
     separator: int | None
     key: str
+    mask: int | None = None
+    """Token that hides another, where there is one."""
+    pad: int | None = None
+    """Token that fills up, where there is one."""
 
     @property
     def vocab_size(self) -> int:
@@ -50,12 +55,17 @@ class TextTokenizer:
 
 
 def prepare_tokenizer(
-    config: DataConfig, corpus: Corpus, folder: Path, *, start: str | None = None
+    config: DataConfig,
+    corpus: Corpus,
+    folder: Path,
+    *,
+    start: str | None = None,
+    special_tokens: Mapping[str, str] = MappingProxyType({}),
 ) -> TextTokenizer:
     """The tokenizer of a run, in `folder`: already there from a start before, else copied or trained now."""
     if not (folder / "tokenizer.json").is_file():
         if config.tokenizer is not None and config.tokenizer.vocab_size is not None:
-            source = _trained(corpus, config.tokenizer.vocab_size)
+            source = _trained(corpus, config.tokenizer.vocab_size, special_tokens)
         else:
             path = config.tokenizer.path if config.tokenizer is not None else start
             assert path is not None, "RunConfig asks for a tokenizer or a checkpoint"
@@ -78,7 +88,9 @@ def open_tokenizer(folder: Path, separator: str = "auto", file: Path | None = No
     tokenizer.no_padding()
     number = _separator(tokenizer, folder, separator)
     digest = hashlib.sha256(content + json.dumps(number).encode()).hexdigest()[:32]
-    return TextTokenizer(tokenizer, folder, number, digest)
+    mask = _special(tokenizer, folder, ("mask_token",), ("[MASK]", "<mask>"))
+    pad = _special(tokenizer, folder, ("pad_token",), ("[PAD]", "<pad>"))
+    return TextTokenizer(tokenizer, folder, number, digest, mask, pad)
 
 
 def find_tokenizer(path: Path, separator: str = "auto") -> TextTokenizer:
@@ -86,13 +98,12 @@ def find_tokenizer(path: Path, separator: str = "auto") -> TextTokenizer:
     return open_tokenizer(_tokenizer_file(path).parent, separator, _tokenizer_file(path))
 
 
-def _trained(corpus: Corpus, vocab_size: int) -> Path:
+def _trained(corpus: Corpus, vocab_size: int, special_tokens: Mapping[str, str]) -> Path:
     """Train a byte-level BPE, or find it in the cache."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    key = hashlib.sha256(json.dumps(["bpe", 1, corpus.key, vocab_size, _SAMPLE_BYTES]).encode()).hexdigest()[
-        :32
-    ]
+    identity = ["bpe", 1, corpus.key, vocab_size, _SAMPLE_BYTES, *special_tokens.values()]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     target = cache_folder() / f"tokenizer-{key}"
     if target.is_dir():
         return target
@@ -110,7 +121,7 @@ def _trained(corpus: Corpus, vocab_size: int) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[DOCUMENT_BREAK],
+        special_tokens=[DOCUMENT_BREAK, *special_tokens.values()],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -122,6 +133,7 @@ def _trained(corpus: Corpus, vocab_size: int) -> Path:
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": DOCUMENT_BREAK,
             "eos_token": DOCUMENT_BREAK,
+            **special_tokens,
             "clean_up_tokenization_spaces": False,
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
@@ -161,12 +173,16 @@ def _separator(tokenizer: Any, folder: Path, separator: str) -> int | None:
         if number is None:
             raise ConfigError("data.separator is not a token of the tokenizer", got=separator)
         return int(number)
+    return _special(tokenizer, folder, ("eos_token", "bos_token"), (DOCUMENT_BREAK, "</s>", "[SEP]"))
+
+
+def _special(tokenizer: Any, folder: Path, keys: tuple[str, ...], usual: tuple[str, ...]) -> int | None:
+    """A token by what the tokenizer's settings call it, else by its usual names."""
     settings: dict[str, Any] = {}
     for name in reversed(_FILES[1:]):
         if (folder / name).is_file():
             settings.update(json.loads((folder / name).read_text(encoding="utf-8")))
-    tokens = [settings.get("eos_token"), settings.get("bos_token"), DOCUMENT_BREAK, "</s>", "[SEP]"]
-    for token in tokens:
+    for token in [*(settings.get(key) for key in keys), *usual]:
         text = token.get("content") if isinstance(token, dict) else token
         number = tokenizer.token_to_id(text) if text else None
         if number is not None:

@@ -1,0 +1,85 @@
+"""The curve of a run of ours: the validation losses of its first stage, in `metrics.jsonl`.
+
+Later stages were grown: they are no trainings from scratch, and a law does not describe them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from outgrow.curves.counting import Count, law_parameters
+from outgrow.curves.curve import Curve, make_curve
+from outgrow.errors import ConfigError
+
+
+def read_metrics_curve(path: Path, count: Count) -> Curve:
+    """Tokens and validation loss of the first stage; raises `ConfigError` with line and field."""
+    rows, notes = _rows(path)
+    opening = next((row for _, row in rows if row.get("kind") == "stage"), None)
+    if opening is None:
+        raise ConfigError(
+            f"{path}: no row of kind 'stage', so the model is not known", fix="is this a run's log?"
+        )
+    _from_scratch(path)
+    own = [(line, row) for line, row in rows if row.get("stage") == opening.get("stage")]
+    later = {row["stage"] for _, row in rows if row.get("kind") == "stage"} - {opening["stage"]}
+    if later:
+        notes += (f"stages after a growth left out: {', '.join(sorted(later))}",)
+    found = [(line, row) for line, row in own if row["kind"] == "validation"]
+    train = [(line, row) for line, row in own if row["kind"] == "train"]
+    rates = None
+    if train:
+        rates = ([_field(path, *one, "tokens") for one in train], [_field(path, *one, "lr") for one in train])
+    return make_curve(
+        str(path),
+        law_parameters(opening["config"], count),
+        [_field(path, *one, "tokens") for one in found],
+        [_field(path, *one, "val_loss") for one in found],
+        places=[f"line {line}" for line, _ in found],
+        names=("tokens", "val_loss"),
+        flops=[_field(path, *one, "flops") for one in found],
+        rates=rates,
+        notes=notes,
+    )
+
+
+def _rows(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], tuple[str, ...]]:
+    """Line numbers and rows; a last line cut short by a kill is left out, and noted."""
+    lines = path.read_bytes().split(b"\n")
+    notes = ("the last line is cut short and left out",) if lines[-1].strip() else ()
+    rows = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            row = json.loads(line) if line.strip() else {}
+        except ValueError as error:
+            raise ConfigError(f"{path}, line {number}: not JSON", got=str(error)) from None
+        if not isinstance(row, dict):
+            raise ConfigError(f"{path}, line {number}: not a row", got=type(row).__name__)
+        rows.append((number, row))
+    return rows, notes
+
+
+def _field(path: Path, line: int, row: dict[str, Any], name: str) -> float:
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{path}, line {line}: {name} is not a number", got=repr(value))
+    return float(value)
+
+
+def _from_scratch(path: Path) -> None:
+    """A run that began from a checkpoint counts its tokens from there: no law describes it."""
+    run_file = path.parent / "run.yaml"
+    if not run_file.is_file():
+        return
+    run = yaml.safe_load(run_file.read_text(encoding="utf-8"))
+    stages = run.get("stages") if isinstance(run, dict) else None
+    if stages and stages[0].get("from") is not None:
+        raise ConfigError(
+            f"{path}: this run did not start from scratch",
+            got=f"stages.0.from: {stages[0]['from']}",
+            fix="fit to runs that begin with a new model",
+        )

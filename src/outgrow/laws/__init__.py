@@ -1,0 +1,51 @@
+"""Scaling laws as values: loss from size and length of a training, gradients, inverses, and fits with intervals.
+
+    one size's curve      loss(tokens)              = E_N + (scale / tokens)^b               `PowerCurve`
+    a law                 loss(parameters, tokens)    one curve per size                     `Chinchilla`, `KaplanSteps` ...
+    a fitted law          loss +- interval, and whether the question lies outside the data   `FittedLaw`
+
+Losses are nats per token. Nothing here needs torch.
+"""
+
+from outgrow.laws.chinchilla import CHINCHILLA, CHINCHILLA_REPLICATED, Chinchilla
+from outgrow.laws.fitting import FORMS, FittedLaw, Form, fit_law
+from outgrow.laws.kaplan import (
+    KAPLAN_BATCH,
+    KAPLAN_DATA,
+    KAPLAN_FRONTIER,
+    KAPLAN_STEPS,
+    STAGED_TRAINING,
+    CriticalBatch,
+    KaplanData,
+    KaplanFrontier,
+    KaplanSteps,
+)
+from outgrow.laws.power import Array, Optimum, PowerCurve
+from outgrow.laws.prediction import Interval, Prediction, Range
+from outgrow.laws.saturation import Saturation
+
+__all__ = [
+    "CHINCHILLA",
+    "CHINCHILLA_REPLICATED",
+    "FORMS",
+    "KAPLAN_BATCH",
+    "KAPLAN_DATA",
+    "KAPLAN_FRONTIER",
+    "KAPLAN_STEPS",
+    "STAGED_TRAINING",
+    "Array",
+    "Chinchilla",
+    "CriticalBatch",
+    "FittedLaw",
+    "Form",
+    "Interval",
+    "KaplanData",
+    "KaplanFrontier",
+    "KaplanSteps",
+    "Optimum",
+    "PowerCurve",
+    "Prediction",
+    "Range",
+    "Saturation",
+    "fit_law",
+]

@@ -1,0 +1,126 @@
+"""What a person should know before trusting a plan, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import TypeAdapter, ValidationError
+
+from outgrow.planning.sizes import KINDS
+from outgrow.planning.study import Study
+from outgrow.schedule import Schedule
+
+OVER_TRAINED = 20.0
+"""Tokens per parameter beyond which a base is over-trained for growing (arXiv 2203.15556's optimum; arXiv 2510.06548)."""
+SUPPORTED_FACTOR = 4.0
+"""Growth factor that published evidence supports in one hop (arXiv 2405.15319: 2 to 4)."""
+
+
+def cautions(study: Study) -> tuple[str, ...]:
+    """Every warning about the schedule to take."""
+    return tuple(
+        text
+        for rule in (_counting, _uncertain, _operators, _factors, _over_trained, _beyond, _decaying, _edge)
+        for text in rule(study)
+    ) + tuple(f"left out, the operators refuse it: {text}" for text in study.refused)
+
+
+def _counting(study: Study) -> Iterator[str]:
+    if study.candidates[0].fields is None:
+        yield (
+            "Candidates are numbers of parameters alone: a token is taken to cost 6 FLOPs per parameter, "
+            "without attention and head."
+        )
+
+
+def _uncertain(study: Study) -> Iterator[str]:
+    if not study.law.draws:
+        yield (
+            "The law was not fitted to your curves, so the saving has no interval, and sizes, data and learning "
+            "rates of your own may follow another one."
+        )
+        return
+    saving = study.savings[study.chosen]
+    if saving is not None and len(study.path.sizes) > 1 and saving.low <= 0:
+        yield f"The saving's interval includes 0 ({saving.low:.1%} to {saving.high:.1%}): more curves would decide it."
+    for fitted in study.law.fitted:
+        if fitted.quality.starts_agreeing < 0.05:
+            yield "Few starts of the fit agree on the best law: the curves hardly determine it."
+
+
+def _operators(study: Study) -> Iterator[str]:
+    used = {
+        KINDS[int(study.problem.operator_of[i, j])]
+        for i, j in zip(study.path.sizes, study.path.sizes[1:], strict=False)
+    }
+    for kind in KINDS:
+        cost = getattr(study.plan.operators, kind)
+        if kind in used and not (cost.loss_gap or cost.lost_tokens or cost.flops):
+            yield (
+                f"The growth in {kind} is taken to be perfect (no loss gap, no lost tokens): measure it on a pilot and "
+                f"put it into operators.{kind}."
+            )
+
+
+def _factors(study: Study) -> Iterator[str]:
+    for i, j in zip(study.path.sizes, study.path.sizes[1:], strict=False):
+        small, large = study.candidates[i], study.candidates[j]
+        factor = large.parameters / small.parameters
+        if factor > SUPPORTED_FACTOR * 1.01:
+            yield (
+                f"{small.name} → {large.name} grows {factor:.3g} times at once; published evidence supports 2 to "
+                f"{SUPPORTED_FACTOR:.0f} in one hop (arXiv 2405.15319). Set operators.*.largest_factor to plan smaller ones."
+            )
+
+
+def _over_trained(study: Study) -> Iterator[str]:
+    seen = 0.0
+    for place, tokens in list(zip(study.path.sizes, study.path.tokens, strict=True))[:-1]:
+        seen += tokens
+        one = study.candidates[place]
+        if seen > OVER_TRAINED * one.parameters:
+            yield (
+                f"{one.name} is grown after {seen / one.parameters:.0f} tokens per parameter: a base beyond "
+                f"{OVER_TRAINED:.0f} gains less from a second stage (law of saturation, arXiv 2510.06548)."
+            )
+
+
+def _beyond(study: Study) -> Iterator[str]:
+    """The law asked about what it never saw: one line per column."""
+    stages = list(zip(study.path.sizes, study.path.losses, strict=True))
+    asked = {
+        "parameters": [(place, study.candidates[place].parameters) for place, _ in stages],
+        "tokens": [(place, float(study.problem.sizes[place].curve.tokens(loss))) for place, loss in stages],
+    }
+    for name, values in asked.items():
+        seen = study.law.ranges.get(name)
+        beyond = [(place, value) for place, value in values if seen is not None and seen.outside(value)]
+        if beyond and seen is not None:
+            listed = ", ".join(f"{study.candidates[place].name} at {value:.3g}" for place, value in beyond)
+            yield f"Extrapolation in {name}: {listed}; the law saw {seen.low:.3g} to {seen.high:.3g}."
+
+
+def _decaying(study: Study) -> Iterator[str]:
+    run = study.plan.run
+    if run is None:
+        return
+    try:
+        schedule = TypeAdapter(Schedule).validate_python(run.get("schedule", {"kind": "wsd"}))
+    except ValidationError:
+        return  # run.yaml's own check names the mistake where the run is written
+    total, seen = study.path.total_tokens, 0.0
+    for place, tokens in list(zip(study.path.sizes, study.path.tokens, strict=True))[:-1]:
+        seen += tokens
+        factor = schedule.factor(seen, total)
+        if seen > schedule.warmup_tokens and factor < 0.99:
+            yield (
+                f"At the growth after {study.candidates[place].name} the learning rate has already decayed to "
+                f"{factor:.0%} of its peak: grow in the stable part (schedule wsd with a smaller decay_share)."
+            )
+
+
+def _edge(study: Study) -> Iterator[str]:
+    if study.plan.target.size is None and study.path.sizes[-1] == len(study.candidates) - 1:
+        yield "The largest candidate is the best final size: a larger one might be better still."
+    if len(study.path.sizes) > 1 and study.path.sizes[0] == 0 and len(study.candidates) > 2:
+        yield "The smallest candidate is the best first size: a smaller one might be better still."

@@ -1,0 +1,200 @@
+"""`plan.yaml`: what is to be reached, from which sizes, by which law; every key known."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from outgrow.schedule import TokenCount, parse_count
+
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TargetConfig(_Section):
+    """What the schedule must reach: a loss, the loss that `size` has after `tokens` from scratch, or the best for `flops`."""
+
+    size: str | None = None
+    """Name of the final candidate; absent: whichever is cheapest."""
+    loss: Positive | None = None
+    """Nats per token."""
+    tokens: Count | None = None
+    flops: Positive | None = None
+    """The whole compute."""
+
+    @model_validator(mode="after")
+    def _one(self) -> TargetConfig:
+        if sum(value is not None for value in (self.loss, self.tokens, self.flops)) != 1:
+            raise ValueError("give one of loss, tokens and flops")
+        if self.tokens is not None and self.size is None:
+            raise ValueError("tokens needs size: whose loss after so many tokens?")
+        return self
+
+
+class CandidateConfig(_Section):
+    """A size that a stage may have: config fields over the file's `model`, or a number of parameters alone."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    sizes: dict[str, Any] | None = None
+    """Config fields of this size, for example `{hidden_size: 128, num_hidden_layers: 3}`."""
+    parameters: Count | None = None
+    """Instead of `sizes`: then a token costs 6 FLOPs per parameter, and no run.yaml can be written."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> CandidateConfig:
+        if (self.sizes is None) == (self.parameters is None):
+            raise ValueError("give either sizes (config fields) or parameters (a number)")
+        return self
+
+
+class SeriesConfig(_Section):
+    """Sizes in even ratios, instead of a list of candidates."""
+
+    smallest: Count
+    largest: Count
+    count: Annotated[int, Field(ge=2, le=1000)] = 100
+
+    @model_validator(mode="after")
+    def _rises(self) -> SeriesConfig:
+        if self.largest <= self.smallest:
+            raise ValueError("largest must be above smallest")
+        return self
+
+
+class ChinchillaConstants(_Section):
+    """loss = E + A / N^a + B / D^b."""
+
+    irreducible_loss: NotNegative
+    parameter_coefficient: Positive
+    parameter_exponent: Positive
+    token_coefficient: Positive
+    token_exponent: Positive
+
+
+class ChinchillaLaw(_Section):
+    """Hoffmann et al. (arXiv 2203.15556), the fit of Besiroglu et al. (arXiv 2404.10102), or constants of your own."""
+
+    kind: Literal["chinchilla"] = "chinchilla"
+    version: Literal["published", "replicated"] = "published"
+    constants: ChinchillaConstants | None = None
+    count: Literal["all", "without_embeddings"] = "all"
+
+
+class KaplanConstants(_Section):
+    """loss = (N_c / N)^a_N + (S_c / S_min)^a_S."""
+
+    parameter_scale: Positive
+    parameter_exponent: Positive
+    step_scale: Positive
+    step_exponent: Positive
+
+
+class KaplanLaw(_Section):
+    """Kaplan et al. (arXiv 2001.08361) at a fixed batch that is the critical one of the target loss."""
+
+    kind: Literal["kaplan"] = "kaplan"
+    version: Literal["published", "staged_training"] = "staged_training"
+    constants: KaplanConstants | None = None
+    batch_tokens: Count | None = None
+    """Tokens per step; absent: the critical batch of the target loss."""
+    count: Literal["all", "without_embeddings"] = "without_embeddings"
+
+
+class CurveConfig(_Section):
+    """Curve files: a path or glob, and what the files do not say themselves."""
+
+    path: str
+    parameters: Count | None = None
+    tokens_per_step: Count | None = None
+    tag: str = "validation/val_loss"
+
+
+class FitLaw(_Section):
+    """A law fitted to your own curves."""
+
+    kind: Literal["fit"] = "fit"
+    form: Literal["chinchilla", "per_size"] = "chinchilla"
+    """One law for all sizes, or for each candidate a curve of its own (then each needs one)."""
+    curves: tuple[CurveConfig, ...] = ()
+    """More may be given with --fit."""
+    points: Literal["stable", "final", "all"] = "stable"
+    """Which points count: at the full learning rate, the last of each run, or all."""
+    draws: Annotated[int, Field(ge=20, le=10_000)] = 200
+    """Bootstrap draws behind the intervals."""
+    seed: int = 0
+    count: Literal["all", "without_embeddings"] = "all"
+
+
+LawConfig = Annotated[ChinchillaLaw | KaplanLaw | FitLaw, Field(discriminator="kind")]
+
+
+class OperatorConfig(_Section):
+    """A growth operator's measured cost, and how it is called in the run."""
+
+    loss_gap: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """Loss after growth less loss before, in nats per token."""
+    lost_tokens: TokenCount = 0
+    """Tokens beyond those that the larger size's own curve needs from the loss at which it starts."""
+    flops: NotNegative = 0.0
+    """Cost of the growth itself, as of learning an operator."""
+    largest_factor: Annotated[float, Field(gt=1)] | None = None
+    """Do not plan growths beyond this ratio of parameters."""
+
+
+class OperatorsConfig(_Section):
+    """Costs by what grows; `both` also serves candidates that are given by their parameters alone."""
+
+    depth: OperatorConfig = OperatorConfig()
+    width: OperatorConfig = OperatorConfig()
+    both: OperatorConfig = OperatorConfig()
+
+
+class PlanConfig(_Section):
+    """A whole plan. See `examples/plan.yaml`."""
+
+    target: TargetConfig
+    model: dict[str, Any] | None = None
+    """Config fields that all candidates share: `model_type`, `vocab_size` ..."""
+    candidates: tuple[CandidateConfig, ...] = ()
+    series: SeriesConfig | None = None
+    sequence_length: Count | None = None
+    """For the FLOPs of attention; absent: that of `run.data`, else 256."""
+    law: LawConfig
+    operators: OperatorsConfig = OperatorsConfig()
+    grow: dict[str, Any] = Field(default_factory=dict)
+    """How stages grow in the run: width, depth, moments, noise, seed, as in run.yaml."""
+    stages: Annotated[int, Field(ge=1, le=12)] = 3
+    """Most stages to plan."""
+    worth: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """One more stage is taken where it saves at least this share of the compute."""
+    mixing_tokens: Count | None = None
+    """Measured mixing time, for the late-switch rule (arXiv 2511.04981)."""
+    run: dict[str, Any] | None = None
+    """The keys of run.yaml besides model and stages: output, data, optimizer, schedule, batch ..."""
+
+    @model_validator(mode="after")
+    def _sizes(self) -> PlanConfig:
+        if (not self.candidates) == (self.series is None):
+            raise ValueError("give either candidates or series")
+        names = [candidate.name for candidate in self.candidates]
+        if len(set(names)) < len(names):
+            raise ValueError(f"candidates need different names, got {', '.join(names)}")
+        if self.target.size is not None and self.target.size not in names:
+            raise ValueError(
+                f"target.size is no candidate: {self.target.size} (known: {', '.join(names) or 'none'})"
+            )
+        with_sizes = [candidate for candidate in self.candidates if candidate.sizes is not None]
+        if with_sizes and len(with_sizes) < len(self.candidates):
+            raise ValueError("give all candidates by sizes, or all by parameters")
+        if with_sizes and (self.model is None or "model_type" not in self.model):
+            raise ValueError("candidates with sizes need model.model_type (for example llama)")
+        for key in ("model", "stages"):
+            if self.run is not None and key in self.run:
+                raise ValueError(f"run.{key} is what the plan decides: leave it out")
+        return self

@@ -1,0 +1,35 @@
+"""Whether the operators of a run can grow one candidate to another: asked of the library itself, without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from outgrow.api import plan_growth
+from outgrow.errors import OutgrowError
+from outgrow.planning.config import PlanConfig
+from outgrow.planning.sizes import Candidate, sequence_length
+from outgrow.state import TrainingState
+from outgrow.train.engine import build_model, model_config
+from outgrow.train.needs import TextNeeds
+
+
+def targets(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, Any]:
+    """The config fields that change, with their new values: the `to` of a growth."""
+    return {name: value for name, value in large.items() if small.get(name) != value}
+
+
+def refusal(plan: PlanConfig, small: Candidate, large: Candidate) -> str | None:
+    """Why the growth cannot be, in one line; None where it can, or where candidates are numbers alone."""
+    if small.fields is None or large.fields is None:
+        return None
+    try:
+        content = model_config(
+            dict(small.fields), TextNeeds(int(small.fields["vocab_size"]), sequence_length(plan), 0)
+        )
+        config = TrainingState.from_model(build_model(content, "meta")).config
+        options = {name: plan.grow[name] for name in ("width", "depth") if name in plan.grow}
+        plan_growth(config, to=targets(small.fields, large.fields), **options)
+    except OutgrowError as error:
+        return " ".join(str(error).split())
+    return None

@@ -1,0 +1,104 @@
+"""Candidates of a plan: what each one costs, how the law counts it, and which growths lead from one to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outgrow.architectures import resolve
+from outgrow.curves import Count, law_parameters
+from outgrow.errors import ConfigError, OutgrowError
+from outgrow.flops import training_flops_per_token
+from outgrow.planning.config import CandidateConfig, OperatorConfig, PlanConfig
+from outgrow.stages import Operator
+
+KINDS = ("depth", "width", "both")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A size: `parameters` as the law counts them; `fields` is its `model` section, where it has one."""
+
+    name: str
+    parameters: float
+    flops_per_token: float
+    fields: Mapping[str, Any] | None = field(default=None, hash=False)
+
+
+def candidates(plan: PlanConfig) -> tuple[Candidate, ...]:
+    """All candidates in order of cost."""
+    if plan.series is not None:
+        numbers = np.geomspace(plan.series.smallest, plan.series.largest, plan.series.count)
+        return tuple(_by_number(f"{number:.4g}", float(number)) for number in numbers)
+    length = sequence_length(plan)
+    found = [
+        _by_number(one.name, float(one.parameters))
+        if one.parameters is not None
+        else _by_sizes(plan, place, one, length)
+        for place, one in enumerate(plan.candidates)
+    ]
+    return tuple(sorted(found, key=lambda one: (one.flops_per_token, one.parameters)))
+
+
+def sequence_length(plan: PlanConfig) -> int:
+    """Tokens that the model sees at once."""
+    data = (plan.run or {}).get("data")
+    given = data.get("sequence_length") if isinstance(data, Mapping) else None
+    return plan.sequence_length or int(given or 256)
+
+
+def _by_number(name: str, parameters: float) -> Candidate:
+    return Candidate(name, parameters, 6 * parameters)
+
+
+def _by_sizes(plan: PlanConfig, place: int, one: CandidateConfig, length: int) -> Candidate:
+    assert plan.model is not None
+    assert one.sizes is not None
+    fields = {**plan.model, **one.sizes}
+    try:
+        if "vocab_size" not in fields:
+            raise ConfigError("model.vocab_size is missing: the head's cost depends on it")
+        count: Count = plan.law.count
+        return Candidate(
+            one.name, law_parameters(fields, count), training_flops_per_token(fields, length), fields
+        )
+    except OutgrowError as error:
+        raise type(error)(f"candidates.{place} ({one.name}): {error}") from None
+
+
+def growths(plan: PlanConfig, sizes: Sequence[Candidate]) -> tuple[tuple[Operator, ...], NDArray[np.int64]]:
+    """The operators of the plan, and which one leads from each size to each larger one (-1: none)."""
+    costs = [getattr(plan.operators, kind) for kind in KINDS]
+    operators = tuple(
+        Operator(kind, one.loss_gap, float(one.lost_tokens), one.flops)
+        for kind, one in zip(KINDS, costs, strict=True)
+    )
+    table = np.full((len(sizes), len(sizes)), -1)
+    for i, small in enumerate(sizes):
+        for j in range(i + 1, len(sizes)):
+            kind = what_grows(small, sizes[j])
+            if kind is not None and not _too_far(costs[KINDS.index(kind)], small, sizes[j]):
+                table[i, j] = KINDS.index(kind)
+    return operators, table
+
+
+def _too_far(cost: OperatorConfig, small: Candidate, large: Candidate) -> bool:
+    factor = large.parameters / small.parameters
+    return cost.largest_factor is not None and factor > cost.largest_factor * (1 + 1e-9)
+
+
+def what_grows(small: Candidate, large: Candidate) -> str | None:
+    """`depth`, `width` or `both`; None where a size would shrink or nothing grows."""
+    if small.fields is None or large.fields is None:
+        return "both" if large.parameters > small.parameters else None
+    before, after = resolve(small.fields), resolve(large.fields)
+    names = before.sizes.keys() & after.sizes.keys()
+    if after.layers < before.layers or any(after.sizes[name] < before.sizes[name] for name in names):
+        return None
+    wider = any(after.sizes[name] > before.sizes[name] for name in names)
+    deeper = after.layers > before.layers
+    return {(True, True): "both", (True, False): "width", (False, True): "depth"}.get((wider, deeper))

@@ -1,0 +1,160 @@
+"""A plan worked out: schedules of one, two ... stages, the one to take, its saving with an interval, and the rules beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outgrow.errors import ConfigError
+from outgrow.laws import Array, Interval
+from outgrow.laws.prediction import quantiles
+from outgrow.planning.config import CurveConfig, PlanConfig
+from outgrow.planning.growable import refusal
+from outgrow.planning.laws import SizeLaw, size_law
+from outgrow.planning.rules import RuleRow, rule_rows
+from outgrow.planning.sizes import Candidate, candidates, growths
+from outgrow.stages import Problem, Size, StagePath, best_for_flops, best_for_loss, replay, sensitivity
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that a plan came to. `baselines[k]` is one stage to the final loss of `paths[k]`."""
+
+    plan: PlanConfig
+    candidates: tuple[Candidate, ...]
+    law: SizeLaw
+    problem: Problem
+    paths: tuple[StagePath, ...]
+    baselines: tuple[StagePath, ...]
+    savings: tuple[Interval | None, ...]
+    """With a fitted law: intervals from its draws, the switches staying where the plan puts them."""
+    chosen: int
+    rules: tuple[RuleRow, ...]
+    refused: tuple[str, ...]
+    """Growths that the operators cannot do, and why; the plan goes without them."""
+
+    @property
+    def path(self) -> StagePath:
+        """The schedule to take."""
+        return self.paths[self.chosen]
+
+    @property
+    def baseline(self) -> StagePath:
+        """One stage to the same loss."""
+        return self.baselines[self.chosen]
+
+    def saving(self, place: int) -> float:
+        """Share of the baseline's compute that a schedule saves."""
+        return self.paths[place].saving(self.baselines[place])
+
+    def sensitivity(self) -> tuple[tuple[Array, Array], ...]:
+        """For each switch of the schedule: (factors on its tokens, compute / best compute)."""
+        return tuple(
+            sensitivity(self.problem, self.path, switch) for switch in range(len(self.path.sizes) - 1)
+        )
+
+
+def study(plan: PlanConfig, extra_curves: Sequence[CurveConfig] = ()) -> Study:
+    """Work a plan out. Raises `OutgrowError` for targets and budgets that cannot be, and curves that say nothing."""
+    sizes = candidates(plan)
+    law = size_law(plan, extra_curves, plan.target.loss)
+    operators, table = growths(plan, sizes)
+    names = [one.name for one in sizes]
+    last = range(len(sizes)) if plan.target.size is None else [names.index(plan.target.size)]
+    problem = Problem(
+        sizes=tuple(_size(one, law) for one in sizes),
+        operators=operators,
+        operator_of=table,
+        last=tuple(last),
+    )
+    problem, paths, refused = _best_possible(plan, sizes, problem)
+    baselines = tuple(best_for_loss(problem, path.losses[-1], 1)[0] for path in paths)
+    chosen = _worth(paths, baselines, plan.worth)
+    return Study(
+        plan=plan,
+        candidates=sizes,
+        law=law,
+        problem=problem,
+        paths=paths,
+        baselines=baselines,
+        savings=tuple(
+            _saving_interval(problem, law, path, base) for path, base in zip(paths, baselines, strict=True)
+        ),
+        chosen=chosen,
+        rules=rule_rows(problem, paths, baselines[chosen], plan.mixing_tokens),
+        refused=refused,
+    )
+
+
+def _size(one: Candidate, law: SizeLaw) -> Size:
+    return Size(one.name, one.parameters, one.flops_per_token, law.best(one.parameters))
+
+
+def _best_possible(
+    plan: PlanConfig, sizes: Sequence[Candidate], problem: Problem
+) -> tuple[Problem, tuple[StagePath, ...], tuple[str, ...]]:
+    """The best schedules whose growths the operators can do: a growth that is refused is taken out, and all planned again."""
+    refused: list[str] = []
+    tried: set[tuple[int, int]] = set()
+    while True:
+        paths = _best(plan, problem)
+        pairs = {pair for path in paths for pair in zip(path.sizes, path.sizes[1:], strict=False)} - tried
+        table: NDArray[np.int64] = problem.operator_of.copy()
+        found = False
+        for i, j in sorted(pairs):
+            tried.add((i, j))
+            why = refusal(plan, sizes[i], sizes[j])
+            if why is not None:
+                refused.append(f"{sizes[i].name} → {sizes[j].name}: {why}")
+                table[i, j], found = -1, True
+        if not found:
+            return problem, paths, tuple(refused)
+        problem = replace(problem, operator_of=table)
+
+
+def _best(plan: PlanConfig, problem: Problem) -> tuple[StagePath, ...]:
+    if plan.target.flops is not None:
+        return best_for_flops(problem, plan.target.flops, plan.stages)
+    return best_for_loss(problem, target_loss(plan, problem), plan.stages)
+
+
+def target_loss(plan: PlanConfig, problem: Problem) -> float:
+    """The final loss that is asked for, in nats per token."""
+    if plan.target.loss is not None:
+        return plan.target.loss
+    assert plan.target.tokens is not None
+    return float(problem.sizes[problem.last[0]].curve.loss(plan.target.tokens))
+
+
+def _worth(paths: Sequence[StagePath], baselines: Sequence[StagePath], least: float) -> int:
+    """The number of stages after which one more no longer saves `least` of the baseline's compute."""
+    chosen = 0
+    for place in range(1, len(paths)):
+        if paths[place].saving(baselines[place]) - paths[chosen].saving(baselines[chosen]) >= least:
+            chosen = place
+    return chosen
+
+
+def _saving_interval(problem: Problem, law: SizeLaw, path: StagePath, baseline: StagePath) -> Interval | None:
+    """The saving under every draw of the law: early stages as planned, the last one until the loss is reached."""
+    if not law.draws:
+        return None
+    savings = []
+    for draw in law.draws:
+        other = replace(
+            problem, sizes=tuple(replace(size, curve=draw(size.parameters)) for size in problem.sizes)
+        )
+        staged = replay(other, path.sizes, path.tokens[:-1], path.losses[-1]).total_flops
+        whole = replay(other, baseline.sizes, (), path.losses[-1]).total_flops
+        if np.isfinite(staged) or np.isfinite(whole):
+            savings.append(1 - staged / whole if np.isfinite(whole) else 1.0)
+    if len(savings) < 0.5 * len(law.draws):
+        raise ConfigError(
+            "in more than half of the law's bootstrap draws the final size never has the target loss",
+            got=f"{path.losses[-1]:.4g} with {problem.sizes[path.sizes[-1]].name}",
+            fix="raise the target, take a larger final size, or add curves",
+        )
+    return quantiles(np.array(savings), path.saving(baseline), 0.9)

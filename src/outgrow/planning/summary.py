@@ -1,0 +1,88 @@
+"""A plan as plain data, for JSON: numbers with their units in the names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from outgrow.laws import Interval
+from outgrow.planning.cautions import cautions
+from outgrow.planning.laws import SizeLaw
+from outgrow.planning.study import Study
+from outgrow.stages import StagePath
+
+
+def summary(study: Study) -> dict[str, Any]:
+    """Everything that the table and the picture show."""
+    return {
+        "target": study.plan.target.model_dump(exclude_none=True),
+        "law": law_summary(study.law),
+        "schedules": [
+            {
+                **_path(study, path),
+                "saving": study.saving(place),
+                "saving_interval": _interval(study.savings[place]),
+                "baseline_flops": study.baselines[place].total_flops,
+                "baseline_size": study.candidates[study.baselines[place].sizes[0]].name,
+            }
+            for place, path in enumerate(study.paths)
+        ],
+        "chosen_stages": len(study.path.sizes),
+        "sensitivity": [
+            {"switch": place, "token_factor": factors.tolist(), "compute_ratio": _finite(costs.tolist())}
+            for place, (factors, costs) in enumerate(study.sensitivity())
+        ],
+        "rules": [asdict(row) for row in study.rules],
+        "warnings": list(cautions(study)),
+    }
+
+
+def law_summary(law: SizeLaw) -> dict[str, Any]:
+    """The law, its constants with intervals, its quality and the range of its data."""
+    return {
+        "words": law.words,
+        "ranges": {name: [one.low, one.high] for name, one in law.ranges.items()},
+        "fits": [
+            {
+                "constants": {
+                    name: _interval(fit.interval(lambda one, name=name: getattr(one, name)))  # type: ignore[misc]
+                    for name in (field.name for field in fields(fit.law))
+                },
+                "quality": asdict(fit.quality),
+            }
+            for fit in law.fitted
+        ],
+        "curves": [
+            {"source": c.source, "parameters": c.parameters, "points": len(c.tokens), "notes": list(c.notes)}
+            for c in law.curves
+        ],
+    }
+
+
+def _path(study: Study, path: StagePath) -> dict[str, Any]:
+    return {
+        "flops": path.total_flops,
+        "final_loss": path.losses[-1],
+        "stages": [
+            {
+                "size": study.candidates[place].name,
+                "parameters": study.candidates[place].parameters,
+                "tokens": tokens,
+                "flops": flops,
+                "end_loss": loss,
+            }
+            for place, tokens, flops, loss in zip(
+                path.sizes, path.tokens, path.flops, path.losses, strict=True
+            )
+        ],
+    }
+
+
+def _interval(interval: Interval | None) -> dict[str, float] | None:
+    return None if interval is None else asdict(interval)
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    """JSON has no infinity: a switch that never reaches the target is null."""
+    return [value if value < float("inf") else None for value in values]

@@ -1,0 +1,130 @@
+"""docs/operators.md, written from the registry: `python -m outgrow.report.operators_page docs/operators.md`.
+
+Everything about one operator stands in its `Operator` entry; the words around it stand in `operators_frame.md` beside this
+file. Measured rows are taken from docs/_static/operators.json, {operator: {column: value}}, where a benchmark wrote one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from outgrow.errors import GrowthError, near
+from outgrow.operators import DEPTH, WIDTH, Operator
+from outgrow.operators.registry import expected
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Measured = Mapping[str, Mapping[str, Any]]
+
+
+def render(
+    width: Mapping[str, Operator], depth: Mapping[str, Operator], measured: Measured | None = None
+) -> str:
+    """The page as markdown: the frame, with a table and a section per operator where it says so."""
+    frame = (files("outgrow.report") / "operators_frame.md").read_text()
+    for kind, registry in (("width", width), ("depth", depth)):
+        pages = "\n\n".join(section(operator) for operator in registry.values())
+        frame = frame.replace(f"<!-- {kind} -->", f"{table(registry)}\n\n{pages}")
+    return frame.replace("<!-- measured -->", measured_table(measured or {}))
+
+
+def read_measured(path: Path) -> Measured:
+    """Measured rows, if a benchmark wrote any."""
+    found: Measured = json.loads(path.read_text()) if path.is_file() else {}
+    return found
+
+
+def table(registry: Mapping[str, Operator]) -> str:
+    """One line per operator."""
+    rows = [
+        f"| [`{one.name}`](#{one.name}) | {one.title} | {one.function} | {one.paper} |"
+        for one in registry.values()
+    ]
+    return "\n".join(["| name | what it does | function | source |", "|---|---|---|---|", *rows])
+
+
+def section(operator: Operator) -> str:
+    """Everything about one operator."""
+    facts = {
+        "Function": operator.function,
+        "Gradient law": operator.gradient,
+        "Escape": operator.escape,
+        "Use": operator.use,
+        "Published moments": f"`{operator.published_moments}`",
+        "Published schedule": operator.schedule,
+        "Options": options(operator),
+        "Source": operator.paper,
+    }
+    tensors = [f"| {name} | {what} |" for name, what in operator.tensors.items()]
+    return "\n".join(
+        [
+            f"### `{operator.name}`",
+            "",
+            operator.title,
+            "",
+            "| tensors | what becomes of them |",
+            "|---|---|",
+            *tensors,
+            "",
+            *(f"- {name}: {text}" for name, text in facts.items() if text),
+        ]
+    )
+
+
+def options(operator: Operator) -> str:
+    """An operator's own options, their kinds and defaults, as they are written behind its name."""
+    parameters = inspect.signature(operator.grow).parameters
+    return ", ".join(
+        f"`{operator.name}:{name}=` {expected(kind)} (default {parameters[name].default})"
+        for name, kind in operator.options.items()
+    )
+
+
+def measured_table(measured: Measured) -> str:
+    """Rows of numbers, one per operator; nothing where nothing was measured."""
+    if not measured:
+        return ""
+    columns = sorted({column for row in measured.values() for column in row})
+    head = [f"| name | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    rows = [
+        f"| `{name}` | {' | '.join(str(row.get(column, '')) for column in columns)} |"
+        for name, row in measured.items()
+    ]
+    return "\n".join(["## Measured", "", *head, *rows, ""])
+
+
+def one(name: str) -> str:
+    """The section of one operator. Raises GrowthError for an unknown name, naming the near ones."""
+    registry = {**WIDTH, **DEPTH}
+    if name not in registry:
+        raise GrowthError(f"unknown operator '{name}' ({near(name, registry)})")
+    return section(registry[name])
+
+
+def listing() -> Table:
+    """The registry for a terminal."""
+    from rich.table import Table
+
+    found = Table(title="operators", title_justify="left")
+    for column in ("name", "kind", "what it does", "function"):
+        found.add_column(column, overflow="fold")
+    for one in (*WIDTH.values(), *DEPTH.values()):
+        found.add_row(one.name, one.kind, one.title, one.function)
+    return found
+
+
+def main(path: Path) -> None:
+    """Write the page."""
+    measured = read_measured(path.parent / "_static" / "operators.json")
+    path.write_text(render(WIDTH, DEPTH, measured), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

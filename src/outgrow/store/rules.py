@@ -1,0 +1,175 @@
+"""What each optimizer keeps for a parameter: which slots, whether it counts steps, and how its options give it away.
+
+    AdamW, Adam             exp_avg, exp_avg_sq                                              step
+    SGD                     momentum_buffer (with momentum)
+    Lion                    exp_avg
+    Muon                    momentum_buffer
+    Adafactor (torch)       row_var, col_var; variance for vectors                           step
+    transformers.Adafactor  exp_avg_sq_row, exp_avg_sq_col; exp_avg_sq for vectors           step
+                            exp_avg (with beta1)
+
+An optimizer with several rules, one per group, names each group's own in its option `rule`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from outgrow.errors import CheckpointError, near
+
+RULE = "rule"
+"""The option that names a group's own rule."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The state of one optimizer. `marks` are options that this optimizer has and no other of the table."""
+
+    name: str
+    matrices: tuple[str, ...]
+    vectors: tuple[str, ...]
+    counts: bool
+    marks: frozenset[str]
+    lacks: frozenset[str] = frozenset()
+    only_with: Mapping[str, str] | None = None
+    """Slots that are kept only where an option is set."""
+    ignored: frozenset[str] = frozenset()
+    """State that the optimizer works out anew in every step."""
+
+    def slots(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> tuple[str, ...]:
+        """The slots of a parameter of this shape.
+
+        >>> RULES["SGD"].slots((3, 4), {"momentum": 0.0}), RULES["Adafactor"].slots((3, 4), {})
+        ((), ('row_var', 'col_var'))
+        """
+        needs = self.only_with or {}
+        found = self.matrices if len(shape) >= 2 else self.vectors
+        return tuple(slot for slot in found if slot not in needs or options.get(needs[slot]))
+
+    def step(self, count: float, device: torch.device) -> Tensor | int:
+        """The count as the optimizer holds it."""
+        if self.name == "transformers.Adafactor":
+            return int(count)
+        return torch.tensor(count, dtype=torch.float32, device=device)
+
+    def is_like(self, other: Rule) -> bool:
+        """Whether one can go on with the other's state: Adam and AdamW can."""
+        return self.name.removesuffix("W") == other.name.removesuffix("W")
+
+    def is_marked(self, options: Mapping[str, Any]) -> bool:
+        """Whether options are this optimizer's."""
+        return self.marks <= set(options) and not self.lacks & set(options)
+
+
+_ADAM = ("exp_avg", "exp_avg_sq")
+_ADAM_MARKS = frozenset({"betas", "eps", "amsgrad"})
+RULES: dict[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        Rule("AdamW", _ADAM, _ADAM, True, _ADAM_MARKS),
+        Rule("Adam", _ADAM, _ADAM, True, _ADAM_MARKS),
+        Rule(
+            "SGD",
+            ("momentum_buffer",),
+            ("momentum_buffer",),
+            False,
+            frozenset({"momentum", "dampening", "nesterov"}),
+            only_with={"momentum_buffer": "momentum"},
+        ),
+        Rule("Lion", ("exp_avg",), ("exp_avg",), False, frozenset({"betas"}), frozenset({"eps"})),
+        Rule("Muon", ("momentum_buffer",), ("momentum_buffer",), False, frozenset({"ns_steps"})),
+        Rule("Adafactor", ("row_var", "col_var"), ("variance",), True, frozenset({"beta2_decay"})),
+        Rule(
+            "transformers.Adafactor",
+            ("exp_avg", "exp_avg_sq_row", "exp_avg_sq_col"),
+            ("exp_avg", "exp_avg_sq"),
+            True,
+            frozenset({"clip_threshold", "decay_rate", "beta1"}),
+            only_with={"exp_avg": "beta1"},
+            ignored=frozenset({"RMS"}),
+        ),
+    )
+}
+
+_PACKAGES = ("torch", "transformers", "outgrow", "lion_pytorch")
+"""Whose classes these are: bitsandbytes' AdamW is another."""
+_CARRIED = "outgrow carries the state of " + ", ".join(RULES) + " (Adam without amsgrad)"
+
+
+def rule_named(name: str, options: Mapping[str, Any]) -> Rule:
+    """The rule of a group: the one that its options name, else that of the optimizer called `name`."""
+    wanted = str(options.get(RULE, name))
+    if wanted not in RULES:
+        raise CheckpointError(
+            f"outgrow does not know the optimizer {wanted!r}", expected=near(wanted, RULES), fix=_CARRIED
+        )
+    if options.get("amsgrad"):
+        raise CheckpointError(f"outgrow does not carry amsgrad, which this {wanted} has", fix=_CARRIED)
+    return RULES[wanted]
+
+
+def name_of(optimizer: torch.optim.Optimizer) -> str:
+    """What a live optimizer is called here; an error where it is none that outgrow knows.
+
+    >>> name_of(torch.optim.SGD([torch.zeros(2)]))
+    'SGD'
+    """
+    if any(RULE in group for group in optimizer.param_groups):
+        return type(optimizer).__name__
+    for cls in type(optimizer).__mro__:
+        package = cls.__module__.split(".")[0]
+        known = ("transformers." if package == "transformers" else "") + cls.__name__
+        if package in _PACKAGES and known in RULES:
+            return known
+    name = type(optimizer).__name__
+    raise CheckpointError(
+        f"outgrow does not know the optimizer {name!r}", expected=near(name, RULES), fix=_CARRIED
+    )
+
+
+def name_from_options(where: str, options: Mapping[str, Any]) -> str:
+    """The optimizer whose options these are, where a file does not name it; an error if they are of none."""
+    if RULE in options:
+        return rule_named("", options).name
+    found = [rule.name for rule in RULES.values() if rule.is_marked(options)]
+    if not found:
+        raise CheckpointError(
+            f"{where} is not the state of an optimizer that outgrow knows",
+            got="options " + ", ".join(sorted(map(str, options))),
+            fix=_CARRIED,
+        )
+    if "AdamW" in found:
+        return "AdamW" if options.get("decoupled_weight_decay", True) else "Adam"
+    return found[0]
+
+
+def check_entry(where: str, name: str, rule: Rule, slots: tuple[str, ...], entry: Mapping[str, Any]) -> None:
+    """An error unless an entry of an optimizer's state holds what its rule keeps, and nothing else."""
+    expected = {*slots, *(("step",) if rule.counts else ())}
+    found = set(entry) - rule.ignored
+    if found != expected:
+        raise CheckpointError(
+            f"{where}{name} has other state than {rule.name}'s",
+            got=", ".join(sorted(map(str, found))) or "nothing",
+            expected=", ".join(sorted(expected)) or "nothing",
+            fix=_CARRIED,
+        )
+
+
+def class_defaults(name: str) -> dict[str, Any]:
+    """The options that the optimizer's class expects in every group, as its own constructor sets them."""
+    makers: dict[str, Callable[[list[Tensor]], torch.optim.Optimizer]] = {
+        "AdamW": torch.optim.AdamW,
+        "Adam": torch.optim.Adam,
+        "SGD": torch.optim.SGD,
+        "Muon": torch.optim.Muon,
+        "Adafactor": torch.optim.Adafactor,
+    }
+    if name not in makers:
+        return {}  # a state from such an optimizer has all of its options
+    return dict(makers[name]([torch.zeros(1, 1)]).defaults)

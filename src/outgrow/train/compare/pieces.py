@@ -1,0 +1,141 @@
+"""A study as a tree of short runs, each known by its content, so that nothing is ever run twice.
+
+    piece = (parent, configuration of one run)        key = hash of both
+
+Arms that begin alike share pieces: three operators grown from one small model share its training. Adding an arm, a seed or
+a budget later adds pieces and leaves the others as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from outgrow.train.compare.study import ArmConfig, StudyConfig
+from outgrow.train.config import RunConfig
+from outgrow.train.run_file import parse_run
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One run of the tree: trained from its parent's final state (or from new weights) with a configuration of its own."""
+
+    name: str
+    parent: Piece | None
+    settings: dict[str, Any]
+    """The run without its output and its starting checkpoint."""
+
+    @property
+    def key(self) -> str:
+        """Of everything that decides the result, ancestors included."""
+        content = [self.parent.key if self.parent else None, self.settings]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+    @property
+    def line(self) -> tuple[Piece, ...]:
+        """The piece and its ancestors, oldest first."""
+        return (*(self.parent.line if self.parent else ()), self)
+
+    def run(self, root: str) -> RunConfig:
+        """The run that makes this piece, in the study's folder."""
+        settings = {**self.settings, "output": f"{root}/pieces/{self.key}"}
+        if self.parent is not None:
+            stage = {**settings["stages"][0], "from": f"{root}/pieces/{self.parent.key}/final"}
+            settings["stages"] = [stage]
+        return parse_run(settings, where=f"piece {self.name}")
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One decayed end: its arm, seed, rate and budget (tokens of the last stage)."""
+
+    arm: str
+    seed: int
+    rate: float
+    budget: int
+    piece: Piece
+
+
+def branches(
+    study: StudyConfig, arm: str, seed: int, rate: float, budgets: tuple[int, ...]
+) -> tuple[Branch, ...]:
+    """The decayed ends of one arm's trunk at several budgets, smallest first."""
+    builder = _Builder(study, study.arms[arm], seed, rate)
+    trunk: Piece | None = builder.young()
+    found, trained = [], 0
+    for budget in budgets:
+        stable = builder.whole_steps(budget * (1 - study.decay_share))
+        if stable > trained:
+            trunk = builder.trunk(trunk, stable - trained, first=trained == 0)
+            trained = stable
+        assert trunk is not None, "the first budget has at least one step"
+        found.append(Branch(arm, seed, rate, budget, builder.decay(trunk, budget - trained)))
+    return tuple(found)
+
+
+@dataclass
+class _Builder:
+    """Adds pieces one after the other, each going on in the order of the data where the one before stopped."""
+
+    study: StudyConfig
+    arm: ArmConfig
+    seed: int
+    rate: float
+    steps: int = 0
+
+    def whole_steps(self, tokens: float) -> int:
+        """Tokens rounded to whole optimizer steps, at least one."""
+        step = RunConfig.model_validate({**self.study.common, **_PROBE}).tokens_per_step
+        return max(1, round(tokens / step)) * step
+
+    def young(self) -> Piece | None:
+        """All stages before the last, at the peak rate."""
+        piece: Piece | None = None
+        for place, stage in enumerate(self.arm.stages[:-1]):
+            assert stage.tokens is not None
+            piece = self._piece(piece, f"stage-{place + 1}", stage.tokens, place, {"kind": "constant"})
+        return piece
+
+    def trunk(self, parent: Piece | None, tokens: int, *, first: bool) -> Piece:
+        """A stretch of the last stage at the peak rate; the first one begins with the growth."""
+        place = len(self.arm.stages) - 1 if first else None
+        return self._piece(parent, "trunk", tokens, place, {"kind": "constant"})
+
+    def decay(self, parent: Piece, tokens: int) -> Piece:
+        """The end of a branch: the rate falls to zero. The trunk goes on with the data that the branch took too."""
+        used = self.steps
+        piece = self._piece(parent, "decay", tokens, None, {"kind": "linear"})
+        self.steps = used
+        return piece
+
+    def _piece(
+        self, parent: Piece | None, name: str, tokens: int, place: int | None, schedule: dict[str, Any]
+    ) -> Piece:
+        common = self.study.common
+        stage: dict[str, Any] = {"name": name, "tokens": self.whole_steps(tokens)}
+        if place is not None:
+            own = self.arm.stages[place]
+            stage |= own.settings()
+            if own.grow is not None:
+                stage["grow"] = {"seed": self.seed, **own.grow.model_dump(mode="json", exclude_unset=True)}
+        settings: dict[str, Any] = {
+            **common,
+            "seed": self.seed,
+            "data": {**common.get("data", {}), "skip_steps": self.steps},
+            "optimizer": {**common.get("optimizer", {}), "learning_rate": self.rate},
+            "stages": [stage],
+            "schedule": schedule,
+        }
+        if parent is None:
+            settings |= {"model": self.arm.model}
+            settings["schedule"] = {**schedule, "warmup_tokens": self.study.warmup_tokens}
+        else:
+            settings["data"].pop("tokenizer", None)  # the checkpoint's own
+        piece = Piece(f"{name}, seed {self.seed}, rate {self.rate:g}", parent, settings)
+        self.steps += piece.run("-").total_steps
+        return piece
+
+
+_PROBE = {"output": "-", "model": {"model_type": "llama"}, "stages": [{"name": "probe", "tokens": 1}]}

@@ -1,0 +1,149 @@
+"""A study as data: what all arms share, the arms, seeds, learning rates and budgets.
+
+Every arm is a list of stages; the last has no length of its own: its *trunk* is trained at a constant rate and decayed in
+branches at several budgets (arXiv 2404.06395), so that one trunk gives a whole frontier of decayed losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from outgrow.errors import ConfigError
+from outgrow.reentry import Reentry
+from outgrow.schedule import TokenCount
+from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
+from outgrow.train.config import GrowConfig, RunConfig
+from outgrow.train.run_file import Sections, apply_override, explain, read_yaml
+from outgrow.train.section import Count, Section
+
+_OWN = ("output", "seed", "stages", "schedule", "model", "log_every_steps", "checkpoint")
+
+
+class ArmStage(Section):
+    """One stage of an arm: how its model comes to be, and, but for the last, how long it is trained."""
+
+    tokens: Count | None = None
+    grow: GrowConfig | None = None
+    reentry: Reentry | None = None
+    new_entries: NewEntriesConfig | None = None
+    freeze: FreezeConfig | None = None
+    masks: MasksConfig | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What the run's stage takes over as it is."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"tokens", "grow"})
+
+
+class ArmConfig(Section):
+    """One way to train: a first model, and stages that grow it."""
+
+    model: dict[str, Any]
+    """`model_type` and config fields of the first stage."""
+    stages: Annotated[tuple[ArmStage, ...], Field(min_length=1)] = (ArmStage(),)
+    budgets: tuple[Count, ...] | None = None
+    """Tokens of the last stage, decay included, at which this arm is decayed; default: the study's."""
+
+    @model_validator(mode="after")
+    def _stages_follow(self) -> ArmConfig:
+        if "model_type" not in self.model:
+            raise ValueError("model.model_type is missing (for example llama)")
+        if self.stages[0].grow is not None:
+            raise ValueError("stages[0].grow: a new model has nothing to grow from")
+        for place, stage in enumerate(self.stages[:-1]):
+            if stage.tokens is None:
+                raise ValueError(
+                    f"stages[{place}].tokens is missing: only the last stage takes its length from budgets"
+                )
+        if self.stages[-1].tokens is not None:
+            raise ValueError("the last stage takes its length from budgets: leave its tokens out")
+        return self
+
+    @property
+    def is_scratch(self) -> bool:
+        """Whether nothing grows."""
+        return len(self.stages) == 1
+
+
+class TuningConfig(Section):
+    """The same small sweep of the learning rate for every arm; the best rate is used for all its seeds and budgets."""
+
+    rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    budget: Count | None = None
+    """The budget at which rates are compared; default: the largest of the arm."""
+    seed: int = 0
+
+
+class StudyConfig(Section):
+    """A whole study. See `benchmarks/studies/`."""
+
+    output: str
+    """Folder of the study."""
+    title: str = ""
+    common: dict[str, Any]
+    """What every run shares, in the words of `run.yaml`: data, optimizer, batch, evaluation, precision, device."""
+    arms: Annotated[dict[str, ArmConfig], Field(min_length=1)]
+    baseline: str
+    """The arm from scratch against which savings are read."""
+    budgets: Annotated[tuple[Count, ...], Field(min_length=1)]
+    """Tokens of the last stage, decay included."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    tuning: TuningConfig
+    warmup_tokens: TokenCount = 0
+    decay_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of every budget over which its branch decays to zero."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> StudyConfig:
+        if self.baseline not in self.arms:
+            raise ValueError(f"baseline '{self.baseline}' is no arm; arms: {', '.join(self.arms)}")
+        if not self.arms[self.baseline].is_scratch:
+            raise ValueError(f"baseline '{self.baseline}' grows: the baseline is trained from scratch")
+        for name in _OWN:
+            if name in self.common:
+                raise ValueError(f"common.{name}: the study sets this itself")
+        for arm, config in self.arms.items():
+            budgets = config.budgets or self.budgets
+            if list(budgets) != sorted(set(budgets)):
+                raise ValueError(f"budgets of arm '{arm}' must rise")
+            if self.tuning.budget is not None and self.tuning.budget not in budgets:
+                raise ValueError(f"tuning.budget {self.tuning.budget} is none of the budgets of arm '{arm}'")
+        return self
+
+    def arm_budgets(self, arm: str) -> tuple[int, ...]:
+        """Tokens of an arm's last stage at its branches."""
+        return self.arms[arm].budgets or self.budgets
+
+    def tuning_budget(self, arm: str) -> int:
+        """Where this arm's learning rates are compared."""
+        return self.tuning.budget or self.arm_budgets(arm)[-1]
+
+
+_SECTIONS: Sections = {
+    "": (StudyConfig,),
+    "tuning": (TuningConfig,),
+}
+
+
+def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read a study file and apply `a.b=value` overrides. Raises `ConfigError` that names what is wrong."""
+    data = read_yaml(Path(path))
+    for override in overrides:
+        apply_override(data, override)
+    return parse_study(data, where=str(path))
+
+
+def parse_study(data: dict[str, Any], where: str = "the study") -> StudyConfig:
+    """A study from plain data."""
+    try:
+        study = StudyConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(explain(error, data, where, _SECTIONS)) from None
+    known = set(RunConfig.model_fields) - set(_OWN)
+    for name in study.common:
+        if name not in known:
+            raise ConfigError(f"{where}: unknown key common.{name}", expected=", ".join(sorted(known)))
+    return study

@@ -1,0 +1,87 @@
+"""What data ask of a model: fields that a new model's config gets from them, and sizes that any model must have."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from outgrow.architectures import resolve
+from outgrow.errors import ConfigError
+
+
+class Needs(ABC):
+    """Of one run's data. Final: TextNeeds, ImageNeeds."""
+
+    @abstractmethod
+    def fields(self) -> dict[str, Any]:
+        """Config fields of a new model where the run file does not give them."""
+
+    @abstractmethod
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Raise ConfigError where the model of this config cannot take the data."""
+
+
+@dataclass(frozen=True)
+class TextNeeds(Needs):
+    """A row for every token and a position for every place in a sequence."""
+
+    vocab_size: int
+    sequence_length: int
+    separator: int | None
+    pad: int | None = None
+    """Padding token, where the objective is `masked`."""
+
+    def fields(self) -> dict[str, Any]:
+        padding = {} if self.pad is None else {"pad_token_id": self.pad}
+        return {
+            "vocab_size": self.vocab_size,
+            "bos_token_id": self.separator,
+            "eos_token_id": self.separator,
+            **padding,
+        }
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        if config["vocab_size"] < self.vocab_size:
+            raise ConfigError(
+                "the model has fewer vocabulary rows than the tokenizer has tokens",
+                got=config["vocab_size"],
+                expected=f"at least {self.vocab_size}",
+            )
+        positions = config.get("max_position_embeddings", config.get("n_positions"))
+        if positions is not None and config["model_type"] == "roberta":
+            positions -= int(config.get("pad_token_id") or 0) + 1  # they start behind the padding index
+        if positions is not None and positions < self.sequence_length:
+            raise ConfigError(
+                "data.sequence_length is longer than the model's positions",
+                got=self.sequence_length,
+                expected=positions,
+            )
+
+
+@dataclass(frozen=True)
+class ImageNeeds(Needs):
+    """Square images of a side and a number of channels, and their classes."""
+
+    side: int
+    channels: int
+    classes: int
+
+    def fields(self) -> dict[str, Any]:
+        return {"image_size": self.side, "num_channels": self.channels, "num_labels": self.classes}
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        wanted = {"image_size": self.side, "num_channels": self.channels}
+        for name, value in wanted.items():
+            if config[name] != value:
+                raise ConfigError(
+                    f"the images do not fit the model's {name}", got=value, expected=config[name]
+                )
+        labels = resolve(config).sizes["labels"]
+        if labels < self.classes:
+            raise ConfigError(
+                "the model has fewer labels than the images have classes",
+                got=labels,
+                expected=f"at least {self.classes}",
+            )

@@ -1,0 +1,261 @@
+"""`outgrow plan` as a person meets it: tables, JSON, picture, a run.yaml that `outgrow train` accepts, and every mistake named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from outgrow.laws import Chinchilla
+from outgrow.planning.cautions import cautions
+from outgrow.planning.plan_file import parse_plan
+from outgrow.planning.study import study
+from outgrow.train.run_file import load_run
+from test_cli import outgrow, refused
+
+LAW = Chinchilla(1.9, 120.0, 0.30, 900.0, 0.40)
+
+
+def sizes(hidden: int, layers: int, heads: int) -> dict[str, int]:
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+    }
+
+
+PLAN: dict[str, Any] = {
+    "target": {"size": "large", "tokens": "3M"},
+    "model": {
+        "model_type": "llama",
+        "vocab_size": 300,
+        "max_position_embeddings": 32,
+        "tie_word_embeddings": True,
+    },
+    "candidates": [
+        {"name": "small", "sizes": sizes(16, 1, 2)},
+        {"name": "medium", "sizes": sizes(24, 2, 3)},
+        {"name": "large", "sizes": sizes(48, 3, 6)},
+    ],
+    "law": {"kind": "chinchilla", "constants": vars(LAW)},
+    "sequence_length": 16,
+    "worth": 0.0,
+}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """A plan file with some keys replaced."""
+
+    def write_plan(**replace: Any) -> Path:
+        path = tmp_path / "plan.yaml"
+        path.write_text(yaml.safe_dump({**deepcopy(PLAN), **replace}))
+        return path
+
+    return write_plan
+
+
+@pytest.fixture
+def curve_file(tmp_path: Path) -> Path:
+    """Noisy curves of three sizes from a known law."""
+    random, lines = np.random.default_rng(0), ["run,parameters,tokens,loss"]
+    for number in (3e5, 1e6, 4e6):
+        for tokens in np.geomspace(2e6, 3e8, 14):
+            loss = float(LAW.loss(number, tokens)) * np.exp(0.003 * random.normal())
+            lines.append(f"{number:.0e},{number},{tokens:.0f},{loss:.5f}")
+    path = tmp_path / "curves.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_tables_json_and_picture(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write()
+    shown = outgrow("plan", path, "--plot", tmp_path / "plan.png")
+    assert shown.returncode == 0, shown.stderr
+    assert "▶" in shown.stdout
+    assert "PRE-GROWTH" in shown.stdout
+    assert (tmp_path / "plan.png").stat().st_size > 20_000
+    facts = json.loads(outgrow("plan", path, "--json").stdout)
+    assert [len(one["stages"]) for one in facts["schedules"]] == [1, 2, 3]
+    assert facts["schedules"][0]["saving"] == 0
+    assert facts["schedules"][1]["saving"] > 0.02
+    assert facts["schedules"][0]["stages"][0]["tokens"] == pytest.approx(3e6)
+    assert facts["schedules"][0]["flops"] == pytest.approx(
+        sum(s["flops"] for s in facts["schedules"][0]["stages"])
+    )
+
+
+def test_a_run_file_that_train_accepts(write: Callable[..., Path], tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"Document {k} says {k * k} and no more than that." for k in range(400)))
+    run = {
+        "output": str(tmp_path / "run"),
+        "data": {"source": str(text), "tokenizer": {"vocab_size": 300}, "sequence_length": 16},
+        "batch": {"sequences": 4},
+    }
+    target = tmp_path / "run.yaml"
+    result = outgrow("plan", write(run=run, grow={"depth": "interleave"}), "--run", target)
+    assert result.returncode == 0, result.stderr
+    loaded = load_run(target)
+    worked = study(parse_plan({**PLAN, "run": run, "grow": {"depth": "interleave"}}))
+    assert [stage.name for stage in loaded.stages] == [worked.candidates[p].name for p in worked.path.sizes]
+    assert len(loaded.stages) > 1
+    assert [stage.tokens for stage in loaded.stages] == [round(tokens) for tokens in worked.path.tokens]
+    assert loaded.stages[1].grow is not None
+    assert loaded.stages[1].grow.depth == "interleave"
+    dry = outgrow("train", target, "--dry-run", "--json")
+    assert dry.returncode == 0, dry.stderr
+    planned = json.loads(dry.stdout)
+    assert planned["flops"] == pytest.approx(
+        worked.path.total_flops, rel=1e-3
+    )  # whole steps, same accounting
+    assert "no section run" in refused("plan", write(), "--run", target)
+
+
+def test_fit_first(write: Callable[..., Path], curve_file: Path, tmp_path: Path) -> None:
+    path = write(target={"size": "large", "loss": 6.3}, law={"kind": "fit", "draws": 40})
+    facts = json.loads(outgrow("plan", path, "--fit", curve_file, "--json").stdout)
+    constants = facts["law"]["fits"][0]["constants"]
+    exponent = constants["token_exponent"]
+    assert exponent["low"] < exponent["value"] < exponent["high"]
+    assert exponent["value"] == pytest.approx(0.40, abs=0.02)  # five times the interval's half width
+    saving = facts["schedules"][1]["saving_interval"]
+    assert saving["low"] <= facts["schedules"][1]["saving"] <= saving["high"]
+    assert any("Extrapolation in parameters" in text for text in facts["warnings"])
+    shown = outgrow("plan", path, "--fit", curve_file, "--plot", tmp_path / "fit.png")
+    assert "90 % interval" in shown.stdout
+    assert (tmp_path / "fit.png").stat().st_size > 20_000
+    alone = json.loads(outgrow("plan", "--fit", curve_file, "--json").stdout)
+    assert alone["fits"][0]["quality"]["curves"] == 3
+
+
+def test_a_curve_per_size(write: Callable[..., Path], tmp_path: Path) -> None:
+    plan = parse_plan({**PLAN, "target": {"size": "large", "loss": 6.3}})
+    lines = ["run,parameters,tokens,loss"]
+    for one in study(plan).candidates:
+        for tokens in np.geomspace(1e5, 1e8, 20):
+            lines.append(
+                f"{one.name},{one.parameters},{tokens:.0f},{float(LAW.loss(one.parameters, tokens)):.6f}"
+            )
+    path = tmp_path / "own.csv"
+    path.write_text("\n".join(lines))
+    law = {"kind": "fit", "form": "per_size", "draws": 20, "curves": [{"path": str(path)}]}
+    own = study(parse_plan({**PLAN, "target": {"size": "large", "loss": 6.3}, "law": law}))
+    np.testing.assert_allclose(
+        own.path.flops, study(plan).path.flops, rtol=1e-3
+    )  # losses have 6 digits in the file
+
+
+def test_numbers_alone_and_a_budget() -> None:
+    worked = study(
+        parse_plan(
+            {
+                "target": {"flops": 1e17},
+                "series": {"smallest": "300k", "largest": "100M", "count": 40},
+                "law": {"kind": "chinchilla", "constants": vars(LAW)},
+            }
+        )
+    )
+    assert worked.paths[0].total_flops == pytest.approx(1e17, rel=1e-6)
+    assert worked.paths[1].losses[-1] < worked.paths[0].losses[-1]
+    assert any("6 FLOPs per parameter" in text for text in cautions(worked))
+
+
+def test_kaplans_law_counts_without_embeddings() -> None:
+    worked = study(parse_plan({**PLAN, "target": {"size": "large", "loss": 5.5}, "law": {"kind": "kaplan"}}))
+    assert worked.candidates[0].parameters == 2608  # 4 * 16 * 16 attention, 3 * 16 * 32 MLP, 3 * 16 gains
+    assert worked.saving(1) > 0.05
+
+
+def test_warnings_in_plain_words() -> None:
+    base = {**PLAN, "target": {"size": "large", "tokens": "200M"}, "stages": 2}
+    worked = study(
+        parse_plan(
+            {
+                **base,
+                "candidates": [PLAN["candidates"][0], PLAN["candidates"][2]],
+            }
+        )
+    )
+    said = " ".join(cautions(worked))
+    for words in (
+        "tokens per parameter",
+        "times at once",
+        "taken to be perfect",
+        "no interval",
+    ):
+        assert words in said
+    decayed = study(parse_plan({**PLAN, "run": {"schedule": {"kind": "linear"}}}))
+    assert "already decayed" in " ".join(cautions(decayed))
+    measured = {**base, "operators": {"both": {"loss_gap": 0.01, "lost_tokens": "10k"}}}
+    assert "taken to be perfect" not in " ".join(cautions(study(parse_plan(measured))))
+
+
+def test_a_growth_that_the_operators_refuse_is_planned_around() -> None:
+    plan = {**PLAN, "grow": {"width": "duplicate"}}  # 16 -> 24 and 16 -> 48: only the second is a multiple
+    worked = study(parse_plan(plan))
+    assert all(path.sizes[:2] != (0, 1) for path in worked.paths)
+    assert any("small → medium" in text for text in cautions(worked))
+
+
+def test_limits_on_the_growth_factor() -> None:
+    factor = {"largest_factor": 3.0}
+    worked = study(parse_plan({**PLAN, "operators": {"both": factor, "width": factor, "depth": factor}}))
+    for path in worked.paths:
+        numbers = [worked.candidates[place].parameters for place in path.sizes]
+        assert all(large <= 3 * small for small, large in pairwise(numbers))
+
+
+@pytest.mark.parametrize(
+    ("replace", "said"),
+    [
+        ({"target": {"size": "large", "loss": 1.0}}, "no candidate reaches the target loss"),
+        ({"target": {"flops": 1e6}}, "budget is below the smallest"),
+        ({"target": {"size": "large"}}, "target: give one of loss, tokens and flops"),
+        ({"target": {"size": "lage", "loss": 4.0}}, "target.size is no candidate"),
+        ({"target": {"loss": float("nan")}}, "target.loss"),
+        ({"targt": 1}, "did you mean target"),
+        ({"law": {"kind": "chinchila"}}, "law"),
+        (
+            {"law": {"kind": "chinchilla", "constants": {**vars(LAW), "token_exponent": -1}}},
+            "law.constants.token_exponent",
+        ),
+        ({"law": {"kind": "chinchilla", "versio": "published"}}, "did you mean version"),
+        ({"law": {"kind": "fit"}}, "no curves are given"),
+        ({"law": {"kind": "fit", "curves": [{"path": "none/*.jsonl"}]}}, "no curve file matches"),
+        ({"law": {"kind": "kaplan"}, "target": {"flops": 1e15}}, "law.batch_tokens is missing"),
+        ({"candidates": [{"name": "a", "sizes": {"hidden_size": 16}}]}, "target.size"),
+        ({"candidates": [{"name": "a"}], "target": {"loss": 4}}, "either sizes"),
+        ({"model": {"model_type": "llama"}}, "model.vocab_size is missing"),
+        ({"model": {"model_type": "lama", "vocab_size": 300}}, "llama"),
+        ({"run": {"stages": []}}, "run.stages is what the plan decides"),
+        ({"operators": {"both": {"lost_token": 5}}}, "did you mean lost_tokens"),
+        ({"series": {"smallest": 5, "largest": 50}}, "either candidates or series"),
+    ],
+)
+def test_mistakes_in_plans(write: Callable[..., Path], replace: dict[str, Any], said: str) -> None:
+    assert said in refused("plan", write(**replace))
+
+
+def test_mistakes_in_words(write: Callable[..., Path], curve_file: Path) -> None:
+    assert "nothing to plan" in refused("plan")
+    assert "is not a plan file" in refused("plan", curve_file)
+    assert "need a plan.yaml" in refused("plan", "--fit", curve_file, "--set", "stages=2")
+    assert "more than one plan file" in refused("plan", write(), write())
+    shown = outgrow("plan", write(), "--set", "stages=1", "--json")
+    assert len(json.loads(shown.stdout)["schedules"]) == 1
+
+
+def test_the_example_works() -> None:
+    example = Path(__file__).parents[2] / "examples" / "plan.yaml"
+    facts = json.loads(outgrow("plan", example, "--json").stdout)
+    assert facts["chosen_stages"] > 1
