@@ -6,33 +6,39 @@ The grown state is lazy: its tensors are computed when they are saved or loaded,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from outgrow.architectures import resolve
 from outgrow.errors import ArchitectureError, CheckpointError, GrowthError
 from outgrow.operators import build
+from outgrow.operators.fitted import FittedOperator
 from outgrow.plan import GrowthPlan, plan
 from outgrow.slots import Moments
 from outgrow.state import OptimizerInfo, ParamGroup, TrainingState
 from outgrow.store.grown import GrownView
 from outgrow.store.models import named_shapes
+from outgrow.store.operator_file import FILE, asset_of, load_operator
 
 
 def grow(
     state: TrainingState,
     *,
-    to: Mapping[str, Any],
+    to: Mapping[str, Any] | None = None,
     width: str = "isometric",
     depth: str = "stack",
-    moments: Moments = "transport",
+    moments: Moments | None = None,
     noise: float = 0.1,
     seed: int = 0,
+    operator: str | Path | None = None,
 ) -> TrainingState:
     """The state of a larger model that continues this one: weights, moments, steps, options and records.
 
     `to` names config fields and their new sizes, in the model's own or the common names; `width` and `depth` name
     operators (docs/operators.md says what each keeps); `noise` is the standard deviation, in units of the model's
     initializer range, of noise that no reader sees: it keeps the function and lets copies part.
+    `moments` is `transport` unless given. Or `operator` is the folder of an operator that `outgrow learn` fitted to this
+    source: it has its own sizes, width and depth, and resets the moments unless told otherwise.
 
     Raises GrowthError where sizes or operators do not fit, before anything is read.
 
@@ -43,8 +49,22 @@ def grow(
     >>> grow(small, to={"hidden_size": 12, "num_hidden_layers": 2}).source.meta("model.norm.weight", "weight").shape
     (12,)
     """
+    if operator is not None:
+        if (width, depth, noise, seed) != ("isometric", "stack", 0.1, 0):
+            raise GrowthError(
+                "a fitted operator has its own width, depth and seed", fix="leave those arguments out"
+            )
+        fitted = load_operator(Path(operator))
+        growth_plan = plan_fitted(state.config, fitted, to=to, moments=moments or "reset")
+        return apply(growth_plan, state, operator=fitted)
     growth_plan = plan_growth(
-        state.config, to=to, width=width, depth=depth, moments=moments, noise=noise, seed=seed
+        state.config,
+        to=to or {},
+        width=width,
+        depth=depth,
+        moments=moments or "transport",
+        noise=noise,
+        seed=seed,
     )
     return apply(growth_plan, state)
 
@@ -62,6 +82,33 @@ def plan_growth(
     """What `grow` would do, from the config alone: every recipe, what is kept, and why not where not."""
     small = resolve(config)
     growth_plan = plan(build(small, to, width=width, depth=depth, noise=noise, seed=seed), moments)
+    return _checked(growth_plan)
+
+
+def plan_fitted(
+    config: Mapping[str, Any],
+    operator: FittedOperator,
+    *,
+    to: Mapping[str, Any] | None = None,
+    moments: Moments = "reset",
+) -> GrowthPlan:
+    """What a fitted operator makes of a source with this config.
+
+    Raises GrowthError where it was fitted to another source, or to other sizes than `to` asks for.
+    """
+    small = resolve(config)
+    for asked, value in (to or {}).items():
+        if operator.to.get(small.spec.aliases.get(asked, asked)) != value:
+            raise GrowthError(
+                f"this {operator.method} operator was fitted to other sizes than {asked}={value}",
+                got=", ".join(f"{name}={size}" for name, size in operator.to.items()),
+                fix="leave out --to, or fit an operator for these sizes with `outgrow learn`",
+            )
+    return _checked(plan(operator.growth(config), moments))
+
+
+def _checked(growth_plan: GrowthPlan) -> GrowthPlan:
+    """The plan, where transformers builds the same tensors from its config."""
     try:
         expected = named_shapes(growth_plan.config)
     except CheckpointError as error:
@@ -70,25 +117,36 @@ def plan_growth(
     if ours != expected:
         wrong = sorted(set(ours.items()) ^ set(expected.items()))[:3]
         raise ArchitectureError(
-            f"the architecture file of {small.spec.model_type} does not describe this model",
+            f"the architecture file of {growth_plan.small.spec.model_type} does not describe this model",
             got=wrong,
             fix="report this config: the file in src/outgrow/architectures is incomplete",
         )
     return growth_plan
 
 
-def replay(config: Mapping[str, Any], entry: Mapping[str, Any]) -> GrowthPlan:
-    """The plan of a growth again, from the source's config and its lineage entry."""
+def replay(config: Mapping[str, Any], entry: Mapping[str, Any], assets: tuple[Path, ...] = ()) -> GrowthPlan:
+    """The plan of a growth again, from the source's config and its lineage entry.
+
+    A fitted operator is looked for among `assets`, the files that the grown state carries.
+    """
     try:
-        return plan_growth(config, **entry["growth"])
+        growth = entry["growth"]
+        if "operator" in growth:
+            return plan_fitted(config, asset_of(assets, growth["operator"]), moments=growth["moments"])
+        return plan_growth(config, **growth)
     except (KeyError, TypeError):
         raise CheckpointError(
             "the lineage entry does not say how the state was grown", got=sorted(entry)
         ) from None
 
 
-def apply(growth_plan: GrowthPlan, state: TrainingState) -> TrainingState:
-    """The grown state of a plan, lazily."""
+def apply(
+    growth_plan: GrowthPlan, state: TrainingState, *, operator: FittedOperator | None = None
+) -> TrainingState:
+    """The grown state of a plan, lazily. It carries the file of the fitted operator that made it, if one did."""
+    assets = state.assets
+    if operator is not None and operator.file is not None:
+        assets = (*(path for path in assets if path.name != FILE), operator.file)
     steps = {}
     if state.steps and growth_plan.moments != "reset":
         sources = growth_plan.steps
@@ -104,7 +162,7 @@ def apply(growth_plan: GrowthPlan, state: TrainingState) -> TrainingState:
         optimizer=None if state.optimizer is None else _grown_groups(growth_plan, state.optimizer),
         records=state.records,
         lineage=(*state.lineage, _lineage(growth_plan)),
-        assets=state.assets,
+        assets=assets,
     )
 
 
@@ -132,6 +190,9 @@ def _lineage(growth_plan: GrowthPlan) -> dict[str, Any]:
     }
     to = {name: large.config[name] for name in sorted(counted) if isinstance(large.config[name], int)}
     named = {key: value for entry in growth.provenance for key, value in entry.items()}
+    if "operator" in named:
+        again = {"operator": named["digest"], "moments": growth_plan.moments}
+        return {"growth": again, "fields": to, **growth_plan.describe()}
     return {
         "growth": {
             "to": to,

@@ -77,14 +77,21 @@ def grow(
     to: Annotated[
         list[str],
         typer.Option("--to", help="A new size, as hidden_size=768. Repeat for each.", show_default=False),
-    ],
+    ] = [],  # noqa: B006
     width: Annotated[str, typer.Option(help="Width operator: see `outgrow operators`.")] = "isometric",
     depth: Annotated[str, typer.Option(help="Depth operator: see `outgrow operators`.")] = "stack",
     moments: Annotated[
-        str, typer.Option(help="Adam moments: transport, keep_zero, copy, parts or reset.")
-    ] = "transport",
+        str | None,
+        typer.Option(
+            help="Adam moments: transport, keep_zero, copy, parts or reset. Default: transport; with --operator reset."
+        ),
+    ] = None,
     noise: Annotated[float, typer.Option(help="Noise that no reader sees, in initializer ranges.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of noise and fresh rows.")] = 0,
+    operator: Annotated[
+        Path | None,
+        typer.Option(help="A fitted operator's folder (see learn); it has its own sizes, width and depth."),
+    ] = None,
     format: Annotated[str, typer.Option(help="What to write: native, trainer or hub.")] = "native",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing state, in one step.")
@@ -97,14 +104,26 @@ def grow(
 
     Example: [bold]outgrow grow small/ large/ --to hidden_size=768 --to num_hidden_layers=12[/]
     """
-    from outgrow.api import apply, plan_growth
+    from outgrow.api import apply, plan_fitted, plan_growth
     from outgrow.store.atomic import check_destination
     from outgrow.store.models import load_config
+    from outgrow.store.operator_file import load_operator
 
     _quiet_transformers()
-    sizes, how = dict(_size(word) for word in to), cast("Moments", moments)
+    if not to and operator is None:
+        raise ConfigError("nothing says what to grow", expected="--to NAME=NUMBER, or --operator FOLDER")
+    if operator is not None and (width, depth, noise, seed) != ("isometric", "stack", 0.1, 0):
+        raise ConfigError(
+            "a fitted operator has its own width, depth and seed", fix="leave those options out"
+        )
+    sizes = dict(_size(word) for word in to)
+    how = cast("Moments", moments or ("transport" if operator is None else "reset"))
     config = load_config(checkpoint)
-    plan = plan_growth(config, to=sizes, width=width, depth=depth, moments=how, noise=noise, seed=seed)
+    fitted = None if operator is None else load_operator(operator)
+    if fitted is None:
+        plan = plan_growth(config, to=sizes, width=width, depth=depth, moments=how, noise=noise, seed=seed)
+    else:
+        plan = plan_fitted(config, fitted, to=sizes, moments=how)
     if not dry_run:
         check_destination(out, overwrite=overwrite)  # all that is cheap to refuse, before any tensor is read
     state = _open(checkpoint, allow_nonfinite)
@@ -112,7 +131,7 @@ def grow(
     console = _console(quiet=as_json)
     _print_plan(console, plan, summary)
     if not dry_run:
-        grown = apply(plan, state)
+        grown = apply(plan, state, operator=fitted)
         with _writing(console) as progress:
             grown.save_pretrained(out, format=format, overwrite=overwrite, progress=progress)  # type: ignore[arg-type]
         console.print(f"Written: {out}   (prove it: outgrow verify {checkpoint} {out})")
@@ -134,6 +153,75 @@ def operators(
 
     console = _console()
     console.print(Markdown(one(name)) if name else listing())
+
+
+@app.command()
+def learn(
+    checkpoint: Folder,
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.", show_default=False)],
+    to: Annotated[
+        list[str],
+        typer.Option("--to", help="A new size, as hidden_size=768. Repeat for each.", show_default=False),
+    ],
+    data: Annotated[
+        str, typer.Option(help="Text to fit on: a file, glob, folder or stdlib.", show_default=False)
+    ],
+    method: Annotated[str, typer.Option(help="What is learned: ligo or mango.")] = "ligo",
+    steps: Annotated[int, typer.Option(help="Steps of the fit.")] = 100,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak of the fit. Default: 3e-4 from an exact start, else 1e-3.")
+    ] = None,
+    warmup: Annotated[int | None, typer.Option(help="Steps of its warm-up. Default: a tenth.")] = None,
+    start: Annotated[
+        str, typer.Option(help="Where the fit begins: exact, published, or WIDTH,DEPTH as selection,stack.")
+    ] = "exact",
+    width: Annotated[str, typer.Option(help="Width operator that an exact start begins at.")] = "isometric",
+    depth: Annotated[str, typer.Option(help="Depth operator that an exact start begins at.")] = "identity",
+    rank: Annotated[int, typer.Option(min=1, help="Rank of Mango's ring.")] = 1,
+    sequences: Annotated[int, typer.Option(min=1, help="Sequences of a batch.")] = 16,
+    length: Annotated[int, typer.Option(min=2, help="Tokens of a sequence.")] = 256,
+    dropout: Annotated[bool, typer.Option("--dropout", help="Fit with the model's own dropout.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the start and of the order of the data.")] = 0,
+    moments: Annotated[str, typer.Option(help="Adam moments: reset, transport or parts.")] = "reset",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    save_operator: Annotated[
+        Path | None, typer.Option(help="Keep the fitted operator in this folder, to apply it again.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture of the fit here (.png or .svg).")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing folders, in one step.")
+    ] = False,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Fit a learned operator to a source and its data, and grow by it.
+
+    Example: [bold]outgrow learn small/ large/ --to hidden_size=768 --data text.xz --save-operator op/[/]
+    """
+    from outgrow.report.learn import learn_command
+    from outgrow.train.fit import FitOptions
+    from outgrow.train.learn import LearnOptions, usual_rate
+
+    _quiet_transformers()
+    fit = FitOptions(steps, learning_rate or usual_rate(start), warmup, dropout=dropout, seed=seed)
+    summary = learn_command(
+        checkpoint,
+        out,
+        dict(_size(word) for word in to),
+        data,
+        LearnOptions(method, start, width, depth, rank, fit),
+        sequences=sequences,
+        length=length,
+        moments=cast("Moments", moments),
+        device=device,
+        keep=save_operator,
+        plot=plot,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        console=_console(quiet=as_json),
+    )
+    if as_json:
+        _print_json(summary)
 
 
 @app.command()

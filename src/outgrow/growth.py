@@ -199,6 +199,22 @@ def _grown_list(old: list[Any], layers: LayerMap) -> list[Any]:
     return grown
 
 
+def product_maps(block: tuple[str | int, ...], axes: Mapping[str, AxisMap]) -> list[AxisMap]:
+    """The maps of a product of axes, outermost first; the joint map of neighbours (the longest) stands for them.
+
+    >>> [one.large for one in product_maps(("heads", 3, "dim"), {"heads": identity(2), "3 dim": identity(15)})]
+    [2, 15]
+    """
+    found, place = [], 0
+    while place < len(block):
+        words = {stop: " ".join(map(str, block[place:stop])) for stop in range(len(block), place, -1)}
+        stop = next((stop for stop, word in words.items() if word in axes), place + 1)
+        atom = block[place]
+        found.append(axes[words[stop]] if words[stop] in axes else identity(int(atom)))
+        place = stop
+    return found
+
+
 def covered(map_: LinearMap) -> bool:
     """Whether every output unit reads something."""
     return bool(map_.covered().all())

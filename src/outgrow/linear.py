@@ -210,7 +210,8 @@ class Dense(LinearMap):
         return self.values.shape[0]
 
     def apply(self, x: Tensor, dim: int) -> Tensor:
-        values = self.values.to(x.device, x.dtype)
+        # A copy in memory of its own: products round by how their factors lie there, and bits must not depend on a file.
+        values = self.values.to(x.device, x.dtype, copy=True, memory_format=torch.contiguous_format)
         return _multiplied(values, x, dim)
 
     def rows(self, start: int, stop: int) -> LinearMap:

@@ -21,9 +21,9 @@ from outgrow.architectures import Model, Parameter, check_depth
 from outgrow.axes import Dim
 from outgrow.constraints import Compensation, compensate
 from outgrow.errors import GrowthError, near
-from outgrow.growth import Growth, Part, grown_config
+from outgrow.growth import Growth, Part, grown_config, product_maps
 from outgrow.linear import EMPTY, MEAN, Identity, LinearMap, Select, direct_sum, kron
-from outgrow.maps import AxisMap, LayerMap, identity
+from outgrow.maps import AxisMap, LayerMap
 from outgrow.recipe import Fill, Fresh, Invisible, Level, Mask, Recipe, Term
 from outgrow.slots import SLOTS, WEIGHT, Moments, Slot
 
@@ -287,18 +287,8 @@ class _Builder:
 
     def atoms(self, block: tuple[str | int, ...], dim: Dim, part: Part) -> list[AxisMap]:
         """The axes of a product; a joint map stands for its neighbours."""
-        found, place = [], 0
         axes = self.compensation.gains if dim.role == "scales" else {**self.compensation.axes, **part.axes}
-        while place < len(block):
-            atom = block[place]
-            joint = " ".join(str(part) for part in block[place : place + 2])
-            if joint in axes and place + 1 < len(block):
-                found.append(axes[joint])
-                place += 2
-                continue
-            found.append(identity(atom) if isinstance(atom, int) else axes[atom])
-            place += 1
-        return found
+        return product_maps(block, axes)
 
     def new_tokens(self, parameter: Parameter) -> list[tuple[LinearMap, ...]]:
         """New rows of a vocabulary begin as the mean of the old ones."""

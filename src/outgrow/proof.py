@@ -158,13 +158,15 @@ def verify(
         raise CheckpointError(
             "the large state has no lineage", fix="grow it with outgrow, or compare losses yourself"
         )
-    plan = replay(small.config, large.lineage[-1])
+    plan = replay(small.config, large.lineage[-1], large.assets)
     _check_sizes(plan, large)
     tolerance = _tolerance(plan, large, dtype)
     law_plan = (
         plan
         if plan.moments == "transport"
-        else replay(small.config, {"growth": {**large.lineage[-1]["growth"], "moments": "transport"}})
+        else replay(
+            small.config, {"growth": {**large.lineage[-1]["growth"], "moments": "transport"}}, large.assets
+        )
     )
     progress("loss and gradients of the small model")
     small_model = _loaded(small, dtype, device)

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from outgrow.linear import LinearMap, Select
+from outgrow.linear import Dense, LinearMap, Select
 from outgrow.noise import normal_at, normal_rows
 
 Read = Callable[[str, slice | Tensor], Tensor]
@@ -166,27 +166,70 @@ def evaluate(
     >>> evaluate(recipe, lambda name, rows: source[rows], lambda name, which: 0.0, 1, 2, torch.float32).tolist()
     [[4.0, 6.0]]
     """
+    if any(isinstance(map_, Dense) for term in recipe.terms for map_ in term.maps):
+        total = _in_panels(recipe, read, start, stop, dtype)
+    else:
+        total = _term_by_term(recipe, read, start, stop, dtype)
+    for fill in recipe.fills:
+        total = total + fill.block(start, stop, recipe.shape, statistic).to(dtype)
+    assert tuple(total.shape) == (stop - start, *recipe.shape[1:]), (recipe, total.shape)
+    return total
+
+
+def _term_by_term(recipe: Recipe, read: Read, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+    """Every source mapped along its other dimensions, then along the rows that are asked for."""
     total: Tensor | None = None
     for term in recipe.terms:
         rows, head = term.maps[0].rows(start, stop).sources()
-        if isinstance(term.source, str):
-            block = read(term.source, rows).to(dtype)
-        else:
-            block = torch.full(
-                (head.inputs, *(map_.inputs for map_ in term.maps[1:])), term.source, dtype=dtype
-            )
+        block = _source(term, read, rows, head.inputs, dtype)
         for dim, map_ in enumerate(term.maps[1:], start=1):
             block = map_.apply(block, dim)
         block = head.apply(block, 0)
         if term.coefficient != 1.0:
             block = block * term.coefficient
         total = block if total is None else total + block
-    if total is None:
-        total = torch.zeros((stop - start, *recipe.shape[1:]), dtype=dtype)
-    for fill in recipe.fills:
-        total = total + fill.block(start, stop, recipe.shape, statistic).to(dtype)
-    assert tuple(total.shape) == (stop - start, *recipe.shape[1:]), (recipe, total.shape)
+    return torch.zeros((stop - start, *recipe.shape[1:]), dtype=dtype) if total is None else total
+
+
+PANEL_ROWS = 256
+"""Rows of a learned tensor that are computed at once."""
+
+
+def _in_panels(recipe: Recipe, read: Read, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+    """Rows under dense maps. A matrix product rounds by its shape, so whole panels are computed, always the same ones."""
+    places = range(start // PANEL_ROWS * PANEL_ROWS, stop, PANEL_ROWS)
+    panels = [
+        _panel(recipe, read, place, min(place + PANEL_ROWS, recipe.shape[0]), dtype) for place in places
+    ]
+    if not panels:
+        return torch.zeros((0, *recipe.shape[1:]), dtype=dtype)
+    return torch.cat(panels)[start - places[0] : stop - places[0]]
+
+
+def _panel(recipe: Recipe, read: Read, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+    """Sources under the same maps are mixed first, so that layers cost one product each and mixtures none."""
+    alike: dict[tuple[int, ...], list[Term]] = {}
+    for term in recipe.terms:
+        alike.setdefault(tuple(map(id, term.maps)), []).append(term)
+    total = torch.zeros((stop - start, *recipe.shape[1:]), dtype=dtype)
+    for terms in alike.values():
+        maps = terms[0].maps
+        rows, head = maps[0].rows(start, stop).sources()
+        blocks = (_source(term, read, rows, head.inputs, dtype) * term.coefficient for term in terms)
+        mixed = next(blocks)
+        for block in blocks:
+            mixed = mixed + block
+        mixed = head.apply(mixed, 0)
+        for dim, map_ in enumerate(maps[1:], start=1):
+            mixed = map_.apply(mixed, dim)
+        total += mixed
     return total
+
+
+def _source(term: Term, read: Read, rows: slice | Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    if isinstance(term.source, str):
+        return read(term.source, rows).to(dtype)
+    return torch.full((count, *(map_.inputs for map_ in term.maps[1:])), term.source, dtype=dtype)
 
 
 def _absolute(std: float, of: str | None, statistic: Statistic) -> float:

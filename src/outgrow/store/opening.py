@@ -30,6 +30,7 @@ ASSETS = (
     "chat_template.jinja",
     "generation_config.json",
     "merges.txt",
+    "operator.safetensors",
     "preprocessor_config.json",
     "sentencepiece.bpe.model",
     "special_tokens_map.json",
@@ -40,7 +41,7 @@ ASSETS = (
     "vocab.json",
     "vocab.txt",
 )
-"""Files of a tokenizer, and generation defaults: copied along as they are."""
+"""Files of a tokenizer, generation defaults, a fitted operator: copied along as they are."""
 
 
 @dataclass(frozen=True)
