@@ -99,11 +99,19 @@ def targets(draw: st.DrawFn, small: Model) -> dict[str, int]:
 
 
 @st.composite
-def growths(draw: st.DrawFn) -> Growth:
-    """A growth that its operator accepts."""
+def growths(draw: st.DrawFn, *, exact: bool = False) -> Growth:
+    """A growth that its operator accepts; `exact`: by operators that promise to keep the function."""
     small = resolve(draw(configs()))
     to = draw(targets(small))
-    width, depth = draw(st.sampled_from(sorted(WIDTH))), draw(st.sampled_from(sorted(DEPTH)))
+    widths, depths = (
+        sorted(
+            name
+            for name, one in registry.items()
+            if not exact or one.function.startswith(("kept", "mode=identity: kept"))
+        )
+        for registry in (WIDTH, DEPTH)
+    )
+    width, depth = draw(st.sampled_from(widths)), draw(st.sampled_from(depths))
     noise = draw(st.sampled_from([0.0, 0.0, 0.3]))
     note(f"{dict(small.config)}")
     note(f"to {to} by {width} and {depth}, noise {noise}")
@@ -119,7 +127,7 @@ def growths(draw: st.DrawFn) -> Growth:
 def test_every_axis_is_a_proper_pair(growth: Growth) -> None:
     made = plan(growth)
     for name, axis in made.compensation.axes.items():
-        assert axis.residual() <= 1e-12, name
+        assert axis.residual() <= 1e-12 or not made.keeps_function, name
         assert (axis.forward.inputs, axis.forward.outputs) == (axis.backward.inputs, axis.backward.outputs)
         if " " not in name and " ".join((name, "group")) not in made.compensation.axes and name != "group":
             assert (axis.small, axis.large) == (made.small.sizes[name], made.large.sizes[name])
@@ -146,7 +154,7 @@ def test_every_recipe_has_the_shape_of_a_real_tensor(growth: Growth) -> None:
     made.describe()
 
 
-@given(growths(), st.integers(0, 3))
+@given(growths(exact=True), st.integers(0, 3))
 @settings(max_examples=EXAMPLES)
 def test_what_is_promised_holds_on_a_real_model(growth: Growth, seed: int) -> None:
     made = plan(growth)

@@ -19,10 +19,11 @@ from outgrow.plan import plan
 from outgrow.train import loop, train
 from outgrow.train.after_growth import FreezeConfig, NewEntriesConfig
 from outgrow.train.boost import NewRegions
-from outgrow.train.config import OptimizerConfig
-from outgrow.train.engine import Device, build_optimizer, optimizer_step
+from outgrow.train.engine import Device, optimizer_step
 from outgrow.train.folder import read_metrics
 from outgrow.train.freezing import frozen, frozen_names
+from outgrow.train.optimizer_config import AdamWConfig
+from outgrow.train.optimizers import build_optimizer
 from outgrow.train.run_file import parse_run
 
 Tiny = Callable[..., dict[str, Any]]
@@ -41,7 +42,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def steps(model: nn.Module, count: int, multiplier: float, entries: dict[str, NewEntries]) -> None:
-    optimizer = build_optimizer(model, OptimizerConfig(weight_decay=0.3))
+    optimizer = build_optimizer(model, AdamWConfig(weight_decay=0.3))
     regions = NewRegions.of(model, entries)
     for step in range(count):
         optimizer_step(
@@ -110,7 +111,7 @@ def test_a_boost_is_adamw_with_a_rate_per_entry() -> None:
 
 def test_frozen_tensors_keep_weights_moments_and_steps() -> None:
     model, _ = grown()
-    optimizer = build_optimizer(model, OptimizerConfig())
+    optimizer = build_optimizer(model, AdamWConfig())
     chosen = frozen_names(
         FreezeConfig(what=("model.layers.0.*", "*.mlp.*")), [name for name, _ in model.named_parameters()], {}
     )

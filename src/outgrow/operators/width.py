@@ -120,7 +120,7 @@ OPERATORS = (
             "head": "tied: kept tied; untied: columns × 1/c",
         },
         function="kept at multiples, under every norm",
-        gradient="kept; with the multipliers of `plan.multipliers` the whole AdamW trajectory",
+        gradient="kept; with the multipliers of `outgrow.multipliers` the whole AdamW trajectory",
         escape="none without noise or dropout: the exact cage",
         use="studies of exact dynamics; LayerNorm models",
         published_moments="reset",

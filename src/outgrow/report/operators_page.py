@@ -101,11 +101,11 @@ def measured_table(measured: Measured) -> str:
 
 
 def one(name: str) -> str:
-    """The section of one operator. Raises GrowthError for an unknown name, naming the near ones."""
-    registry = {**WIDTH, **DEPTH}
-    if name not in registry:
-        raise GrowthError(f"unknown operator '{name}' ({near(name, registry)})")
-    return section(registry[name])
+    """The section of one operator, or of the two that share a name. Raises GrowthError for an unknown one."""
+    found = [registry[name] for registry in (WIDTH, DEPTH) if name in registry]
+    if not found:
+        raise GrowthError(f"unknown operator '{name}' ({near(name, {**WIDTH, **DEPTH})})")
+    return "\n\n".join(section(operator) for operator in found)
 
 
 def listing() -> Table:
