@@ -2,14 +2,14 @@
 
 A Llama-like model is trained on Wikipedia text, its width and depth are doubled by every operator of the registry, and it is
 trained on: same tokens, same learning rate, same decay at the end, three seeds (of the growth and of the order of the data). `--scale`:
-small (0.2 M to 1 M parameters, 256 K tokens of continuation), large (1 M to 7 M, 102 K tokens), gpu (29 M to 120 M, 20 M tokens, bf16). Moments as the operator's paper keeps them. Reported: validation loss (nats per
+small (0.3 M to 1.5 M parameters, 192 K tokens of continuation), large (1 M to 7 M, 102 K tokens), gpu (29 M to 120 M, 20 M tokens, bf16). Moments as the operator's paper keeps them. Reported: validation loss (nats per
 token) right after the growth, after 1 %, 10 % and 100 % of the continuation; escape (share of the weights outside the
 small model's subspace at the end); seconds of the growth. Two arms without growth stand beside: the source trained on,
 and the target from random weights.
 
     python benchmarks/operators.py --source            train the source (a few minutes on one core)
     python benchmarks/operators.py [--shard 0/2]       run every arm that has no result yet; several at once with --shard
-    python benchmarks/operators.py --report docs       the table and the picture from the results that are there
+    python benchmarks/operators.py --report docs/_static  table (operators.json) and picture from the results that are there
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from outgrow import TrainingState, plan_growth
@@ -72,7 +73,7 @@ class Scale:
 
 
 SCALES = {
-    "small": Scale(64, 2, 2048, 3e-3, 8, 128, 2_048_000, 256_000),
+    "small": Scale(64, 3, 2048, 3e-3, 8, 128, 1_536_000, 192_000),
     "large": Scale(128, 4, 2048, 2e-3, 8, 128, 4_096_000, 102_400),
     "gpu": Scale(384, 6, 16384, 1e-3, 64, 512, 400_000_000, 20_000_000),
 }
@@ -99,9 +100,18 @@ def arms() -> list[Arm]:
         if name not in ("auto", "stack"):
             how = {"width": "isometric", "depth": name, "moments": "transport", "noise": 0.0}
             found.append(Arm(f"isometric + {name}", "depth", how))
+    for depth in ("identity", "interleave", "lemon"):
+        how = {"width": "pad", "depth": depth, "moments": "keep_zero", "noise": 0.0}
+        found.append(Arm(f"pad + {depth}", "depth", how))
     for moments in ("keep_zero", "copy", "reset"):
         how = {"width": "isometric", "depth": "stack", "moments": moments, "noise": 0.0}
         found.append(Arm(f"isometric + stack, moments {moments}", "moments", how))
+    how = {"width": "hypercloning:snr=10", "depth": "stack", "moments": "reset", "noise": 0.0}
+    found.append(Arm("hypercloning:snr=10 + stack", "width", how))
+    boost = {"new_entries": {"multiplier": 1.3, "rise_tokens": 64_000}}
+    for init in ("copy", "zero"):
+        how = {"width": f"sparkling:fan_in={init}", "depth": "stack", "moments": "keep_zero", "noise": 0.0}
+        found.append(Arm(f"sparkling:fan_in={init} + stack, boost", "width", how, boost))
     for noise in (0.1, 1.0):
         how = {"width": "isometric", "depth": "stack", "moments": "transport", "noise": noise}
         found.append(Arm(f"isometric + stack, noise {noise:g}", "noise", how))
@@ -205,6 +215,91 @@ def escape(scale: Scale, arm: Arm, seed: int, source: Path, final: Path) -> floa
     return outside(growth_plan, dict(model.named_parameters()))
 
 
+# ---- what came of it ------------------------------------------------------------------------------------------------
+
+
+def collected(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Arm -> its results, one per seed."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*/arm.json")):
+        row = json.loads(path.read_text())
+        found.setdefault(row["arm"], []).append(row)
+    return dict(sorted(found.items(), key=lambda item: mean(row["losses"][-1] for row in item[1])))
+
+
+def table(found: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, str]]:
+    """Arm -> column -> text; losses are means over the seeds, the last one with its range."""
+    rows = {}
+    for arm, results in found.items():
+        last = [row["losses"][-1] for row in results]
+        rows[arm] = {
+            "after growth": _number([row["after"] for row in results]),
+            "1 %": _number([row["losses"][0] if len(row["losses"]) == 3 else None for row in results]),
+            "10 %": _number([row["losses"][1] if len(row["losses"]) == 3 else None for row in results]),
+            "100 %": f"{mean(last):.4f}",
+            "range": f"{min(last):.4f} to {max(last):.4f}",
+            "seeds": str(len(results)),
+            "escape": _number([row["escape"] for row in results], digits=3),
+            "growth, s": _number([row["growth_seconds"] for row in results], digits=1),
+        }
+    return rows
+
+
+def _number(values: list[float | None], digits: int = 4) -> str:
+    kept = [value for value in values if value is not None]
+    return f"{mean(kept):.{digits}f}" if kept else "-"
+
+
+def draw(found: dict[str, list[dict[str, Any]]], path: Path, title: str) -> None:
+    """Final loss of every arm, best at the top: mean, and a dot per seed."""
+    from matplotlib.figure import Figure
+
+    from outgrow.report.plot import COLORS, FAINT, INK
+
+    found = {arm: rows for arm, rows in found.items() if not arm.startswith("target")}
+    kinds = {
+        "none": COLORS[5],
+        "width": COLORS[0],
+        "depth": COLORS[1],
+        "moments": COLORS[2],
+        "noise": COLORS[3],
+    }
+    kinds["learned"] = COLORS[4]
+    figure = Figure(figsize=(9.0, 0.9 + 0.27 * len(found)), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    for place, rows in enumerate(reversed(found.values())):
+        last, color = [row["losses"][-1] for row in rows], kinds[rows[0]["kind"]]
+        axes.plot(last, [place] * len(last), linestyle="", marker="o", markersize=4, color=color, alpha=0.45)
+        axes.plot([mean(last)], [place], marker="D", markersize=6.5, color=color)
+    axes.set_yticks(range(len(found)), list(reversed(found)), fontsize=8.5)
+    for kind, color in kinds.items():
+        if any(rows[0]["kind"] == kind for rows in found.values()):
+            label = "not grown" if kind == "none" else kind
+            axes.plot([], [], linestyle="", marker="D", color=color, label=label)
+    axes.set_xlabel("validation loss at the end of the continuation (nats per token)", color=INK)
+    axes.grid(axis="x", color="#e7eaee", linewidth=0.8)
+    axes.grid(axis="y", color="#f2f4f6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0, color=FAINT, labelcolor=INK)
+    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", color=INK)
+    figure.savefig(path.with_suffix(".png"))
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+
+
+def report(folder: Path, static: Path, scale: str) -> None:
+    """Print the table; write operators.json (which docs/operators.md takes in) and the picture."""
+    found = collected(folder)
+    rows = table(found)
+    columns = list(next(iter(rows.values())))
+    print(f"| arm | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|")
+    for arm, row in rows.items():
+        print(f"| {arm} | {' | '.join(row.values())} |")
+    (static / "operators.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    draw(found, static / f"operators_{scale}", f"every operator after the same continuation ({scale})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -216,10 +311,14 @@ def main() -> None:
     parser.add_argument("--only", default="", help="Only arms whose name contains this.")
     parser.add_argument("--shard", default="0/1", help="This process's share of the arms, as 0/2.")
     parser.add_argument("--source", action="store_true")
+    parser.add_argument("--report", type=Path, help="Folder for operators.json and the picture.")
     arguments = parser.parse_args()
     scale, folder = SCALES[arguments.scale], arguments.folder / arguments.scale
     if arguments.source:
         train_source(scale, arguments.data, folder)
+        return
+    if arguments.report:
+        report(folder, arguments.report, arguments.scale)
         return
     mine, of = (int(part) for part in arguments.shard.split("/"))
     jobs = [(arm, seed) for seed in range(arguments.seeds) for arm in arms() if arguments.only in arm.name]
