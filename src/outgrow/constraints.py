@@ -100,7 +100,16 @@ def _stated(growth: Growth) -> tuple[Finding, ...]:
     """Findings of maps that are taken as they stand: the function is kept only where the operator says so."""
     kept = not growth.inexact
     grown = [
-        Finding(name, axis.small, axis.large, growth.small.axes[name].through, kept, kept, "as given")
+        Finding(
+            name,
+            axis.small,
+            axis.large,
+            growth.small.axes[name].through,
+            kept,
+            kept,
+            "as given",
+            "" if kept else "see the whole model",
+        )
         for name, axis in growth.axes.items()
         if name in growth.small.axes and axis.grows
     ]

@@ -13,6 +13,7 @@ from outgrow.errors import ConfigError, OutgrowError
 from outgrow.state import TrainingState
 from outgrow.train import dry_run, loop, train
 from outgrow.train.engine import Device, build_model, model_config, optimizer_step
+from outgrow.train.needs import TextNeeds
 from outgrow.train.optimizer_config import OPTIMIZERS, AdamWConfig, MuonConfig
 from outgrow.train.optimizers import build_optimizer, hidden_matrices, state_numbers
 from outgrow.train.run_file import parse_run
@@ -114,7 +115,7 @@ def test_the_default_is_adamw_and_is_written_down(tiny: Tiny) -> None:
 
 def gpt2() -> dict[str, Any]:
     fields = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2}
-    return model_config(fields, vocab_size=30, sequence_length=8, separator=0)
+    return model_config(fields, TextNeeds(30, 8, 0))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
