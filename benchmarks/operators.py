@@ -8,7 +8,7 @@ small model's subspace at the end); seconds of the growth. Two arms without grow
 and the target from random weights.
 
     python benchmarks/operators.py --source            train the source (a few minutes on one core)
-    python benchmarks/operators.py [--shard 0/2]       run every arm that has no result yet; several at once with --shard
+    python benchmarks/operators.py                     run every arm that has no result yet; several processes may do so at once
     python benchmarks/operators.py --report docs/_static  table (operators.json) and picture from the results that are there
 """
 
@@ -27,6 +27,7 @@ from outgrow.plan import plan
 from outgrow.proof import outside
 from outgrow.store.models import build_model
 from outgrow.train import train
+from outgrow.train.files import RunBusyError
 from outgrow.train.folder import RunFolder, read_metrics
 from outgrow.train.run_file import parse_run
 
@@ -87,6 +88,12 @@ class Arm:
     kind: str
     grow: dict[str, Any] | None = None
     stage: dict[str, Any] | None = None
+
+    def to(self, scale: Scale) -> dict[str, int]:
+        """Target sizes; SPARKLING leaves the heads as they are, so its target is smaller."""
+        same = self.name.startswith("sparkling")
+        heads = {"num_attention_heads", "num_key_value_heads"} if same else set()
+        return {name: size for name, size in scale.target.items() if name not in heads}
 
 
 def arms() -> list[Arm]:
@@ -171,7 +178,7 @@ def run_arm(scale: Scale, arm: Arm, seed: int, data: Path, folder: Path) -> dict
     else:
         stages[0]["from"] = str(source)
     if arm.grow is not None:
-        stages[0]["grow"] = {"to": scale.target, "seed": seed, **arm.grow}
+        stages[0]["grow"] = {"to": arm.to(scale), "seed": seed, **arm.grow}
     stages[0] |= arm.stage or {}
     config |= {"schedule": {"kind": "wsd", "warmup_tokens": warmup, "decay_share": 0.2}, "stages": stages}
     train(parse_run(config), progress=False)
@@ -208,7 +215,7 @@ def escape(scale: Scale, arm: Arm, seed: int, source: Path, final: Path) -> floa
         return None
     config = TrainingState.from_pretrained(source).config
     asked = {**arm.grow, "moments": "transport"}
-    growth_plan = plan(plan_growth(config, to=scale.target, seed=seed, **asked).growth)
+    growth_plan = plan(plan_growth(config, to=arm.to(scale), seed=seed, **asked).growth)
     state = TrainingState.from_pretrained(final)
     model = build_model(state.config)
     state.load_into(model)
@@ -309,7 +316,6 @@ def main() -> None:
     parser.add_argument("--scale", choices=SCALES, default="small")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="", help="Only arms whose name contains this.")
-    parser.add_argument("--shard", default="0/1", help="This process's share of the arms, as 0/2.")
     parser.add_argument("--source", action="store_true")
     parser.add_argument("--report", type=Path, help="Folder for operators.json and the picture.")
     arguments = parser.parse_args()
@@ -320,12 +326,12 @@ def main() -> None:
     if arguments.report:
         report(folder, arguments.report, arguments.scale)
         return
-    mine, of = (int(part) for part in arguments.shard.split("/"))
     jobs = [(arm, seed) for seed in range(arguments.seeds) for arm in arms() if arguments.only in arm.name]
     for place, (arm, seed) in enumerate(jobs):
-        if place % of != mine:
-            continue
-        row = run_arm(scale, arm, seed, arguments.data, folder)
+        try:
+            row = run_arm(scale, arm, seed, arguments.data, folder)
+        except RunBusyError:
+            continue  # another process is at it
         after = "-" if row["after"] is None else f"{row['after']:.4f}"
         losses = " ".join(f"{loss:.4f}" for loss in row["losses"])
         print(
