@@ -15,7 +15,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     1: ("errors", "axes"),
     2: ("linear", "maps", "slots", "recipe", "noise"),
     3: ("architectures",),
-    4: ("growth", "constraints", "plan", "multipliers", "new_entries"),
+    4: ("growth", "constraints", "cookbook", "plan", "multipliers", "new_entries"),
     5: ("operators",),
     6: ("state", "store"),
     7: ("api", "certify", "growth_cost", "proof", "verify"),

@@ -44,6 +44,8 @@ from outgrow.plan import GrowthPlan, plan  # noqa: E402
 from outgrow.proof import loss_and_gradients, verify  # noqa: E402
 from outgrow.report.images import image_batches  # noqa: E402
 from outgrow.store import timm_models  # noqa: E402
+from outgrow.train.fit import FitOptions  # noqa: E402
+from outgrow.train.learn import LearnOptions, learn  # noqa: E402
 from timm_config import CAIT  # noqa: E402
 
 TO = {"embed_dim": 48, "num_heads": 8, "intermediate_size": 80, "class_intermediate_size": 88, "depth": 5}
@@ -163,6 +165,21 @@ def test_state_folder_and_proof(tmp_path: Path) -> None:
     assert report.gradient_error <= 1e-6
     with pytest.raises(CheckpointError, match="Trainer's checkpoints are for models of transformers"):
         grown.save_pretrained(tmp_path / "trainer", format="trainer")
+
+
+@pytest.mark.parametrize(
+    ("method", "start"), [("ligo", "exact"), ("ligo", "published"), ("mango", "published")]
+)
+def test_operators_are_learned(method: str, start: str) -> None:
+    state = outgrow.TrainingState.from_model(made(timm_models.complete(CAIT), torch.float32))
+    (batch,) = image_batches(resolve(state.config), None, count=1, size=8)[0]
+    options = LearnOptions(method, start, fit=FitOptions(steps=10, learning_rate=3e-3))
+    operator, fit = learn(state, TO, lambda step: batch, [batch], options)
+    if start == "exact":
+        assert fit.loss_start == pytest.approx(fit.loss_small, rel=1e-4)
+    assert fit.loss_end < fit.loss_start
+    grown = plan(operator.growth(state.config), "reset")
+    assert grown.large.layers == 5
 
 
 def test_a_published_folder_of_timm_opens(tmp_path: Path) -> None:

@@ -18,14 +18,14 @@ from outgrow.slots import Moments
 from outgrow.state import OptimizerInfo, ParamGroup, TrainingState
 from outgrow.store.grown import GrownView
 from outgrow.store.models import named_shapes
-from outgrow.store.operator_file import FILE, asset_of, load_operator
+from outgrow.store.operator_file import FILE, asset_of, check_sample, load_operator
 
 
 def grow(
     state: TrainingState,
     *,
     to: Mapping[str, Any] | None = None,
-    width: str = "isometric",
+    width: str | None = None,
     depth: str = "stack",
     moments: Moments | None = None,
     noise: float = 0.1,
@@ -35,7 +35,7 @@ def grow(
     """The state of a larger model that continues this one: weights, moments, steps, options and records.
 
     `to` names config fields and their new sizes, in the model's own or the common names; `width` and `depth` name
-    operators (docs/operators.md says what each keeps); `noise` is the standard deviation, in units of the model's
+    operators (docs/operators.md says what each keeps; by default `pad`, or `isometric` behind a post-norm); `noise` is the standard deviation, in units of the model's
     initializer range, of noise that no reader sees: it keeps the function and lets copies part.
     `moments` is `transport` unless given. Or `operator` is the folder of an operator that `outgrow learn` fitted to this
     source: it has its own sizes, width and depth, and resets the moments unless told otherwise.
@@ -50,7 +50,7 @@ def grow(
     (12,)
     """
     if operator is not None:
-        if (width, depth, noise, seed) != ("isometric", "stack", 0.1, 0):
+        if (width, depth, noise, seed) != (None, "stack", 0.1, 0):
             raise GrowthError(
                 "a fitted operator has its own width, depth and seed", fix="leave those arguments out"
             )
@@ -73,7 +73,7 @@ def plan_growth(
     config: Mapping[str, Any],
     *,
     to: Mapping[str, Any],
-    width: str = "isometric",
+    width: str | None = None,
     depth: str = "stack",
     moments: Moments = "transport",
     noise: float = 0.1,
@@ -145,6 +145,8 @@ def apply(
 ) -> TrainingState:
     """The grown state of a plan, lazily. It carries the file of the fitted operator that made it, if one did."""
     assets = state.assets
+    if operator is not None:
+        check_sample(operator, state.source)
     if operator is not None and operator.file is not None:
         assets = (*(path for path in assets if path.name != FILE), operator.file)
     steps = {}

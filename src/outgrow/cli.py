@@ -78,7 +78,12 @@ def grow(
         list[str],
         typer.Option("--to", help="A new size, as hidden_size=768. Repeat for each.", show_default=False),
     ] = [],  # noqa: B006
-    width: Annotated[str, typer.Option(help="Width operator: see `outgrow operators`.")] = "isometric",
+    width: Annotated[
+        str | None,
+        typer.Option(
+            help="Width operator: see `outgrow operators`. Default: pad, or isometric behind a post-norm."
+        ),
+    ] = None,
     depth: Annotated[str, typer.Option(help="Depth operator: see `outgrow operators`.")] = "stack",
     moments: Annotated[
         str | None,
@@ -112,7 +117,7 @@ def grow(
     _quiet_transformers()
     if not to and operator is None:
         raise ConfigError("nothing says what to grow", expected="--to NAME=NUMBER, or --operator FOLDER")
-    if operator is not None and (width, depth, noise, seed) != ("isometric", "stack", 0.1, 0):
+    if operator is not None and (width, depth, noise, seed) != (None, "stack", 0.1, 0):
         raise ConfigError(
             "a fitted operator has its own width, depth and seed", fix="leave those options out"
         )
@@ -164,10 +169,13 @@ def learn(
         typer.Option("--to", help="A new size, as hidden_size=768. Repeat for each.", show_default=False),
     ],
     data: Annotated[
-        str, typer.Option(help="Text to fit on: a file, glob, folder or stdlib.", show_default=False)
-    ],
-    method: Annotated[str, typer.Option(help="What is learned: ligo or mango.")] = "ligo",
-    steps: Annotated[int, typer.Option(help="Steps of the fit.")] = 100,
+        str | None,
+        typer.Option(
+            help="Text to fit on (a file, glob, folder or stdlib), or images (.npz); none for lesa."
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(help="What is learned: ligo, mango or lesa.")] = "ligo",
+    steps: Annotated[int | None, typer.Option(help="Steps of the fit. Default: 100; lesa 200.")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak of the fit. Default: 3e-4 from an exact start, else 1e-3.")
     ] = None,
@@ -177,8 +185,14 @@ def learn(
     ] = "exact",
     width: Annotated[str, typer.Option(help="Width operator that an exact start begins at.")] = "isometric",
     depth: Annotated[str, typer.Option(help="Depth operator that an exact start begins at.")] = "identity",
-    rank: Annotated[int, typer.Option(min=1, help="Rank of Mango's ring.")] = 1,
-    sequences: Annotated[int, typer.Option(min=1, help="Sequences of a batch.")] = 16,
+    rank: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rank of Mango's ring (default 1), or singular vectors of lesa (128)."),
+    ] = None,
+    hidden: Annotated[
+        int | None, typer.Option(min=1, help="Hidden units of lesa's network. Default: 64.")
+    ] = None,
+    sequences: Annotated[int, typer.Option(min=1, help="Sequences, or images, of a batch.")] = 16,
     length: Annotated[int, typer.Option(min=2, help="Tokens of a sequence.")] = 256,
     dropout: Annotated[bool, typer.Option("--dropout", help="Fit with the model's own dropout.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the start and of the order of the data.")] = 0,
@@ -198,28 +212,67 @@ def learn(
 
     Example: [bold]outgrow learn small/ large/ --to hidden_size=768 --data text.xz --save-operator op/[/]
     """
-    from outgrow.report.learn import learn_command
+    from outgrow.report.learn import learn_command, refuse_options
+    from outgrow.report.learn_lesa import lesa_command
     from outgrow.train.fit import FitOptions
     from outgrow.train.learn import LearnOptions, usual_rate
+    from outgrow.train.lesa import LesaOptions
 
     _quiet_transformers()
-    fit = FitOptions(steps, learning_rate or usual_rate(start), warmup, dropout=dropout, seed=seed)
-    summary = learn_command(
-        checkpoint,
-        out,
-        dict(_size(word) for word in to),
-        data,
-        LearnOptions(method, start, width, depth, rank, fit),
-        sequences=sequences,
-        length=length,
-        moments=cast("Moments", moments),
-        device=device,
-        keep=save_operator,
-        plot=plot,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        console=_console(quiet=as_json),
-    )
+    sizes, how, console = dict(_size(word) for word in to), cast("Moments", moments), _console(quiet=as_json)
+    if method == "lesa":
+        usual = {"start": "exact", "depth": "identity", "sequences": 16, "length": 256, "device": "cpu"}
+        given = {"start": start, "depth": depth, "sequences": sequences, "length": length, "device": device}
+        unused = {
+            "--data": data,
+            "--learning-rate": learning_rate,
+            "--warmup": warmup,
+            "--dropout": dropout or None,
+            "--plot": plot,
+            **{f"--{name}": None if usual[name] == value else value for name, value in given.items()},
+        }
+        own = {"steps": steps, "hidden": hidden, "rank": rank}
+        summary = lesa_command(
+            checkpoint,
+            out,
+            sizes,
+            LesaOptions(
+                width, seed=seed, **{name: value for name, value in own.items() if value is not None}
+            ),
+            unused=unused,
+            moments=how,
+            keep=save_operator,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            console=console,
+        )
+    else:
+        refuse_options(method, {"--hidden": hidden})
+        if data is None:
+            raise ConfigError(f"--method {method} is fitted to data", fix="give --data TEXT, or images.npz")
+        fit = FitOptions(
+            100 if steps is None else steps,
+            learning_rate or usual_rate(start),
+            warmup,
+            dropout=dropout,
+            seed=seed,
+        )
+        summary = learn_command(
+            checkpoint,
+            out,
+            sizes,
+            data,
+            LearnOptions(method, start, width, depth, rank or 1, fit),
+            sequences=sequences,
+            length=length,
+            moments=how,
+            device=device,
+            keep=save_operator,
+            plot=plot,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            console=console,
+        )
     if as_json:
         _print_json(summary)
 
@@ -338,16 +391,19 @@ def compare(
         Path, typer.Argument(help="A study file, as in benchmarks/studies/.", show_default=False)
     ],
     set_: Annotated[list[str], typer.Option("--set", help="Override a key, as seeds=[0]. Repeatable.")] = [],  # noqa: B006
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and say what it takes; train nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Staged against scratch: compute saved at equal decayed loss, with intervals. Start it again to resume or extend.
 
     Example: [bold]outgrow compare benchmarks/studies/lm-depth.yaml[/]
     """
-    from outgrow.report.compare import compare_command
+    from outgrow.report.compare import compare_command, compare_dry
 
     _quiet_transformers()
-    compare_command(study, set_, as_json=as_json)
+    (compare_dry if dry_run else compare_command)(study, set_, as_json=as_json)
 
 
 def main() -> None:

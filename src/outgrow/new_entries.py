@@ -113,7 +113,9 @@ def _owners(plan: GrowthPlan) -> dict[str, str]:
         for name, recipe in plan.recipes["weight"].items():
             layer = plan.large.parameters[name].layer
             source = recipe.terms[0].source if recipe.terms else None
-            if (layer is None or layer in originals) == in_original and isinstance(source, str):
+            if not isinstance(source, str) or source not in plan.small.parameters:
+                continue  # a number, or a layer that was predicted
+            if (layer is None or layer in originals) == in_original:
                 owners.setdefault(source, name)
     return owners
 

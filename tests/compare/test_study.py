@@ -8,51 +8,14 @@ from typing import Any
 
 import pytest
 
-from outgrow.errors import ConfigError
-from outgrow.report.compare import study_report, study_rows
+from compare.tiny import SMALL
+from compare.tiny import text_study as study
+from outgrow.errors import ConfigError, OutgrowError
+from outgrow.report.compare import compare_dry, study_report
+from outgrow.report.compare_tables import sections
 from outgrow.train.compare import parse_study, run_study
-from outgrow.train.compare.pieces import branches
-from outgrow.train.compare.runner import _pieces
-
-SMALL = {
-    "model_type": "llama",
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-}
-
-
-def study(corpus: Path, output: Path, **replace: Any) -> dict[str, Any]:
-    grow = {"to": {"num_hidden_layers": 2}}
-    return {
-        "output": str(output),
-        "title": "tiny",
-        "common": {
-            "device": "cpu",
-            "data": {
-                "source": str(corpus),
-                "tokenizer": {"vocab_size": 300},
-                "sequence_length": 16,
-                "validation_share": 0.1,
-            },
-            "batch": {"sequences": 4},
-            "evaluation": {"sequences": 8},
-        },
-        "arms": {
-            "scratch": {"model": {**SMALL, "num_hidden_layers": 2}},
-            "stack": {"model": SMALL, "stages": [{"tokens": 256}, {"grow": {**grow, "depth": "stack"}}]},
-            "identity": {
-                "model": SMALL,
-                "stages": [{"tokens": 256}, {"grow": {**grow, "depth": "identity"}}],
-            },
-        },
-        "baseline": "scratch",
-        "budgets": [320, 640],
-        "seeds": [0, 1],
-        "tuning": {"rates": [1e-2], "seed": 0},
-        **replace,
-    }
+from outgrow.train.compare.estimate import estimate, plan_arms
+from outgrow.train.compare.pieces import all_pieces, branches
 
 
 def test_a_study_end_to_end(corpus: Path, tmp_path: Path) -> None:
@@ -69,7 +32,20 @@ def test_a_study_end_to_end(corpus: Path, tmp_path: Path) -> None:
     report = study_report(result)
     assert "saving" in report.html.read_text()
     assert report.png.stat().st_size > 10_000
-    assert len(study_rows(result)) == 3 * 2
+    savings, others, sweep = sections(result)
+    assert (len(savings.rows), len(others.rows), len(sweep.rows)) == (3 * 2, 2 * 2, 3)
+    grown = by["stack", 0, 640]
+    assert 0 < grown.flops_sunk < grown.flops
+    assert by["scratch", 0, 640].flops_sunk == by["scratch", 0, 640].flops
+    # 256 + 320 tokens lie between the baseline's 320 and 640, 256 + 640 beyond.
+    equal = result.equal_tokens()["stack"]
+    assert equal[0].saving is not None
+    assert equal[0].saving > 0  # the small stage was cheap
+    assert equal[1].saving is None
+    assert any("tokens per parameter" in caution for caution in result.cautions)
+    assert any("learning rate(s)" in caution for caution in result.cautions)
+    assert "Caution" in report.markdown.read_text()
+    assert 'class="warning"' in report.html.read_text()
     assert all(one.saving == pytest.approx(0) for one in result.savings()["scratch"])
     again: list[str] = []
     assert run_study(parsed, again.append).points == result.points
@@ -83,13 +59,14 @@ def test_arms_that_begin_alike_share_pieces_and_extending_keeps_the_rest(
 ) -> None:
     parsed = parse_study(study(corpus, tmp_path))
     found = {
-        arm: _pieces(branches(parsed, arm, 0, 1e-2, parsed.arm_budgets(arm))) for arm in ("stack", "identity")
+        arm: all_pieces(branches(parsed, arm, 0, 1e-2, parsed.arm_budgets(arm)))
+        for arm in ("stack", "identity")
     }
     keys = {arm: {piece.key for piece in pieces} for arm, pieces in found.items()}
     assert found["stack"][0].key == found["identity"][0].key  # the small stage
     assert len(keys["stack"] & keys["identity"]) == 1
     longer = parse_study(study(corpus, tmp_path, budgets=[320, 640, 960]))
-    more = {piece.key for piece in _pieces(branches(longer, "stack", 0, 1e-2, (320, 640, 960)))}
+    more = {piece.key for piece in all_pieces(branches(longer, "stack", 0, 1e-2, (320, 640, 960)))}
     assert keys["stack"] < more
 
 
@@ -117,6 +94,60 @@ def test_a_study_that_was_stopped_comes_to_the_same_bits(
     assert [p.loss for p in resumed.points] == [p.loss for p in whole.points]
 
 
+def test_a_study_is_extended_by_a_seed_and_keeps_what_it_has(corpus: Path, tmp_path: Path) -> None:
+    content: dict[str, Any] = {"arms": {"scratch": {"model": SMALL}}, "budgets": [320]}
+    run_study(parse_study(study(corpus, tmp_path, seeds=[0], **content)), lambda _: None)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("pieces/*/metrics.jsonl")}
+    assert len(before) == 2  # trunk and decay
+    wider = parse_study(study(corpus, tmp_path, seeds=[0, 1], **content))
+    planned = estimate(wider, plan_arms(wider), measure=False)
+    assert [(one.pieces, one.there) for one in planned] == [(4, 2)]
+    result = run_study(wider, lambda _: None)
+    assert {point.seed for point in result.points} == {0, 1}
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("pieces/*/metrics.jsonl")}
+    assert len(after) == 4
+    assert before.items() <= after.items()
+
+
+def test_the_estimate_is_what_is_then_spent(corpus: Path, tmp_path: Path) -> None:
+    content = study(corpus, tmp_path, seeds=[0], tuning={"rates": [1e-2, 2e-2], "budget": 320})
+    content["arms"].pop("identity")
+    parsed = parse_study(content)
+    planned = estimate(parsed, plan_arms(parsed))
+    assert not (tmp_path / "pieces").exists()
+    assert all(one.seconds is not None and one.seconds == one.seconds_left for one in planned)
+    run_study(parsed, lambda _: None)
+    logs = [json.loads(path.read_text().splitlines()[-1]) for path in tmp_path.glob("pieces/*/metrics.jsonl")]
+    assert sum(one.pieces for one in planned) == len(logs)
+    assert sum(one.tokens for one in planned) == sum(row["tokens"] for row in logs)
+    assert sum(one.flops for one in planned) == pytest.approx(sum(row["flops"] for row in logs))
+    assert all(one.there == one.pieces for one in estimate(parsed, plan_arms(parsed), measure=False))
+
+
+def test_a_dry_run_writes_nothing(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(study(corpus, tmp_path / "out")))
+    compare_dry(path, ["seeds=[3]"], as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    # Ends with seed 3 (two trunks, two decays), and the sweep with seed 0 (one decay); `identity` shares both small stages of `stack`.
+    assert [(one["arm"], one["pieces"], one["there"]) for one in found] == [
+        ("scratch", 4 + 3, 0),
+        ("stack", 5 + 4, 0),
+        ("identity", 4 + 3, 0),
+    ]
+    compare_dry(path)
+    assert "What the study takes" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_growth_that_cannot_be_is_found_before_any_training(corpus: Path, tmp_path: Path) -> None:
+    arms = study(corpus, tmp_path)["arms"]
+    arms["stack"]["stages"][1]["grow"]["depth"] = "stak"
+    with pytest.raises(OutgrowError, match="stak"):
+        run_study(parse_study(study(corpus, tmp_path, arms=arms)), lambda _: None)
+    assert not (tmp_path / "pieces").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -128,6 +159,8 @@ def test_a_study_that_was_stopped_comes_to_the_same_bits(
         ({"common": {"stages": []}}, "the study sets this itself"),
         ({"common": {"bach": {}}}, "unknown key common.bach"),
         ({"arms": {"scratch": {"model": SMALL, "stages": [{"tokens": 5}]}}}, "takes its length from budgets"),
+        ({"timing": {"round": 3}}, "unknown key timing.round"),
+        ({"downstream": {"tasks": {"folder": "x", "names": ["qqp"]}}}, "downstream.tasks.names"),
     ],
 )
 def test_mistakes_are_named(corpus: Path, tmp_path: Path, change: dict[str, Any], says: str) -> None:

@@ -343,7 +343,7 @@ def test_data_tokenizer_and_vocabulary_must_agree(checkpoint: Path, corpus: Path
         text_data({**config, "vocab_size": 299}, checkpoint, str(corpus))
     with pytest.raises(ConfigError, match="too short"):
         text_data(config | {"max_position_embeddings": 10**6}, checkpoint, str(corpus), length=10**6)
-    with pytest.raises(ConfigError, match="mask token"):
+    with pytest.raises(ConfigError, match="mask and a padding token"):
         text_data({**zoo.config("bert"), "vocab_size": 400}, checkpoint, str(corpus))
     assert find_tokenizer(checkpoint).vocab_size == 300
     data = text_data(config, checkpoint, str(corpus), sequences=2, length=99)

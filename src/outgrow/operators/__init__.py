@@ -33,7 +33,7 @@ from outgrow.operators import (
 from outgrow.operators import width as widths
 from outgrow.operators.registry import Operator, find
 
-__all__ = ["DEPTH", "WIDTH", "Operator", "build"]
+__all__ = ["DEPTH", "WIDTH", "Operator", "build", "usual_width"]
 
 _WIDTHS = (widths, net2net, staged, lemon, hypercloning, msg, sparkling, mup)
 _DEPTHS = (depths, staged_depth, gstack, middle, upscaling, progressive, lemon_depth)
@@ -42,23 +42,34 @@ WIDTH: dict[str, Operator] = {one.name: one for family in _FAMILIES for one in f
 DEPTH: dict[str, Operator] = {one.name: one for family in _FAMILIES for one in family if one.kind == "depth"}
 
 
+def usual_width(small: Model) -> str:
+    """The width operator where none is named: `pad`, the best of all in benchmarks/operators.py.
+
+    It cannot pass a stream whose LayerNorm stands after the sum, nor LayerScale: `isometric` there.
+    """
+    stream = next(name for name, spec in small.axes.items() if spec.through == "stream")
+    return "isometric" if small.spec.layers.norm == "post" or small.is_scaled(stream) else "pad"
+
+
 def build(
     small: Model,
     to: Mapping[str, Any],
     *,
-    width: str = "isometric",
+    width: str | None = None,
     depth: str = "stack",
     noise: float = 0.0,
     seed: int = 0,
 ) -> Growth:
     """The growth of a model to the sizes in `to`: first in depth, then in width, as one.
 
-    `width` and `depth` name operators, with options behind a colon (`solar:overlap=8`). Raises GrowthError for unknown operators (naming the near ones), sizes that do not fit, and what an operator cannot do.
+    `width` and `depth` name operators, with options behind a colon (`solar:overlap=8`); without a width, the
+    `usual_width` of the model. Raises GrowthError for unknown operators (naming the near ones), sizes that do not fit, and what an operator cannot do.
 
     >>> small = resolve({"model_type": "gpt2", "n_embd": 6, "n_head": 2, "n_layer": 1, "n_positions": 7, "vocab_size": 11})
     >>> build(small, {"hidden_size": 12, "n_layer": 2}).layers.large
     2
     """
+    width = width or usual_width(small)
     widening, width_options = find(width, "width", WIDTH)
     deepening, depth_options = find(depth, "depth", DEPTH)
     large = target(small, to)

@@ -17,19 +17,20 @@ from torch import Tensor
 from outgrow.architectures import Model, resolve
 from outgrow.errors import GrowthError, near
 from outgrow.growth import Growth, target
-from outgrow.operators.learned import Form, patterns
+from outgrow.operators.learned import Learned, patterns
+from outgrow.operators.lesa import Lesa
 from outgrow.operators.ligo import Ligo, Tie
 from outgrow.operators.mango import Mango
 
-MakeForm = Callable[..., Form]
-"""(small, large, **options) -> Form."""
+MakeForm = Callable[..., Learned]
+"""(small, large, **options) -> the form."""
 
 
 def _ligo(small: Model, large: Model, *, tie: Tie, offsets: list[str]) -> Ligo:
     return Ligo(small, large, tie, tuple(offsets))
 
 
-FORMS: Mapping[str, MakeForm] = {"ligo": _ligo, "mango": Mango}
+FORMS: Mapping[str, MakeForm] = {"ligo": _ligo, "mango": Mango, "lesa": Lesa}
 """Forms by the name of their method."""
 
 
@@ -54,7 +55,7 @@ class FittedOperator:
     file: Path | None = None
     """Where the numbers are saved."""
 
-    def form(self, config: Mapping[str, Any]) -> Form:
+    def form(self, config: Mapping[str, Any]) -> Learned:
         """The form at the sizes of this source. Raises GrowthError where it was fitted to another."""
         small = resolve(config)
         check_source(self.source, small)
@@ -79,7 +80,7 @@ class FittedOperator:
 
 def make_form(
     method: str, small: Model, to: Mapping[str, int], eps: Mapping[str, float], options: Mapping[str, Any]
-) -> Form:
+) -> Learned:
     """The form of a method between a source and the sizes of `to`."""
     if method not in FORMS:
         raise GrowthError(f"unknown learned operator '{method}' ({near(method, FORMS)})")

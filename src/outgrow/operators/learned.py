@@ -31,8 +31,11 @@ Values = Mapping[str, Tensor]
 SIDES: dict[str, Side] = {"writes": "write", "reads": "read", "scales": "gain"}
 
 
-class Form(ABC):
-    """What is learned, and how it makes a large model of a small one. Final: Ligo, Mango."""
+class Learned(ABC):
+    """What a fitted operator is: two models, names and shapes of its numbers, and the growth that they make.
+
+    Final: Lesa; and every Form, whose numbers are trained on the task's loss.
+    """
 
     small: Model
     large: Model
@@ -44,6 +47,10 @@ class Form(ABC):
     @abstractmethod
     def growth(self, values: Values) -> Growth:
         """The operator as a growth: for the recipe path."""
+
+
+class Form(Learned):
+    """What is learned, and how it makes a large model of a small one. Final: Ligo, Mango."""
 
     @abstractmethod
     def grown(self, values: Values, small: Mapping[str, Tensor], skip: frozenset[str]) -> dict[str, Tensor]:

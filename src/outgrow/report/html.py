@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -12,6 +13,7 @@ STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #22282f; background: #fff; max-width: 60rem; margin: 3rem auto; padding: 0 1.25rem; }
 h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.05rem; margin: 2.2rem 0 .6rem; }
 p.lead { color: #5c6773; margin: 0 0 1.5rem; }
+p.warning { border-left: 3px solid #c77700; background: #fdf6ea; padding: .5rem .9rem; margin: .5rem 0; }
 img { width: 100%; height: auto; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .93rem; }
@@ -21,6 +23,16 @@ tr.whole td { font-weight: 600; border-top: 2px solid #c9cfd6; }
 table.facts { width: auto; } table.facts td { text-align: left; white-space: normal; }
 pre { background: #f6f7f9; padding: .9rem 1.1rem; border-radius: 6px; overflow-x: auto; font-size: .86rem; line-height: 1.45; }
 """
+
+
+@dataclass(frozen=True)
+class TableSection:
+    """A table under a heading, and a note about it."""
+
+    heading: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
 
 
 def page(
@@ -35,9 +47,12 @@ def page(
     command: str,
     heading: str = "Stages",
     note: str = "Losses are validation losses in nats per token, on the same held-out sequences every time.",
+    warnings: Sequence[str] = (),
+    more: Sequence[TableSection] = (),
 ) -> str:
     """The HTML text; everything in it is embedded."""
     picture = base64.b64encode(picture_svg).decode()
+    tables = "".join(map(_table, (TableSection(heading, columns, rows, note), *more)))
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -50,12 +65,8 @@ def page(
 <h1>{escape(title)}</h1>
 <p class="lead">{escape(lead)}</p>
 <img alt="loss against FLOPs" src="data:image/svg+xml;base64,{picture}">
-<h2>{escape(heading)}</h2>
-<div class="scroll"><table>
-<thead><tr>{"".join(f"<th>{escape(column)}</th>" for column in columns)}</tr></thead>
-<tbody>{"".join(_row(row) for row in rows)}</tbody>
-</table></div>
-<p class="lead">{escape(note)}</p>
+{"".join(f'<p class="warning">{escape(warning)}</p>' for warning in warnings)}
+{tables}
 <h2>Command</h2>
 <pre>{escape(command)}</pre>
 <h2>Configuration</h2>
@@ -64,6 +75,17 @@ def page(
 <table class="facts"><tbody>{"".join(_fact(name, value) for name, value in facts.items())}</tbody></table>
 </body>
 </html>
+"""
+
+
+def _table(section: TableSection) -> str:
+    note = f'<p class="lead">{escape(section.note)}</p>' if section.note else ""
+    return f"""<h2>{escape(section.heading)}</h2>
+<div class="scroll"><table>
+<thead><tr>{"".join(f"<th>{escape(column)}</th>" for column in section.columns)}</tr></thead>
+<tbody>{"".join(_row(row) for row in section.rows)}</tbody>
+</table></div>
+{note}
 """
 
 

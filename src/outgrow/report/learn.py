@@ -21,7 +21,7 @@ from outgrow.store.operator_file import save_operator
 from outgrow.train.engine import Device
 from outgrow.train.fit import Fit
 from outgrow.train.learn import LearnOptions, begin, learn
-from outgrow.train.learn_data import text_data
+from outgrow.train.learn_data import learn_data
 from outgrow.train.progress import make_progress
 
 if TYPE_CHECKING:
@@ -54,18 +54,19 @@ def learn_command(
     for folder in filter(None, (out, keep)):
         if not dry_run:
             check_destination(folder, overwrite=overwrite)
+    of_images = form.small.spec.objective == "image"
     free = sum(_count(shape) for shape in form.shapes().values())
     console.print(
         f"{options.method} from {options.start}: {amount(form.small.num_parameters)} → "
         f"{amount(form.large.num_parameters)} parameters, {amount(free)} of them free in the fit; "
-        f"{options.fit.steps} steps of {sequences} x {length} tokens."
+        f"{options.fit.steps} steps of {sequences} {'images' if of_images else f'x {length} tokens'}."
     )
     summary = {"method": options.method, "start": options.start, "free": free, "output": str(out)}
     if dry_run:
         return summary
     state = TrainingState.from_pretrained(checkpoint)
-    data = text_data(config, checkpoint, source, sequences=sequences, length=length, seed=options.fit.seed)
-    console.print(f"Data: {data.data.description}, {amount(len(data.data.train.tokens))} tokens to fit on.")
+    data = learn_data(config, checkpoint, source, sequences=sequences, length=length, seed=options.fit.seed)
+    console.print(f"Data: {data.data.summary}.")
     with make_progress(not console.quiet) as progress:
         fitted, fit = learn(
             state,
@@ -78,16 +79,39 @@ def learn_command(
             progress=progress,
         )
     console.print(fit_table(fit, options))
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = keep or Path(temporary) / "operator"
-        saved = save_operator(fitted, folder, overwrite=overwrite and keep is not None)
-        plan = plan_fitted(config, saved, moments=moments)
-        apply(plan, state, operator=saved).save_pretrained(out, overwrite=overwrite)
+    grow_by(fitted, state, out, keep, moments=moments, overwrite=overwrite)
     if plot is not None:
         draw_fit({options.start: fit}, plot, f"{options.method}: {_sizes(fitted)}")
     console.print(f"Written: {out}" + ("" if keep is None else f"; operator: {keep}"))
     told = ("loss_small", "loss_start", "loss_end", "flops", "seconds")
     return {**summary, **{name: getattr(fit, name) for name in told}, "losses": list(fit.losses)}
+
+
+def grow_by(
+    fitted: FittedOperator,
+    state: TrainingState,
+    out: Path,
+    keep: Path | None,
+    *,
+    moments: Moments,
+    overwrite: bool,
+) -> None:
+    """Save the operator, for good or for now, and write the state that it grows."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = keep or Path(temporary) / "operator"
+        saved = save_operator(fitted, folder, overwrite=overwrite and keep is not None)
+        plan = plan_fitted(state.config, saved, moments=moments)
+        apply(plan, state, operator=saved).save_pretrained(out, overwrite=overwrite)
+
+
+def refuse_options(method: str, given: Mapping[str, Any]) -> None:
+    """Raise ConfigError for command-line options that a method has no use for; None is one that was not given."""
+    found = [option for option, value in given.items() if value is not None]
+    if found:
+        raise ConfigError(
+            f"--method {method} has no use for {', '.join(found)}",
+            fix="leave out what it does not use",
+        )
 
 
 def fit_table(fit: Fit, options: LearnOptions) -> Table:

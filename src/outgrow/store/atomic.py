@@ -68,7 +68,7 @@ def check_destination(destination: Path, *, overwrite: bool) -> int | None:
         raise CheckpointError(
             f"{destination} already exists", fix="choose another destination, or pass overwrite=True"
         )
-    if content and not content & {"outgrow.json", "config.json"}:
+    if content and not content & {"outgrow.json", "config.json", "operator.json"}:
         raise CheckpointError(
             f"{destination} is not a model folder, so it is not overwritten",
             got=", ".join(sorted(content)[:5]),

@@ -41,7 +41,8 @@ def save_operator(operator: FittedOperator, folder: Path, *, overwrite: bool = F
     }
     with publishing(folder, overwrite=overwrite) as temporary:
         values = {name: value.contiguous() for name, value in operator.values.items()}
-        save_file(values, temporary / FILE, metadata={"format": "pt", "outgrow": json.dumps(content)})
+        # One key: safetensors writes several in any order, and the same operator is the same bits.
+        save_file(values, temporary / FILE, metadata={"outgrow": json.dumps(content)})
         (temporary / "operator.json").write_text(json_text(content), encoding="utf-8")
     return replace(operator, digest=content["digest"], file=folder / FILE)
 
@@ -110,6 +111,21 @@ def _content(file: Path, text: str) -> dict[str, Any]:
 def learned_values(source: TensorSource) -> dict[str, Tensor]:
     """All weights of a source in memory: what a fit starts from."""
     return {name: source.read(name, "weight").detach().clone() for name in source.names("weight")}
+
+
+def sampled(source: TensorSource, name: str) -> dict[str, str]:
+    """What a source is told by where its very weights matter: the digest of one of them, by name."""
+    return {name: digest({name: source.read(name, "weight")})}
+
+
+def check_sample(operator: FittedOperator, source: TensorSource) -> None:
+    """Raise GrowthError where an operator that holds predicted layers meets other weights than those it was fitted to."""
+    for name, wanted in operator.source.get("sample", {}).items():
+        if sampled(source, name)[name] != wanted:
+            raise GrowthError(
+                f"this {operator.method} operator holds layers that were predicted from other weights: '{name}' differs",
+                fix="fit one to this source with `outgrow learn`",
+            )
 
 
 def asset_of(assets: tuple[Path, ...], wanted: str) -> FittedOperator:

@@ -75,7 +75,7 @@ def grow_best(
     """The state grown by the operators of the best trial; trials go into the log and into the growth's lineage entry."""
     session.progress.say(f"probe: {WARNING}")
     chosen, trials = choose_operator(session, state, growth, course, step)
-    session.progress.say(f"probe: chosen: {chosen.width} + {chosen.depth}")
+    session.progress.say(f"probe: chosen: {trials[0].width} + {trials[0].depth}")
     probe = {"trials": [trial.record for trial in trials], "flops": session.plans[course.stage].probe_flops}
     session.write({**row_at(session, "probe", course, step), "trials": probe["trials"], "warning": WARNING})
     grown = grow_state(state, chosen)
@@ -92,7 +92,9 @@ def _try(
 ) -> Trial:
     run, losses = session.run, list[float]()
     assert growth.probe is not None
-    live = load_state(session, grow_state(state, growth), course, step)
+    grown = grow_state(state, growth)
+    live = load_state(session, grown, course, step)
+    width = str(grown.lineage[-1]["growth"]["width"])  # by name, also where none was given
     start = end = evaluate(live.model, session.validation, session.device)
     for place in range(step, step + growth.probe.steps):
         done = optimizer_step(
@@ -113,6 +115,6 @@ def _try(
         end = evaluate(live.model, session.validation, session.device)
     end = end if math.isfinite(end) else math.inf
     session.progress.say(
-        f"probe: {growth.width} + {growth.depth}: validation loss {start:.4f}, then {end:.4f}"
+        f"probe: {width} + {growth.depth}: validation loss {start:.4f}, then {end:.4f}"
     )
-    return Trial(growth.width, growth.depth, tuple(losses), start, end)
+    return Trial(width, growth.depth, tuple(losses), start, end)

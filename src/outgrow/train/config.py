@@ -12,6 +12,7 @@ from pydantic import AliasChoices, Field, model_validator
 from outgrow.reentry import Curve, Ratio, Reentry
 from outgrow.schedule import WSD, Schedule, TokenCount
 from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
+from outgrow.train.learn_config import Learning, LesaConfig
 from outgrow.train.optimizer_config import AdamWConfig, OptimizerConfig
 from outgrow.train.section import Count
 from outgrow.train.section import Section as _Section
@@ -105,20 +106,50 @@ class ProbeConfig(_Section):
 class GrowConfig(_Section):
     """A growth between two stages: target sizes and how to reach them."""
 
-    to: dict[str, Any]
-    """Target sizes by config field, for example `{hidden_size: 192, num_hidden_layers: 6}`."""
-    width: str = "isometric"
+    to: dict[str, Any] = Field(default_factory=dict)
+    """Target sizes by config field, for example `{hidden_size: 192, num_hidden_layers: 6}`; a fitted operator has its own."""
+    width: str | None = None
+    """A width operator; by default `pad`, or `isometric` behind a post-norm."""
     depth: str = "stack"
     moments: Literal["transport", "keep_zero", "copy", "parts", "reset"] = "transport"
     noise: Annotated[float, Field(ge=0)] = 0.1
     """Reader-invisible noise that lets copies part, in units of the model's initializer range."""
     seed: int = 0
     probe: ProbeConfig | None = None
+    operator: str | None = None
+    """Folder of an operator that `outgrow learn` fitted; its sizes, width, depth and seed are its own."""
+    learn: Learning | None = None
+    """Fit an operator here, on the run's own data."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _learned_maps_reset_moments(cls, data: Any) -> Any:
+        """No moments are carried through learned maps unless asked for."""
+        if isinstance(data, dict) and (data.get("operator") or data.get("learn")):
+            return {"moments": "reset", **data}
+        return data
 
     @model_validator(mode="after")
     def _has_a_target(self) -> GrowConfig:
-        if not self.to:
+        if not self.to and self.operator is None:
             raise ValueError("name at least one size to grow to")
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_way(self) -> GrowConfig:
+        if sum(one is not None for one in (self.probe, self.operator, self.learn)) > 1:
+            raise ValueError("give one of probe, operator and learn")
+        usual: dict[str, Any] = {"width": None, "depth": "stack"}
+        if not isinstance(self.learn, LesaConfig):
+            usual["noise"] = 0.1
+        own = [name for name, value in usual.items() if getattr(self, name) != value]
+        if self.learn is not None and own:
+            raise ValueError(
+                f"a learned operator has no use for {', '.join(own)}: see learn.width and learn.depth"
+            )
+        if self.operator is not None and (own or self.seed):
+            words = ", ".join([*own, *(["seed"] if self.seed else [])])
+            raise ValueError(f"a fitted operator has its own width, depth, noise and seed: leave out {words}")
         return self
 
 

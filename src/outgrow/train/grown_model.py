@@ -42,10 +42,10 @@ class GrownModel:
         _empty(self.model, device)
         self.skip = frozenset(tables)
 
-    def __call__(self, **batch: Tensor) -> Any:
+    def __call__(self, *inputs: Tensor, **batch: Tensor) -> Any:
         """The model's output for a batch."""
         weights = self.form.grown(self.values, self.small, self.skip)
-        return torch.func.functional_call(self.model, weights, args=(), kwargs=batch)
+        return torch.func.functional_call(self.model, weights, args=inputs, kwargs=batch)
 
     def _replace_tables(self) -> list[str]:
         """Put mapped tables in the place of plain embeddings and heads over a vocabulary; the patterns they stand for."""
@@ -68,6 +68,17 @@ class GrownModel:
             return _MappedEmbedding(self, pattern, dim)
         assert isinstance(module, nn.Linear)
         return _MappedHead(self, pattern, dim, module.bias)
+
+
+def making_flops(form: Form, values: Values) -> int:
+    """FLOPs of making all large weights once, tables over a vocabulary left out, counted without computing them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    small = {name: torch.empty(form.small.shape(name), device="meta") for name in form.small.parameters}
+    numbers = {name: value.to("meta") for name, value in values.items()}
+    with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as counter:
+        form.grown(numbers, stacked(form.small, small), frozenset(_tables(form)))
+    return int(counter.get_total_flops())
 
 
 class _MappedEmbedding(nn.Module):

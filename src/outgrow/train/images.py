@@ -13,6 +13,7 @@ import hashlib
 import io
 import zipfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +115,10 @@ def flipped_and_cropped(pixels: NDArray[Any], random: np.random.Generator) -> ND
 def load_images(config: DataConfig) -> ImageData:
     """All images of a run, in memory; the validation images are another file's or the last ones."""
     assert config.images is not None, "RunConfig asks for images"
-    images = read_images(Path(config.images).expanduser())
+    images = _kept(Path(config.images).expanduser())
     description = config.images
     if config.validation_images is not None:
-        train, validation = images, read_images(Path(config.validation_images).expanduser())
+        train, validation = images, _kept(Path(config.validation_images).expanduser())
         description += f"; validation: {config.validation_images}"
         if train.pixels.shape[1:] != validation.pixels.shape[1:]:
             raise ConfigError(
@@ -132,6 +133,18 @@ def load_images(config: DataConfig) -> ImageData:
         raise ConfigError(f"too few images: {description}", got=len(images), expected="at least 2")
     classes = 1 + int(max(train.labels.max(), validation.labels.max()))
     return ImageData(train, validation, classes, config.augment == "flip_crop", description)
+
+
+def _kept(path: Path) -> LabelledImages:
+    """The same file is decoded once a process: a study opens it for every piece."""
+    if not path.is_file():
+        return read_images(path)  # which says what is wrong
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path, changed: int) -> LabelledImages:
+    return read_images(path)
 
 
 def read_images(path: Path) -> LabelledImages:

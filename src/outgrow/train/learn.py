@@ -136,11 +136,6 @@ def learn(
     found = fit(
         form, start, weights, state.config, batches, evaluation, options.fit, device=device, progress=progress
     )
-    eps = {
-        name: value
-        for name in {str(spec.eps) for spec in small.axes.values() if spec.eps is not None}
-        if (value := form.large.config[name]) != state.config[name]
-    }
     record = {
         "start": options.start,
         **({"width": options.width, "depth": options.depth} if options.start == "exact" else {}),
@@ -153,6 +148,23 @@ def learn(
         "data": dict(data or {}),
         "losses": list(found.losses),
     }
+    return operator_of(options.method, form, own, to, found.values, record), found
+
+
+def operator_of(
+    method: str,
+    form: Form,
+    own: Mapping[str, Any],
+    to: Mapping[str, int],
+    values: Mapping[str, Tensor],
+    record: Mapping[str, Any],
+) -> FittedOperator:
+    """The numbers of a form as an operator for the source that it was made for."""
+    small, large = form.small, form.large
+    eps = {
+        name: value
+        for name in {str(spec.eps) for spec in small.axes.values() if spec.eps is not None}
+        if (value := large.config[name]) != small.config[name]
+    }
     sizes = {small.spec.aliases.get(name, name): value for name, value in to.items()}
-    fitted = FittedOperator(options.method, own, sizes, eps, describe_source(small), found.values, record)
-    return fitted, found
+    return FittedOperator(method, own, sizes, eps, describe_source(small), values, record)

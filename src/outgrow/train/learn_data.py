@@ -1,9 +1,10 @@
-"""Batches for the fit of a learned operator: the text, in the checkpoint's own tokens, as its objective wants it.
+"""Batches for the fit of a learned operator: text in the checkpoint's own tokens, or images, as its objective wants them.
 
-    causal   labels = inputs                          (transformers shifts them)
-    masked   15 % of the tokens: 80 % masked, 10 % random, 10 % kept; all other labels -100  (BERT, arXiv 1810.04805)
+    causal   input_ids, labels = input_ids                (transformers shifts them)
+    masked   input_ids with hidden tokens, labels         (see train/masked.py)
+    image    pixel_values, labels                         (see train/images.py)
 
-The order and the masks are pure functions of (seed, step).
+Order, masks, flips and crops are pure functions of (seed, step).
 """
 
 from __future__ import annotations
@@ -14,45 +15,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from outgrow.architectures import load
 from outgrow.errors import ConfigError
 from outgrow.proof import Batch
+from outgrow.train import objectives
+from outgrow.train.config import DataConfig
 from outgrow.train.corpus import open_corpus
-from outgrow.train.data import TrainingData, Windows, encoded
-from outgrow.train.tokenizer import TextTokenizer, find_tokenizer
-
-IGNORED = -100
-_MASKS = ("[MASK]", "<mask>", "<MASK>")
+from outgrow.train.data import Data, TrainingData, Windows, encoded
+from outgrow.train.images import load_images
+from outgrow.train.masked import check_tokens, hide
+from outgrow.train.tokenizer import find_tokenizer
 
 
 @dataclass(frozen=True)
 class LearnData:
-    """Text to fit an operator on, and a few held-out windows."""
+    """Items to fit an operator on, and a few held-out ones."""
 
-    data: TrainingData
+    data: Data
     objective: str
     sequences: int
     seed: int = 0
-    mask_token: int | None = None
 
     def batch(self, step: int) -> Batch:
         """The batch of one step of the fit."""
-        inputs, _ = self.data.batch(self.seed, step, self.sequences)
-        return self._labelled(inputs, step)
+        return forward_batch(self.objective, self.data.batch(self.seed, step, self.sequences))
 
     def evaluation(self, count: int = 4) -> list[Batch]:
         """Held-out batches, always the same."""
         pieces = self.data.validation_batches(count * self.sequences, self.sequences)
-        return [self._labelled(inputs, -1 - place) for place, (inputs, _) in enumerate(pieces)]
-
-    def _labelled(self, inputs: Tensor, step: int) -> Batch:
-        if self.objective == "causal":
-            return {"input_ids": inputs, "labels": inputs}
-        assert self.mask_token is not None
-        return mask_tokens(inputs, self.mask_token, self.data.tokenizer.vocab_size, (self.seed, step))
+        return [forward_batch(self.objective, piece) for piece in pieces]
 
     @property
     def record(self) -> dict[str, Any]:
@@ -60,21 +52,43 @@ class LearnData:
         return {**self.data.record, "sequences": self.sequences, "seed": self.seed}
 
 
-def mask_tokens(inputs: Tensor, mask_token: int, vocab_size: int, address: tuple[int, int]) -> Batch:
-    """A masked-LM batch, drawn from (seed, step).
+def forward_batch(objective: str, batch: objectives.Batch) -> Batch:
+    """Inputs and targets of training as what the model's own forward takes.
 
-    >>> batch = mask_tokens(torch.arange(40).view(2, 20), 99, 50, (0, 1))
-    >>> bool((batch["input_ids"] == 99).any()), int((batch["labels"] >= 0).sum()) > 0
-    (True, True)
+    >>> import torch
+    >>> forward_batch("image", (torch.zeros(1, 3, 4, 4), torch.tensor([2])))["labels"]
+    tensor([2])
     """
-    seed, step = address
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
-    chosen = torch.rand(inputs.shape, generator=generator) < 0.15
-    kind = torch.rand(inputs.shape, generator=generator)
-    random = torch.randint(0, vocab_size, inputs.shape, generator=generator)
-    masked = torch.where(chosen & (kind < 0.8), mask_token, inputs)
-    masked = torch.where(chosen & (kind >= 0.8) & (kind < 0.9), random, masked)
-    return {"input_ids": masked, "labels": torch.where(chosen, inputs, IGNORED)}
+    inputs, targets = batch
+    if objective == "image":
+        return {"pixel_values": inputs, "labels": targets}
+    return {"input_ids": inputs, "labels": inputs if objective == "causal" else targets}
+
+
+def learn_data(
+    config: Mapping[str, Any], folder: Path, source: str, *, sequences: int, length: int, seed: int
+) -> LearnData:
+    """Text or images, by what the model of this config learns. Raises ConfigError where they do not fit it."""
+    objective = load(str(config["model_type"])).objective
+    if (objective == "image") != source.endswith(".npz"):
+        raise ConfigError(
+            f"a {config['model_type']} model learns from {'images' if objective == 'image' else 'text'}",
+            got=f"--data {source}",
+            expected="an .npz file of images and labels" if objective == "image" else "text",
+        )
+    if objective == "image":
+        return image_data(config, source, sequences=sequences, seed=seed)
+    return text_data(config, folder, source, sequences=sequences, length=length, seed=seed)
+
+
+def image_data(config: Mapping[str, Any], source: str, *, sequences: int = 16, seed: int = 0) -> LearnData:
+    """The images of an `.npz` file (`train/images.py` says its forms), the last 2 % held out.
+
+    Raises ConfigError where their side, channels or classes are not the model's.
+    """
+    images = load_images(DataConfig(images=source))
+    images.needs.check(config)
+    return LearnData(images, "image", sequences, seed)
 
 
 def text_data(
@@ -93,11 +107,6 @@ def text_data(
     Raises ConfigError where the tokenizer is missing, or the model has no row for one of its tokens.
     """
     objective = load(str(config["model_type"])).objective
-    if objective not in ("causal", "masked"):
-        raise ConfigError(
-            f"text is no data for a model that learns '{objective}'",
-            fix="fit it from Python, with batches of your own",
-        )
     if not (folder / "tokenizer.json").is_file():
         raise ConfigError(
             f"{folder} has no tokenizer.json, so text cannot become the model's tokens",
@@ -111,7 +120,8 @@ def text_data(
             expected=f"at most vocab_size = {config['vocab_size']}",
             fix="give the checkpoint the tokenizer that it was trained with",
         )
-    mask = _mask_token(tokenizer) if objective == "masked" else None
+    if objective == "masked":
+        check_tokens(tokenizer)
     length = min(length, _positions(config) or length)
     tokens, _ = encoded(open_corpus(source, limit_bytes=limit_bytes), tokenizer)
     cut = len(tokens) - max(round(len(tokens) * validation_share), length + 1)
@@ -124,7 +134,8 @@ def text_data(
             fix="give more text, or a smaller --length",
         )
     _check_tokens(train, int(config["vocab_size"]))
-    return LearnData(TrainingData(train, held_out, tokenizer, source), objective, sequences, seed, mask)
+    text = TrainingData(train, held_out, tokenizer, source)
+    return LearnData(hide(text) if objective == "masked" else text, objective, sequences, seed)
 
 
 def _check_tokens(windows: Windows, rows: int) -> None:
@@ -144,13 +155,3 @@ def _positions(config: Mapping[str, Any]) -> int | None:
         return None
     behind = int(config.get("pad_token_id") or 0) + 1 if config.get("model_type") == "roberta" else 0
     return int(found) - behind
-
-
-def _mask_token(tokenizer: TextTokenizer) -> int:
-    for word in _MASKS:
-        number = tokenizer.tokenizer.token_to_id(word)
-        if number is not None:
-            return int(number)
-    raise ConfigError(
-        "the tokenizer has no mask token, which a masked model learns from", expected=" or ".join(_MASKS[:2])
-    )

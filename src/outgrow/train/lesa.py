@@ -12,20 +12,55 @@ interpolation. Norms and biases are the mean of their neighbours.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from outgrow.architectures import resolve
-from outgrow.errors import GrowthError
-from outgrow.growth import Growth, Part
-from outgrow.maps import LayerMap
-from outgrow.operators import build
+from outgrow.errors import ConfigError, GrowthError
+from outgrow.growth import Growth, target
+from outgrow.operators.fitted import FittedOperator, describe_source
+from outgrow.operators.lesa import Lesa, name
 from outgrow.state import TrainingState
+from outgrow.store.operator_file import sampled
 
 _NORM_WEIGHT = 5e-5  # λ of the paper
+
+
+@dataclass(frozen=True)
+class LesaOptions:
+    """`hidden` units and `rank` singular vectors at most for each kind of matrix, `steps` Adam steps each.
+
+    `width` widens all layers; `noise` and `seed` are those of a growth, in units of the model's initializer range.
+    """
+
+    width: str = "isometric"
+    noise: float = 0.1
+    steps: int = 200
+    hidden: int = 64
+    rank: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        sizes = {"steps": self.steps, "hidden": self.hidden, "rank": self.rank}
+        for word, size in sizes.items():
+            if size < 1:
+                raise ConfigError(f"LESA's {word} is a number of at least 1", got=size)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Tensors of new layers, and how well old ones are predicted from their neighbours.
+
+    Errors are mean squares in units of the matrices' own coefficients, on the triples that were fitted, averaged over the
+    kinds of matrices: of the prediction, and of the neighbours' mean.
+    """
+
+    tensors: dict[str, Tensor]
+    error: float
+    error_of_mean: float
 
 
 def fit_lesa(
@@ -41,10 +76,9 @@ def fit_lesa(
 ) -> Growth:
     """A growth whose new layers stand between old neighbours, predicted from them; width grows as `width` says.
 
-    `hidden` units and `rank` singular vectors at most for each kind of matrix, `steps` Adam steps each: seconds on
-    small models. The predicted layers are held in memory, in `Growth.tensors`. Keeps neither function nor gradient law;
-    moments of a new layer are those of the layer before it. Raises GrowthError with fewer than three layers (there is no
-    triple to learn from) and for more new layers than gaps.
+    See LesaOptions: seconds on small models. The predicted layers are held in memory, in `Growth.tensors`. Keeps neither
+    function nor gradient law; moments of a new layer are those of the layer before it. Raises GrowthError with fewer than
+    three layers (there is no triple to learn from) and for more new layers than gaps.
 
     >>> from transformers import LlamaConfig, LlamaForCausalLM
     >>> config = LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=3,
@@ -53,66 +87,95 @@ def fit_lesa(
     >>> fit_lesa(small, {"num_hidden_layers": 4}, steps=2).layers.rows
     (((0, 1.0),), ((1, 1.0),), ((1, 1.0),), ((2, 1.0),))
     """
-    small = resolve(state.config)
-    growth = build(small, to, width=width, depth="interleave", noise=noise, seed=seed)
-    gaps = _gaps(small.layers, growth.large.layers)
-    order: list[tuple[int, int | None]] = []  # (layer, the layer after it that it is mixed with)
-    for layer in range(small.layers):
-        order += [(layer, None), *([(layer, layer + 1)] if layer in gaps else [])]
-    rows = tuple(((left, 1.0),) for left, _ in order)
+    options = LesaOptions(width, noise, steps, hidden, rank, seed)
+    form = lesa_form(state.config, to, options)
+    found = predict(state, form, options)
+    growth = form.growth(found.tensors)
+    told = {"steps": steps, "hidden": hidden, "rank": rank, **_errors(found)}
+    depth, *rest = growth.provenance
+    return replace(growth, provenance=({**depth, **told}, *rest))
+
+
+def learn_lesa(
+    state: TrainingState, to: Mapping[str, Any], options: LesaOptions
+) -> tuple[FittedOperator, Predicted]:
+    """The same as an operator that can be saved and applied again. It needs no data: the model's own layers are the task."""
+    form = lesa_form(state.config, to, options)
+    found = predict(state, form, options)
+    matrix = next(one for one in form.patterns if len(form.small.shape(name(one, 0))) > 1)
+    sample = sampled(state.source, name(matrix, 0))
+    made = lesa_operator(form, options, to, found.tensors, {"fit": asdict(options), **_errors(found)})
+    return replace(made, source={**made.source, "sample": sample}), found
+
+
+def lesa_operator(
+    form: Lesa,
+    options: LesaOptions,
+    to: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    record: Mapping[str, Any],
+) -> FittedOperator:
+    """Predicted layers as an operator."""
+    spec = form.small.spec
+    sizes = {spec.aliases.get(field, field): value for field, value in to.items()}
+    own = {"width": options.width, "noise": options.noise, "seed": options.seed}
+    return FittedOperator("lesa", own, sizes, {}, describe_source(form.small), tensors, record)
+
+
+def lesa_flops(form: Lesa, options: LesaOptions) -> int:
+    """FLOPs of all fits: for each kind of matrix an SVD of the layers side by side, and steps of the network on the triples.
+
+    An SVD of (long, short) takes 6 long short² + 20 short³ (Golub and Van Loan, R-SVD); a network 6 per weight and column.
+    """
+    total = 0
+    for pattern in form.patterns:
+        shape = form.small.shape(name(pattern, 0))
+        if len(shape) < 2:
+            continue
+        rows, columns = shape[0], shape[1]
+        short, long = sorted((rows, columns * form.small.layers))
+        rank = min(options.rank, short)
+        network = 3 * rank * options.hidden
+        total += 6 * long * short**2 + 20 * short**3
+        total += options.steps * 6 * network * columns * (form.small.layers - 2)
+    return total
+
+
+def lesa_form(config: Mapping[str, Any], to: Mapping[str, Any], options: LesaOptions) -> Lesa:
+    """Everything that can be refused, before any tensor is read."""
+    small = resolve(config)
+    form = Lesa(small, target(small, to), options.width, options.noise, options.seed)
+    form.growth({})  # the width operator may refuse too
+    return form
+
+
+def predict(state: TrainingState, form: Lesa, options: LesaOptions) -> Predicted:
+    """Fit G for every kind of matrix, and put it between the neighbours; norms and biases are their mean."""
     tensors: dict[str, Tensor] = {}
-    parts = dict(growth.parts)
-    errors: list[tuple[float, float]] = []
-    for pattern in dict.fromkeys(one.pattern for one in small.parameters.values() if one.layer is not None):
-        names = [pattern.replace("{L}", str(layer)) for layer in range(small.layers)]
-        values = [state.source.read(name, "weight").float() for name in names]
-        fit = _Predictor.fit(values, steps, hidden, rank, seed) if values[0].dim() > 1 else None
-        if fit is not None:
-            errors.append((fit.error_of_mean, fit.error))
-        for new, (left, right) in enumerate(order):
+    fits: list[_Predictor] = []
+    for pattern in form.patterns:
+        names = [name(pattern, layer) for layer in range(form.small.layers)]
+        values = [state.source.read(one, "weight").float() for one in names]
+        fit = None
+        if values[0].dim() > 1:
+            fit = _Predictor.fit(values, options.steps, options.hidden, options.rank, options.seed)
+            fits.append(fit)
+        for new, (left, right) in enumerate(form.order):
             if right is not None:
                 pair = values[left], values[right]
-                source, name = f"lesa/{pattern.replace('{L}', str(new))}", pattern.replace("{L}", str(new))
-                tensors[source] = fit.between(*pair) if fit is not None else (pair[0] + pair[1]) / 2
-                parts[name] = tuple(replace(one, source=source) for one in parts.get(name, (Part(),)))
-    learned = {
-        "depth": "lesa",
-        "steps": steps,
-        "hidden": hidden,
-        "rank": rank,
-        "error_of_mean": sum(mean for mean, _ in errors) / len(errors),
-        "error": sum(error for _, error in errors) / len(errors),
-    }
-    return replace(
-        growth,
-        layers=LayerMap(rows, small.layers),
-        parts=parts,
-        tensors=tensors,
-        inexact="; ".join(filter(None, (growth.inexact, "new layers are predicted from their neighbours"))),
-        provenance=(learned, *(entry for entry in growth.provenance if "width" in entry)),
+                made = fit.between(*pair) if fit is not None else (pair[0] + pair[1]) / 2
+                tensors[f"lesa/{name(pattern, new)}"] = made
+    if not fits:
+        raise GrowthError("LESA learns from matrices, and the layers of this model have none")
+    return Predicted(
+        tensors,
+        sum(fit.error for fit in fits) / len(fits),
+        sum(fit.error_of_mean for fit in fits) / len(fits),
     )
 
 
-def _gaps(small: int, large: int) -> list[int]:
-    """Layers after which a new one stands, evenly spread.
-
-    >>> _gaps(5, 7)
-    [1, 3]
-    """
-    new = large - small
-    if small < 3:
-        raise GrowthError(
-            "LESA learns from triples of neighbouring layers, and this model has fewer than three layers",
-            got=small,
-            fix="use stack, interleave or identity",
-        )
-    if new > small - 1:
-        raise GrowthError(
-            f"LESA puts one layer between two neighbours, and {small} layers have {small - 1} gaps",
-            got=f"{new} new layers",
-            fix=f"choose at most {2 * small - 1} layers and grow again, or use stack or interleave (any depth)",
-        )
-    return [(2 * place + 1) * (small - 1) // (2 * new) for place in range(new)]
+def _errors(found: Predicted) -> dict[str, float]:
+    return {"error": found.error, "error_of_mean": found.error_of_mean}
 
 
 @dataclass(frozen=True)

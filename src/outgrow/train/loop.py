@@ -30,6 +30,7 @@ from outgrow.train.engine import (
     optimizer_step,
 )
 from outgrow.train.folder import Pointer, opened_run, prune
+from outgrow.train.learn_stage import grow_learned
 from outgrow.train.opening import open_data
 from outgrow.train.optimizers import build_optimizer
 from outgrow.train.preflight import preflight
@@ -137,10 +138,12 @@ def _grow(session: Session, small: Path, course: Course, step: int, loss_before:
     target = session.folder.stage(session.run, course.stage) / "grown"
     target.parent.mkdir(parents=True, exist_ok=True)
     state = TrainingState.from_pretrained(small)
-    if growth.probe is None:
-        grown = grow_state(state, growth)
-    else:
+    if growth.learn is not None:
+        grown = grow_learned(session, state, growth, course, step)
+    elif growth.probe is not None:
         grown = grow_best(session, state, growth, course, step)
+    else:
+        grown = grow_state(state, growth)
     grown.save_pretrained(target, overwrite=True)
     live = load(session, target, course, step)
     seconds = time.monotonic() - began

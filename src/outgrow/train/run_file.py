@@ -29,6 +29,7 @@ from outgrow.train.config import (
     StageConfig,
     TokenizerConfig,
 )
+from outgrow.train.learn_config import LearnConfig, LesaConfig
 from outgrow.train.optimizer_config import OPTIMIZERS
 from outgrow.train.trigger import UntilEfficiency, UntilLoss
 
@@ -159,6 +160,7 @@ SECTIONS: Sections = {
     "stages.grow": (GrowConfig,),
     "stages.grow.probe": (ProbeConfig,),
     "stages.grow.probe.candidates": (CandidateConfig,),
+    "stages.grow.learn": (LearnConfig, LesaConfig),
     "stages.new_entries": (NewEntriesConfig,),
     "stages.freeze": (FreezeConfig,),
     "stages.masks": (MasksConfig,),

@@ -20,6 +20,7 @@ from outgrow.state import TrainingState
 from outgrow.store.grown import GrownView
 from outgrow.train.config import GrowConfig, RunConfig
 from outgrow.train.engine import build_model, model_config
+from outgrow.train.learn_plan import begun_state, check_operator, learning_flops
 from outgrow.train.needs import Needs
 from outgrow.train.optimizers import check_start
 from outgrow.train.treatment import check_treatment
@@ -44,7 +45,7 @@ class StagePlan:
     growth: GrowthPlan | None
     """How this stage's model grows from the one before; with a probe, the first candidate's plan."""
     probe_flops: float = 0.0
-    """Of the operators that are tried before this stage."""
+    """Of the operators that are tried, or the one that is fitted, before this stage."""
     cheap_steps: int = 0
     """Steps at its begin in which a part of the model is frozen,"""
     cheap_flops: float = 0.0
@@ -61,9 +62,14 @@ class StagePlan:
 
 
 def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
-    """The grown state, lazily: nothing is read until it is saved or loaded."""
+    """The grown state, lazily: nothing is read until it is saved or loaded; of a learned growth, as its fit begins."""
     from outgrow.api import grow
 
+    if growth.operator is not None:
+        folder = Path(growth.operator).expanduser()
+        return grow(state, to=growth.to, moments=growth.moments, operator=folder)
+    if growth.learn is not None:
+        return begun_state(state, growth)
     return grow(
         state,
         to=growth.to,
@@ -100,6 +106,7 @@ def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
         small, growth = state.config, None
         if stage.grow is not None:
             try:
+                check_operator(stage.grow, index)
                 grown = [grow_state(state, one) for one in candidates(stage.grow)]
             except OutgrowError as error:
                 raise type(error)(f"stages.{index}.grow: {error}") from None
@@ -114,6 +121,7 @@ def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
         tokens = run.stage_steps(index) * run.tokens_per_step
         flops = float(tokens * training_flops(state.config, run.data.sequence_length)[1])
         probe_flops = flops / run.stage_steps(index) * _probe_steps(stage.grow)
+        probe_flops += 0.0 if stage.grow is None else learning_flops(small, stage.grow, run)
         cheap = 0 if stage.freeze is None else stage.freeze.steps(run.tokens_per_step, run.stage_steps(index))
         cheap_flops = float(frozen_training_flops(state.config, run.data.sequence_length, frozen))
         cheap_flops *= run.tokens_per_step

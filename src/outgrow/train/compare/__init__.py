@@ -5,7 +5,8 @@
 study.yaml ──study──▶ arms ──pieces──▶ a tree of short runs ──runner──▶ decayed frontiers ──saving──▶ numbers
 """
 
-from outgrow.train.compare.runner import StudyResult, run_study
+from outgrow.train.compare.result import StudyResult
+from outgrow.train.compare.runner import run_study
 from outgrow.train.compare.study import StudyConfig, load_study, parse_study
 
 __all__ = ["StudyConfig", "StudyResult", "load_study", "parse_study", "run_study"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,8 @@ class Piece:
     parent: Piece | None
     settings: dict[str, Any]
     """The run without its output and its starting checkpoint."""
+    stage: int
+    """Which of the arm's stages it belongs to, from 0."""
 
     @property
     def key(self) -> str:
@@ -57,6 +60,37 @@ class Branch:
     budget: int
     piece: Piece
 
+    @property
+    def last_stage(self) -> tuple[Piece, ...]:
+        """Its line without the small stages: the growth and what follows."""
+        return tuple(piece for piece in self.piece.line if piece.stage == self.piece.stage)
+
+
+def all_pieces(found: Iterable[Branch]) -> list[Piece]:
+    """All pieces of some branches, parents before children, shared ones once."""
+    return list({piece.key: piece for branch in found for piece in branch.piece.line}.values())
+
+
+def common_run(study: StudyConfig) -> RunConfig:
+    """What all runs of a study share, as a run: its batch, optimizer, precision and device."""
+    return parse_run({**study.common, **_PROBE}, where="common")
+
+
+def arm_run(study: StudyConfig, arm: str) -> RunConfig:
+    """An arm as one whole run up to its largest budget: nobody trains it, but every growth in it can be checked."""
+    config = study.arms[arm]
+    stages = [
+        {
+            "name": f"stage-{place + 1}",
+            "tokens": stage.tokens or study.arm_budgets(arm)[-1],
+            **stage.settings(),
+        }
+        | ({"grow": stage.grow.model_dump(mode="json", exclude_unset=True)} if stage.grow else {})
+        for place, stage in enumerate(config.stages)
+    ]
+    settings = {**study.common, "output": "-", "model": config.model, "stages": stages}
+    return parse_run({**settings, "schedule": {"kind": "constant"}}, where=f"arm {arm}")
+
 
 def branches(
     study: StudyConfig, arm: str, seed: int, rate: float, budgets: tuple[int, ...]
@@ -87,7 +121,7 @@ class _Builder:
 
     def whole_steps(self, tokens: float) -> int:
         """Tokens rounded to whole optimizer steps, at least one."""
-        step = RunConfig.model_validate({**self.study.common, **_PROBE}).tokens_per_step
+        step = common_run(self.study).tokens_per_step
         return max(1, round(tokens / step)) * step
 
     def young(self) -> Piece | None:
@@ -119,7 +153,8 @@ class _Builder:
             own = self.arm.stages[place]
             stage |= own.settings()
             if own.grow is not None:
-                stage["grow"] = {"seed": self.seed, **own.grow.model_dump(mode="json", exclude_unset=True)}
+                seed = {} if own.grow.operator is not None else {"seed": self.seed}
+                stage["grow"] = {**seed, **own.grow.model_dump(mode="json", exclude_unset=True)}
         settings: dict[str, Any] = {
             **common,
             "seed": self.seed,
@@ -133,7 +168,9 @@ class _Builder:
             settings["schedule"] = {**schedule, "warmup_tokens": self.study.warmup_tokens}
         else:
             settings["data"].pop("tokenizer", None)  # the checkpoint's own
-        piece = Piece(f"{name}, seed {self.seed}, rate {self.rate:g}", parent, settings)
+        stage_place = len(self.arm.stages) - 1 if name in ("trunk", "decay") else place
+        assert stage_place is not None, "a small stage has a place"
+        piece = Piece(f"{name}, seed {self.seed}, rate {self.rate:g}", parent, settings, stage_place)
         self.steps += piece.run("-").total_steps
         return piece
 

@@ -6,84 +6,41 @@ on one study: a piece that another one holds is left to it.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from outgrow.store.atomic import write_json_atomic
-from outgrow.train.compare.pieces import Branch, Piece, branches
-from outgrow.train.compare.saving import Frontier, Saving, best_of, savings
+from outgrow.flops import model_cost
+from outgrow.store.atomic import write_json_atomic, write_text_atomic
+from outgrow.train.compare.cautions import cautions
+from outgrow.train.compare.downstream import check_downstream, downstream
+from outgrow.train.compare.pieces import Branch, Piece, all_pieces, arm_run, branches, common_run
+from outgrow.train.compare.result import Point, StudyResult, Trial
 from outgrow.train.compare.study import StudyConfig
-from outgrow.train.files import RunBusyError
+from outgrow.train.compare.timing import by_key, model_key, study_speeds
+from outgrow.train.files import RunBusyError, locked
 from outgrow.train.folder import RunFolder, read_metrics
 from outgrow.train.loop import train
-from outgrow.train.result import machine
+from outgrow.train.preflight import preflight
 from outgrow.train.run_file import dump_yaml
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Point:
-    """One decayed end: validation loss in nats, and all that was spent on it, the small stages and growth included."""
+class Ran:
+    """What one piece came to, read from its log."""
 
-    arm: str
-    seed: int
-    rate: float
-    budget: int
     loss: float
-    flops: float
+    accuracy: float | None
     tokens: int
-    seconds: float
-    folder: str
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """What a study came to."""
-
-    study: StudyConfig
-    points: tuple[Point, ...]
-    sweep: tuple[Point, ...]
-    rates: Mapping[str, float]
-    """The learning rate that was chosen for each arm."""
-    sweep_flops: float
-    """FLOPs of the sweeps alone; they are not part of any saving, and every arm had the same."""
-
-    def frontier(self, arm: str) -> Frontier:
-        """Decayed losses of an arm over its compute."""
-        budgets = self.study.arm_budgets(arm)
-        own = {(point.seed, point.budget): point for point in self.points if point.arm == arm}
-        first = self.study.seeds[0]
-        return Frontier(
-            tuple(own[first, budget].flops for budget in budgets),
-            tuple(tuple(own[seed, budget].loss for budget in budgets) for seed in self.study.seeds),
-        )
-
-    def savings(self) -> dict[str, tuple[Saving, ...]]:
-        """Every arm against the baseline."""
-        scratch = self.frontier(self.study.baseline)
-        return {arm: savings(self.frontier(arm), scratch) for arm in self.study.arms}
-
-    def best_scratch(self) -> tuple[tuple[float, ...], Any]:
-        """The second baseline: the best model from scratch of any size at every compute."""
-        return best_of([self.frontier(arm) for arm, config in self.study.arms.items() if config.is_scratch])
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        compute, losses = self.best_scratch()
-        return {
-            "study": self.study.model_dump(mode="json"),
-            "machine": machine(),
-            "rates": dict(self.rates),
-            "sweep_flops": self.sweep_flops,
-            "points": [asdict(point) for point in self.points],
-            "sweep": [asdict(point) for point in self.sweep],
-            "savings": {arm: [asdict(one) for one in found] for arm, found in self.savings().items()},
-            "best_scratch": {"flops": list(compute), "loss": [float(loss) for loss in losses]},
-        }
+    flops: float
+    growth_seconds: float
+    config: dict[str, Any]
+    """Of its model."""
 
 
 def run_study(study: StudyConfig, say: Say = print) -> StudyResult:
@@ -91,61 +48,82 @@ def run_study(study: StudyConfig, say: Say = print) -> StudyResult:
 
     Raises `ConfigError` before any training for a mistake in any arm, and what `train` raises.
     """
+    for arm in study.arms:
+        preflight(arm_run(study, arm))
+    check_downstream(study)
     root = Path(study.output)
     root.mkdir(parents=True, exist_ok=True)
-    tuning = study.tuning
-    candidates = {
-        (arm, rate): branches(study, arm, tuning.seed, rate, study.arm_budgets(arm))
-        for arm in study.arms
-        for rate in tuning.rates
-    }
-    sweep = [
-        branch
-        for (arm, _), found in candidates.items()
-        for branch in found
-        if branch.budget == study.tuning_budget(arm)
-    ]
-    (root / "study.yaml").write_text(dump_yaml(study.model_dump(mode="json")), encoding="utf-8")
-    run_pieces(_pieces(sweep), study.output, say, "sweep")
-    swept = tuple(point_of(branch, study.output) for branch in sweep)
-    rates = {
-        arm: min((point for point in swept if point.arm == arm), key=lambda point: point.loss).rate
-        for arm in study.arms
-    }
+    write_text_atomic(
+        root / "study.yaml", dump_yaml(study.model_dump(mode="json", by_alias=True, exclude_unset=True))
+    )
+    sweep = [branch for arm in study.arms for branch in sweep_branches(study, arm)]
+    run_pieces(all_pieces(sweep), study.output, say, "sweep")
+    trials = sweep_trials(sweep, study.output)
+    rates = {arm: best_rate(trials, arm) for arm in study.arms}
     for arm, rate in rates.items():
-        say(f"{arm}: learning rate {rate:g} of {', '.join(f'{one:g}' for one in tuning.rates)}")
-    wanted = [
+        say(f"{arm}: learning rate {rate:g} of {', '.join(f'{one:g}' for one in study.tuning.rates)}")
+    ends = [
         branch
         for arm in study.arms
         for seed in study.seeds
         for branch in branches(study, arm, seed, rates[arm], study.arm_budgets(arm))
     ]
-    run_pieces(_pieces(wanted), study.output, say, "study")
-    points = tuple(point_of(branch, study.output) for branch in wanted)
-    swept_flops = sum(_own(piece, study.output)["flops"] for piece in _pieces(sweep))
-    result = StudyResult(study, points, swept, rates, swept_flops)
+    run_pieces(all_pieces(ends), study.output, say, "study")
+    result = StudyResult(
+        study=study,
+        points=_points(study, ends, say),
+        sweep=trials,
+        rates=rates,
+        sweep_flops=sum(ran(piece, study.output).flops for piece in all_pieces(sweep)),
+        downstream=downstream(study, ends, say),
+    )
+    result = replace(result, cautions=cautions(result))
     write_json_atomic(root / "study.json", result.to_json())
     return result
 
 
+def sweep_branches(study: StudyConfig, arm: str) -> tuple[Branch, ...]:
+    """The ends of one arm that its learning rate is chosen by."""
+    return tuple(
+        branch
+        for rate in study.tuning.rates
+        for branch in branches(study, arm, study.tuning.seed, rate, study.arm_budgets(arm))
+        if branch.budget == study.tuning_budget(arm)
+    )
+
+
+def sweep_trials(sweep: Sequence[Branch], root: str) -> tuple[Trial, ...]:
+    """What the ends of a sweep came to."""
+    return tuple(Trial(one.arm, one.rate, one.budget, ran(one.piece, root).loss) for one in sweep)
+
+
+def best_rate(trials: Sequence[Trial], arm: str) -> float:
+    """The learning rate of the lowest loss."""
+    return min((trial for trial in trials if trial.arm == arm), key=lambda trial: trial.loss).rate
+
+
 def run_pieces(pieces: Sequence[Piece], root: str, say: Say, title: str) -> None:
     """Train every piece that is not there yet, parents first; those that another process holds are waited for."""
-    waiting = [piece for piece in pieces if not _finished(piece, root)]
-    total, done, began = sum(map(_tokens, waiting)), 0, time.monotonic()
+    waiting = [piece for piece in pieces if not is_finished(piece, root)]
+    total, done, began = sum(map(tokens_of, waiting)), 0, time.monotonic()
     if waiting:
         say(f"{title}: {len(waiting)} of {len(pieces)} pieces to train, {total:,} tokens")
     while waiting:
         moved = False
         for piece in list(waiting):
-            if piece.parent is not None and not _finished(piece.parent, root):
+            if piece.parent is not None and not is_finished(piece.parent, root):
                 continue
+            if _is_held(Path(root) / "pieces" / piece.key):
+                continue  # another process trains it; it is looked at again
             try:
                 train(piece.run(root), progress=False)
             except RunBusyError:
-                continue  # another process trains it; it is looked at again
+                continue  # another process was faster
+            # Its last state is all that anybody needs of a finished piece.
+            shutil.rmtree(Path(root) / "pieces" / piece.key / "stages", ignore_errors=True)
             waiting.remove(piece)
             moved = True
-            done += _tokens(piece)
+            done += tokens_of(piece)
             left = (time.monotonic() - began) / done * (total - done)
             say(
                 f"{title}: {piece.name} ({piece.key}); {done / total:.0%} of the tokens, about {left / 60:.0f} min left"
@@ -154,42 +132,65 @@ def run_pieces(pieces: Sequence[Piece], root: str, say: Say, title: str) -> None
             time.sleep(2.0)
 
 
-def point_of(branch: Branch, root: str) -> Point:
+def point_of(branch: Branch, root: str, speeds: Mapping[str, float]) -> Point:
     """What a finished branch came to: its own loss, and the cost of its whole line."""
-    line = [_own(piece, root) for piece in branch.piece.line]
+    line = [ran(piece, root) for piece in branch.piece.line]
+    end = line[-1]
     return Point(
-        branch.arm,
-        branch.seed,
-        branch.rate,
-        branch.budget,
-        line[-1]["loss"],
-        sum(one["flops"] for one in line),
-        sum(one["tokens"] for one in line),
-        sum(one["seconds"] for one in line),
-        f"pieces/{branch.piece.key}",
+        arm=branch.arm,
+        seed=branch.seed,
+        rate=branch.rate,
+        budget=branch.budget,
+        loss=end.loss,
+        accuracy=end.accuracy,
+        tokens=sum(one.tokens for one in line),
+        flops=sum(one.flops for one in line),
+        flops_sunk=sum(ran(piece, root).flops for piece in branch.last_stage),
+        seconds=sum(one.tokens * speeds[model_key(one.config)] + one.growth_seconds for one in line),
+        parameters=model_cost(end.config).non_embedding,
+        folder=f"pieces/{branch.piece.key}",
     )
 
 
-def _pieces(found: Sequence[Branch]) -> list[Piece]:
-    """All pieces of some branches, parents before children, shared ones once."""
-    return list({piece.key: piece for branch in found for piece in branch.piece.line}.values())
-
-
-def _own(piece: Piece, root: str) -> dict[str, Any]:
+def ran(piece: Piece, root: str) -> Ran:
+    """Read the log of a finished piece."""
     rows = read_metrics(RunFolder(Path(root) / "pieces" / piece.key).metrics)
     last = [row for row in rows if row["kind"] == "validation"][-1]
-    return {
-        "loss": last["val_loss"],
-        "flops": last["flops"],
-        "tokens": last["tokens"],
-        "seconds": last["seconds"],
-    }
+    return Ran(
+        loss=last["val_loss"],
+        accuracy=last.get("val_accuracy"),
+        tokens=last["tokens"],
+        flops=last["flops"],
+        growth_seconds=sum(row["growth_seconds"] for row in rows if row["kind"] == "growth"),
+        config=next(row["config"] for row in rows if row["kind"] == "stage"),
+    )
 
 
-def _finished(piece: Piece, root: str) -> bool:
+def is_finished(piece: Piece, root: str) -> bool:
+    """Whether a piece is there."""
     pointer = RunFolder(Path(root) / "pieces" / piece.key).pointer()
     return pointer is not None and pointer.finished
 
 
-def _tokens(piece: Piece) -> int:
+def _is_held(folder: Path) -> bool:
+    """Whether another process works in a run's folder: asked before `train` reads any data."""
+    if not folder.is_dir():
+        return False
+    try:
+        with locked(folder):
+            return False
+    except RunBusyError:
+        return True
+
+
+def tokens_of(piece: Piece) -> int:
+    """Tokens that a piece trains on."""
     return int(piece.settings["stages"][0]["tokens"])
+
+
+def _points(study: StudyConfig, ends: Sequence[Branch], say: Say) -> tuple[Point, ...]:
+    """All ends, with the time that they would have taken on this machine at one sitting."""
+    models = by_key([ran(piece, study.output).config for piece in all_pieces(ends)])
+    say(f"timing: {len(models)} models in turns")
+    speeds = study_speeds(models, common_run(study), study.timing, Path(study.output))
+    return tuple(point_of(branch, study.output, speeds) for branch in ends)

@@ -121,6 +121,39 @@ def _saving(
     return Saving(compute, loss, saving, low, high, speed_up, side, len(values) / len(picks))
 
 
+@dataclass(frozen=True)
+class EqualTokens:
+    """One arm at one budget against scratch at the same number of tokens, those of the small stages included."""
+
+    tokens: int
+    saving: float | None
+    """1 - C_arm / C_scratch(tokens); None where the baseline was not trained on so many or so few tokens."""
+    loss_difference: float | None
+    """L_arm - L_scratch(tokens) in nats: above 0, part of the saving was paid for with loss."""
+
+
+def at_equal_tokens(
+    arm: Frontier, tokens: Sequence[int], scratch: Frontier, scratch_tokens: Sequence[int]
+) -> tuple[EqualTokens, ...]:
+    """Every budget of an arm at equal tokens; the baseline's compute and loss are interpolated over log tokens.
+
+    >>> arm, full = Frontier((6e11,), ((3.9,),)), Frontier((1e12, 4e12), ((4.0, 3.6),))
+    >>> (one,) = at_equal_tokens(arm, [1000], full, [1000, 4000])
+    >>> round(one.saving, 6), round(one.loss_difference, 6)
+    (0.4, -0.1)
+    """
+    found = []
+    logs = np.log(np.asarray(scratch_tokens, dtype=np.float64))
+    for place, count in enumerate(tokens):
+        if not scratch_tokens[0] <= count <= scratch_tokens[-1]:
+            found.append(EqualTokens(count, None, None))
+            continue
+        equal = float(np.exp(np.interp(np.log(count), logs, np.log(scratch.compute))))
+        loss = float(np.interp(np.log(count), logs, scratch.mean()))
+        found.append(EqualTokens(count, 1 - arm.compute[place] / equal, float(arm.mean()[place]) - loss))
+    return tuple(found)
+
+
 _STUDENT_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812)
 """95 % quantile of Student's t for 1, 2, 3 ... degrees of freedom."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -77,6 +77,43 @@ class TuningConfig(Section):
     seed: int = 0
 
 
+class TimingConfig(Section):
+    """How the speed of every model is measured at the end (`train/compare/timing.py`)."""
+
+    rounds: Count = 5
+    """Every model has its turn in each round; one more round before them warms up and is not counted."""
+    steps: Count = 3
+    """Optimizer steps of a turn."""
+
+
+class TasksConfig(Section):
+    """Fine-tuning of an encoder on sentence classification, with the same settings for every arm."""
+
+    folder: str
+    """Where `sst2_train.tsv.xz`, `sst2_dev.tsv.xz` ... are."""
+    names: Annotated[tuple[Literal["sst2", "cola", "mrpc", "rte"], ...], Field(min_length=1)]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    epochs: Count = 3
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    batch: Count = 32
+    examples: Count | None = None
+    """Use at most so many training examples of a task."""
+
+
+class DownstreamConfig(Section):
+    """What else is asked of the last state of every arm's largest budget."""
+
+    lambada: str | None = None
+    """A .jsonl file (also .xz, .gz) of passages whose last word is to be found: `{"text": ...}`."""
+    passages: Count | None = None
+    """Use at most so many passages."""
+    perplexity: dict[str, str] = Field(default_factory=dict)
+    """Name -> a source of text of another domain."""
+    sequences: Count = 512
+    """Sequences of each of these."""
+    tasks: TasksConfig | None = None
+
+
 class StudyConfig(Section):
     """A whole study. See `benchmarks/studies/`."""
 
@@ -95,6 +132,8 @@ class StudyConfig(Section):
     warmup_tokens: TokenCount = 0
     decay_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of every budget over which its branch decays to zero."""
+    timing: TimingConfig = TimingConfig()
+    downstream: DownstreamConfig = DownstreamConfig()
 
     @model_validator(mode="after")
     def _fits(self) -> StudyConfig:
@@ -125,6 +164,9 @@ class StudyConfig(Section):
 _SECTIONS: Sections = {
     "": (StudyConfig,),
     "tuning": (TuningConfig,),
+    "timing": (TimingConfig,),
+    "downstream": (DownstreamConfig,),
+    "downstream.tasks": (TasksConfig,),
 }
 
 

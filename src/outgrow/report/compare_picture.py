@@ -1,0 +1,86 @@
+"""The picture of a study: decayed loss against FLOPs and against time, one line per arm, a dot per seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from outgrow.report.plot import COLORS, FAINT, INK
+from outgrow.train.compare.result import Cost, StudyResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10.5,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "outgrow",
+    "text.color": INK,
+}
+
+
+def draw_frontiers(result: StudyResult, folder: Path) -> tuple[Path, Path]:
+    """Write `frontier.png` and `frontier.svg`; the band is from the best to the worst seed."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(12.0, 5.0), dpi=150, layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        for place, arm in enumerate(result.study.arms):
+            _draw_arm(left, result, arm, "flops", COLORS[place % len(COLORS)])
+            _draw_arm(right, result, arm, "seconds", COLORS[place % len(COLORS)])
+        _style(left, "FLOPs, everything counted", "")
+        _style(right, "seconds of training, measured in turns", "s")
+        left.set_ylabel("decayed validation loss (nats per target)")
+        figure.legend(
+            *left.get_legend_handles_labels(), frameon=False, loc="outside right upper", fontsize=9.5
+        )
+        left.set_title(
+            result.study.title or folder.name, loc="left", fontsize=12.5, fontweight="bold", pad=12
+        )
+        paths = folder / "frontier.png", folder / "frontier.svg"
+        figure.savefig(paths[0])
+        figure.savefig(paths[1], metadata={"Date": None})
+    return paths
+
+
+def _draw_arm(axes: Axes, result: StudyResult, arm: str, cost: Cost, color: str) -> None:
+    frontier = result.frontier(arm, cost)
+    scratch = result.study.arms[arm].is_scratch
+    losses = np.asarray(frontier.losses)
+    axes.fill_between(
+        frontier.compute, losses.min(axis=0), losses.max(axis=0), color=color, alpha=0.12, linewidth=0
+    )
+    axes.plot(
+        frontier.compute,
+        frontier.mean(),
+        color=color,
+        linewidth=2.0,
+        linestyle=(0, (5, 2)) if scratch else "-",
+        marker="o",
+        markersize=5,
+        label=f"{arm} (nothing grows)" if scratch else arm,
+    )
+    for row in frontier.losses:
+        axes.plot(frontier.compute, row, color=color, linestyle="", marker="o", markersize=2.5, alpha=0.6)
+
+
+def _style(axes: Axes, label: str, unit: str) -> None:
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    wide = np.ptp(np.log10(axes.get_xlim())) > 1.5
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 3.0, 5.0, 7.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(EngFormatter(unit=unit, sep=" "))
+    axes.set_xlabel(label)
+    axes.grid(axis="y", color="#e7eaee", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color("#c9cfd6")
+    axes.tick_params(length=0, which="both", labelcolor=INK, color=FAINT)

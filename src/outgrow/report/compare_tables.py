@@ -1,0 +1,201 @@
+"""The tables of a study: savings, other figures that are often called savings, sweeps, downstream scores, the estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+from outgrow.report.html import TableSection
+from outgrow.report.text import amount, duration
+from outgrow.train.compare.estimate import ArmEstimate
+from outgrow.train.compare.result import StudyResult
+from outgrow.train.compare.saving import Saving, compute_at
+
+SAVINGS = (
+    "arm",
+    "rate",
+    "FLOPs",
+    "time",
+    "decayed loss",
+    "FLOPs saved",
+    "time saved",
+    "saved against any size",
+)
+SAVINGS_NOTE = (
+    "Saved: 1 - C / C of the baseline at equal decayed validation loss, the small stages and the growth counted, read off the "
+    "baseline's frontier by interpolation, never beyond it; in brackets the 90 % interval over seeds. Time: tokens times the seconds per token of each "
+    "model, measured in turns on one machine, and the growth. Against any size: FLOPs saved against the best model from scratch of "
+    "any size in the study. The sweep of learning rates is the same for all arms and not counted."
+)
+OTHERS = (
+    "arm",
+    "budget",
+    "tokens",
+    "speed-up",
+    "FLOPs saved, small model sunk",
+    "saved at equal tokens",
+    "loss difference",
+)
+OTHERS_NOTE = (
+    "Not savings at equal loss and equal honesty, but often quoted as such. Speed-up: C of the baseline / C - 1. Small model sunk: "
+    "its stages taken as free. At equal tokens: 1 - C / C of the baseline on as many tokens, small stages included; the loss "
+    "difference beside it (above 0: worse than the baseline) is what that saving was paid with."
+)
+
+
+def sections(result: StudyResult) -> tuple[TableSection, ...]:
+    """All tables of the report, the savings first."""
+    savings = TableSection("Savings at equal loss", SAVINGS, saving_rows(result), SAVINGS_NOTE)
+    others = TableSection("Other figures", OTHERS, other_rows(result), OTHERS_NOTE)
+    return (savings, others, *_downstream(result), _sweep(result))
+
+
+def saving_rows(result: StudyResult) -> list[tuple[str, ...]]:
+    """One row per arm and budget."""
+    compute, losses = result.best_scratch()
+    flops, seconds = result.savings("flops"), result.savings("seconds")
+    rows: list[tuple[str, ...]] = []
+    for arm in result.study.arms:
+        for one, timed in zip(flops[arm], seconds[arm], strict=True):
+            any_size, side = compute_at(compute, losses, one.loss)
+            rows.append(
+                (
+                    arm,
+                    f"{result.rates[arm]:g}",
+                    amount(one.compute),
+                    duration(timed.compute),
+                    f"{one.loss:.4f}",
+                    _saved(one),
+                    _saved(timed),
+                    side if any_size is None else percent(1 - one.compute / any_size),
+                )
+            )
+    return rows
+
+
+def other_rows(result: StudyResult) -> list[tuple[str, ...]]:
+    """One row per budget of every arm that grows."""
+    flops, sunk, equal = result.savings("flops"), result.savings("flops_sunk"), result.equal_tokens()
+    rows: list[tuple[str, ...]] = []
+    for arm, config in result.study.arms.items():
+        if config.is_scratch:
+            continue
+        budgets = result.study.arm_budgets(arm)
+        for place, budget in enumerate(budgets):
+            one, tokens = flops[arm][place], equal[arm][place]
+            rows.append(
+                (
+                    arm,
+                    amount(budget),
+                    amount(tokens.tokens),
+                    one.side if one.speed_up is None else percent(one.speed_up),
+                    _saved(sunk[arm][place]),
+                    "outside" if tokens.saving is None else percent(tokens.saving),
+                    "" if tokens.loss_difference is None else f"{tokens.loss_difference:+.4f}",
+                )
+            )
+    return rows
+
+
+def _downstream(result: StudyResult) -> tuple[TableSection, ...]:
+    scores = {arm: result.scores(arm) for arm in result.study.arms}
+    names = list(dict.fromkeys(name for found in scores.values() for name in found))
+    if not names:
+        return ()
+    rows = [
+        (arm, *(_mean(found[name]) if name in found else "" for name in names))
+        for arm, found in scores.items()
+    ]
+    note = (
+        "Of the last state of every arm's largest budget: mean over seeds ± standard deviation. Equal loss means an equal model "
+        "only where these agree."
+    )
+    return (TableSection("Downstream", ("arm", *(name.replace("_", " ") for name in names)), rows, note),)
+
+
+def _sweep(result: StudyResult) -> TableSection:
+    rates = sorted({trial.rate for trial in result.sweep})
+    rows = []
+    for arm in result.study.arms:
+        losses = {trial.rate: trial.loss for trial in result.sweep if trial.arm == arm}
+        marks = [f"{losses[rate]:.4f}" + (" *" if rate == result.rates[arm] else "") for rate in rates]
+        rows.append((arm, amount(result.study.tuning_budget(arm)), *marks))
+    note = (
+        f"Decayed loss with seed {result.study.tuning.seed}; * is used for all seeds and budgets of the arm. "
+        f"{amount(result.sweep_flops)} FLOPs, not counted in any saving."
+    )
+    columns = ("arm", "budget", *(f"{rate:g}" for rate in rates))
+    return TableSection("Sweep of learning rates", columns, rows, note)
+
+
+def estimate_section(arms: Sequence[ArmEstimate]) -> TableSection:
+    """What a study would take."""
+    rows = [
+        (
+            one.arm,
+            str(one.pieces),
+            str(one.there),
+            amount(one.tokens),
+            amount(one.flops),
+            duration(one.seconds),
+            duration(one.seconds_left),
+            f"{one.tokens_per_parameter:.1f}",
+        )
+        for one in arms
+    ]
+    seconds = [one.seconds for one in arms if one.seconds is not None]
+    left = [one.seconds_left for one in arms if one.seconds_left is not None]
+    whole = len(seconds) == len(arms)
+    rows.append(
+        (
+            "whole",
+            str(sum(one.pieces for one in arms)),
+            str(sum(one.there for one in arms)),
+            amount(sum(one.tokens for one in arms)),
+            amount(sum(one.flops for one in arms)),
+            duration(sum(seconds) if whole else None),
+            duration(sum(left) if whole else None),
+            "",
+        )
+    )
+    columns = ("arm", "pieces", "there", "tokens", "FLOPs", "time", "time left", "tokens/param")
+    note = (
+        "Sweeps and all seeds. A piece that arms share counts for the first. Validation and downstream scores come on top. "
+        "Tokens/param: largest budget, without embeddings."
+    )
+    return TableSection("What the study takes", columns, rows, note)
+
+
+def markdown(section: TableSection) -> list[str]:
+    """A table as lines of Markdown."""
+    lines = [section.columns, ["---"] * len(section.columns), *section.rows]
+    return [
+        f"## {section.heading}",
+        "",
+        *("| " + " | ".join(line) + " |" for line in lines),
+        "",
+        section.note,
+        "",
+    ]
+
+
+def percent(value: float) -> str:
+    """A share in percent.
+
+    >>> percent(0.2214), percent(-1e-9)
+    ('22.1 %', '0.0 %')
+    """
+    return f"{100 * value + 0.0:.1f} %".replace("-0.0 %", "0.0 %")
+
+
+def _saved(one: Saving) -> str:
+    """The saving and its interval, or on which side of the baseline's frontier the loss lies."""
+    if one.saving is None:
+        return one.side
+    if one.low is None or one.high is None:
+        return percent(one.saving)
+    return f"{percent(one.saving)} ({percent(one.low)} to {percent(one.high)})"
+
+
+def _mean(values: tuple[float, ...]) -> str:
+    return f"{fmean(values):.4g}" + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")

@@ -1,0 +1,114 @@
+"""Downstream scores of every arm's largest budget, so that "equal loss" can be checked to mean "equal model".
+
+    lambada_accuracy, lambada_perplexity   the last word of a passage (`language.py`)
+    <name>_perplexity                      another domain of text
+    <task>_<metric>                        an encoder fine-tuned on a task (`finetune.py`)
+
+A score is kept in `downstream/<piece>-<what>.json` and never computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from outgrow.architectures import load
+from outgrow.errors import ConfigError
+from outgrow.store.atomic import write_json_atomic
+from outgrow.train.compare.finetune import finetuned
+from outgrow.train.compare.language import last_word, other_text
+from outgrow.train.compare.pieces import Branch, common_run
+from outgrow.train.compare.study import StudyConfig
+from outgrow.train.compare.tasks import task_file
+from outgrow.train.config import RunConfig
+from outgrow.train.corpus import open_corpus
+
+Scores = dict[str, float]
+Measure = Callable[[Path, RunConfig], Scores]
+
+
+def check_downstream(study: StudyConfig) -> None:
+    """Before any training: files that are there, and scores that the models can have."""
+    asked = study.downstream
+    kinds = {load(str(arm.model["model_type"])).objective for arm in study.arms.values()}
+    needed = (
+        (asked.lambada is not None, {"causal"}, "lambada asks for the next word: a causal model"),
+        (asked.tasks is not None, {"masked"}, "tasks are for encoders: masked models"),
+        (bool(asked.perplexity), {"causal", "masked"}, "perplexity is of text: causal or masked models"),
+    )
+    for wanted, suits, says in needed:
+        if wanted and not kinds <= suits:
+            raise ConfigError(f"downstream.{says}", got=", ".join(sorted(kinds)))
+    if asked.lambada is not None and not Path(asked.lambada).expanduser().is_file():
+        raise ConfigError(f"downstream.lambada: no such file: {asked.lambada}")
+    for source in asked.perplexity.values():
+        open_corpus(source)
+    for name in asked.tasks.names if asked.tasks else ():
+        for part in ("train", "dev"):
+            task_file(Path(asked.tasks.folder).expanduser() if asked.tasks else Path(), name, part)
+
+
+def downstream(
+    study: StudyConfig, ends: Sequence[Branch], say: Callable[[str], None]
+) -> dict[str, dict[str, tuple[float, ...]]]:
+    """Arm -> score -> one value per seed."""
+    measures = _measures(study)
+    found: dict[str, dict[str, tuple[float, ...]]] = {arm: {} for arm in study.arms}
+    for branch in ends:
+        if branch.budget != study.arm_budgets(branch.arm)[-1]:
+            continue
+        for name, (settings, measure) in measures.items():
+            for score, value in _kept(study, branch, name, settings, measure, say).items():
+                before = found[branch.arm].get(score, ())
+                found[branch.arm][score] = (*before, value)
+    return found
+
+
+def _measures(study: StudyConfig) -> dict[str, tuple[Any, Measure]]:
+    """What is measured -> the settings that its result depends on, and how."""
+    asked = study.downstream
+    found: dict[str, tuple[Any, Measure]] = {}
+    if asked.lambada is not None:
+        path, most = Path(asked.lambada).expanduser(), asked.passages
+        found["lambada"] = ([asked.lambada, most], lambda state, run: last_word(state, run, path, most))
+    for name, source in asked.perplexity.items():
+
+        def perplexity(state: Path, run: RunConfig, name: str = name, source: str = source) -> Scores:
+            return {f"{name}_perplexity": other_text(state, run, source, asked.sequences)}
+
+        found[name] = ([source, asked.sequences], perplexity)
+    if asked.tasks is not None:
+        tasks = asked.tasks
+        for name in tasks.names:
+            settings = {**tasks.model_dump(mode="json"), "names": name}
+            found[name] = (settings, lambda state, run, name=name: finetuned(state, run, tasks, name))  # type: ignore[misc]
+    return found
+
+
+def _kept(
+    study: StudyConfig,
+    branch: Branch,
+    name: str,
+    settings: Any,
+    measure: Measure,
+    say: Callable[[str], None],
+) -> Scores:
+    """A score from its file, or measured now."""
+    root = Path(study.output)
+    digest = hashlib.sha256(json.dumps([name, settings]).encode()).hexdigest()[:8]
+    path = root / "downstream" / f"{branch.piece.key}-{name}-{digest}.json"
+    if path.is_file():
+        kept: Scores = json.loads(path.read_text(encoding="utf-8"))
+        return kept
+    found = measure(root / "pieces" / branch.piece.key / "final", common_run(study))
+    path.parent.mkdir(exist_ok=True)
+    write_json_atomic(path, found)
+    say(f"downstream: {branch.arm}, seed {branch.seed}: {_words(found)}")
+    return found
+
+
+def _words(scores: Scores) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())

@@ -1,0 +1,133 @@
+"""What a study came to: every decayed end with all that it cost, and the savings that are read off them.
+
+FLOPs of an end   = Σ over its line of pieces
+seconds of an end = Σ over its line of tokens · seconds per token of the piece's model + seconds of its growths
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from outgrow.train.compare.saving import EqualTokens, Frontier, Saving, at_equal_tokens, best_of, savings
+from outgrow.train.compare.study import StudyConfig
+from outgrow.train.result import machine
+
+Cost = Literal["flops", "seconds", "flops_sunk"]
+"""What is saved: all FLOPs, all seconds, or FLOPs with the small stages taken as free ("sunk")."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One decayed end: validation loss in nats, and all that was spent on it, the small stages and growth included."""
+
+    arm: str
+    seed: int
+    rate: float
+    budget: int
+    loss: float
+    accuracy: float | None
+    """On the validation images; None for text."""
+    tokens: int
+    flops: float
+    flops_sunk: float
+    """Without the small stages."""
+    seconds: float
+    parameters: int
+    """Of the last model, without embeddings."""
+    folder: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One end of the sweep of learning rates."""
+
+    arm: str
+    rate: float
+    budget: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study came to."""
+
+    study: StudyConfig
+    points: tuple[Point, ...]
+    sweep: tuple[Trial, ...]
+    rates: Mapping[str, float]
+    """The learning rate that was chosen for each arm."""
+    sweep_flops: float
+    """FLOPs of the sweeps alone; they are not part of any saving, and every arm had the same."""
+    downstream: Mapping[str, Mapping[str, tuple[float, ...]]]
+    """Arm -> score -> one value per seed, of the largest budget's last state."""
+    cautions: tuple[str, ...] = ()
+    """What a reader should know before believing the numbers."""
+
+    def of(self, arm: str) -> dict[tuple[int, int], Point]:
+        """The ends of an arm by seed and budget."""
+        return {(point.seed, point.budget): point for point in self.points if point.arm == arm}
+
+    def frontier(self, arm: str, cost: Cost = "flops") -> Frontier:
+        """Decayed losses of an arm over its cost; the cost is the mean over seeds."""
+        own, seeds, budgets = self.of(arm), self.study.seeds, self.study.arm_budgets(arm)
+        return Frontier(
+            tuple(float(np.mean([getattr(own[seed, budget], cost) for seed in seeds])) for budget in budgets),
+            tuple(tuple(own[seed, budget].loss for budget in budgets) for seed in seeds),
+        )
+
+    def savings(self, cost: Cost = "flops") -> dict[str, tuple[Saving, ...]]:
+        """Every arm against the baseline, whose small stages are none: it always pays in full."""
+        scratch = self.frontier(self.study.baseline, cost)
+        return {arm: savings(self.frontier(arm, cost), scratch) for arm in self.study.arms}
+
+    def equal_tokens(self) -> dict[str, tuple[EqualTokens, ...]]:
+        """Every arm against the baseline at equal tokens."""
+        base = self.study.baseline
+        return {
+            arm: at_equal_tokens(
+                self.frontier(arm), self._tokens(arm), self.frontier(base), self._tokens(base)
+            )
+            for arm in self.study.arms
+        }
+
+    def scores(self, arm: str) -> dict[str, tuple[float, ...]]:
+        """Downstream scores of an arm's largest budget, one value per seed; of images also the validation accuracy."""
+        own, budget = self.of(arm), self.study.arm_budgets(arm)[-1]
+        right = [own[seed, budget].accuracy for seed in self.study.seeds]
+        found = tuple(value for value in right if value is not None)
+        return {**({"accuracy": found} if found else {}), **self.downstream.get(arm, {})}
+
+    def best_scratch(self) -> tuple[tuple[float, ...], Any]:
+        """The second baseline: the best model from scratch of any size at every compute."""
+        return best_of([self.frontier(arm) for arm, config in self.study.arms.items() if config.is_scratch])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        compute, losses = self.best_scratch()
+        costs: tuple[Cost, ...] = ("flops", "seconds", "flops_sunk")
+        return {
+            "study": self.study.model_dump(mode="json"),
+            "machine": machine(),
+            "cautions": list(self.cautions),
+            "rates": dict(self.rates),
+            "sweep_flops": self.sweep_flops,
+            "points": [asdict(point) for point in self.points],
+            "sweep": [asdict(trial) for trial in self.sweep],
+            "savings": {
+                cost: {arm: [asdict(one) for one in found] for arm, found in self.savings(cost).items()}
+                for cost in costs
+            },
+            "equal_tokens": {
+                arm: [asdict(one) for one in found] for arm, found in self.equal_tokens().items()
+            },
+            "best_scratch": {"flops": list(compute), "loss": [float(loss) for loss in losses]},
+            "downstream": {arm: self.scores(arm) for arm in self.study.arms},
+        }
+
+    def _tokens(self, arm: str) -> list[int]:
+        own = self.of(arm)
+        return [own[self.study.seeds[0], budget].tokens for budget in self.study.arm_budgets(arm)]

@@ -1,0 +1,101 @@
+"""Causal, masked and image studies go through the same runner, each with the scores that it can have."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compare.tiny import other_study
+from outgrow.errors import ConfigError
+from outgrow.report.compare import study_report
+from outgrow.report.compare_tables import sections
+from outgrow.train.compare import parse_study, run_study
+
+
+def text(corpus: Path) -> dict[str, Any]:
+    return {
+        "source": str(corpus),
+        "tokenizer": {"vocab_size": 300},
+        "sequence_length": 16,
+        "validation_share": 0.1,
+    }
+
+
+def test_a_causal_study_with_scores_that_are_kept(corpus: Path, tmp_path: Path) -> None:
+    passages = tmp_path / "passages.jsonl"
+    lines = [json.dumps({"text": f"{word} {word} {word} end"}) for word in ("grow", "train", "stage")]
+    passages.write_text("\n".join(lines) + "\n")
+    asked = {"lambada": str(passages), "perplexity": {"same": str(corpus)}, "sequences": 8}
+    study = parse_study(
+        other_study(tmp_path / "study", "llama", text(corpus), downstream=asked, budgets=[1280])
+    )
+    said: list[str] = []
+    result = run_study(study, said.append)
+    scores = result.scores("stack")
+    assert set(scores) == {"lambada_accuracy", "lambada_perplexity", "same_perplexity"}
+    assert scores["same_perplexity"][0] < 300  # better than chance
+    assert scores["lambada_perplexity"][0] < 300
+    assert [section.heading for section in sections(result)][2] == "Downstream"
+    assert sum("downstream" in line for line in said) == 2 * 2
+    said.clear()
+    assert run_study(study, said.append).scores("stack") == scores
+    assert not any("downstream" in line for line in said)
+
+
+def test_a_masked_study_with_fine_tuning(corpus: Path, tmp_path: Path) -> None:
+    for part, count in (("train", 32), ("dev", 8)):
+        rows = [f"{'grow grow' if place % 2 else 'loss loss'}\t{place % 2}" for place in range(count)]
+        content = "\n".join(["sentence\tlabel", *rows]) + "\n"
+        (tmp_path / f"sst2_{part}.tsv.xz").write_bytes(lzma.compress(content.encode()))
+    tasks = {
+        "folder": str(tmp_path),
+        "names": ["sst2"],
+        "seeds": [0, 1],
+        "epochs": 8,
+        "learning_rate": 1e-2,
+        "batch": 8,
+    }
+    asked = {"perplexity": {"same": str(corpus)}, "sequences": 8, "tasks": tasks}
+    study = parse_study(other_study(tmp_path / "study", "bert", text(corpus), downstream=asked))
+    result = run_study(study, lambda _: None)
+    scores = result.scores("stack")
+    assert set(scores) == {"same_perplexity", "sst2_accuracy", "sst2_accuracy_spread"}
+    assert scores["sst2_accuracy"] == (1.0,)  # one word tells the classes apart
+    assert study_report(result).html.is_file()
+
+
+def test_an_image_study_with_its_accuracy(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    images = tmp_path / "images.npz"
+    np.savez(
+        images, images=random.integers(255, size=(60, 8, 8, 3)).astype(np.uint8), labels=np.arange(60) % 3
+    )
+    data = {"images": str(images), "validation_share": 0.2}
+    result = run_study(parse_study(other_study(tmp_path / "study", "vit", data)), lambda _: None)
+    assert all(point.accuracy is not None and 0 <= point.accuracy <= 1 for point in result.points)
+    assert result.scores("stack")["accuracy"] == (result.of("stack")[0, 24].accuracy,)
+    assert not any("per parameter" in caution for caution in result.cautions)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "asked", "says"),
+    [
+        ("bert", {"lambada": "x.jsonl"}, "a causal model"),
+        ("llama", {"lambada": "x.jsonl"}, "no such file: x.jsonl"),
+        ("llama", {"tasks": {"folder": "x", "names": ["rte"]}}, "for encoders"),
+        ("bert", {"tasks": {"folder": "x", "names": ["rte"]}}, "no such file"),
+        ("llama", {"perplexity": {"books": "nowhere.txt"}}, "nowhere.txt"),
+    ],
+)
+def test_scores_that_cannot_be_are_refused_before_any_training(
+    corpus: Path, tmp_path: Path, model_type: str, asked: dict[str, Any], says: str
+) -> None:
+    study = parse_study(other_study(tmp_path / "study", model_type, text(corpus), downstream=asked))
+    with pytest.raises(ConfigError, match=says):
+        run_study(study, lambda _: None)
+    assert not (tmp_path / "study" / "pieces").exists()

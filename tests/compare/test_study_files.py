@@ -1,0 +1,72 @@
+"""The studies of benchmarks/studies: every arm can be built, the sizes fit the time that each file promises."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from outgrow.flops import model_cost
+from outgrow.train.compare import StudyConfig, load_study
+from outgrow.train.compare.estimate import estimate
+from outgrow.train.compare.pieces import all_pieces, arm_run, branches, common_run
+from outgrow.train.needs import ImageNeeds, Needs, TextNeeds
+from outgrow.train.stages import plan_stages
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "benchmarks" / "studies").rglob("*.yaml"))
+NAMES = {"lm-depth", "lm-width", "lm-both", "gpt2-staged", "gpt2-staged-dropout", "bert-ligo", "vit-ligo"}
+CPU_FLOPS = 3 * 3600 * 2 * 50e9
+"""Three hours of two cores."""
+
+
+def needs(study: StudyConfig, model_type: str) -> Needs:
+    """What the data would ask for; nothing is read."""
+    data = common_run(study).data
+    if data.images is not None:
+        return ImageNeeds(32, 3, 10)
+    assert data.tokenizer is not None
+    assert data.tokenizer.vocab_size is not None
+    return TextNeeds(data.tokenizer.vocab_size, data.sequence_length, 0, 2 if model_type == "bert" else None)
+
+
+def test_every_study_is_there_in_both_sizes() -> None:
+    found = {(path.parent.name, path.stem) for path in FILES}
+    assert found == {(folder, name) for folder in ("studies", "gpu") for name in NAMES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_study_can_be_built_and_is_as_large_as_it_says(path: Path) -> None:
+    study = load_study(path)
+    gpu = path.parent.name == "gpu"
+    assert study.output == f"runs/studies/{'gpu/' if gpu else ''}{path.stem}"
+    plans = {
+        arm: plan_stages(arm_run(study, arm), needs(study, str(config.model["model_type"])))
+        for arm, config in study.arms.items()
+    }
+    for arm in study.arms:
+        found = branches(study, arm, 0, study.tuning.rates[-1], study.arm_budgets(arm))
+        for piece in all_pieces(found):
+            assert piece.run("-").output == f"-/pieces/{piece.key}"
+    planned = estimate(study, plans, measure=False)
+    flops = sum(one.flops for one in planned)
+    head = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    said = re.search(r"([\d.]+e\d+) FLOPs, ([\d.]+) h", head)
+    assert said is not None, "the head says how large the study is"
+    assert float(said[1]) == pytest.approx(flops, rel=0.01)
+    speed = 1e14 if gpu else 1e11
+    assert float(said[2]) == pytest.approx(flops / speed / 3600, rel=0.06)
+    assert len(study.seeds) >= 3
+    parameters = {arm: model_cost(stages[-1].config).parameters for arm, stages in plans.items()}
+    target = parameters[study.baseline]
+    for arm, config in study.arms.items():
+        if not config.is_scratch:
+            assert parameters[arm] == target, "every growth ends at the baseline's model"
+    if gpu:
+        assert 27e6 < target < 125e6
+    else:
+        assert flops <= CPU_FLOPS
+    (baseline,) = (one for one in planned if one.arm == study.baseline)
+    if "images" not in study.common["data"]:
+        assert baseline.tokens_per_parameter > 19

@@ -1,0 +1,50 @@
+"""Timing: every model in turns, kept, and measured again only where it must be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import outgrow.train.compare.timing as timing
+from compare.tiny import text_study
+from outgrow.errors import ConfigError
+from outgrow.train.compare import parse_study
+from outgrow.train.compare.estimate import plan_arms
+from outgrow.train.compare.pieces import common_run
+
+
+def test_models_take_turns_and_are_measured_once(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = parse_study(text_study(corpus, tmp_path))
+    models = timing.by_key([plan.config for plans in plan_arms(study).values() for plan in plans])
+    assert len(models) == 2  # one layer and two, whatever operator grew it
+    order: list[int] = []
+
+    def turn(self: timing._Turn, steps: int) -> float:
+        layers = int(self._model.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
+        order.append(layers)
+        return (100.0 if len(order) <= 2 else 1.0 + len(order)) * layers * steps
+
+    monkeypatch.setattr(timing._Turn, "take", turn)
+    run = common_run(study)
+    speeds = timing.study_speeds(models, run, study.timing, tmp_path)
+    assert len(order) == 2 * 3  # a round to warm up and two
+    assert order[:2] == order[2:4] == order[4:]
+    per = {models[key]["num_hidden_layers"]: value for key, value in speeds.items()}
+    places = {layers: order.index(layers) for layers in order}  # 0 or 1
+    for layers, place in places.items():  # the median of the rounds after the first
+        expected = sum(1.0 + count + place for count in (3, 5)) / 2 * layers / run.tokens_per_step
+        assert per[layers] == pytest.approx(expected)
+    assert timing.study_speeds(models, run, study.timing, tmp_path) == speeds
+    assert len(order) == 6
+    more = {**models, "another": next(iter(models.values()))}
+    timing.study_speeds(more, run, study.timing, tmp_path)
+    assert len(order) == 6 + 3 * 3  # one model more: all again, in turns
+    content = json.loads((tmp_path / "timing.json").read_text())
+    assert content["machine"]["processors"]
+    (tmp_path / "timing.json").write_text("{}")
+    with pytest.raises(ConfigError, match="damaged"):
+        timing.study_speeds(models, run, study.timing, tmp_path)

@@ -1,0 +1,108 @@
+"""LESA as an operator of its own: predicted once, saved, applied again to the same bits, refused on another source."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from battery import zoo
+from outgrow import TrainingState, grow
+from outgrow.api import apply
+from outgrow.errors import ConfigError, GrowthError
+from outgrow.new_entries import new_entries
+from outgrow.plan import plan
+from outgrow.store.operator_file import load_operator, save_operator
+from outgrow.train.lesa import LesaOptions, fit_lesa, learn_lesa
+from test_cli import outgrow, refused
+
+TO = {"num_hidden_layers": 4, "intermediate_size": 56}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = zoo.build({**zoo.config("llama"), "num_hidden_layers": 3}, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters())
+    zoo.loss(model, zoo.batch()).backward()
+    optimizer.step()
+    folder = tmp_path_factory.mktemp("lesa") / "small"
+    TrainingState.from_model(model, optimizer).save_pretrained(folder)
+    return folder
+
+
+def test_a_saved_operator_holds_the_predicted_layers(checkpoint: Path, tmp_path: Path) -> None:
+    state = TrainingState.from_pretrained(checkpoint)
+    options = LesaOptions(steps=5, hidden=8, rank=6, noise=0.05, seed=3)
+    operator, found = learn_lesa(state, TO, options)
+    save_operator(operator, tmp_path / "op")
+    loaded = load_operator(tmp_path / "op")
+    assert loaded.method == "lesa"
+    assert loaded.record["error"] == found.error
+    assert loaded.options == {"width": "isometric", "noise": 0.05, "seed": 3}
+    grown = grow(state, operator=tmp_path / "op")
+    direct = fit_lesa(state, TO, noise=0.05, steps=5, hidden=8, rank=6, seed=3)
+    wanted = apply(plan(direct, "reset"), state)
+    for name in wanted.source.names("weight"):
+        assert torch.equal(grown.source.read(name, "weight"), wanted.source.read(name, "weight")), name
+    new = grown.source.read("model.layers.2.mlp.down_proj.weight", "weight")  # gap 1 of two
+    assert not torch.equal(new, grown.source.read("model.layers.1.mlp.down_proj.weight", "weight"))
+    other = TrainingState.from_model(zoo.build(dict(state.config), dtype=torch.float32))
+    with pytest.raises(GrowthError, match="predicted from other weights"):
+        grow(other, operator=tmp_path / "op")
+    moved = grow(state, operator=tmp_path / "op", moments="transport")
+    assert set(moved.source.names("exp_avg")) == set(moved.source.names("weight"))
+
+
+def test_predicted_layers_are_new(checkpoint: Path) -> None:
+    state = TrainingState.from_pretrained(checkpoint)
+    entries = new_entries(plan(fit_lesa(state, {"num_hidden_layers": 4}, steps=1, hidden=2, rank=2)))
+    new = {name for name, one in entries.items() if one.any}
+    assert new == {name for name in entries if name.startswith("model.layers.2.")}
+    assert all(entries[name].all for name in new)
+
+
+def test_another_source_is_refused_by_name_and_shape(checkpoint: Path) -> None:
+    state = TrainingState.from_pretrained(checkpoint)
+    operator, _ = learn_lesa(state, {"num_hidden_layers": 4}, LesaOptions(steps=1, hidden=2, rank=2))
+    for change, says in (
+        ({"num_hidden_layers": 4}, "number of layers"),
+        ({"intermediate_size": 48}, "model.layers.{L}.mlp.gate_proj.weight"),
+        ({"model_type": "mistral"}, "model type"),
+    ):
+        with pytest.raises(GrowthError, match="another source") as caught:
+            operator.growth({**state.config, **change})
+        assert says in str(caught.value)
+
+
+def test_what_lesa_cannot_do(checkpoint: Path) -> None:
+    state = TrainingState.from_pretrained(checkpoint)
+    with pytest.raises(GrowthError, match="none to predict"):
+        learn_lesa(state, {"intermediate_size": 56}, LesaOptions())
+    with pytest.raises(GrowthError, match="at most 5 layers"):
+        learn_lesa(state, {"num_hidden_layers": 6}, LesaOptions())
+    with pytest.raises(ConfigError, match="rank"):
+        LesaOptions(rank=0)
+
+
+def test_lesa_from_the_command_line(checkpoint: Path, tmp_path: Path) -> None:
+    learn = ("learn", checkpoint, tmp_path / "large", "--method", "lesa", "--to", "num_hidden_layers=4")
+    own = ("--steps", "3", "--hidden", "4", "--rank", "5")
+    done = outgrow(*learn, *own, "--save-operator", tmp_path / "op", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["new_layers"] == 1
+    again = outgrow("grow", checkpoint, tmp_path / "again", "--operator", tmp_path / "op")
+    assert again.returncode == 0, again.stderr
+    first, second = (tmp_path / name / "model.safetensors" for name in ("large", "again"))
+    assert first.read_bytes() == second.read_bytes()
+    proved = outgrow("verify", checkpoint, tmp_path / "again", "--steps", "1")
+    assert proved.returncode == 0, proved.stdout + proved.stderr
+    replaced = outgrow(*learn, *own, "--save-operator", tmp_path / "op", "--overwrite")
+    assert replaced.returncode == 0, replaced.stderr
+    assert "reads no data" in refused(*learn, "--data", "stdlib")
+    assert "no use for --warmup, --start" in refused(*learn, "--warmup", "3", "--start", "published")
+    ligo = ("learn", checkpoint, tmp_path / "x", "--to", "num_hidden_layers=4")
+    assert "is fitted to data" in refused(*ligo)
+    assert "no use for --hidden" in refused(*ligo, "--data", "stdlib", "--hidden", "4")
