@@ -125,6 +125,23 @@ def arms() -> list[Arm]:
     return found
 
 
+def distinct(found: list[Arm], scale: Scale, config: dict[str, Any]) -> dict[str, list[str]]:
+    """Arm -> the depth operators that are the same growth at these sizes (at a factor of 2, several are); each is run once."""
+    same: dict[str, list[str]] = {}
+    first: dict[object, str] = {}
+    for arm in found:
+        key: object = arm.name
+        if arm.kind == "depth" or arm.name == "isometric + stack":
+            growth = plan_growth(config, to=arm.to(scale), seed=0, **(arm.grow or {})).growth
+            if not growth.parts:
+                key = (str(arm.grow and arm.grow["width"]), growth.layers)
+        name = first.setdefault(key, arm.name)
+        same.setdefault(name, [])
+        if name != arm.name:
+            same[name].append(str(arm.grow and arm.grow["depth"]))
+    return same
+
+
 def settings(scale: Scale, data: Path, output: Path, seed: int) -> dict[str, Any]:
     """What all runs share."""
     return {
@@ -225,12 +242,15 @@ def escape(scale: Scale, arm: Arm, seed: int, source: Path, final: Path) -> floa
 # ---- what came of it ------------------------------------------------------------------------------------------------
 
 
-def collected(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Arm -> its results, one per seed."""
+def collected(folder: Path, scale: Scale) -> dict[str, list[dict[str, Any]]]:
+    """Arm -> its results, one per seed, best first; an arm that stands for several operators names them."""
+    config = TrainingState.from_pretrained(folder / "source" / "final").config
+    names = {name: ", ".join([name, *others]) for name, others in distinct(arms(), scale, config).items()}
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("*/arm.json")):
         row = json.loads(path.read_text())
-        found.setdefault(row["arm"], []).append(row)
+        if row["arm"] in names:
+            found.setdefault(names[row["arm"]], []).append(row)
     return dict(sorted(found.items(), key=lambda item: mean(row["losses"][-1] for row in item[1])))
 
 
@@ -297,7 +317,7 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path, title: str) -> None
 
 def report(folder: Path, static: Path, scale: str) -> None:
     """Print the table; write operators.json (which docs/operators.md takes in) and the picture."""
-    found = collected(folder)
+    found = collected(folder, SCALES[scale])
     rows = table(found)
     columns = list(next(iter(rows.values())))
     print(f"| arm | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|")
@@ -326,7 +346,10 @@ def main() -> None:
     if arguments.report:
         report(folder, arguments.report, arguments.scale)
         return
-    jobs = [(arm, seed) for seed in range(arguments.seeds) for arm in arms() if arguments.only in arm.name]
+    config = TrainingState.from_pretrained(folder / "source" / "final").config
+    once = distinct(arms(), scale, config)
+    wanted = [arm for arm in arms() if arm.name in once and arguments.only in arm.name]
+    jobs = [(arm, seed) for seed in range(arguments.seeds) for arm in wanted]
     for place, (arm, seed) in enumerate(jobs):
         try:
             row = run_arm(scale, arm, seed, arguments.data, folder)
