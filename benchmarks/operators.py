@@ -4,7 +4,8 @@ A Llama-like model is trained on Wikipedia text, its width and depth are doubled
 trained on: same tokens, same learning rate, same decay at the end, three seeds (of the growth and of the order of the data). `--scale`:
 small (0.3 M to 1.5 M parameters, 192 K tokens of continuation), large (1 M to 7 M, 102 K tokens), gpu (29 M to 120 M, 20 M tokens, bf16). Moments as the operator's paper keeps them. Reported: validation loss (nats per
 token) right after the growth, after 1 %, 10 % and 100 % of the continuation; escape (share of the weights outside the
-small model's subspace at the end); seconds of the growth. Two arms without growth stand beside: the source trained on,
+small model's subspace at the end); seconds of the growth. Learned operators are fitted with 100 steps first, which the other arms do not
+have. Two arms without growth stand beside: the source trained on,
 and the target from random weights.
 
     python benchmarks/operators.py --source            train the source (a few minutes on one core)
@@ -119,6 +120,11 @@ def arms() -> list[Arm]:
     for init in ("copy", "zero"):
         how = {"width": f"sparkling:fan_in={init}", "depth": "stack", "moments": "keep_zero", "noise": 0.0}
         found.append(Arm(f"sparkling:fan_in={init} + stack, boost", "width", how, boost))
+    for method, start in (("ligo", "exact"), ("ligo", "published"), ("mango", "published")):
+        how = {"learn": {"method": method, "start": start}}
+        found.append(
+            Arm(f"{method}, {start} start", "learned", how)
+        )  # LESA puts one layer in a gap: no doubling
     for noise in (0.1, 1.0):
         how = {"width": "isometric", "depth": "stack", "moments": "transport", "noise": noise}
         found.append(Arm(f"isometric + stack, noise {noise:g}", "noise", how))
@@ -228,7 +234,7 @@ def run_arm(scale: Scale, arm: Arm, seed: int, data: Path, folder: Path) -> dict
 
 def escape(scale: Scale, arm: Arm, seed: int, source: Path, final: Path) -> float | None:
     """Share of the final weights outside the small model's subspace, where the operator's maps define one."""
-    if arm.grow is None:
+    if arm.grow is None or arm.kind == "learned":
         return None
     config = TrainingState.from_pretrained(source).config
     asked = {**arm.grow, "moments": "transport"}
