@@ -315,9 +315,8 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path, title: str) -> None
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0, color=FAINT, labelcolor=INK)
-    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    axes.legend(frameon=False, loc="upper right", fontsize=9)
     axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", color=INK)
-    figure.savefig(path.with_suffix(".png"))
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
