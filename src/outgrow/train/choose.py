@@ -114,7 +114,5 @@ def _try(
     if math.isfinite(end):
         end = evaluate(live.model, session.validation, session.device)
     end = end if math.isfinite(end) else math.inf
-    session.progress.say(
-        f"probe: {width} + {growth.depth}: validation loss {start:.4f}, then {end:.4f}"
-    )
+    session.progress.say(f"probe: {width} + {growth.depth}: validation loss {start:.4f}, then {end:.4f}")
     return Trial(width, growth.depth, tuple(losses), start, end)
