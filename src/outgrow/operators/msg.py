@@ -14,12 +14,11 @@ import torch
 
 from outgrow.architectures import Model
 from outgrow.architectures.spec import AxisSpec
-from outgrow.errors import GrowthError
 from outgrow.growth import Growth, Part
 from outgrow.linear import EMPTY, Identity, LinearMap, Select
 from outgrow.maps import AxisMap, padding
 from outgrow.operators.registry import Operator
-from outgrow.operators.units import as_given, grow, growing, head_axes, refuse_head_dim
+from outgrow.operators.units import as_given, grow, growing, head_axes, refuse_fewer_queries, refuse_head_dim
 
 
 def msg(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) -> Growth:
@@ -34,11 +33,7 @@ def msg(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) -> Gro
     'both'
     """
     refuse_head_dim(small, large, "msg")
-    if large.sizes.get("group", 0) < small.sizes.get("group", 0):
-        raise GrowthError(
-            "msg cannot give key/value heads fewer query heads: every old query head keeps its key/value head",
-            fix="use isometric or duplicate, or raise num_attention_heads with num_key_value_heads",
-        )
+    refuse_fewer_queries(small, large, "msg")
     heads = {name: padding(small.sizes[name], large.sizes[name], fresh="both") for name in head_axes(small)}
     growth = grow(small, large, _rule, heads, seed, noise=0.0)
     if not growing(small, large):

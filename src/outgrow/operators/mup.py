@@ -21,7 +21,7 @@ from outgrow.linear import Identity, LinearMap, Select
 from outgrow.maps import AxisMap, padding
 from outgrow.operators.msg import new_gains
 from outgrow.operators.registry import Operator
-from outgrow.operators.units import as_given, grow, growing, head_axes, refuse_head_dim
+from outgrow.operators.units import as_given, grow, growing, head_axes, refuse_fewer_queries, refuse_head_dim
 from outgrow.operators.width import duplicate
 from outgrow.plan import GrowthPlan
 
@@ -58,11 +58,7 @@ def szp(
     _check("szp", "perturb", perturb)
     _check("szp", "shrink", shrink)
     refuse_head_dim(small, large, "szp")
-    if large.sizes.get("group", 0) < small.sizes.get("group", 0):
-        raise GrowthError(
-            "szp cannot give key/value heads fewer query heads: every old query head keeps its key/value head",
-            fix="use isometric or duplicate, or raise num_attention_heads with num_key_value_heads",
-        )
+    refuse_fewer_queries(small, large, "szp")
     heads = {name: padding(small.sizes[name], large.sizes[name], fresh="none") for name in head_axes(small)}
     growth = grow(small, large, _silent, heads, seed, noise=0.0)
     if not growing(small, large):

@@ -155,6 +155,15 @@ def refuse_head_dim(small: Model, large: Model, operator: str) -> None:
             )
 
 
+def refuse_fewer_queries(small: Model, large: Model, operator: str) -> None:
+    """Refuse to deal query heads out anew: under `operator` every old one keeps its key/value head."""
+    if large.sizes.get("group", 0) < small.sizes.get("group", 0):
+        raise GrowthError(
+            f"{operator} cannot give key/value heads fewer query heads: every old query head keeps its key/value head",
+            fix="use isometric or duplicate, or raise num_attention_heads with num_key_value_heads",
+        )
+
+
 def _dealt(kv: AxisMap, before: int, after: int) -> AxisMap:
     """Fewer query heads per key/value head: the old group's heads are dealt out to its copies in turn."""
     sources = kv.forward.index.tolist() if isinstance(kv.forward, Select) else list(range(kv.small))

@@ -26,6 +26,7 @@ from outgrow.operators.units import (
     has_layer_norm,
     head_axes,
     multiples,
+    refuse_fewer_queries,
     rotary_places,
 )
 
@@ -73,11 +74,7 @@ def pad(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) -> Gro
     Keeps: function; the gradient law on old entries (not under LayerNorm). Post-norm LayerNorm cannot be padded.
     Nothing is copied, so there is nothing that `noise` could tell apart: it is left out.
     """
-    if large.sizes.get("group", 0) < small.sizes.get("group", 0):
-        raise GrowthError(
-            "pad cannot give key/value heads fewer query heads: every old query head keeps its key/value head",
-            fix="use isometric or duplicate, or raise num_attention_heads with num_key_value_heads",
-        )
+    refuse_fewer_queries(small, large, "pad")
     heads = {
         name: padding(small.sizes[name], large.sizes[name], fresh="writers") for name in head_axes(small)
     }
@@ -142,7 +139,7 @@ OPERATORS = (
         function="kept at any width, pre-norm",
         gradient="kept on old entries; not under LayerNorm",
         escape="new units are drawn, so nothing is locked",
-        use="small changes of width that must not lose anything",
+        use="the default: best in the comparison below; any width",
         published_moments="keep_zero",
     ),
 )
