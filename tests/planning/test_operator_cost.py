@@ -81,7 +81,7 @@ def test_noise_averages_out_over_seeds(tmp_path: Path) -> None:
 
 
 def test_pooling_is_the_nearest_falling_curve() -> None:
-    """Against the closed form: g_i = max over k >= i of min over j <= i of ... of means, for curves that fall."""
+    """Against the closed form: point i is the least over j <= i of the greatest over k >= i of the mean of points j to k."""
     loss = 4 - 0.05 * np.arange(25) + 0.2 * np.random.default_rng(3).normal(size=25)
     tokens = 1e5 * np.arange(1, 26)
     found = falling(make_curve("a", 1e6, tokens.tolist(), loss.tolist(), places=["line"] * 25))
@@ -134,7 +134,9 @@ def test_several_growths_and_a_run_from_a_checkpoint(tmp_path: Path) -> None:
     cost = measured(tmp_path / "twice", twice, scratch_log())
     assert cost.lost_tokens == pytest.approx(600_000, rel=0.01)
     assert "2 growths in this run: the last one is measured" in cost.notes
+    log[place + 1]["probe_flops"] = 1e12
     cost = measured(tmp_path / "alone", log[place:], scratch_log())
+    assert MeasuredOperator((cost, cost)).operator("both").flops == 1e12
     assert cost.lost_tokens == pytest.approx(600_000, rel=0.01)
     assert cost.small is None
     assert "began with the growth" in cost.notes[0]
@@ -265,7 +267,7 @@ def test_the_plans_own_fit_serves_as_the_curve(tmp_path: Path, plan: Callable[..
     worked = study(parse_plan(plan(measured={"grown": str(log)})))
     cost = worked.measured["both"]
     assert cost.lost_tokens == pytest.approx(600_000, rel=0.01)
-    assert "the law's curve" in cost.pilots[0].own
+    assert "the fitted curve of" in cost.pilots[0].own
     assert worked.problem.operators[2].lost_tokens == cost.lost_tokens
 
 
@@ -321,5 +323,5 @@ def test_mistakes_in_plans(tmp_path: Path, plan: Callable[..., dict[str, Any]]) 
         **plan(measured={"grown": pair["grown"]}),
         "law": {"kind": "fit", "draws": 20, "form": "per_size", "curves": [{"path": str(curve)}]},
     }
-    assert "never saw a model of the grown size" in said(other)
+    assert "not fitted to a curve of the grown size" in said(other)
     assert "not the log of a run" in said(plan(measured=pair | {"scratch": str(curve)}))

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 
 from outgrow.curves import CurveFile, read_curves, select
+from outgrow.curves.falling import falling
+from outgrow.curves.grown import read_grown_curve
 from outgrow.flops import training_flops_per_token
+from outgrow.stages.measured import pilot_cost
 from outgrow.train.folder import read_metrics
 from outgrow.train.loop import train
 from outgrow.train.run_file import parse_run
@@ -29,3 +32,45 @@ def test_the_log_of_a_staged_run(tiny: Callable[..., dict[str, Any]]) -> None:
     assert curve.flops_per_token == training_flops_per_token(opening["config"], run.data.sequence_length)
     assert "stages after a growth left out: large" in curve.notes
     assert len(select(curve, "all").tokens) == len(own)
+
+
+def test_what_a_growth_cost_in_real_runs(tiny: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """A run that grows, and its grown size from scratch: both logs are what a plan measures an operator on."""
+    often = {
+        "evaluation": {"every_tokens": 128, "sequences": 8},
+        "schedule": {"kind": "constant", "warmup_tokens": 128},
+        "checkpoint": {"every_steps": 100, "keep": 1},
+        "log_every_steps": 1,
+    }
+    small, large = tiny()["stages"]
+    grown = parse_run(tiny(**often, stages=[small, {**large, "tokens": 64 * 24}]))
+    train(grown)
+    sizes = {**tiny()["model"], **large["grow"]["to"], "intermediate_size": 24}
+    whole = [{"name": "whole", "tokens": 64 * 50}]
+    scratch = parse_run(tiny(**often, output=str(tmp_path / "whole"), model=sizes, stages=whole))
+    train(scratch)
+    run = read_grown_curve(Path(grown.output) / "metrics.jsonl")
+    (curve,) = read_curves(CurveFile(Path(scratch.output)))
+    cost = pilot_cost(run, falling(curve))
+    rows = read_metrics(Path(grown.output) / "metrics.jsonl")
+    growth = next(row for row in rows if row["kind"] == "growth")
+    assert cost.loss_gap == growth["loss_after"] - growth["loss_before"]
+    at_full_rate = [row for row in rows if row["kind"] == "validation" and row["tokens"] >= 64 * 12 + 256]
+    assert run.tokens.tolist() == [
+        row["tokens"] - 64 * 12 for row in at_full_rate
+    ]  # a re-warm-up of 128 tokens
+    assert "1 points in re-warm-up or decay left out" in run.notes
+    own = [
+        (row["tokens"], row["val_loss"])
+        for row in read_metrics(Path(scratch.output) / "metrics.jsonl")
+        if row["kind"] == "validation"
+    ]
+
+    def reached(loss: float) -> int:
+        return next(tokens for tokens, value in own if value <= loss)
+
+    needed = reached(at_full_rate[-1]["val_loss"]) - reached(growth["loss_after"])
+    assert needed > 512
+    assert (
+        abs(cost.lost[-1] - (cost.tokens[-1] - needed)) <= 2 * 128
+    )  # validations of both losses are 128 tokens apart

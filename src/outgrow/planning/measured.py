@@ -81,25 +81,24 @@ def _log(path: Path) -> Path:
 
 
 def _own_of_law(plan: PlanConfig, law: SizeLaw, config: Mapping[str, Any]) -> FallingCurve:
-    """The grown size's curve by the plan's own fit, as far as its points go."""
+    """The grown size's curve by the plan's own fit, between the first and last tokens of the points of that size."""
     if not law.fitted or (isinstance(plan.law, FitLaw) and plan.law.points != "stable"):
         raise ConfigError(
             "scratch is missing: the curve of the grown size from scratch",
             fix="name the metrics.jsonl of a run from scratch, or fit the law to your curves (points: stable)",
         )
     parameters = law_parameters(config, plan.law.count)
-    seen = law.ranges["parameters"]
-    if seen.outside(parameters):
+    tokens = [curve.tokens for curve in law.curves if abs(curve.parameters / parameters - 1) < 0.02]
+    if not tokens:
         raise ConfigError(
-            "scratch is missing, and the fitted law never saw a model of the grown size",
-            got=f"{parameters:.4g} parameters",
-            expected=f"{seen.low:.4g} to {seen.high:.4g}",
+            "scratch is missing, and the law was not fitted to a curve of the grown size",
+            got=", ".join(f"{curve.parameters:.4g}" for curve in law.curves),
+            expected=f"{parameters:.4g} parameters",
             fix="name the metrics.jsonl of a run from scratch, or add one to law.curves",
         )
-    tokens = law.ranges["tokens"]
-    return falling_law(
-        f"the law's curve of {parameters:.4g} parameters", law.best(parameters), tokens.low, tokens.high
-    )
+    first, last = min(float(one[0]) for one in tokens), max(float(one[-1]) for one in tokens)
+    source = f"the fitted curve of {parameters:.4g} parameters"
+    return falling_law(source, law.best(parameters), first, last)
 
 
 def _check_sizes(grown: GrownCurve, other: str, config: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ def operator_costs_table(measured: Mapping[str, MeasuredOperator]) -> Table:
         title_justify="left",
     )
     for place, column in enumerate(
-        ("growth", "seeds", "loss gap", "lost tokens", "over the last half", "own FLOPs", "measured on")
+        ("growth", "seeds", "loss gap", "lost tokens", "over the last half", "growth's FLOPs", "measured on")
     ):
         table.add_column(column, justify="right" if 0 < place < 6 else "left", overflow="fold")
     for kind, one in measured.items():

@@ -162,7 +162,7 @@ class MeasuredOperator:
     def operator(self, name: str) -> Operator:
         """What a schedule is planned with: negative lost tokens count as 0.
 
-        A gain was seen after a whole pilot. A schedule that could take it at each growth, however short the stage, would have
-        stages that cost less than nothing, and would chain them.
+        A gain was seen after a whole pilot. A schedule could take it at each growth, however short the stage: one shorter
+        than the gain would cost less than nothing.
         """
         return Operator(name, self.loss_gap, max(0.0, self.lost_tokens), self.flops)
