@@ -19,6 +19,7 @@ from outgrow.errors import ConfigError
 from outgrow.planning.cautions import cautions
 from outgrow.planning.plan_file import parse_plan
 from outgrow.planning.study import study
+from outgrow.stages import replay
 from outgrow.stages.measured import MeasuredOperator, PilotCost, pilot_cost
 from planning import pilots
 from planning.pilots import LARGE, TOKENS, Row, config, grown_log, scratch_log, write
@@ -160,6 +161,7 @@ def broken(kind: str, place: int = 0, **values: Any) -> list[Row]:
         (broken("validation", -1, tokens=100_000), "line 163: tokens goes back"),
         (broken("train", 19, lr=5e-4), "grown while the learning rate was below its peak"),
         (broken("stage", 1, peak=None), "line 43: peak is not a number"),
+        (broken("stage", 1, config=None), "line 43: the stage's row has no config"),
         (grown_log(count=4), "too few points for a curve"),
         (grown_log(rate=lambda t: 0.5), "too few points at the full learning rate after the growth"),
         (
@@ -269,6 +271,10 @@ def test_the_plans_own_fit_serves_as_the_curve(tmp_path: Path, plan: Callable[..
     assert cost.lost_tokens == pytest.approx(600_000, rel=0.01)
     assert "the fitted curve of" in cost.pilots[0].own
     assert worked.problem.operators[2].lost_tokens == cost.lost_tokens
+    again = replay(
+        worked.problem, (0, 1), (2_000_000,), json.loads(log.read_text().splitlines()[-1])["val_loss"]
+    )
+    assert again.tokens[1] == pytest.approx(60 * TOKENS, rel=1e-3)  # the plan predicts the pilot itself
 
 
 def test_a_gain_is_told_and_not_planned_with(tmp_path: Path, plan: Callable[..., dict[str, Any]]) -> None:
@@ -293,7 +299,7 @@ def test_what_is_to_be_known_about_a_measured_cost(
     for folder, rate in (("grown-0", 1e-3), ("scratch-0", 3e-3)):
         (tmp_path / folder / "run.yaml").write_text(yaml.safe_dump({"optimizer": {"learning_rate": rate}}))
     (pilot,) = study(parse_plan(numbers)).measured["both"].pilots
-    assert "differ in more than the growth: optimizer.learning_rate 0.001 and 0.003" in pilot.notes[-1]
+    assert "differs in more than the growth: optimizer.learning_rate 0.001 and 0.003" in pilot.notes[-1]
 
 
 def test_mistakes_in_plans(tmp_path: Path, plan: Callable[..., dict[str, Any]]) -> None:
@@ -325,3 +331,4 @@ def test_mistakes_in_plans(tmp_path: Path, plan: Callable[..., dict[str, Any]]) 
     }
     assert "not fitted to a curve of the grown size" in said(other)
     assert "not the log of a run" in said(plan(measured=pair | {"scratch": str(curve)}))
+    assert "not the log of a run" in said(plan(measured={"grown": str(tmp_path)}))

@@ -65,11 +65,12 @@ def read_grown_curve(path: Path) -> GrownCurve:
     opening = next((one for one in after if one[1].get("kind") == "stage"), None)
     if opening is None:
         raise ConfigError(f"{path}: no row of kind 'stage' after the growth, so the grown model is not known")
+    config = _config(path, *opening)
     notes += _rate_before(path, before)
     found = [one for one in after if one[1].get("kind") == "validation"]
     curve = make_curve(
         str(path),
-        law_parameters(opening[1]["config"], "all"),
+        law_parameters(config, "all"),
         [number_in(path, *one, "tokens") for one in found],
         [number_in(path, *one, "val_loss") for one in found],
         places=[f"line {line}" for line, _ in found],
@@ -85,14 +86,14 @@ def read_grown_curve(path: Path) -> GrownCurve:
         )
     if not full.all():
         notes += (f"{int((~full).sum())} points in re-warm-up or decay left out",)
-    smaller = [row["config"] for _, row in before if row.get("kind") == "stage"]
+    smaller = [_config(path, *one) for one in before if one[1].get("kind") == "stage"]
     return GrownCurve(
         source=str(path),
         loss_before=_loss(path, *here, "loss_before"),
         loss_after=_loss(path, *here, "loss_after"),
         tokens=curve.tokens[full] - number_in(path, *here, "tokens"),
         loss=curve.loss[full],
-        config=opening[1]["config"],
+        config=config,
         small=smaller[-1] if smaller else None,
         flops=float(opening[1].get("probe_flops", 0.0)),
         notes=notes,
@@ -104,6 +105,13 @@ def _loss(path: Path, line: int, row: dict[str, Any], name: str) -> float:
     if not np.isfinite(value) or value <= 0:
         raise ConfigError(f"{path}, line {line}: {name} is not a positive number", got=value)
     return value
+
+
+def _config(path: Path, line: int, row: dict[str, Any]) -> Mapping[str, Any]:
+    config = row.get("config")
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"{path}, line {line}: the stage's row has no config, so the model is not known")
+    return config
 
 
 def _rates(path: Path, rows: _Rows) -> tuple[Array, Array]:

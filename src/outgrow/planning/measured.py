@@ -14,7 +14,7 @@ from outgrow.architectures import resolve
 from outgrow.curves import CurveFile, law_parameters, read_curves
 from outgrow.curves.falling import FallingCurve, falling, falling_law
 from outgrow.curves.grown import GrownCurve, read_grown_curve
-from outgrow.errors import ConfigError
+from outgrow.errors import ConfigError, OutgrowError
 from outgrow.planning.config import FitLaw, MeasuredConfig, PlanConfig
 from outgrow.planning.laws import SizeLaw, matching_files
 from outgrow.planning.sizes import KINDS, kind_of_growth
@@ -44,8 +44,8 @@ def measured_operators(plan: PlanConfig, law: SizeLaw) -> dict[str, MeasuredOper
         if config is not None:
             try:
                 found[kind] = _measured(plan, law, kind, config)
-            except ConfigError as error:
-                raise ConfigError(f"operators.{kind}.measured: {error}") from None
+            except OutgrowError as error:
+                raise type(error)(f"operators.{kind}.measured: {error}") from None
     return found
 
 
@@ -70,14 +70,18 @@ def _measured(plan: PlanConfig, law: SizeLaw, kind: str, config: MeasuredConfig)
 
 def _pilot(grown: GrownCurve, scratch: Path) -> PilotCost:
     (curve,) = read_curves(CurveFile(scratch))
-    if curve.config is None:
-        raise ConfigError(f"{scratch}: not the log of a run", expected="a metrics.jsonl, or its run folder")
+    assert curve.config is not None, "the log of a run has its model's config"
     _check_sizes(grown, curve.source, curve.config)
-    return _with_differences(pilot_cost(grown, falling(curve)), scratch)
+    cost = pilot_cost(grown, falling(curve))
+    notes = tuple(f"{curve.source}: {note}" for note in curve.notes)
+    return replace(cost, notes=(*cost.notes, *notes, *_differences(grown, scratch)))
 
 
 def _log(path: Path) -> Path:
-    return path / "metrics.jsonl" if path.is_dir() else path
+    log = path / "metrics.jsonl" if path.is_dir() else path
+    if log.suffix != ".jsonl" or not log.is_file():
+        raise ConfigError(f"{path}: not the log of a run", expected="a metrics.jsonl, or its run folder")
+    return log
 
 
 def _own_of_law(plan: PlanConfig, law: SizeLaw, config: Mapping[str, Any]) -> FallingCurve:
@@ -129,18 +133,15 @@ def _check_kind(plan: PlanConfig, kind: str, grown: GrownCurve) -> None:
         )
 
 
-def _with_differences(cost: PilotCost, scratch: Path) -> PilotCost:
+def _differences(grown: GrownCurve, scratch: Path) -> tuple[str, ...]:
     """The note that the two runs saw other data or were trained otherwise, where their run files say so."""
-    one, two = _setup(Path(cost.source)), _setup(scratch)
+    one, two = _setup(Path(grown.source)), _setup(scratch)
     if one is None or two is None:
-        return cost
-    names = [name for name in _ALIKE if _at(one, name) != _at(two, name)]
-    if not names:
-        return cost
-    listed = ", ".join(f"{name} {_at(one, name)} and {_at(two, name)}" for name in names)
-    return replace(
-        cost, notes=(*cost.notes, f"{cost.source} and {scratch} differ in more than the growth: {listed}")
-    )
+        return ()
+    listed = [
+        f"{key} {_at(one, key)} and {_at(two, key)}" for key in _ALIKE if _at(one, key) != _at(two, key)
+    ]
+    return (f"{scratch} differs in more than the growth: {', '.join(listed)}",) if listed else ()
 
 
 def _setup(log: Path) -> Mapping[str, Any] | None:
