@@ -169,6 +169,8 @@ class PlanConfig(_Section):
     operators: OperatorsConfig = OperatorsConfig()
     grow: dict[str, Any] = Field(default_factory=dict)
     """How stages grow in the run: width, depth, moments, noise, seed, as in run.yaml."""
+    reentry: dict[str, Any] = Field(default_factory=dict)
+    """The learning rate of grown stages in the run, as in run.yaml: `{peak: mup}`."""
     stages: Annotated[int, Field(ge=1, le=12)] = 3
     """Most stages to plan."""
     worth: Annotated[float, Field(ge=0, lt=1)] = 0.01
