@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,6 +32,8 @@ class Curve:
     flops_per_token: float | None = None
     stable: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
+    config: Mapping[str, Any] | None = field(default=None, hash=False)
+    """Content of the model's `config.json`, where the file has it."""
 
 
 def make_curve(

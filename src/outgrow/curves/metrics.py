@@ -6,6 +6,7 @@ Later stages were grown: they are no trainings from scratch, and a law does not 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from outgrow.errors import ConfigError
 
 def read_metrics_curve(path: Path, count: Count) -> Curve:
     """Tokens and validation loss of the first stage; raises `ConfigError` with line and field."""
-    rows, notes = _rows(path)
+    rows, notes = read_rows(path)
     opening = next((row for _, row in rows if row.get("kind") == "stage"), None)
     if opening is None:
         raise ConfigError(
@@ -33,21 +34,25 @@ def read_metrics_curve(path: Path, count: Count) -> Curve:
     train = [(line, row) for line, row in own if row["kind"] == "train"]
     rates = None
     if train:
-        rates = ([_field(path, *one, "tokens") for one in train], [_field(path, *one, "lr") for one in train])
-    return make_curve(
+        rates = (
+            [number_in(path, *one, "tokens") for one in train],
+            [number_in(path, *one, "lr") for one in train],
+        )
+    curve = make_curve(
         str(path),
         law_parameters(opening["config"], count),
-        [_field(path, *one, "tokens") for one in found],
-        [_field(path, *one, "val_loss") for one in found],
+        [number_in(path, *one, "tokens") for one in found],
+        [number_in(path, *one, "val_loss") for one in found],
         places=[f"line {line}" for line, _ in found],
         names=("tokens", "val_loss"),
-        flops=[_field(path, *one, "flops") for one in found],
+        flops=[number_in(path, *one, "flops") for one in found],
         rates=rates,
         notes=notes,
     )
+    return replace(curve, config=opening["config"])
 
 
-def _rows(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], tuple[str, ...]]:
+def read_rows(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], tuple[str, ...]]:
     """Line numbers and rows; a last line cut short by a kill is left out, and noted."""
     lines = path.read_bytes().split(b"\n")
     notes = ("the last line is cut short and left out",) if lines[-1].strip() else ()
@@ -63,7 +68,8 @@ def _rows(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], tuple[str, ...]
     return rows, notes
 
 
-def _field(path: Path, line: int, row: dict[str, Any], name: str) -> float:
+def number_in(path: Path, line: int, row: dict[str, Any], name: str) -> float:
+    """A number of a row; anything else raises `ConfigError` with line and name."""
     value = row.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"{path}, line {line}: {name} is not a number", got=repr(value))

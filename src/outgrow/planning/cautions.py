@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pydantic import TypeAdapter, ValidationError
 
+from outgrow.curves import law_parameters
 from outgrow.planning.sizes import KINDS
 from outgrow.planning.study import Study
 from outgrow.schedule import Schedule
@@ -15,12 +16,25 @@ OVER_TRAINED = 20.0
 SUPPORTED_FACTOR = 4.0
 """Growth factor that published evidence supports in one hop (arXiv 2405.15319: 2 to 4)."""
 
+UNSETTLED = 0.1
+"""Range of a pilot's lost tokens over its last half, as a share of its tokens after the growth, beyond which we warn."""
+
 
 def cautions(study: Study) -> tuple[str, ...]:
     """Every warning about the schedule to take."""
     return tuple(
         text
-        for rule in (_counting, _uncertain, _operators, _factors, _over_trained, _beyond, _decaying, _edge)
+        for rule in (
+            _counting,
+            _uncertain,
+            _operators,
+            _measured,
+            _factors,
+            _over_trained,
+            _beyond,
+            _decaying,
+            _edge,
+        )
         for text in rule(study)
     ) + tuple(f"left out, the operators refuse it: {text}" for text in study.refused)
 
@@ -49,16 +63,50 @@ def _uncertain(study: Study) -> Iterator[str]:
 
 
 def _operators(study: Study) -> Iterator[str]:
-    used = {
-        KINDS[int(study.problem.operator_of[i, j])]
-        for i, j in zip(study.path.sizes, study.path.sizes[1:], strict=False)
-    }
-    for kind in KINDS:
-        cost = getattr(study.plan.operators, kind)
-        if kind in used and not (cost.loss_gap or cost.lost_tokens or cost.flops):
+    used = _used(study)
+    for kind, cost in zip(KINDS, study.problem.operators, strict=True):
+        perfect = not (cost.loss_gap or cost.lost_tokens or cost.flops)
+        if kind in used and kind not in study.measured and perfect:
             yield (
                 f"The growth in {kind} is taken to be perfect (no loss gap, no lost tokens): measure it on a pilot and "
                 f"put it into operators.{kind}."
+            )
+
+
+def _used(study: Study) -> dict[str, list[tuple[int, int]]]:
+    """Kinds of growth of the schedule to take, with their places of sizes."""
+    used: dict[str, list[tuple[int, int]]] = {}
+    for i, j in zip(study.path.sizes, study.path.sizes[1:], strict=False):
+        used.setdefault(KINDS[int(study.problem.operator_of[i, j])], []).append((i, j))
+    return used
+
+
+def _measured(study: Study) -> Iterator[str]:
+    """How far a measured cost can be trusted for the growths that it is used for."""
+    for kind, pairs in _used(study).items():
+        cost = study.measured.get(kind)
+        if cost is None:
+            continue
+        if cost.lost_tokens < 0:
+            yield (
+                f"Models grown in {kind} were faster than their own size from scratch, by {-cost.lost_tokens:.3g} tokens: "
+                "the plan takes 0 lost tokens, as a gain seen after a whole pilot is not there at every growth and in "
+                "stages of any length."
+            )
+        low, high = cost.last_half
+        trained = min(float(one.tokens[-1]) for one in cost.pilots)
+        if high - low > UNSETTLED * trained:
+            yield (
+                f"The lost tokens of the growth in {kind} had not settled: {low:.3g} to {high:.3g} over the last half of "
+                f"a pilot of {trained:.3g} tokens after the growth. A longer pilot, or more validation sequences, would decide it."
+            )
+        count = study.plan.law.count
+        large = law_parameters(cost.pilots[0].config, count)
+        far = [study.candidates[j] for _, j in pairs if not 0.5 < study.candidates[j].parameters / large < 2]
+        if far:
+            yield (
+                f"The cost of the growth in {kind} was measured on a model of {large:.3g} parameters and is used for "
+                f"{', '.join(f'{one.name} ({one.parameters:.3g})' for one in far)}: lost tokens are taken to be the same."
             )
 
 

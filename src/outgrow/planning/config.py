@@ -134,9 +134,20 @@ class FitLaw(_Section):
 LawConfig = Annotated[ChinchillaLaw | KaplanLaw | FitLaw, Field(discriminator="kind")]
 
 
-class OperatorConfig(_Section):
-    """A growth operator's measured cost, and how it is called in the run."""
+class MeasuredConfig(_Section):
+    """The pilot runs on which an operator's cost is measured: `metrics.jsonl` files or run folders, as a path or glob."""
 
+    grown: str
+    """Runs that grow a model, one per seed."""
+    scratch: str | None = None
+    """The grown size from scratch: one run, or one per grown run; absent: the curve that the plan's fitted law gives it."""
+
+
+class OperatorConfig(_Section):
+    """A growth operator's cost: measured on runs, or given as numbers."""
+
+    measured: MeasuredConfig | None = None
+    """Read loss gap, lost tokens and FLOPs off pilot runs."""
     loss_gap: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Loss after growth less loss before, in nats per token."""
     lost_tokens: TokenCount = 0
@@ -145,6 +156,13 @@ class OperatorConfig(_Section):
     """Cost of the growth itself, as of learning an operator."""
     largest_factor: Annotated[float, Field(gt=1)] | None = None
     """Do not plan growths beyond this ratio of parameters."""
+
+    @model_validator(mode="after")
+    def _measured_or_given(self) -> OperatorConfig:
+        typed = [name for name in ("loss_gap", "lost_tokens", "flops") if name in self.model_fields_set]
+        if self.measured is not None and typed:
+            raise ValueError(f"measured gives loss_gap, lost_tokens and flops: leave out {', '.join(typed)}")
+        return self
 
 
 class OperatorsConfig(_Section):

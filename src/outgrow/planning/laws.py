@@ -85,7 +85,7 @@ def fitted_law(law: FitLaw, extra: Sequence[CurveConfig] = ()) -> SizeLaw:
     curves = tuple(
         select(curve, law.points)
         for config in (*law.curves, *extra)
-        for path in _paths(config.path)
+        for path in matching_files(config.path)
         for curve in read_curves(
             CurveFile(path, config.parameters, config.tokens_per_step, config.tag), law.count
         )
@@ -97,7 +97,8 @@ def fitted_law(law: FitLaw, extra: Sequence[CurveConfig] = ()) -> SizeLaw:
     return _per_size(law, curves) if law.form == "per_size" else _joint(law, curves)
 
 
-def _paths(pattern: str) -> list[Path]:
+def matching_files(pattern: str) -> list[Path]:
+    """The curve files or run folders of a path or glob, in the order of their names."""
     found = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
     if not found:
         raise ConfigError(f"no curve file matches: {pattern}")

@@ -17,6 +17,7 @@ from outgrow.planning.config import (
     FitLaw,
     KaplanConstants,
     KaplanLaw,
+    MeasuredConfig,
     OperatorConfig,
     OperatorsConfig,
     PlanConfig,
@@ -37,6 +38,9 @@ _SECTIONS: Sections = {
     "operators.depth": (OperatorConfig,),
     "operators.width": (OperatorConfig,),
     "operators.both": (OperatorConfig,),
+    "operators.depth.measured": (MeasuredConfig,),
+    "operators.width.measured": (MeasuredConfig,),
+    "operators.both.measured": (MeasuredConfig,),
 }
 
 

@@ -15,6 +15,7 @@ from outgrow.errors import ConfigError, OutgrowError
 from outgrow.flops import training_flops_per_token
 from outgrow.planning.config import CandidateConfig, OperatorConfig, PlanConfig
 from outgrow.stages import Operator
+from outgrow.stages.measured import MeasuredOperator
 
 KINDS = ("depth", "width", "both")
 
@@ -70,11 +71,15 @@ def _by_sizes(plan: PlanConfig, place: int, one: CandidateConfig, length: int) -
         raise type(error)(f"candidates.{place} ({one.name}): {error}") from None
 
 
-def growths(plan: PlanConfig, sizes: Sequence[Candidate]) -> tuple[tuple[Operator, ...], NDArray[np.int64]]:
+def growths(
+    plan: PlanConfig, sizes: Sequence[Candidate], measured: Mapping[str, MeasuredOperator]
+) -> tuple[tuple[Operator, ...], NDArray[np.int64]]:
     """The operators of the plan, and which one leads from each size to each larger one (-1: none)."""
     costs = [getattr(plan.operators, kind) for kind in KINDS]
     operators = tuple(
-        Operator(kind, one.loss_gap, float(one.lost_tokens), one.flops)
+        measured[kind].operator(kind)
+        if kind in measured
+        else Operator(kind, one.loss_gap, float(one.lost_tokens), one.flops)
         for kind, one in zip(KINDS, costs, strict=True)
     )
     table = np.full((len(sizes), len(sizes)), -1)
@@ -95,7 +100,12 @@ def what_grows(small: Candidate, large: Candidate) -> str | None:
     """`depth`, `width` or `both`; None where a size would shrink or nothing grows."""
     if small.fields is None or large.fields is None:
         return "both" if large.parameters > small.parameters else None
-    before, after = resolve(small.fields), resolve(large.fields)
+    return kind_of_growth(small.fields, large.fields)
+
+
+def kind_of_growth(small: Mapping[str, Any], large: Mapping[str, Any]) -> str | None:
+    """The same for two configs."""
+    before, after = resolve(small), resolve(large)
     names = before.sizes.keys() & after.sizes.keys()
     if after.layers < before.layers or any(after.sizes[name] < before.sizes[name] for name in names):
         return None

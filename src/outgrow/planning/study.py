@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,9 +14,11 @@ from outgrow.laws.prediction import quantiles
 from outgrow.planning.config import CurveConfig, PlanConfig
 from outgrow.planning.growable import refusal
 from outgrow.planning.laws import SizeLaw, size_law
+from outgrow.planning.measured import measured_operators
 from outgrow.planning.rules import RuleRow, rule_rows
 from outgrow.planning.sizes import Candidate, candidates, growths
 from outgrow.stages import Problem, Size, StagePath, best_for_flops, best_for_loss, replay, sensitivity
+from outgrow.stages.measured import MeasuredOperator
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Study:
     rules: tuple[RuleRow, ...]
     refused: tuple[str, ...]
     """Growths that the operators cannot do, and why; the plan goes without them."""
+    measured: Mapping[str, MeasuredOperator]
+    """By kind of growth: operators whose cost was read off runs. `problem.operators` has what is planned with."""
 
     @property
     def path(self) -> StagePath:
@@ -61,7 +65,8 @@ def study(plan: PlanConfig, extra_curves: Sequence[CurveConfig] = ()) -> Study:
     """Work a plan out. Raises `OutgrowError` for targets and budgets that cannot be, and curves that say nothing."""
     sizes = candidates(plan)
     law = size_law(plan, extra_curves, plan.target.loss)
-    operators, table = growths(plan, sizes)
+    measured = measured_operators(plan, law)
+    operators, table = growths(plan, sizes, measured)
     names = [one.name for one in sizes]
     last = range(len(sizes)) if plan.target.size is None else [names.index(plan.target.size)]
     problem = Problem(
@@ -86,6 +91,7 @@ def study(plan: PlanConfig, extra_curves: Sequence[CurveConfig] = ()) -> Study:
         chosen=chosen,
         rules=rule_rows(problem, paths, baselines[chosen], plan.mixing_tokens),
         refused=refused,
+        measured=measured,
     )
 
 

@@ -10,7 +10,8 @@ from outgrow.laws import Interval
 from outgrow.planning.cautions import cautions
 from outgrow.planning.laws import SizeLaw
 from outgrow.planning.study import Study
-from outgrow.stages import StagePath
+from outgrow.stages import Operator, StagePath
+from outgrow.stages.measured import PilotCost
 
 
 def summary(study: Study) -> dict[str, Any]:
@@ -18,6 +19,7 @@ def summary(study: Study) -> dict[str, Any]:
     return {
         "target": study.plan.target.model_dump(exclude_none=True),
         "law": law_summary(study.law),
+        "operators": [_operator(study, one) for one in study.problem.operators],
         "schedules": [
             {
                 **_path(study, path),
@@ -57,6 +59,40 @@ def law_summary(law: SizeLaw) -> dict[str, Any]:
             {"source": c.source, "parameters": c.parameters, "points": len(c.tokens), "notes": list(c.notes)}
             for c in law.curves
         ],
+    }
+
+
+def _operator(study: Study, operator: Operator) -> dict[str, Any]:
+    """What is planned with, and where it was measured, what it was measured as."""
+    measured = study.measured.get(operator.name)
+    numbers = {
+        "growth": operator.name,
+        **{name: value for name, value in asdict(operator).items() if name != "name"},
+    }
+    if measured is None:
+        return {**numbers, "measured": None}
+    return {
+        **numbers,
+        "measured": {
+            "loss_gap": measured.loss_gap,
+            "loss_gap_spread": measured.loss_gap_spread,
+            "lost_tokens": measured.lost_tokens,
+            "lost_tokens_spread": measured.lost_tokens_spread,
+            "lost_tokens_last_half": list(measured.last_half),
+            "flops": measured.flops,
+            "pilots": [_pilot(one) for one in measured.pilots],
+        },
+    }
+
+
+def _pilot(one: PilotCost) -> dict[str, Any]:
+    return {
+        "grown": one.source,
+        "scratch": one.own,
+        "loss_gap": one.loss_gap,
+        "lost_tokens": one.lost_tokens,
+        "readings": {"tokens_since_growth": one.tokens.tolist(), "lost_tokens": one.lost.tolist()},
+        "notes": list(one.notes),
     }
 
 

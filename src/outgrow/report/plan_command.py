@@ -60,6 +60,7 @@ def plan_command(
     if as_json:
         print(json.dumps(result, indent=1))
         return result
+    from outgrow.report.operator_costs import operator_costs_table, operator_notes
     from outgrow.report.plan import law_table, plan_table, rules_table
 
     console = _console()
@@ -70,6 +71,10 @@ def plan_command(
     for curve in worked.law.curves:
         for note in curve.notes:
             console.print(f"[dim]{curve.source}: {note}[/]")
+    if worked.measured:
+        console.print(operator_costs_table(worked.measured))
+    for note in operator_notes(worked.measured):
+        console.print(f"[dim]{note}[/]")
     console.print(plan_table(worked))
     if worked.rules:
         console.print(rules_table(worked))

@@ -1,0 +1,156 @@
+"""Operators whose cost a plan file has measured: pilot runs found, paired with runs from scratch, checked and read.
+
+operators.<kind>.measured: {grown: files, scratch: files}  ->  MeasuredOperator        one pair per seed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from outgrow.architectures import resolve
+from outgrow.curves import CurveFile, law_parameters, read_curves
+from outgrow.curves.falling import FallingCurve, falling, falling_law
+from outgrow.curves.grown import GrownCurve, read_grown_curve
+from outgrow.errors import ConfigError
+from outgrow.planning.config import FitLaw, MeasuredConfig, PlanConfig
+from outgrow.planning.laws import SizeLaw, matching_files
+from outgrow.planning.sizes import KINDS, kind_of_growth
+from outgrow.stages.measured import MeasuredOperator, PilotCost, pilot_cost
+from outgrow.train.run_file import read_yaml
+
+_ALIKE = (
+    "data.source",
+    "data.images",
+    "data.validation_images",
+    "data.validation_source",
+    "data.validation_share",
+    "data.sequence_length",
+    "evaluation.sequences",
+    "batch.sequences",
+    "optimizer.name",
+    "optimizer.learning_rate",
+)
+"""Keys of run.yaml in which losses or tokens of two runs must agree to be compared."""
+
+
+def measured_operators(plan: PlanConfig, law: SizeLaw) -> dict[str, MeasuredOperator]:
+    """The measured operators of a plan by kind of growth; every mistake names the kind and the file."""
+    found = {}
+    for kind in KINDS:
+        config: MeasuredConfig | None = getattr(plan.operators, kind).measured
+        if config is not None:
+            try:
+                found[kind] = _measured(plan, law, kind, config)
+            except ConfigError as error:
+                raise ConfigError(f"operators.{kind}.measured: {error}") from None
+    return found
+
+
+def _measured(plan: PlanConfig, law: SizeLaw, kind: str, config: MeasuredConfig) -> MeasuredOperator:
+    grown = [read_grown_curve(_log(path)) for path in matching_files(config.grown)]
+    for one in grown:
+        _check_kind(plan, kind, one)
+        _check_sizes(one, grown[0].source, grown[0].config)
+    if config.scratch is None:
+        own = _own_of_law(plan, law, grown[0].config)
+        return MeasuredOperator(tuple(pilot_cost(one, own) for one in grown))
+    scratch = [_log(path) for path in matching_files(config.scratch)]
+    if len(scratch) not in (1, len(grown)):
+        raise ConfigError(
+            "grown and scratch do not pair",
+            got=f"{len(grown)} grown and {len(scratch)} scratch runs",
+            expected="as many, in the order of their names, or one scratch run for all",
+        )
+    pairs = zip(grown, scratch * (len(grown) // len(scratch)), strict=True)
+    return MeasuredOperator(tuple(_pilot(one, path) for one, path in pairs))
+
+
+def _pilot(grown: GrownCurve, scratch: Path) -> PilotCost:
+    (curve,) = read_curves(CurveFile(scratch))
+    if curve.config is None:
+        raise ConfigError(f"{scratch}: not the log of a run", expected="a metrics.jsonl, or its run folder")
+    _check_sizes(grown, curve.source, curve.config)
+    return _with_differences(pilot_cost(grown, falling(curve)), scratch)
+
+
+def _log(path: Path) -> Path:
+    return path / "metrics.jsonl" if path.is_dir() else path
+
+
+def _own_of_law(plan: PlanConfig, law: SizeLaw, config: Mapping[str, Any]) -> FallingCurve:
+    """The grown size's curve by the plan's own fit, as far as its points go."""
+    if not law.fitted or (isinstance(plan.law, FitLaw) and plan.law.points != "stable"):
+        raise ConfigError(
+            "scratch is missing: the curve of the grown size from scratch",
+            fix="name the metrics.jsonl of a run from scratch, or fit the law to your curves (points: stable)",
+        )
+    parameters = law_parameters(config, plan.law.count)
+    seen = law.ranges["parameters"]
+    if seen.outside(parameters):
+        raise ConfigError(
+            "scratch is missing, and the fitted law never saw a model of the grown size",
+            got=f"{parameters:.4g} parameters",
+            expected=f"{seen.low:.4g} to {seen.high:.4g}",
+            fix="name the metrics.jsonl of a run from scratch, or add one to law.curves",
+        )
+    tokens = law.ranges["tokens"]
+    return falling_law(
+        f"the law's curve of {parameters:.4g} parameters", law.best(parameters), tokens.low, tokens.high
+    )
+
+
+def _check_sizes(grown: GrownCurve, other: str, config: Mapping[str, Any]) -> None:
+    """Both models have the same parameters, axis by axis; what a growth compensates (as a norm's eps) may differ."""
+    one, two = resolve(grown.config), resolve(config)
+    mine = {**one.sizes, "layers": one.layers, "model_type": one.spec.model_type}
+    others = {**two.sizes, "layers": two.layers, "model_type": two.spec.model_type}
+    names = sorted(name for name in mine.keys() | others.keys() if mine.get(name) != others.get(name))
+    if names or one.num_parameters != two.num_parameters:
+        listed = ", ".join(f"{name} {others.get(name)} (grown: {mine.get(name)})" for name in names)
+        raise ConfigError(
+            f"{other}: not the size to which {grown.source} grew",
+            got=listed or f"{two.num_parameters} parameters (grown: {one.num_parameters})",
+            fix="give runs that end in the same model",
+        )
+
+
+def _check_kind(plan: PlanConfig, kind: str, grown: GrownCurve) -> None:
+    """The pilot grew what its key says; for candidates that are numbers alone, `both` serves every growth."""
+    if grown.small is None or all(one.sizes is None for one in plan.candidates):
+        return
+    did = kind_of_growth(grown.small, grown.config)
+    if did != kind:
+        raise ConfigError(
+            f"{grown.source}: this run grew in {did}",
+            expected=kind,
+            fix=f"put it under operators.{did}.measured",
+        )
+
+
+def _with_differences(cost: PilotCost, scratch: Path) -> PilotCost:
+    """The note that the two runs saw other data or were trained otherwise, where their run files say so."""
+    one, two = _setup(Path(cost.source)), _setup(scratch)
+    if one is None or two is None:
+        return cost
+    names = [name for name in _ALIKE if _at(one, name) != _at(two, name)]
+    if not names:
+        return cost
+    listed = ", ".join(f"{name} {_at(one, name)} and {_at(two, name)}" for name in names)
+    return replace(
+        cost, notes=(*cost.notes, f"{cost.source} and {scratch} differ in more than the growth: {listed}")
+    )
+
+
+def _setup(log: Path) -> Mapping[str, Any] | None:
+    """The run file beside a log, where there is one."""
+    path = log.parent / "run.yaml"
+    return read_yaml(path) if path.is_file() else None
+
+
+def _at(setup: Mapping[str, Any], name: str) -> Any:
+    section, key = name.split(".")
+    found = setup.get(section)
+    return found.get(key) if isinstance(found, Mapping) else None
