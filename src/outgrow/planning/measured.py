@@ -14,6 +14,7 @@ from outgrow.architectures import resolve
 from outgrow.curves import CurveFile, law_parameters, read_curves
 from outgrow.curves.falling import FallingCurve, falling, falling_law
 from outgrow.curves.grown import GrownCurve, read_grown_curve
+from outgrow.curves.metrics import number_in, read_rows
 from outgrow.errors import ConfigError
 from outgrow.planning.config import FitLaw, MeasuredConfig, PlanConfig
 from outgrow.planning.laws import SizeLaw, matching_files
@@ -31,7 +32,6 @@ _ALIKE = (
     "evaluation.sequences",
     "batch.sequences",
     "optimizer.name",
-    "optimizer.learning_rate",
 )
 """Keys of run.yaml in which losses or tokens of two runs must agree to be compared."""
 
@@ -135,13 +135,20 @@ def _with_differences(cost: PilotCost, scratch: Path) -> PilotCost:
     one, two = _setup(Path(cost.source)), _setup(scratch)
     if one is None or two is None:
         return cost
-    names = [name for name in _ALIKE if _at(one, name) != _at(two, name)]
-    if not names:
+    found = {name: (_at(one, name), _at(two, name)) for name in _ALIKE}
+    found["the learning rate's peak"] = (_peak(Path(cost.source)), _peak(scratch))
+    listed = ", ".join(f"{name} {mine} and {other}" for name, (mine, other) in found.items() if mine != other)
+    if not listed:
         return cost
-    listed = ", ".join(f"{name} {_at(one, name)} and {_at(two, name)}" for name in names)
     return replace(
         cost, notes=(*cost.notes, f"{cost.source} and {scratch} differ in more than the growth: {listed}")
     )
+
+
+def _peak(log: Path) -> float:
+    """The learning rate's peak in the run's last stage, to six digits: a rule of reentry may have rounded it."""
+    rows, _ = read_rows(log)
+    return float(f"{[number_in(log, *one, 'peak') for one in rows if one[1].get('kind') == 'stage'][-1]:.6g}")
 
 
 def _setup(log: Path) -> Mapping[str, Any] | None:
