@@ -125,6 +125,8 @@ class FitLaw(_Section):
     """More may be given with --fit."""
     points: Literal["stable", "final", "all"] = "stable"
     """Which points count: at the full learning rate, the last of each run, or all."""
+    from_tokens: TokenCount = 0
+    """Points before these tokens are left out: a law describes neither the warm-up nor the first fall."""
     draws: Annotated[int, Field(ge=20, le=10_000)] = 200
     """Bootstrap draws behind the intervals."""
     seed: int = 0
