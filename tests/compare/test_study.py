@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from compare.tiny import SMALL
+from compare.tiny import GROW, SMALL
 from compare.tiny import text_study as study
 from outgrow.errors import ConfigError, OutgrowError
 from outgrow.report.compare import compare_dry, study_report
@@ -68,6 +69,38 @@ def test_arms_that_begin_alike_share_pieces_and_extending_keeps_the_rest(
     longer = parse_study(study(corpus, tmp_path, budgets=[320, 640, 960]))
     more = {piece.key for piece in all_pieces(branches(longer, "stack", 0, 1e-2, (320, 640, 960)))}
     assert keys["stack"] < more
+
+
+def test_studies_that_name_one_folder_train_what_they_share_once(corpus: Path, tmp_path: Path) -> None:
+    shared = {"pieces": str(tmp_path / "pieces"), "seeds": [0]}
+    scratch = {"model": {**SMALL, "num_hidden_layers": 2}}
+    alone = {"arms": {"scratch": scratch}, **shared}
+    first = run_study(parse_study(study(corpus, tmp_path / "first", **alone)), lambda _: None)
+    keys = {path.name for path in (tmp_path / "pieces").iterdir()}
+    said: list[str] = []
+    second = run_study(parse_study(study(corpus, tmp_path / "second", **shared)), said.append)
+    assert [point for point in second.points if point.arm == "scratch"] == [
+        replace(point, seconds=next(one.seconds for one in second.points if one.folder == point.folder))
+        for point in first.points
+    ]  # but for the seconds, which each study measures itself
+    assert keys < {path.name for path in (tmp_path / "pieces").iterdir()}
+    assert (tmp_path / "second" / "study.json").is_file()
+
+
+def test_a_stage_has_a_rate_of_its_own_as_a_multiple_of_the_swept_one(corpus: Path, tmp_path: Path) -> None:
+    arm = {"model": SMALL, "stages": [{"tokens": 256, "rate": 2}, {"grow": GROW, "rate": 0.5}]}
+    scratch = {"model": {**SMALL, "num_hidden_layers": 2}}
+    parsed = parse_study(study(corpus, tmp_path, arms={"scratch": scratch, "stack": arm}))
+    *_, last = branches(parsed, "stack", 0, 1e-2, (320, 640))
+    assert [piece.settings["optimizer"]["learning_rate"] for piece in last.piece.line] == [
+        2e-2,
+        5e-3,
+        5e-3,
+        5e-3,
+    ]
+    arm["stages"][1] = {"grow": GROW, "reentry": {"peak": "mup"}}
+    with pytest.raises(ConfigError, match=r"give stages\[1\]\.rate, a multiple"):
+        parse_study(study(corpus, tmp_path, arms={"scratch": scratch, "stack": arm}))
 
 
 def test_a_study_that_was_stopped_comes_to_the_same_bits(

@@ -48,7 +48,7 @@ def test_a_study_can_be_built_and_is_as_large_as_it_says(path: Path) -> None:
     for arm in study.arms:
         found = branches(study, arm, 0, study.tuning.rates[-1], study.arm_budgets(arm))
         for piece in all_pieces(found):
-            assert piece.run("-").output == f"-/pieces/{piece.key}"
+            assert piece.run("-").output == f"-/{piece.key}"
     planned = estimate(study, plans, measure=False)
     flops = sum(one.flops for one in planned)
     head = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))

@@ -70,6 +70,11 @@ def test_metrics(write: Callable[..., Path]) -> None:
     assert "3 points in warm-up or decay left out" in stable.notes
     assert select(curve, "final").tokens.tolist() == [12_000]
     assert len(select(curve, "all").tokens) == 12
+    later = select(curve, "stable", 5000)
+    assert later.tokens[0] == 5000
+    assert "3 points before 5,000 tokens left out" in later.notes
+    with pytest.raises(ConfigError, match=r"only 4 points from 7,000 tokens on"):
+        select(curve, "stable", 7000)
 
 
 def test_a_line_cut_by_a_kill_is_left_out_and_said(write: Callable[..., Path]) -> None:

@@ -296,10 +296,13 @@ def test_what_is_to_be_known_about_a_measured_cost(
     numbers["candidates"] = [{"name": "small", "parameters": "1M"}, {"name": "large", "parameters": "4M"}]
     said = " ".join(cautions(study(parse_plan(numbers))))
     assert "lost tokens are taken to be the same" in said
-    for folder, rate in (("grown-0", 1e-3), ("scratch-0", 3e-3)):
-        (tmp_path / folder / "run.yaml").write_text(yaml.safe_dump({"optimizer": {"learning_rate": rate}}))
+    for folder, sequences in (("grown-0", 8), ("scratch-0", 16)):
+        (tmp_path / folder / "run.yaml").write_text(yaml.safe_dump({"batch": {"sequences": sequences}}))
+    log = tmp_path / "scratch-0" / "metrics.jsonl"
+    log.write_text(log.read_text().replace('"peak": 0.001', '"peak": 0.003'))
     (pilot,) = study(parse_plan(numbers)).measured["both"].pilots
-    assert "differs in more than the growth: optimizer.learning_rate 0.001 and 0.003" in pilot.notes[-1]
+    assert "differs in more than the growth: batch.sequences 8 and 16" in pilot.notes[-1]
+    assert "the learning rate's peak 0.001 and 0.003" in pilot.notes[-1]
 
 
 def test_mistakes_in_plans(tmp_path: Path, plan: Callable[..., dict[str, Any]]) -> None:

@@ -103,7 +103,9 @@ def test_a_run_file_that_train_accepts(write: Callable[..., Path], tmp_path: Pat
         "batch": {"sequences": 4},
     }
     target = tmp_path / "run.yaml"
-    result = outgrow("plan", write(run=run, grow={"depth": "interleave"}), "--run", target)
+    result = outgrow(
+        "plan", write(run=run, grow={"depth": "interleave"}, reentry={"peak": "mup"}), "--run", target
+    )
     assert result.returncode == 0, result.stderr
     loaded = load_run(target)
     worked = study(parse_plan({**PLAN, "run": run, "grow": {"depth": "interleave"}}))
@@ -112,6 +114,7 @@ def test_a_run_file_that_train_accepts(write: Callable[..., Path], tmp_path: Pat
     assert [stage.tokens for stage in loaded.stages] == [round(tokens) for tokens in worked.path.tokens]
     assert loaded.stages[1].grow is not None
     assert loaded.stages[1].grow.depth == "interleave"
+    assert [stage.reentry.peak for stage in loaded.stages] == ["keep", *["mup"] * (len(loaded.stages) - 1)]
     dry = outgrow("train", target, "--dry-run", "--json")
     assert dry.returncode == 0, dry.stderr
     planned = json.loads(dry.stdout)

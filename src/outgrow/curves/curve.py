@@ -116,10 +116,10 @@ def stable_part(tokens: Sequence[float], rate: Sequence[float]) -> tuple[float, 
     return float(at_peak[0]), float(at_peak[-1])
 
 
-def select(curve: Curve, points: Points) -> Curve:
+def select(curve: Curve, points: Points, from_tokens: float = 0) -> Curve:
     """The points of a curve that a law may be fitted to, at most 120 of them: others are averaged in equal steps of log tokens.
 
-    Raises `ConfigError` where too few are left.
+    Points before `from_tokens` are left out. Raises `ConfigError` where too few are left.
     """
     if points == "final":
         return replace(curve, tokens=curve.tokens[-1:], loss=curve.loss[-1:])
@@ -135,7 +135,22 @@ def select(curve: Curve, points: Points) -> Curve:
         left = int((~keep).sum())
         note = (f"{left} points in warm-up or decay left out",) if left else ()
         curve = replace(curve, tokens=curve.tokens[keep], loss=curve.loss[keep], notes=curve.notes + note)
-    return _thinned(curve)
+    return _thinned(_later(curve, from_tokens))
+
+
+def _later(curve: Curve, from_tokens: float) -> Curve:
+    """Without the points before a number of tokens."""
+    keep = curve.tokens >= from_tokens
+    if keep.all():
+        return curve
+    if keep.sum() < _LEAST:
+        raise ConfigError(
+            f"{curve.source}: only {int(keep.sum())} points from {from_tokens:,.0f} tokens on",
+            expected=f"at least {_LEAST}",
+            fix="lower law.from_tokens, or give longer curves",
+        )
+    note = f"{int((~keep).sum())} points before {from_tokens:,.0f} tokens left out"
+    return replace(curve, tokens=curve.tokens[keep], loss=curve.loss[keep], notes=(*curve.notes, note))
 
 
 def _thinned(curve: Curve) -> Curve:

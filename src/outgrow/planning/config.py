@@ -125,6 +125,8 @@ class FitLaw(_Section):
     """More may be given with --fit."""
     points: Literal["stable", "final", "all"] = "stable"
     """Which points count: at the full learning rate, the last of each run, or all."""
+    from_tokens: TokenCount = 0
+    """Points before these tokens are left out: a law describes neither the warm-up nor the first fall."""
     draws: Annotated[int, Field(ge=20, le=10_000)] = 200
     """Bootstrap draws behind the intervals."""
     seed: int = 0
@@ -187,6 +189,8 @@ class PlanConfig(_Section):
     operators: OperatorsConfig = OperatorsConfig()
     grow: dict[str, Any] = Field(default_factory=dict)
     """How stages grow in the run: width, depth, moments, noise, seed, as in run.yaml."""
+    reentry: dict[str, Any] = Field(default_factory=dict)
+    """The learning rate of grown stages in the run, as in run.yaml: `{peak: mup}`."""
     stages: Annotated[int, Field(ge=1, le=12)] = 3
     """Most stages to plan."""
     worth: Annotated[float, Field(ge=0, lt=1)] = 0.01

@@ -83,7 +83,7 @@ def _kaplan(law: KaplanLaw, target_loss: float | None) -> SizeLaw:
 def fitted_law(law: FitLaw, extra: Sequence[CurveConfig] = ()) -> SizeLaw:
     """A law fitted to all curves of the section and `extra`."""
     curves = tuple(
-        select(curve, law.points)
+        select(curve, law.points, law.from_tokens)
         for config in (*law.curves, *extra)
         for path in matching_files(config.path)
         for curve in read_curves(

@@ -14,6 +14,7 @@ from outgrow.architectures import resolve
 from outgrow.curves import CurveFile, law_parameters, read_curves
 from outgrow.curves.falling import FallingCurve, falling, falling_law
 from outgrow.curves.grown import GrownCurve, read_grown_curve
+from outgrow.curves.metrics import number_in, read_rows
 from outgrow.errors import ConfigError, OutgrowError
 from outgrow.planning.config import FitLaw, MeasuredConfig, PlanConfig
 from outgrow.planning.laws import SizeLaw, matching_files
@@ -31,7 +32,6 @@ _ALIKE = (
     "evaluation.sequences",
     "batch.sequences",
     "optimizer.name",
-    "optimizer.learning_rate",
 )
 """Keys of run.yaml in which losses or tokens of two runs must agree to be compared."""
 
@@ -135,13 +135,20 @@ def _check_kind(plan: PlanConfig, kind: str, grown: GrownCurve) -> None:
 
 def _differences(grown: GrownCurve, scratch: Path) -> tuple[str, ...]:
     """The note that the two runs saw other data or were trained otherwise, where their run files say so."""
-    one, two = _setup(Path(grown.source)), _setup(scratch)
+    log = Path(grown.source)
+    one, two = _setup(log), _setup(scratch)
     if one is None or two is None:
         return ()
-    listed = [
-        f"{key} {_at(one, key)} and {_at(two, key)}" for key in _ALIKE if _at(one, key) != _at(two, key)
-    ]
-    return (f"{scratch} differs in more than the growth: {', '.join(listed)}",) if listed else ()
+    found = {name: (_at(one, name), _at(two, name)) for name in _ALIKE}
+    found["the learning rate's peak"] = (_peak(log), _peak(scratch))
+    listed = ", ".join(f"{name} {mine} and {other}" for name, (mine, other) in found.items() if mine != other)
+    return (f"{scratch} differs in more than the growth: {listed}",) if listed else ()
+
+
+def _peak(log: Path) -> float:
+    """The learning rate's peak in the run's last stage, to six digits: a rule of reentry may have rounded it."""
+    rows, _ = read_rows(log)
+    return float(f"{[number_in(log, *one, 'peak') for one in rows if one[1].get('kind') == 'stage'][-1]:.6g}")
 
 
 def _setup(log: Path) -> Mapping[str, Any] | None:

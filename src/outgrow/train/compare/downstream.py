@@ -103,7 +103,7 @@ def _kept(
     if path.is_file():
         kept: Scores = json.loads(path.read_text(encoding="utf-8"))
         return kept
-    found = measure(root / "pieces" / branch.piece.key / "final", common_run(study))
+    found = measure(Path(study.pieces_folder) / branch.piece.key / "final", common_run(study))
     path.parent.mkdir(exist_ok=True)
     write_json_atomic(path, found)
     say(f"downstream: {branch.arm}, seed {branch.seed}: {_words(found)}")

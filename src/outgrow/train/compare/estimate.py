@@ -65,8 +65,8 @@ def estimate(study: StudyConfig, plans: Plans, *, measure: bool = True) -> tuple
 def _rate(study: StudyConfig, arm: str) -> float:
     """The rate that the sweep chose, where it is done."""
     sweep = sweep_branches(study, arm)
-    if all(is_finished(branch.piece, study.output) for branch in sweep):
-        return best_rate(sweep_trials(sweep, study.output), arm)
+    if all(is_finished(branch.piece, study.pieces_folder) for branch in sweep):
+        return best_rate(sweep_trials(sweep, study.pieces_folder), arm)
     return study.tuning.rates[0]
 
 
@@ -84,7 +84,7 @@ def _arm(
         + (plans[piece.stage].probe_flops if "grow" in piece.settings["stages"][0] else 0.0)
         for piece in own
     )
-    there = {piece.key for piece in own if is_finished(piece, study.output)}
+    there = {piece.key for piece in own if is_finished(piece, study.pieces_folder)}
     keys = {piece.key: model_key(plans[piece.stage].config) for piece in own}
     known = all(key in speeds for key in keys.values())
     seconds = {piece: tokens[piece] * speeds[model] for piece, model in keys.items()} if known else None

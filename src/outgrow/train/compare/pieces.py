@@ -41,11 +41,11 @@ class Piece:
         """The piece and its ancestors, oldest first."""
         return (*(self.parent.line if self.parent else ()), self)
 
-    def run(self, root: str) -> RunConfig:
-        """The run that makes this piece, in the study's folder."""
-        settings = {**self.settings, "output": f"{root}/pieces/{self.key}"}
+    def run(self, folder: str) -> RunConfig:
+        """The run that makes this piece, in the folder of all pieces."""
+        settings = {**self.settings, "output": f"{folder}/{self.key}"}
         if self.parent is not None:
-            stage = {**settings["stages"][0], "from": f"{root}/pieces/{self.parent.key}/final"}
+            stage = {**settings["stages"][0], "from": f"{folder}/{self.parent.key}/final"}
             settings["stages"] = [stage]
         return parse_run(settings, where=f"piece {self.name}")
 
@@ -148,6 +148,9 @@ class _Builder:
         self, parent: Piece | None, name: str, tokens: int, place: int | None, schedule: dict[str, Any]
     ) -> Piece:
         common = self.study.common
+        stage_place = len(self.arm.stages) - 1 if name in ("trunk", "decay") else place
+        assert stage_place is not None, "a small stage has a place"
+        rate = self.rate * self.arm.stages[stage_place].rate
         stage: dict[str, Any] = {"name": name, "tokens": self.whole_steps(tokens)}
         if place is not None:
             own = self.arm.stages[place]
@@ -159,7 +162,7 @@ class _Builder:
             **common,
             "seed": self.seed,
             "data": {**common.get("data", {}), "skip_steps": self.steps},
-            "optimizer": {**common.get("optimizer", {}), "learning_rate": self.rate},
+            "optimizer": {**common.get("optimizer", {}), "learning_rate": rate},
             "stages": [stage],
             "schedule": schedule,
         }
@@ -168,9 +171,7 @@ class _Builder:
             settings["schedule"] = {**schedule, "warmup_tokens": self.study.warmup_tokens}
         else:
             settings["data"].pop("tokenizer", None)  # the checkpoint's own
-        stage_place = len(self.arm.stages) - 1 if name in ("trunk", "decay") else place
-        assert stage_place is not None, "a small stage has a place"
-        piece = Piece(f"{name}, seed {self.seed}, rate {self.rate:g}", parent, settings, stage_place)
+        piece = Piece(f"{name}, seed {self.seed}, rate {rate:g}", parent, settings, stage_place)
         self.steps += piece.run("-").total_steps
         return piece
 

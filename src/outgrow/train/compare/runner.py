@@ -1,7 +1,7 @@
 """Runs what a study still lacks, piece by piece, in one process or several, and collects the decayed frontiers.
 
 Every piece is an ordinary resumable run in `pieces/<key>`; what is there is never run again. Several processes may work
-on one study: a piece that another one holds is left to it.
+on one study, or on studies that share their pieces: a piece that another one holds is left to it.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def run_study(study: StudyConfig, say: Say = print) -> StudyResult:
         root / "study.yaml", dump_yaml(study.model_dump(mode="json", by_alias=True, exclude_unset=True))
     )
     sweep = [branch for arm in study.arms for branch in sweep_branches(study, arm)]
-    run_pieces(all_pieces(sweep), study.output, say, "sweep")
-    trials = sweep_trials(sweep, study.output)
+    run_pieces(all_pieces(sweep), study.pieces_folder, say, "sweep")
+    trials = sweep_trials(sweep, study.pieces_folder)
     rates = {arm: best_rate(trials, arm) for arm in study.arms}
     for arm, rate in rates.items():
         say(f"{arm}: learning rate {rate:g} of {', '.join(f'{one:g}' for one in study.tuning.rates)}")
@@ -68,13 +68,13 @@ def run_study(study: StudyConfig, say: Say = print) -> StudyResult:
         for seed in study.seeds
         for branch in branches(study, arm, seed, rates[arm], study.arm_budgets(arm))
     ]
-    run_pieces(all_pieces(ends), study.output, say, "study")
+    run_pieces(all_pieces(ends), study.pieces_folder, say, "study")
     result = StudyResult(
         study=study,
         points=_points(study, ends, say),
         sweep=trials,
         rates=rates,
-        sweep_flops=sum(ran(piece, study.output).flops for piece in all_pieces(sweep)),
+        sweep_flops=sum(ran(piece, study.pieces_folder).flops for piece in all_pieces(sweep)),
         downstream=downstream(study, ends, say),
     )
     result = replace(result, cautions=cautions(result))
@@ -92,9 +92,9 @@ def sweep_branches(study: StudyConfig, arm: str) -> tuple[Branch, ...]:
     )
 
 
-def sweep_trials(sweep: Sequence[Branch], root: str) -> tuple[Trial, ...]:
+def sweep_trials(sweep: Sequence[Branch], folder: str) -> tuple[Trial, ...]:
     """What the ends of a sweep came to."""
-    return tuple(Trial(one.arm, one.rate, one.budget, ran(one.piece, root).loss) for one in sweep)
+    return tuple(Trial(one.arm, one.rate, one.budget, ran(one.piece, folder).loss) for one in sweep)
 
 
 def best_rate(trials: Sequence[Trial], arm: str) -> float:
@@ -102,25 +102,25 @@ def best_rate(trials: Sequence[Trial], arm: str) -> float:
     return min((trial for trial in trials if trial.arm == arm), key=lambda trial: trial.loss).rate
 
 
-def run_pieces(pieces: Sequence[Piece], root: str, say: Say, title: str) -> None:
+def run_pieces(pieces: Sequence[Piece], folder: str, say: Say, title: str) -> None:
     """Train every piece that is not there yet, parents first; those that another process holds are waited for."""
-    waiting = [piece for piece in pieces if not is_finished(piece, root)]
+    waiting = [piece for piece in pieces if not is_finished(piece, folder)]
     total, done, began = sum(map(tokens_of, waiting)), 0, time.monotonic()
     if waiting:
         say(f"{title}: {len(waiting)} of {len(pieces)} pieces to train, {total:,} tokens")
     while waiting:
         moved = False
         for piece in list(waiting):
-            if piece.parent is not None and not is_finished(piece.parent, root):
+            if piece.parent is not None and not is_finished(piece.parent, folder):
                 continue
-            if _is_held(Path(root) / "pieces" / piece.key):
+            if _is_held(Path(folder) / piece.key):
                 continue  # another process trains it; it is looked at again
             try:
-                train(piece.run(root), progress=False)
+                train(piece.run(folder), progress=False)
             except RunBusyError:
                 continue  # another process was faster
             # Its last state is all that anybody needs of a finished piece.
-            shutil.rmtree(Path(root) / "pieces" / piece.key / "stages", ignore_errors=True)
+            shutil.rmtree(Path(folder) / piece.key / "stages", ignore_errors=True)
             waiting.remove(piece)
             moved = True
             done += tokens_of(piece)
@@ -132,9 +132,9 @@ def run_pieces(pieces: Sequence[Piece], root: str, say: Say, title: str) -> None
             time.sleep(2.0)
 
 
-def point_of(branch: Branch, root: str, speeds: Mapping[str, float]) -> Point:
+def point_of(branch: Branch, folder: str, speeds: Mapping[str, float]) -> Point:
     """What a finished branch came to: its own loss, and the cost of its whole line."""
-    line = [ran(piece, root) for piece in branch.piece.line]
+    line = [ran(piece, folder) for piece in branch.piece.line]
     end = line[-1]
     return Point(
         arm=branch.arm,
@@ -145,16 +145,16 @@ def point_of(branch: Branch, root: str, speeds: Mapping[str, float]) -> Point:
         accuracy=end.accuracy,
         tokens=sum(one.tokens for one in line),
         flops=sum(one.flops for one in line),
-        flops_sunk=sum(ran(piece, root).flops for piece in branch.last_stage),
+        flops_sunk=sum(ran(piece, folder).flops for piece in branch.last_stage),
         seconds=sum(one.tokens * speeds[model_key(one.config)] + one.growth_seconds for one in line),
         parameters=model_cost(end.config).non_embedding,
-        folder=f"pieces/{branch.piece.key}",
+        folder=branch.piece.key,
     )
 
 
-def ran(piece: Piece, root: str) -> Ran:
+def ran(piece: Piece, folder: str) -> Ran:
     """Read the log of a finished piece."""
-    rows = read_metrics(RunFolder(Path(root) / "pieces" / piece.key).metrics)
+    rows = read_metrics(RunFolder(Path(folder) / piece.key).metrics)
     last = [row for row in rows if row["kind"] == "validation"][-1]
     return Ran(
         loss=last["val_loss"],
@@ -166,9 +166,9 @@ def ran(piece: Piece, root: str) -> Ran:
     )
 
 
-def is_finished(piece: Piece, root: str) -> bool:
+def is_finished(piece: Piece, folder: str) -> bool:
     """Whether a piece is there."""
-    pointer = RunFolder(Path(root) / "pieces" / piece.key).pointer()
+    pointer = RunFolder(Path(folder) / piece.key).pointer()
     return pointer is not None and pointer.finished
 
 
@@ -190,7 +190,7 @@ def tokens_of(piece: Piece) -> int:
 
 def _points(study: StudyConfig, ends: Sequence[Branch], say: Say) -> tuple[Point, ...]:
     """All ends, with the time that they would have taken on this machine at one sitting."""
-    models = by_key([ran(piece, study.output).config for piece in all_pieces(ends)])
+    models = by_key([ran(piece, study.pieces_folder).config for piece in all_pieces(ends)])
     say(f"timing: {len(models)} models in turns")
     speeds = study_speeds(models, common_run(study), study.timing, Path(study.output))
-    return tuple(point_of(branch, study.output, speeds) for branch in ends)
+    return tuple(point_of(branch, study.pieces_folder, speeds) for branch in ends)

@@ -28,6 +28,8 @@ class ArmStage(Section):
 
     tokens: Count | None = None
     grow: GrowConfig | None = None
+    rate: Annotated[float, Field(gt=0)] = 1.0
+    """Learning rate of this stage as a multiple of the one that the sweep chooses for the arm: 0.5 at twice the width (muP)."""
     reentry: Reentry | None = None
     new_entries: NewEntriesConfig | None = None
     freeze: FreezeConfig | None = None
@@ -35,7 +37,9 @@ class ArmStage(Section):
 
     def settings(self) -> dict[str, Any]:
         """What the run's stage takes over as it is."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"tokens", "grow"})
+        return self.model_dump(
+            mode="json", by_alias=True, exclude_unset=True, exclude={"tokens", "grow", "rate"}
+        )
 
 
 class ArmConfig(Section):
@@ -53,6 +57,11 @@ class ArmConfig(Section):
             raise ValueError("model.model_type is missing (for example llama)")
         if self.stages[0].grow is not None:
             raise ValueError("stages[0].grow: a new model has nothing to grow from")
+        for place, stage in enumerate(self.stages):
+            if stage.reentry is not None and stage.reentry.peak != "keep":
+                raise ValueError(
+                    f"stages[{place}].reentry.peak: a study sweeps the learning rate; give stages[{place}].rate, a multiple of it"
+                )
         for place, stage in enumerate(self.stages[:-1]):
             if stage.tokens is None:
                 raise ValueError(
@@ -119,6 +128,8 @@ class StudyConfig(Section):
 
     output: str
     """Folder of the study."""
+    pieces: str | None = None
+    """Folder of the trained pieces; default: `pieces` in `output`. Studies that name the same one train what they share once."""
     title: str = ""
     common: dict[str, Any]
     """What every run shares, in the words of `run.yaml`: data, optimizer, batch, evaluation, precision, device."""
@@ -151,6 +162,11 @@ class StudyConfig(Section):
             if self.tuning.budget is not None and self.tuning.budget not in budgets:
                 raise ValueError(f"tuning.budget {self.tuning.budget} is none of the budgets of arm '{arm}'")
         return self
+
+    @property
+    def pieces_folder(self) -> str:
+        """Where the trained pieces lie, each in a folder of its own."""
+        return self.pieces or f"{self.output}/pieces"
 
     def arm_budgets(self, arm: str) -> tuple[int, ...]:
         """Tokens of an arm's last stage at its branches."""
