@@ -5,7 +5,7 @@
 
 1. Two ladders of Llama-like sizes are trained at a constant rate. On each a law is fitted to four sizes and predicts the fifth
    and largest one. `law` goes from 0.33 M to 2.65 M parameters without embeddings; at 20 tokens per parameter its largest size would
-   take 20 core-hours a run, so it stops long before. `plan` goes from 0.06 M to 0.33 M, and its largest size gets 20.
+   take 20 core-hours a run, so it stops long before. `plan` goes from 0.02 M to 0.23 M, and its largest size gets 16.
 2. On `plan`, from the law of the four and the cost of a growth measured between two of them, the schedule for the largest is planned.
    It is run with three seeds, and so is the largest from scratch.
 3. Saving, predicted and measured:  1 - C_staged(L) / C_scratch(L), read off the runs of the same seed at the loss of the plan.
@@ -51,23 +51,26 @@ MODEL = {
     "tie_word_embeddings": True,
 }
 GROW = {"width": "pad", "depth": "stack"}
-MARGIN = 1.12  # large runs go on a little, so that every loss of the plan can be read off them
-PILOT_GROWTH = (1_000_000, 2_000_000)  # tokens of the smallest and of the largest pilot: what a growth costs
+MARGIN = (
+    1.12  # the last stage of a planned run goes on a little, so that the loss of the plan can be read off it
+)
+PILOT_GROWTH = (1_000_000, 2_000_000)  # tokens of the second and of the largest pilot: what a growth costs
 
 
 @dataclass(frozen=True)
 class Size:
-    """Hidden size and layers; heads of 32 or 16, an MLP of 8/3."""
+    """Hidden size, layers and the size of a head; an MLP of 8/3."""
 
     hidden: int
     layers: int
+    head: int
 
     def __str__(self) -> str:
         return f"{self.hidden}x{self.layers}"
 
     @property
     def fields(self) -> dict[str, int]:
-        heads = self.hidden // (16 if self.hidden % 32 or self.hidden == 64 else 32)
+        heads = self.hidden // self.head
         return {
             "hidden_size": self.hidden,
             "intermediate_size": self.hidden * 8 // 3 // 8 * 8,
@@ -84,12 +87,13 @@ class Size:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Sizes in order, the last one held out. Tokens: of the pilots, and of the last size until the loss that is asked for."""
+    """Sizes in order, the last one held out, and tokens: of the small ones, of the last one, and where the law is asked about it."""
 
     name: str
     sizes: tuple[Size, ...]
-    pilot_tokens: int
-    tokens: int
+    small_tokens: int
+    large_tokens: int
+    asked_tokens: int
     seeds: tuple[int, ...]
 
     @property
@@ -98,10 +102,20 @@ class Ladder:
 
 
 LAW = Ladder(
-    "law", (Size(96, 3), Size(128, 3), Size(128, 5), Size(160, 5), Size(192, 6)), 2_500_000, 2_000_000, (0,)
+    name="law",
+    sizes=(Size(96, 3, 32), Size(128, 3, 32), Size(128, 5, 32), Size(160, 5, 32), Size(192, 6, 32)),
+    small_tokens=2_500_000,
+    large_tokens=2_240_000,
+    asked_tokens=2_000_000,
+    seeds=(0,),
 )
 PLAN = Ladder(
-    "plan", (Size(48, 2), Size(64, 2), Size(64, 3), Size(80, 3), Size(96, 3)), 4_000_000, 6_600_000, (0, 1, 2)
+    name="plan",
+    sizes=(Size(32, 2, 16), Size(48, 2, 16), Size(64, 2, 16), Size(64, 3, 16), Size(80, 3, 16)),
+    small_tokens=4_000_000,
+    large_tokens=4_000_000,
+    asked_tokens=3_600_000,
+    seeds=(0, 1, 2),
 )
 
 
@@ -134,7 +148,7 @@ class Place:
 
     def scratch(self, ladder: Ladder, size: Size, seed: int) -> dict[str, Any]:
         """A size trained from scratch."""
-        tokens = ladder.pilot_tokens if size in ladder.pilots else round(ladder.tokens * MARGIN)
+        tokens = ladder.small_tokens if size in ladder.pilots else ladder.large_tokens
         return {
             **self.common(size),
             "output": str(self.folder(ladder, f"scratch-{size}-{seed}")),
@@ -144,8 +158,8 @@ class Place:
         }
 
     def pilot_growth(self, ladder: Ladder) -> dict[str, Any]:
-        """From the smallest pilot to the largest."""
-        small, large = ladder.pilots[0], ladder.pilots[-1]
+        """From the second pilot to the largest."""
+        small, large = ladder.pilots[1], ladder.pilots[-1]
         grow = {"grow": {"to": large.fields, **GROW}, "reentry": {"peak": "mup"}}
         before, after = PILOT_GROWTH
         return {
@@ -167,7 +181,7 @@ class Place:
         grown, whole = (self.folder(ladder, name) for name in ("grown", f"scratch-{ladder.pilots[-1]}-0"))
         curves = [{"path": str(self.folder(ladder, f"scratch-{size}-0"))} for size in ladder.pilots]
         return {
-            "target": {"size": str(ladder.sizes[-1]), "tokens": ladder.tokens},
+            "target": {"size": str(ladder.sizes[-1]), "tokens": ladder.asked_tokens},
             "model": MODEL,
             "candidates": [{"name": str(size), "sizes": size.fields} for size in ladder.sizes],
             "law": {"kind": "fit", "count": "without_embeddings", "from_tokens": 1_000_000, "curves": curves},
@@ -266,7 +280,7 @@ def held_out(place: Place, ladder: Ladder, law: SizeLaw) -> list[dict[str, Any]]
     parameters = law_parameters({**MODEL, **size.fields}, "without_embeddings")
     found = []
     for share in (0.5, 0.75, 1.0):
-        row = int(np.argmin(abs(runs[0]["tokens"] - share * ladder.tokens)))
+        row = int(np.argmin(abs(runs[0]["tokens"] - share * ladder.asked_tokens)))
         tokens = float(runs[0]["tokens"][row])
         predicted = law.fitted[0].predict(parameters=parameters, tokens=tokens).loss
         seen = [float(run["val_loss"][row]) for run in runs]

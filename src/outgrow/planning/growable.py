@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from outgrow.api import plan_growth
+from outgrow.architectures import Model, resolve
 from outgrow.errors import OutgrowError
 from outgrow.planning.config import PlanConfig
 from outgrow.planning.sizes import Candidate, sequence_length
@@ -29,7 +30,16 @@ def refusal(plan: PlanConfig, small: Candidate, large: Candidate) -> str | None:
         )
         config = TrainingState.from_model(build_model(content, "meta")).config
         options = {name: plan.grow[name] for name in ("width", "depth") if name in plan.grow}
-        plan_growth(config, to=targets(small.fields, large.fields), **options)
+        grown = plan_growth(config, to=targets(small.fields, large.fields), **options)
     except OutgrowError as error:
         return " ".join(str(error).split())
-    return None
+    return _difference(grown.large, resolve(large.fields))
+
+
+def _difference(grown: Model, wanted: Model) -> str | None:
+    """Sizes that a growth keeps and the candidate has otherwise: of heads, where a config does not give them."""
+    names = [name for name in wanted.sizes if grown.sizes.get(name) != wanted.sizes[name]]
+    if not names:
+        return None
+    listed = ", ".join(f"{name} {grown.sizes.get(name)}, not {wanted.sizes[name]}" for name in names)
+    return f"the growth ends in another model: {listed}; give candidates that differ only in what grows"
