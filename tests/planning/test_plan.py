@@ -214,7 +214,7 @@ def test_a_growth_that_ends_in_another_model_is_planned_around() -> None:
     wider_heads = {"name": "large", "sizes": sizes(48, 3, 2)}  # heads of 24; the small one's of 8 would be kept
     worked = study(parse_plan({**PLAN, "candidates": [PLAN["candidates"][0], wider_heads]}))
     assert all(len(path.sizes) == 1 for path in worked.paths)
-    assert any("head_dim 8, not 24" in text for text in cautions(worked))
+    assert any("query_dim 8, not 24" in text for text in cautions(worked))
 
 
 def test_limits_on_the_growth_factor() -> None:
