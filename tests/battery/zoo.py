@@ -30,6 +30,7 @@ LLAMA = {
     "vocab_size": 37,
     "max_position_embeddings": 32,
 }
+MIXTRAL = {**LLAMA, "num_local_experts": 5, "num_experts_per_tok": 2}
 VIT = {
     "hidden_size": 24,
     "num_attention_heads": 4,
@@ -58,6 +59,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2": {"model_type": "qwen2", **QWEN2},
     "qwen3": {"model_type": "qwen3", **LLAMA},
     "qwen3-tied": {"model_type": "qwen3", **LLAMA, "tie_word_embeddings": True},
+    "mixtral": {"model_type": "mixtral", **MIXTRAL},
     "vit": {"model_type": "vit", **VIT},
     "deit": {"model_type": "deit", **VIT, "qkv_bias": False},
     "deit-teacher": {"model_type": "deit", **VIT, **TEACHER},
@@ -147,12 +149,20 @@ def loss_and_gradients(model: nn.Module, tokens: Tensor) -> tuple[float, dict[st
 
 
 def norms_in_float64(model: nn.Module) -> nn.Module:
-    """The same model with RMSNorms that do not go through float32, so that nothing hides below 1e-7."""
+    """The same model with RMSNorms and routers that do not go through float32, so that nothing hides below 1e-7."""
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = _rms_norm.__get__(module)  # type: ignore[method-assign]
+        if type(module).__name__.endswith("TopKRouter"):
+            module.forward = _router.__get__(module)  # type: ignore[method-assign]
     return model
 
 
 def _rms_norm(self: Any, x: Tensor) -> Tensor:
     return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon))
+
+
+def _router(self: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    logits = nn.functional.linear(x.flatten(0, -2), self.weight)
+    scores, chosen = logits.softmax(-1).topk(self.top_k)
+    return logits, scores / scores.sum(-1, keepdim=True), chosen

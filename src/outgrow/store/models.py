@@ -8,6 +8,7 @@ that may change between versions.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from outgrow.architectures import load
+from outgrow.architectures import Parameter, load, resolve
 from outgrow.errors import CheckpointError, near
 from outgrow.store import timm_models
 
@@ -145,6 +146,8 @@ class ModelNames:
     """Tensors in published files that are no parameters, as the architecture file says: patterns of `fnmatch`."""
     disk: Mapping[str, str] = field(default_factory=dict)
     """Parts of names in published files -> in memory, replaced one after the other."""
+    apart: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    """A parameter that files may hold in parts: the parts' names, per unit of its first dimension."""
 
 
 def model_names(config: Mapping[str, Any]) -> ModelNames:
@@ -165,7 +168,19 @@ def model_names(config: Mapping[str, Any]) -> ModelNames:
             got=", ".join(extra[:5]),
         )
     prefix = getattr(model, "base_model_prefix", "")
-    return ModelNames(shapes, aliases, prefix, architecture.ignored, architecture.disk)
+    apart = {one.name: parts for one in resolve(config).parameters.values() if (parts := _parts(one, shapes))}
+    return ModelNames(shapes, aliases, prefix, architecture.ignored, architecture.disk, apart)
+
+
+def _parts(parameter: Parameter, shapes: Mapping[str, Shape]) -> tuple[tuple[str, ...], ...]:
+    """What files call the parts of a parameter: `mlp.experts.3.w1.weight` beside `mlp.experts.gate_up_proj`."""
+    if not parameter.apart or parameter.name not in shapes:
+        return ()
+    module = parameter.name.rsplit(".", 1)[0]
+    units = range(shapes[parameter.name][0])
+    return tuple(
+        tuple(f"{module}.{re.sub('{.*}', str(unit), part)}" for part in parameter.apart) for unit in units
+    )
 
 
 def named_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
