@@ -30,6 +30,7 @@ def model_of(content: dict[str, Any], attention: str) -> nn.Module:
         **{**content, **{name: 0.0 for name in DROPOUTS if name in content}}
     )
     made._attn_implementation, made.use_cache = attention, False
+    made._experts_implementation = "eager"  # PyTorch counts no FLOPs of the grouped product
     model: nn.Module = getattr(transformers, load(content["model_type"]).class_)(made)
     return model.train()
 
@@ -89,6 +90,7 @@ MEMORY: dict[str, dict[str, Any]] = {
     "mistral": {**GQA, "head_dim": 24},
     "qwen2": GQA,
     "qwen3": {**GQA, "head_dim": 24},
+    "mixtral": {**GQA, "head_dim": 24, "num_local_experts": 5, "num_experts_per_tok": 2},
 }
 
 

@@ -7,7 +7,8 @@
     attention     query, key, value, output per layer; without a fused kernel also heads * sequence_length
                   probabilities, and keys and values repeated for every query head
     MLP           what the nonlinearity reads, what it writes, and if gated the other factor and the product
-    experts       as an MLP, once per expert that a token meets, and so often its input and its output (eager experts)
+    experts       as an MLP, for each that a token meets, and its input, and its output before and after the router's
+                  share (the eager experts of transformers)
     head          log-probabilities in float32
 
 These are the tensors that PyTorch keeps for the backward pass (arXiv 2205.05198 counts them for Megatron); tensors that
@@ -124,14 +125,16 @@ def _attention(model: Model, sequence_length: int, itemsize: int, flash: bool) -
 
 
 def _routed(model: Model) -> int:
-    """Numbers per token that experts keep: their tokens gathered, and what they write until the router's share scales it."""
+    """Numbers per token that experts keep besides their units: what they read, and twice what they write to the stream."""
     total = 0
     for _, signature in matrix_products(model):
-        for name in (
-            signature.axes("reads") | signature.axes("writes") if _is_experts(model, signature) else ()
-        ):
-            if model.axes[name].of is not None or model.axes[name].through == "stream":
-                total += model.sizes[name] * _met(model, signature)
+        if _is_experts(model, signature):
+            met = _met(model, signature)
+            total += met * sum(
+                model.sizes[one] for one in signature.axes("reads") if model.axes[one].of is not None
+            )
+            streams = (one for one in signature.axes("writes") if model.axes[one].through == "stream")
+            total += 2 * met * sum(model.sizes[one] for one in streams)
     return total
 
 

@@ -86,6 +86,7 @@ def resolved(name: str) -> Model:
 def empty(full: dict[str, Any]) -> nn.Module:
     """The transformers model of a config; under `torch.device("meta")` it has shapes alone."""
     made = transformers.AutoConfig.for_model(**full)
+    made._experts_implementation = "eager"  # torch's grouped product knows no float64
     names = full.get("architectures") or [load(full["model_type"]).class_]
     return getattr(transformers, names[0])(made)
 
@@ -111,6 +112,14 @@ def build(
                 size = embedding if "classifier" in name else 1.0
                 parameter.copy_(noise * (embedding if table else size * 1.5 / parameter.shape[-1] ** 0.5))
     return model.to(dtype).eval()
+
+
+def every_expert(model: nn.Module) -> nn.Module:
+    """The same model with all experts at work for every token: a choice is a step, and rounding may cross it."""
+    for module in model.modules():
+        if type(module).__name__.endswith("TopKRouter"):
+            module.top_k = module.num_experts
+    return model
 
 
 def batch(seed: int = 1, rows: int = 3, columns: int = 9) -> Tensor:

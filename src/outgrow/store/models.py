@@ -129,7 +129,12 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -
     """A real model with fresh weights, its rotary tables in float32 as `from_pretrained` leaves them."""
     if timm_models.is_timm(config.get("model_type")):
         return cast("PreTrainedModel", timm_models.build(config).to(dtype))
-    return cast("PreTrainedModel", model_class(config)._from_config(config_object(config), dtype=dtype))
+    made = config_object(config)
+    if dtype == torch.float64:
+        made._experts_implementation = (
+            "eager"  # torch's grouped product, which is the default, knows no float64
+        )
+    return cast("PreTrainedModel", model_class(config)._from_config(made, dtype=dtype))
 
 
 @dataclass(frozen=True)
