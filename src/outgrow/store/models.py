@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from outgrow.architectures import Parameter, load, resolve
+from outgrow.architectures import Model, Parameter, load, resolve
 from outgrow.errors import CheckpointError, near
 from outgrow.store import timm_models
 
@@ -130,11 +130,17 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -
     if timm_models.is_timm(config.get("model_type")):
         return cast("PreTrainedModel", timm_models.build(config).to(dtype))
     made = config_object(config)
-    if dtype == torch.float64:
-        made._experts_implementation = (
-            "eager"  # torch's grouped product, which is the default, knows no float64
-        )
+    if not _can_group(resolve(config), dtype):
+        made._experts_implementation = "eager"
     return cast("PreTrainedModel", model_class(config)._from_config(made, dtype=dtype))
+
+
+def _can_group(model: Model, dtype: torch.dtype) -> bool:
+    """Whether torch's grouped product, which transformers prefers, does these experts: no float64, rows of 16 bytes."""
+    experts = {name for name, spec in model.axes.items() if spec.active is not None}
+    stacked = [name for name, one in model.parameters.items() if experts & one.signature.axes("writes")]
+    whole = all(size % 8 == 0 for name in stacked for size in model.shape(name)[1:])
+    return not stacked or (whole and dtype != torch.float64)
 
 
 @dataclass(frozen=True)
