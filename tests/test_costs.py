@@ -56,6 +56,19 @@ def test_flops_agree_with_pytorch(name: str) -> None:
     assert cost.training(16) == cost.forward(16) + cost.backward(16)
 
 
+def test_a_token_meets_its_own_experts_and_the_memory_holds_all() -> None:
+    few, all_ = (model_cost(config("mixtral") | {"num_experts_per_tok": count}) for count in (2, 5))
+    mlp, embed, layers, experts = 40, 24, 3, 5
+    assert few.parameters == all_.parameters == all_.active
+    assert all_.active - few.active == layers * (5 - 2) * 3 * mlp * embed
+    assert all_.forward(16) - few.forward(16) == 2 * (all_.active - few.active)
+    dense = model_cost({**config("mistral"), "intermediate_size": 2 * mlp})
+    assert few.forward(16) == dense.forward(16) + 2 * layers * experts * embed  # and the router
+    memory = training_memory(config("mixtral"), sequences=1, sequence_length=16, itemsize=2)
+    assert memory.moments == 8 * few.parameters
+    assert memory.weights - 4 * few.parameters == 2 * all_.matrix_weights
+
+
 def test_causal_attention_counts_what_each_position_sees() -> None:
     cost, length = model_cost(config("llama")), 7
     seen = sum(2 * cost.matrix_weights + 2 * cost.attention_width * (place + 1) for place in range(length))
@@ -125,7 +138,7 @@ def test_activations_are_what_pytorch_keeps(name: str, flash: bool) -> None:
     assert memory.weights == memory.gradients == 4 * sum(one.numel() for one in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bert", "llama", "qwen3"])
+@pytest.mark.parametrize("name", ["gpt2", "bert", "llama", "qwen3", "mixtral"])
 def test_activations_under_autocast(name: str) -> None:
     """Within 5 %: which tensors are cast, and how often, is the model's own business."""
     content = transformers.AutoConfig.for_model(name, **{**TOKENS, **MEMORY[name]}).to_dict()
