@@ -85,7 +85,8 @@ def training_memory(
         * (
             _norm_bytes(model, itemsize)
             + model.layers * _attention(model, sequence_length, itemsize, flash)
-            + itemsize * (_nonlinear(model) + _routed(model))
+            + itemsize * _nonlinear(model)
+            + _routed(model, itemsize)
             + _FLOAT32 * vocab
         ),
         logits=tokens * vocab * (itemsize + _FLOAT32),
@@ -124,17 +125,18 @@ def _attention(model: Model, sequence_length: int, itemsize: int, flash: bool) -
     return itemsize * (heads * (sizes["query_dim"] + sizes["value_dim"]) + key + value) + twice * scores
 
 
-def _routed(model: Model) -> int:
-    """Numbers per token that experts keep besides their units: what they read, and twice what they write to the stream."""
+def _routed(model: Model, itemsize: int) -> int:
+    """Bytes per token that experts keep besides their units: their input, and their output before and after its share.
+
+    The router's shares are float32 whatever the precision, and so is an output after its share.
+    """
     total = 0
     for _, signature in matrix_products(model):
         if _is_experts(model, signature):
-            met = _met(model, signature)
-            total += met * sum(
-                model.sizes[one] for one in signature.axes("reads") if model.axes[one].of is not None
-            )
+            read = sum(model.sizes[one] for one in signature.axes("reads") if model.axes[one].of is not None)
             streams = (one for one in signature.axes("writes") if model.axes[one].through == "stream")
-            total += 2 * met * sum(model.sizes[one] for one in streams)
+            written = sum(model.sizes[one] for one in streams)
+            total += _met(model, signature) * (itemsize * read + (itemsize + _FLOAT32) * written)
     return total
 
 
