@@ -52,6 +52,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "mixtral": [{"tie_word_embeddings": True}, {"num_local_experts": 3, "num_experts_per_tok": 1}],
     "qwen2": [{"tie_word_embeddings": True}],
     "qwen3": [{"tie_word_embeddings": True}, {"attention_bias": True}],
+    "qwen3_moe": [{"tie_word_embeddings": True}, {"attention_bias": True}],
     "vit": [{"qkv_bias": False}, {"num_labels": 2}, {"num_channels": 1}],
     "deit": [{"qkv_bias": False}, zoo.TEACHER],
 }
@@ -59,7 +60,12 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 
 def base(model_type: str) -> dict[str, Any]:
     """The zoo's small config of a model type."""
-    family = {"gpt2": zoo.GPT2, "bert": zoo.BERT, "roberta": {**zoo.BERT, **zoo.ROBERTA}}
+    family = {
+        "qwen3_moe": zoo.QWEN3_MOE,
+        "gpt2": zoo.GPT2,
+        "bert": zoo.BERT,
+        "roberta": {**zoo.BERT, **zoo.ROBERTA},
+    }
     if load(model_type).objective == "image":
         return zoo.VIT
     return {**zoo.TOKENS, **family.get(model_type, zoo.LLAMA)}
@@ -274,6 +280,12 @@ def permuted(name: str, signatures: Model, generator: torch.Generator) -> tuple[
                 value = value.index_select(place, order(dim, signatures.sizes, orders))
             parameter.copy_(value)
         return before, zoo.logits(model, zoo.batch())
+
+
+@pytest.mark.parametrize("change", [{"mlp_only_layers": [1]}, {"decoder_sparse_step": 2}])
+def test_layers_of_two_kinds_are_not_described(change: dict[str, Any]) -> None:
+    with pytest.raises(ArchitectureError, match=next(iter(change))):
+        resolve(full("qwen3_moe", change))
 
 
 @pytest.mark.parametrize("name", zoo.CONFIGS)

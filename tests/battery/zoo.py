@@ -31,6 +31,13 @@ LLAMA = {
     "max_position_embeddings": 32,
 }
 MIXTRAL = {**LLAMA, "num_local_experts": 5, "num_experts_per_tok": 2}
+QWEN3_MOE = {
+    **LLAMA,
+    "intermediate_size": 11,
+    "moe_intermediate_size": 40,
+    "num_experts": 5,
+    "num_experts_per_tok": 2,
+}
 VIT = {
     "hidden_size": 24,
     "num_attention_heads": 4,
@@ -60,6 +67,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen3": {"model_type": "qwen3", **LLAMA},
     "qwen3-tied": {"model_type": "qwen3", **LLAMA, "tie_word_embeddings": True},
     "mixtral": {"model_type": "mixtral", **MIXTRAL},
+    "qwen3_moe": {"model_type": "qwen3_moe", **QWEN3_MOE},
     "vit": {"model_type": "vit", **VIT},
     "deit": {"model_type": "deit", **VIT, "qkv_bias": False},
     "deit-teacher": {"model_type": "deit", **VIT, **TEACHER},
@@ -174,4 +182,5 @@ def _rms_norm(self: Any, x: Tensor) -> Tensor:
 def _router(self: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     logits = nn.functional.linear(x.flatten(0, -2), self.weight)
     scores, chosen = logits.softmax(-1).topk(self.top_k)
-    return logits, scores / scores.sum(-1, keepdim=True), chosen
+    normalised = getattr(self, "norm_topk_prob", True)
+    return logits, scores / scores.sum(-1, keepdim=True) if normalised else scores, chosen
