@@ -158,6 +158,7 @@ def _nonlinear(model: Model) -> int:
     for name, axis in model.axes.items():
         if axis.through != "elementwise":
             continue
+        units = _units(model, name)
         for layer in range(model.layers) if _is_layered(model, name) else (None,):
             writers = sum(
                 sum(name in block for block in dim.blocks)
@@ -165,7 +166,7 @@ def _nonlinear(model: Model) -> int:
                 if parameter == layer
             )
             gate = 2 if writers > 1 else 0  # the other factor, and the product, which the next matrix reads
-            total += _units(model, name) * (kept + gate + int(_is_read(model, name)))
+            total += units * (kept + gate + int(_is_read(model, name)))
     return total
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import assert_same_tensors, tiny_mixtral, trained_state
+from tiny_models import TOKENS, assert_same_tensors, tiny_mixtral, trained_state
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import outgrow
 from outgrow.errors import CheckpointError, GrowthError
@@ -49,6 +49,17 @@ def test_parts_are_read_as_one_tensor(folder: Path) -> None:
     for rows in (None, slice(1, 3), slice(2, 2), slice(-1, None), slice(0, 4, 3), torch.tensor([3, 0, 3])):
         found = state.source.read(GATE_UP, "weight", rows)
         assert torch.equal(found, expected if rows is None else expected[rows]), rows
+
+
+def test_qwens_parts_have_other_names(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 19, "hidden_size": 12, "moe_intermediate_size": 20, "num_hidden_layers": 1}
+    experts = {"num_attention_heads": 3, "num_key_value_heads": 1, "num_experts": 4, "num_experts_per_tok": 2}
+    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, **experts, head_dim=4, **TOKENS))
+    model.save_pretrained(tmp_path / "saved")
+    assert "model.layers.0.mlp.experts.3.up_proj.weight" in on_disk(tmp_path / "saved")
+    state = TrainingState.from_pretrained(tmp_path / "saved")
+    assert_same_tensors(TrainingState.from_model(model), state)
 
 
 def test_what_is_written_is_what_transformers_opens(folder: Path, tmp_path: Path) -> None:
