@@ -179,7 +179,7 @@ def _written(model: Model) -> Iterator[tuple[int | None, Dim]]:
 def _units(model: Model, axis: str) -> int:
     """Units of an axis behind a nonlinearity that a token has: those of every expert that it meets."""
     writing = (one for _, one in matrix_products(model) if axis in one.axes("writes"))
-    return model.sizes[axis] * max(_met(model, signature) for signature in writing)
+    return model.sizes[axis] * max((_met(model, signature) for signature in writing), default=1)
 
 
 def _is_layered(model: Model, axis: str) -> bool:
