@@ -49,8 +49,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"num_key_value_heads": None},
     ],
     "mistral": [{"tie_word_embeddings": True}, {"head_dim": None}],
+    "mixtral": [{"tie_word_embeddings": True}, {"num_local_experts": 3, "num_experts_per_tok": 1}],
     "qwen2": [{"tie_word_embeddings": True}],
     "qwen3": [{"tie_word_embeddings": True}, {"attention_bias": True}],
+    "qwen3_moe": [{"tie_word_embeddings": True}, {"attention_bias": True}],
     "vit": [{"qkv_bias": False}, {"num_labels": 2}, {"num_channels": 1}],
     "deit": [{"qkv_bias": False}, zoo.TEACHER],
 }
@@ -58,7 +60,12 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 
 def base(model_type: str) -> dict[str, Any]:
     """The zoo's small config of a model type."""
-    family = {"gpt2": zoo.GPT2, "bert": zoo.BERT, "roberta": {**zoo.BERT, **zoo.ROBERTA}}
+    family = {
+        "qwen3_moe": zoo.QWEN3_MOE,
+        "gpt2": zoo.GPT2,
+        "bert": zoo.BERT,
+        "roberta": {**zoo.BERT, **zoo.ROBERTA},
+    }
     if load(model_type).objective == "image":
         return zoo.VIT
     return {**zoo.TOKENS, **family.get(model_type, zoo.LLAMA)}
@@ -238,6 +245,11 @@ def permutations(model: Model, generator: torch.Generator) -> dict[str, Tensor]:
             orders[name] = orders[spec.like]  # a tied head reads what the embedding writes
         if spec.through == "norm" and spec.of != stream:
             orders[name] = orders[str(spec.of)]
+    routed = [name for name, spec in model.axes.items() if spec.through == "router"]
+    for name in routed:  # an expert is found by its number: the router's rows and the experts move together
+        orders[name] = (
+            torch.randperm(model.sizes[name], generator=generator) if name == routed[0] else orders[routed[0]]
+        )
     if "positions" in orders:
         orders["positions"] = torch.arange(model.sizes["positions"])
     return orders
@@ -270,6 +282,12 @@ def permuted(name: str, signatures: Model, generator: torch.Generator) -> tuple[
         return before, zoo.logits(model, zoo.batch())
 
 
+@pytest.mark.parametrize("change", [{"mlp_only_layers": [1]}, {"decoder_sparse_step": 2}])
+def test_layers_of_two_kinds_are_not_described(change: dict[str, Any]) -> None:
+    with pytest.raises(ArchitectureError, match=next(iter(change))):
+        resolve(full("qwen3_moe", change))
+
+
 @pytest.mark.parametrize("name", zoo.CONFIGS)
 def test_units_have_no_order(name: str) -> None:
     before, after = permuted(name, resolve(zoo.config(name)), torch.Generator().manual_seed(0))
@@ -285,6 +303,8 @@ def test_units_have_no_order(name: str) -> None:
         ("llama", "model.layers.1.self_attn.q_proj.weight", "(group kv_heads query_dim) <- normed"),
         ("bert", "bert.encoder.layer.0.output.dense.weight", "embed <- (40)"),
         ("qwen3", "model.layers.0.mlp.down_proj.weight", "(24) <- mlp"),
+        ("mixtral", "model.layers.0.mlp.experts.gate_up_proj", "experts (mlp 2) <- normed"),
+        ("mixtral", "model.layers.1.mlp.experts.down_proj", "5 embed <- mlp"),
         ("vit", "vit.layers.1.attention.o_proj.weight", "embed <- (value_dim heads)"),
         ("deit", "deit.embeddings.distillation_token", "1 1 (24)"),
     ],

@@ -30,6 +30,7 @@ def model_of(content: dict[str, Any], attention: str) -> nn.Module:
         **{**content, **{name: 0.0 for name in DROPOUTS if name in content}}
     )
     made._attn_implementation, made.use_cache = attention, False
+    made._experts_implementation = "eager"  # PyTorch counts no FLOPs of the grouped product
     model: nn.Module = getattr(transformers, load(content["model_type"]).class_)(made)
     return model.train()
 
@@ -53,6 +54,19 @@ def test_flops_agree_with_pytorch(name: str) -> None:
     assert forward.get_total_flops() == pytest.approx(cost.forward(16) * tokens.numel(), rel=0.01)
     assert backward.get_total_flops() == pytest.approx(cost.backward(16) * tokens.numel(), rel=0.01)
     assert cost.training(16) == cost.forward(16) + cost.backward(16)
+
+
+def test_a_token_meets_its_own_experts_and_the_memory_holds_all() -> None:
+    few, all_ = (model_cost(config("mixtral") | {"num_experts_per_tok": count}) for count in (2, 5))
+    mlp, embed, layers, experts = 40, 24, 3, 5
+    assert few.parameters == all_.parameters == all_.active
+    assert all_.active - few.active == layers * (5 - 2) * 3 * mlp * embed
+    assert all_.forward(16) - few.forward(16) == 2 * (all_.active - few.active)
+    dense = model_cost({**config("mistral"), "intermediate_size": 2 * mlp})
+    assert few.forward(16) == dense.forward(16) + 2 * layers * experts * embed  # and the router
+    memory = training_memory(config("mixtral"), sequences=1, sequence_length=16, itemsize=2)
+    assert memory.moments == 8 * few.parameters
+    assert memory.weights - 4 * few.parameters == 2 * all_.matrix_weights
 
 
 def test_causal_attention_counts_what_each_position_sees() -> None:
@@ -89,6 +103,7 @@ MEMORY: dict[str, dict[str, Any]] = {
     "mistral": {**GQA, "head_dim": 24},
     "qwen2": GQA,
     "qwen3": {**GQA, "head_dim": 24},
+    "mixtral": {**GQA, "head_dim": 24, "num_local_experts": 5, "num_experts_per_tok": 2},
 }
 
 
@@ -123,7 +138,7 @@ def test_activations_are_what_pytorch_keeps(name: str, flash: bool) -> None:
     assert memory.weights == memory.gradients == 4 * sum(one.numel() for one in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bert", "llama", "qwen3"])
+@pytest.mark.parametrize("name", ["gpt2", "bert", "llama", "qwen3", "mixtral"])
 def test_activations_under_autocast(name: str) -> None:
     """Within 5 %: which tensors are cast, and how often, is the model's own business."""
     content = transformers.AutoConfig.for_model(name, **{**TOKENS, **MEMORY[name]}).to_dict()

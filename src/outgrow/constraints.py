@@ -352,6 +352,7 @@ _CHECKS = {
     "raw": _raw,
     "linear": _plain,
     "lookup": _lookup,
+    "router": _plain,
     "input": _plain,
     "fixed": _plain,
 }

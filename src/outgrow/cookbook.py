@@ -131,7 +131,8 @@ class Cookbook:
 
     def is_silenced(self, parameter: Parameter, layers: LayerMap) -> bool:
         """Whether this weight is zero in a silent layer: a branch's last matrix and bias, or the norms and all biases."""
-        is_output = parameter.tail.rsplit(".", 1)[0] in self.growth.small.spec.layers.branch_outputs
+        outputs = self.growth.small.spec.layers.branch_outputs
+        is_output = parameter.tail in outputs or parameter.tail.rsplit(".", 1)[0] in outputs
         dim, *others = parameter.signature.dims
         if layers.silenced == "outputs" or (layers.silenced == "pairs" and not others):
             return is_output

@@ -7,7 +7,7 @@ Only matrix products count (two FLOPs per multiply-add). Attention is counted ov
 as `torch.utils.flop_counter` does; `causal=True` counts what a kernel must do that skips what lies ahead: position i sees
 i + 1 positions, (sequence_length + 1) / 2 on average. Sliding windows are not deducted. Embedding look-ups cost nothing.
 A signature says which weights take part: those that read an axis other than a look-up, tied heads included. Query heads
-that share keys (GQA) save weights and memory, not attention FLOPs. No architecture file has experts yet.
+that share keys (GQA) save weights and memory, not attention FLOPs. Of experts, a token's own count, and the router.
 
 An image has a length of its own, and some matrices see a part of it (patches, the class token). So its unit is the image:
 
@@ -43,6 +43,19 @@ class Cost:
     )
     apart: int = 0  # multiply-adds per sequence where only some of its positions take part
     length: int | None = None  # of every sequence, where the config fixes it
+    idle: int = 0  # parameters of experts that a token does not meet
+
+    @property
+    def active(self) -> int:
+        """Parameters that work for one token: all, but for the experts that its router does not pick.
+
+        >>> tiny = {"model_type": "mixtral", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+        ...         "num_attention_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 1, "vocab_size": 10}
+        >>> cost = model_cost(tiny)
+        >>> cost.parameters - cost.active == 3 * (3 * 8 * 16)
+        True
+        """
+        return self.parameters - self.idle
 
     def forward(self, sequence_length: int, *, causal: bool = False) -> int:
         """FLOPs per token, forward, on average over a sequence."""
@@ -81,10 +94,10 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
     (824, 4704)
     """
     model = resolve(config)
-    matrices = apart = 0
+    matrices, apart, met = 0, 0, model.active_sizes
     for parameter in model.parameters.values():
         signatures = [one for one in (parameter.signature, *parameter.tied) if _is_product(one, model)]
-        weights = sum(prod(one.shape(model.sizes)) for one in signatures)
+        weights = sum(prod(one.shape(met)) for one in signatures)
         if parameter.at is None:
             matrices += weights
         else:
@@ -100,7 +113,8 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
     tables = sum(
         prod(model.shape(name)) for name, one in model.parameters.items() if _is_table(one.signature, model)
     )
-    return Cost(model.num_parameters, model.num_parameters - tables, matrices, width, apart, model.sequence)
+    total = model.num_parameters
+    return Cost(total, total - tables, matrices, width, apart, model.sequence, total - model.num_active)
 
 
 def matrix_products(model: Model) -> Iterator[tuple[Parameter, Signature]]:

@@ -32,15 +32,15 @@ def frozen_training_flops(config: Mapping[str, Any], sequence_length: int, froze
         last = parameter.layer if parameter.layer is not None else last + (last >= 0)
         places[name] = last
     lowest = min((place for name, place in places.items() if name not in frozen), default=model.layers + 1)
-    total = products_apart = 0
+    total, products_apart, met = 0, 0, model.active_sizes
     for parameter, signature in matrix_products(model):
         place = places[parameter.name] if signature is parameter.signature else last + 1  # a tied head
         count = length if parameter.at is None else model.positions(parameter.at)
         if parameter.at is not None:
-            products_apart += prod(signature.shape(model.sizes)) * count
+            products_apart += prod(signature.shape(met)) * count
         flows = lowest < place or (lowest == place < model.layers)
         passes = 1 + flows + (parameter.name not in frozen)
-        total += 2 * prod(signature.shape(model.sizes)) * count * passes
+        total += 2 * prod(signature.shape(met)) * count * passes
     per_layer = model_cost(config).attention_width // model.layers
     passes = sum(3 if lowest <= layer else 1 for layer in range(model.layers))
     total += 2 * per_layer * length * length * passes

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from outgrow.architectures import Model, growable, resolve
+from outgrow.architectures import Model, fixed, growable, resolve
 from outgrow.architectures.expressions import evaluate
 from outgrow.errors import GrowthError, near
 from outgrow.linear import LinearMap
@@ -148,8 +148,11 @@ def target(small: Model, to: Mapping[str, Any]) -> Model:
     for asked, value in to.items():
         name = spec.aliases.get(asked, asked)
         if name not in allowed:
+            stays = fixed(spec).get(name)
+            why = f"axis '{stays}' stays as it is; " if stays else ""
             raise GrowthError(
-                f"'{asked}' is not a size of {spec.model_type} that can grow ({near(asked, [*allowed, *spec.aliases])})"
+                f"'{asked}' is not a size of {spec.model_type} that can grow"
+                f" ({why}{near(asked, [*allowed, *spec.aliases])})"
             )
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise GrowthError(f"size '{asked}' must be a positive whole number", got=repr(value))

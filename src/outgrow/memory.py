@@ -7,6 +7,8 @@
     attention     query, key, value, output per layer; without a fused kernel also heads * sequence_length
                   probabilities, and keys and values repeated for every query head
     MLP           what the nonlinearity reads, what it writes, and if gated the other factor and the product
+    experts       as an MLP, for each that a token meets, and its input, and its output before and after the router's
+                  share (the eager experts of transformers)
     head          log-probabilities in float32
 
 These are the tensors that PyTorch keeps for the backward pass (arXiv 2205.05198 counts them for Megatron); tensors that
@@ -21,7 +23,7 @@ from math import prod
 from typing import Any
 
 from outgrow.architectures import Model, resolve
-from outgrow.axes import Dim
+from outgrow.axes import Dim, Signature
 from outgrow.flops import matrix_products, model_cost
 
 _FLOAT32 = 4
@@ -74,7 +76,7 @@ def training_memory(
     tokens = sequences * sequence_length
     tables = (size for name, size in model.sizes.items() if model.axes[name].through == "lookup")
     vocab = max(tables, default=0)
-    copies = 0 if itemsize == _FLOAT32 else itemsize * cost.matrix_weights
+    copies = 0 if itemsize == _FLOAT32 else itemsize * (cost.matrix_weights + cost.idle)
     return Memory(
         weights=_FLOAT32 * cost.parameters + copies,
         gradients=_FLOAT32 * cost.parameters,
@@ -84,6 +86,7 @@ def training_memory(
             _norm_bytes(model, itemsize)
             + model.layers * _attention(model, sequence_length, itemsize, flash)
             + itemsize * _nonlinear(model)
+            + _routed(model, itemsize)
             + _FLOAT32 * vocab
         ),
         logits=tokens * vocab * (itemsize + _FLOAT32),
@@ -106,7 +109,7 @@ def _norm_bytes(model: Model, itemsize: int) -> int:
     if itemsize < _FLOAT32:
         for _, signature in matrix_products(model):
             reads = signature.axes("reads")
-            if any(model.axes[name].norm is not None for name in reads):
+            if any(model.axes[name].norm is not None for name in reads) and not _is_experts(model, signature):
                 total += itemsize * prod(model.sizes[name] for name in reads)
     return total
 
@@ -122,6 +125,31 @@ def _attention(model: Model, sequence_length: int, itemsize: int, flash: bool) -
     return itemsize * (heads * (sizes["query_dim"] + sizes["value_dim"]) + key + value) + twice * scores
 
 
+def _routed(model: Model, itemsize: int) -> int:
+    """Bytes per token that experts keep besides their units: their input, and their output before and after its share.
+
+    The router's shares are float32 whatever the precision, and so is an output after its share.
+    """
+    total = 0
+    for _, signature in matrix_products(model):
+        if _is_experts(model, signature):
+            read = sum(model.sizes[one] for one in signature.axes("reads") if model.axes[one].of is not None)
+            streams = (one for one in signature.axes("writes") if model.axes[one].through == "stream")
+            written = sum(model.sizes[one] for one in streams)
+            total += _met(model, signature) * (itemsize * read + (itemsize + _FLOAT32) * written)
+    return total
+
+
+def _is_experts(model: Model, signature: Signature) -> bool:
+    return any(model.axes[name].active is not None for name in signature.axes("writes"))
+
+
+def _met(model: Model, signature: Signature) -> int:
+    """By how many matrices of those that a tensor stacks a token is multiplied: 1 where there are no experts."""
+    sizes = model.active_sizes
+    return prod(sizes[name] for name in signature.axes("writes") if model.axes[name].active is not None)
+
+
 def _nonlinear(model: Model) -> int:
     """Numbers per token, all layers together, around the nonlinearities."""
     words = (model.config.get(name) for name in ("hidden_act", "activation_function"))
@@ -130,6 +158,7 @@ def _nonlinear(model: Model) -> int:
     for name, axis in model.axes.items():
         if axis.through != "elementwise":
             continue
+        units = _units(model, name)
         for layer in range(model.layers) if _is_layered(model, name) else (None,):
             writers = sum(
                 sum(name in block for block in dim.blocks)
@@ -137,7 +166,7 @@ def _nonlinear(model: Model) -> int:
                 if parameter == layer
             )
             gate = 2 if writers > 1 else 0  # the other factor, and the product, which the next matrix reads
-            total += model.sizes[name] * (kept + gate + int(_is_read(model, name)))
+            total += units * (kept + gate + int(_is_read(model, name)))
     return total
 
 
@@ -145,6 +174,12 @@ def _written(model: Model) -> Iterator[tuple[int | None, Dim]]:
     """(layer, dimension) that every matrix product writes."""
     for parameter, signature in matrix_products(model):
         yield from ((parameter.layer, dim) for dim in signature.dims if dim.role == "writes")
+
+
+def _units(model: Model, axis: str) -> int:
+    """Units of an axis behind a nonlinearity that a token has: those of every expert that it meets."""
+    writing = (one for _, one in matrix_products(model) if axis in one.axes("writes"))
+    return model.sizes[axis] * max((_met(model, signature) for signature in writing), default=1)
 
 
 def _is_layered(model: Model, axis: str) -> bool:

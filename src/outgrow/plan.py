@@ -66,7 +66,7 @@ class GrowthPlan:
         sources = self.growth.layers.sources(parameter.layer)
         if sources or self.small.layers:
             return parameter.in_layer(sources[0] if sources else 0)
-        dims = len(parameter.signature.dims)  # nothing of its kind: as what has its dimensions
+        dims = min(len(parameter.signature.dims), 2)  # nothing of its kind: as a vector, or as a matrix
         return next(one.name for one in self.small.parameters.values() if len(one.signature.dims) == dims)
 
     def same_contents(self, slot: str) -> tuple[tuple[str, ...], ...]:

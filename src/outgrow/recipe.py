@@ -128,11 +128,11 @@ class Invisible(Fill):
             block[rows[here] - start] += noise[here]
             return block.view(stop - start, *shape[1:])
         noise = normal_rows(self.seed, self.name, start, stop, columns).double().mul_(std)
-        noise = noise.view(stop - start, *shape[1:]) * (units >= 0)
-        seen = torch.zeros(stop - start, self.forward.inputs, dtype=torch.float64)
         keep = units >= 0
-        seen.index_add_(1, units[keep], noise[:, keep] * weight[keep])
-        return noise - self.backward.apply(seen, 1)
+        noise = (noise.view(stop - start, *shape[1:]).movedim(self.dim, -1) * keep).contiguous()
+        seen = torch.zeros(*noise.shape[:-1], self.forward.inputs, dtype=torch.float64)
+        seen.index_add_(-1, units[keep], noise[..., keep] * weight[keep])
+        return (noise - self.backward.apply(seen, noise.dim() - 1)).movedim(-1, self.dim)
 
 
 @dataclass(frozen=True)

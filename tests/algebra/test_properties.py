@@ -18,7 +18,7 @@ from outgrow.plan import GrowthPlan, plan
 from outgrow.slots import SLOTS
 
 EXAMPLES = settings().max_examples  # 25, or 500 under HYPOTHESIS_PROFILE=search
-MODEL_TYPES = ("gpt2", "bert", "roberta", "llama", "mistral", "qwen2", "qwen3")
+MODEL_TYPES = ("gpt2", "bert", "roberta", "llama", "mistral", "qwen2", "qwen3", "mixtral")
 
 
 @st.composite

@@ -129,7 +129,7 @@ INEXACT: dict[tuple[str, str], tuple[str, ...]] = {
 }
 BASE = ("isometric", "duplicate", "pad")
 """Operators that are tried on every model of the zoo; the others on one model of each kind."""
-SAMPLE = ("gpt2", "bert", "llama-tied-bias", "qwen3")
+SAMPLE = ("gpt2", "bert", "llama-tied-bias", "qwen3", "mixtral")
 """Pre-norm LayerNorm, post-norm LayerNorm, RMSNorm with a tied head, query and key norms."""
 
 

@@ -125,7 +125,7 @@ def test_pairs_give_every_new_matrix_a_gradient_at_once() -> None:
             assert bool(gradients[f"model.layers.1.{name}.weight"].any()) != silent
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3", "mixtral"])
 def test_a_model_without_layers_grows_and_loads(name: str, tmp_path: Path) -> None:
     """Zero-layer start: embeddings and head alone, then fresh layers; the grown folder is an ordinary checkpoint."""
     import transformers

@@ -23,7 +23,7 @@ from outgrow.slots import Moments
 LR, BETAS = 1e-2, (0.9, 0.999)
 EPS = 1e-6  # above the rounding (1e-16) of gradients that are zero in exact arithmetic, as BERT's key biases
 STEPS = 4
-MODELS = ["gpt2", "deit", "bert", "llama", "llama-tied-bias"]
+MODELS = ["gpt2", "deit", "bert", "llama", "llama-tied-bias", "mixtral"]
 
 
 def optimizer(

@@ -39,7 +39,7 @@ WIDER: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("depth", ["stack", "identity"])
-@pytest.mark.parametrize("name", ["gpt2", "bert", "llama", "qwen3-tied"])
+@pytest.mark.parametrize("name", ["gpt2", "bert", "llama", "qwen3-tied", "mixtral"])
 def test_old_entries_are_where_moments_are_kept(name: str, depth: str) -> None:
     """`keep_zero` writes every old moment once, on old entries: moments that are all ones show where."""
     small = zoo.resolved(name)

@@ -21,7 +21,7 @@ from outgrow.slots import Moments
 from outgrow.store.grown import GrownView
 
 SLOTS = ("weight", "exp_avg", "exp_avg_sq")
-MODELS = ["gpt2", "vit", "bert", "llama-tied-bias", "qwen3"]
+MODELS = ["gpt2", "vit", "bert", "llama-tied-bias", "qwen3", "mixtral"]
 PARTS = ("staged", "aki", "msg", "lemon", "sparkling:fan_in=random", "net2net:visible=0.5")
 """One operator for every kind of part, fill and rest."""
 OPERATORS = [

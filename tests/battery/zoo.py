@@ -30,6 +30,14 @@ LLAMA = {
     "vocab_size": 37,
     "max_position_embeddings": 32,
 }
+MIXTRAL = {**LLAMA, "num_local_experts": 5, "num_experts_per_tok": 2}
+QWEN3_MOE = {
+    **LLAMA,
+    "intermediate_size": 11,
+    "moe_intermediate_size": 40,
+    "num_experts": 5,
+    "num_experts_per_tok": 2,
+}
 VIT = {
     "hidden_size": 24,
     "num_attention_heads": 4,
@@ -58,6 +66,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2": {"model_type": "qwen2", **QWEN2},
     "qwen3": {"model_type": "qwen3", **LLAMA},
     "qwen3-tied": {"model_type": "qwen3", **LLAMA, "tie_word_embeddings": True},
+    "mixtral": {"model_type": "mixtral", **MIXTRAL},
+    "qwen3_moe": {"model_type": "qwen3_moe", **QWEN3_MOE},
     "vit": {"model_type": "vit", **VIT},
     "deit": {"model_type": "deit", **VIT, "qkv_bias": False},
     "deit-teacher": {"model_type": "deit", **VIT, **TEACHER},
@@ -84,6 +94,7 @@ def resolved(name: str) -> Model:
 def empty(full: dict[str, Any]) -> nn.Module:
     """The transformers model of a config; under `torch.device("meta")` it has shapes alone."""
     made = transformers.AutoConfig.for_model(**full)
+    made._experts_implementation = "eager"  # torch's grouped product knows no float64
     names = full.get("architectures") or [load(full["model_type"]).class_]
     return getattr(transformers, names[0])(made)
 
@@ -109,6 +120,14 @@ def build(
                 size = embedding if "classifier" in name else 1.0
                 parameter.copy_(noise * (embedding if table else size * 1.5 / parameter.shape[-1] ** 0.5))
     return model.to(dtype).eval()
+
+
+def every_expert(model: nn.Module) -> nn.Module:
+    """The same model with all experts at work for every token: a choice is a step, and rounding may cross it."""
+    for module in model.modules():
+        if type(module).__name__.endswith("TopKRouter"):
+            module.top_k = module.num_experts
+    return model
 
 
 def batch(seed: int = 1, rows: int = 3, columns: int = 9) -> Tensor:
@@ -147,12 +166,21 @@ def loss_and_gradients(model: nn.Module, tokens: Tensor) -> tuple[float, dict[st
 
 
 def norms_in_float64(model: nn.Module) -> nn.Module:
-    """The same model with RMSNorms that do not go through float32, so that nothing hides below 1e-7."""
+    """The same model with RMSNorms and routers that do not go through float32, so that nothing hides below 1e-7."""
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = _rms_norm.__get__(module)  # type: ignore[method-assign]
+        if type(module).__name__.endswith("TopKRouter"):
+            module.forward = _router.__get__(module)  # type: ignore[method-assign]
     return model
 
 
 def _rms_norm(self: Any, x: Tensor) -> Tensor:
     return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon))
+
+
+def _router(self: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    logits = nn.functional.linear(x.flatten(0, -2), self.weight)
+    scores, chosen = logits.softmax(-1).topk(self.top_k)
+    normalised = getattr(self, "norm_topk_prob", True)
+    return logits, scores / scores.sum(-1, keepdim=True) if normalised else scores, chosen

@@ -95,5 +95,8 @@ def test_lesa_refuses_what_it_cannot_learn() -> None:
         fit_lesa(turning("gpt2", 2), {"n_layer": 3})
     with pytest.raises(GrowthError, match="at most 5 layers"):
         fit_lesa(turning("gpt2", 3), {"n_layer": 6})
+    mixtral = TrainingState.from_model(zoo.build(zoo.config("mixtral")))
+    with pytest.raises(GrowthError, match="one for every expert"):
+        fit_lesa(mixtral, {"num_hidden_layers": 4})
     with pytest.raises(GrowthError, match="no moments"):
         plan(fit_lesa(turning("gpt2", 3), {"n_layer": 4}, steps=1), "parts")

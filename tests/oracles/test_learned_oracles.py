@@ -226,7 +226,7 @@ def test_mango_is_the_full_tensor(rank: int) -> None:
     )  # one unit short of two blocks of six: a row of fc1, a column of fc2
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "bert-untied", "qwen3"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert-untied", "qwen3", "mixtral"])
 def test_the_fit_s_weights_are_the_recipe_s(name: str) -> None:
     """`Form.grown` on tensors and `Form.growth` as recipes are one operator."""
     small = zoo.resolved(name)

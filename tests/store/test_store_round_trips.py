@@ -18,6 +18,7 @@ from tiny_models import (
     tiny_bert,
     tiny_gpt2,
     tiny_llama,
+    tiny_mixtral,
     train,
     trained_state,
     two_groups,
@@ -55,7 +56,11 @@ def test_round_trip(kind: str, format: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["native", "hub", "trainer"])
 def test_from_pretrained_of_transformers_opens_it(format: Any, tmp_path: Path) -> None:
-    for model, auto in ((tiny_llama(), AutoModelForCausalLM), (tiny_bert(), AutoModelForMaskedLM)):
+    for model, auto in (
+        (tiny_llama(), AutoModelForCausalLM),
+        (tiny_bert(), AutoModelForMaskedLM),
+        (tiny_mixtral(), AutoModelForCausalLM),
+    ):
         state = trained_state(model)
         save(state, tmp_path / "out", format=format, overwrite=True, shard_bytes=2000)
         assert (tmp_path / "out" / "model.safetensors.index.json").exists()

@@ -13,6 +13,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
 )
 
 from outgrow.state import TrainingState
@@ -40,7 +42,19 @@ def tiny_bert() -> BertForMaskedLM:
     return BertForMaskedLM(BertConfig(num_attention_heads=3, max_position_embeddings=14, **sizes, **TOKENS))
 
 
-MODELS = {"llama": tiny_llama, "gpt2": tiny_gpt2, "bert": tiny_bert}
+def tiny_mixtral() -> MixtralForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 19, "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2}
+    experts = {
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    }
+    return MixtralForCausalLM(MixtralConfig(**sizes, **experts, **TOKENS))
+
+
+MODELS = {"llama": tiny_llama, "gpt2": tiny_gpt2, "bert": tiny_bert, "mixtral": tiny_mixtral}
 
 
 def two_groups(model: torch.nn.Module) -> list[dict[str, Any]]:

@@ -41,6 +41,7 @@ EXACT = [
     ("bert-untied", "double", "duplicate"),
     ("qwen3-tied", "head_dim", "isometric"),
     ("llama", "group odd", "pad"),
+    ("mixtral", "odd", "isometric"),
 ]
 
 

@@ -41,6 +41,7 @@ GROWTHS: dict[str, dict[str, dict[str, Any]]] = {
         "layers": {"n_layer": 5},
         "all": {"n_embd": 36, "n_head": 6, "n_inner": 47, "n_layer": 5},
     },
+    "mixtral": {"heads": {"hidden_size": 32, "num_attention_heads": 6, "num_hidden_layers": 5}},
     "bert": {
         "mlp": {"intermediate_size": 47},
         "layers": {"num_hidden_layers": 5},
@@ -153,6 +154,7 @@ def test_what_masks_cannot_hide() -> None:
         ("llama", {"head_dim": 16}, "axis 'query_dim'"),
         ("llama", {"vocab_size": 40}, "axis 'vocab'"),
         ("llama", {"hidden_size": 32}, "scales '.*norm.weight'"),
+        ("mixtral", {"intermediate_size": 47}, "inside experts"),
     ):
         growth, entries = beside(name, to)
         with pytest.raises(OutgrowError, match=words):

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
 from itertools import groupby
+from math import prod
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from outgrow.architectures.expressions import evaluate, fields
-from outgrow.architectures.spec import ArchitectureSpec, AxisSpec
+from outgrow.architectures.spec import ArchitectureSpec, AxisSpec, ParameterSpec
 from outgrow.axes import Signature, parse
 from outgrow.errors import ArchitectureError, near
 
@@ -35,6 +36,8 @@ class Parameter:
     """Signatures of the parameters that share this tensor, as their own role reads it."""
     at: str | None = None
     """At how many positions of a sequence it is applied, where not at all of them."""
+    apart: tuple[str, ...] = ()
+    """Names of its parts in published files, where they hold it in parts (`ParameterSpec.apart`)."""
 
     def in_layer(self, layer: int) -> str:
         """The same parameter's name in another layer."""
@@ -68,6 +71,22 @@ class Model:
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a parameter."""
         return self.parameters[name].signature.shape(self.sizes)
+
+    @property
+    def active_sizes(self) -> Mapping[str, int]:
+        """Sizes as one token meets them: of an axis of experts, those that work for it."""
+        return {
+            name: size
+            if self.axes[name].active is None
+            else evaluate(str(self.axes[name].active), self.config)
+            for name, size in self.sizes.items()
+        }
+
+    @property
+    def num_active(self) -> int:
+        """Number of weights that work for one token, tied ones once; embedding tables count in full."""
+        sizes = self.active_sizes
+        return sum(prod(one.signature.shape(sizes)) for one in self.parameters.values())
 
     def is_query(self, name: str) -> bool:
         """Of two axes contracted in attention, the one that the file names first is the query side."""
@@ -152,7 +171,7 @@ def resolve(config: Mapping[str, Any]) -> Model:
     for expression in spec.whole:
         evaluate(expression, config)
     tied: dict[str, list[Signature]] = {}
-    owners: list[tuple[str, Signature, str | None]] = []
+    owners: list[tuple[str, Signature, ParameterSpec]] = []
     for pattern, parameter in spec.parameters.items():
         if parameter.when is not None and not config.get(parameter.when):
             continue
@@ -161,17 +180,17 @@ def resolve(config: Mapping[str, Any]) -> Model:
         if parameter.tied_to is not None and config.get(parameter.when_tied or ""):
             tied.setdefault(parameter.tied_to, []).append(parse(parameter.axes))
         else:
-            owners.append((pattern, parse(parameter.axes), parameter.at))
+            owners.append((pattern, parse(parameter.axes), parameter))
     parameters: dict[str, Parameter] = {}
     counts = {**sizes, "L": layers}
     for stack, group in groupby(owners, key=lambda owner: _stack(owner[0])):
         patterns = list(group)
         for place in range(counts[stack]) if stack else (0,):  # layer by layer, as a model holds them
-            for pattern, signature, at in patterns:
+            for pattern, signature, one in patterns:
                 name = pattern.replace(f"{{{stack}}}", str(place))
                 layer, own = (place, pattern) if stack == "L" else (None, name)
                 twins = tuple(tied.get(name, ()))
-                parameters[name] = Parameter(name, own, layer, signature, twins, at)
+                parameters[name] = Parameter(name, own, layer, signature, twins, one.at, one.apart)
     return Model(spec, dict(config), sizes, parameters)
 
 
@@ -192,8 +211,23 @@ def growable(spec: ArchitectureSpec) -> dict[str, str]:
         if axis.can_grow:
             for one in fields(axis.size):
                 found.setdefault(one, name)
-    fixed = {one for axis in spec.axes.values() if not axis.can_grow for one in fields(axis.size)}
-    return {one: meaning for one, meaning in found.items() if one not in fixed}
+    return {one: meaning for one, meaning in found.items() if one not in fixed(spec)}
+
+
+def fixed(spec: ArchitectureSpec) -> dict[str, str]:
+    """Config fields that count units of an axis that cannot grow, with that axis.
+
+    >>> fixed(load("mixtral"))
+    {'num_local_experts': 'experts', 'num_experts_per_tok': 'experts'}
+    """
+    return {
+        one: name
+        for name, axis in spec.axes.items()
+        if not axis.can_grow
+        for expression in (axis.size, axis.active)
+        if expression is not None
+        for one in sorted(fields(expression))
+    }
 
 
 def check_depth(model: Model) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Through = Literal[
-    "stream", "norm", "elementwise", "heads", "dot", "raw", "linear", "lookup", "input", "fixed"
+    "stream", "norm", "elementwise", "heads", "dot", "raw", "linear", "lookup", "router", "input", "fixed"
 ]
 
 
@@ -26,6 +26,7 @@ class AxisSpec(_Strict):
     raw          a projection that only a norm reads (query and key before their norm)
     linear       nothing: written and read by matrices
     lookup       indexed by tokens
+    router       a choice: the router's logits, and the experts, `active` of which work for a token; cannot grow
     input        the values of the data (pixels), read by matrices; cannot grow
     fixed        cannot grow
     """
@@ -38,11 +39,12 @@ class AxisSpec(_Strict):
     with_: str | None = Field(default=None, alias="with")
     rotary: bool = False
     like: str | None = None
+    active: str | None = None
 
     @property
     def can_grow(self) -> bool:
         """Whether a target may ask for more units of this axis."""
-        return self.through not in ("input", "fixed")
+        return self.through not in ("router", "input", "fixed")
 
 
 class ParameterSpec(_Strict):
@@ -56,6 +58,9 @@ class ParameterSpec(_Strict):
     """The one model class that has this parameter, where a model type has several."""
     at: str | None = None
     """At how many positions of a sequence it is applied, as one dimension of a signature; all, where nothing is said."""
+    apart: tuple[str, ...] = ()
+    """Published files hold it in parts: their names beside its own, `{axis}` for the unit of its first dimension; the parts
+    of one unit stand one after the other along the second."""
 
 
 class LayersSpec(_Strict):

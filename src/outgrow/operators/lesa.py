@@ -43,6 +43,12 @@ class Lesa(Learned):
                 got=f"{self.small.spec.layers.count} = {self.small.layers}, as before",
                 fix="name more layers, or use ligo (width alone can be learned too)",
             )
+        stacked = next((one for one in self.patterns if len(self.small.shape(name(one, 0))) > 2), None)
+        if stacked is not None:
+            raise GrowthError(
+                f"LESA predicts matrices, and '{stacked}' stacks one for every expert",
+                fix="use stack, interleave or identity",
+            )
         _gaps(self.small.layers, self.large.layers)
 
     @cached_property

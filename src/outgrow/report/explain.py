@@ -27,6 +27,7 @@ KEPT_WHEN = {
     "raw": "copied evenly: its norm sees the same mean square",
     "linear": "always: any width",
     "lookup": "old tokens keep their logits; new ones take a share of the probability",
+    "router": "cannot grow: the experts, and the logits by which a token chooses among them",
     "input": "cannot grow: the data's",
     "fixed": "cannot grow",
 }
@@ -52,8 +53,10 @@ def state_facts(state: TrainingState, model: Model) -> dict[str, Any]:
         "none" if state.optimizer is None else f"{state.optimizer.name}, {len(state.optimizer.groups)} groups"
     )
     unit, flops = training_flops(state.config, 1024)
+    active = model.num_active
+    experts = f", {active:,} active per token" if active != model.num_parameters else ""
     return {
-        "parameters": f"{model.num_parameters:,}",
+        "parameters": f"{model.num_parameters:,}" + experts,
         "layers": model.layers,
         f"training FLOPs per {unit}" + " at 1024" * (unit == "token"): amount(flops),
         "slots": ", ".join(slots),

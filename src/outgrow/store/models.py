@@ -8,6 +8,7 @@ that may change between versions.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from outgrow.architectures import load
+from outgrow.architectures import Model, Parameter, load, resolve
 from outgrow.errors import CheckpointError, near
 from outgrow.store import timm_models
 
@@ -128,7 +129,18 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -
     """A real model with fresh weights, its rotary tables in float32 as `from_pretrained` leaves them."""
     if timm_models.is_timm(config.get("model_type")):
         return cast("PreTrainedModel", timm_models.build(config).to(dtype))
-    return cast("PreTrainedModel", model_class(config)._from_config(config_object(config), dtype=dtype))
+    made = config_object(config)
+    if not _can_group(resolve(config), dtype):
+        made._experts_implementation = "eager"
+    return cast("PreTrainedModel", model_class(config)._from_config(made, dtype=dtype))
+
+
+def _can_group(model: Model, dtype: torch.dtype) -> bool:
+    """Whether torch's grouped product, which transformers prefers, does these experts: no float64, rows of 16 bytes."""
+    experts = {name for name, spec in model.axes.items() if spec.active is not None}
+    stacked = [name for name, one in model.parameters.items() if experts & one.signature.axes("writes")]
+    whole = all(size % 8 == 0 for name in stacked for size in model.shape(name)[1:])
+    return not stacked or (whole and dtype != torch.float64)
 
 
 @dataclass(frozen=True)
@@ -145,6 +157,8 @@ class ModelNames:
     """Tensors in published files that are no parameters, as the architecture file says: patterns of `fnmatch`."""
     disk: Mapping[str, str] = field(default_factory=dict)
     """Parts of names in published files -> in memory, replaced one after the other."""
+    apart: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    """A parameter that files may hold in parts: the parts' names, per unit of its first dimension."""
 
 
 def model_names(config: Mapping[str, Any]) -> ModelNames:
@@ -165,7 +179,19 @@ def model_names(config: Mapping[str, Any]) -> ModelNames:
             got=", ".join(extra[:5]),
         )
     prefix = getattr(model, "base_model_prefix", "")
-    return ModelNames(shapes, aliases, prefix, architecture.ignored, architecture.disk)
+    apart = {one.name: parts for one in resolve(config).parameters.values() if (parts := _parts(one, shapes))}
+    return ModelNames(shapes, aliases, prefix, architecture.ignored, architecture.disk, apart)
+
+
+def _parts(parameter: Parameter, shapes: Mapping[str, Shape]) -> tuple[tuple[str, ...], ...]:
+    """What files call the parts of a parameter: `mlp.experts.3.w1.weight` beside `mlp.experts.gate_up_proj`."""
+    if not parameter.apart or parameter.name not in shapes:
+        return ()
+    module = parameter.name.rsplit(".", 1)[0]
+    units = range(shapes[parameter.name][0])
+    return tuple(
+        tuple(f"{module}.{re.sub('{.*}', str(unit), part)}" for part in parameter.apart) for unit in units
+    )
 
 
 def named_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:

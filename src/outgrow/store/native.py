@@ -16,6 +16,7 @@ import platform
 import re
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from outgrow.store.safetensors_folder import (
     some,
     weight_files,
 )
+from outgrow.store.stacked import Place
 
 MANIFEST = "outgrow.json"
 FORMAT_VERSION = 1
@@ -81,7 +83,7 @@ def open_native(folder: Path, names: ModelNames) -> Contents:
     """Open a native state; every file's presence and size, every name and shape is checked first."""
     content = _read_manifest(folder)
     checksums = _check_files(folder, content["files"])
-    weights = SafetensorsSource.open(folder, names)
+    weights = SafetensorsSource.open(folder, replace(names, apart={}))
     optimizer, steps, moments = _read_optimizer(folder, content["files"], names)
     try:
         records = {name: record_value(read_json(folder / f"{name}.json")) for name in content["records"]}
@@ -159,7 +161,7 @@ def changed(path: Path) -> CheckpointError:
 
 def _read_optimizer(
     folder: Path, files: Mapping[str, Any], names: ModelNames
-) -> tuple[OptimizerInfo | None, dict[str, float], dict[str, dict[str, Entry]]]:
+) -> tuple[OptimizerInfo | None, dict[str, float], dict[str, dict[str, Place]]]:
     path = folder / "optimizer.json"
     if path.name not in files:
         return None, {}, {}
@@ -199,7 +201,7 @@ def _read_optimizer(
 
 def _slot_entries(
     folder: Path, disk: Mapping[str, Entry], shapes: Mapping[str, Shape], slot: str
-) -> dict[str, Entry]:
+) -> dict[str, Place]:
     plain = {name: disk[moment_key(name, slot)] for name in shapes if moment_key(name, slot) in disk}
     try:
         return match_names(folder, plain, ModelNames(shapes, {}, ""))

@@ -96,6 +96,7 @@ def _check_checksums(contents: Contents, found: Mapping[Key, int]) -> None:
     files: dict[Path, list[tuple[Entry, int]]] = {}
     for (slot, name), crc in found.items():
         entry = source.entries[slot][name]
+        assert isinstance(entry, Entry), "a native state holds every tensor whole"
         files.setdefault(entry.file.path, []).append((entry, crc))
     for path, parts in files.items():
         start = read_header(path).data_start

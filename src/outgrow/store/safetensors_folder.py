@@ -2,7 +2,7 @@
 
 Files of the hub may call a parameter otherwise than the model in memory does. A disk name is matched when it is the
 in-memory name, with or without `base_model_prefix`, one of the two old LayerNorm names, or spelled as the architecture
-file says that published files spell it; nothing else is guessed.
+file says that published files spell it, whole or in parts (see `stacked`); nothing else is guessed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from outgrow.errors import CheckpointError
 from outgrow.store.models import ModelNames, read_json
 from outgrow.store.safetensors_file import Entry, read_header
 from outgrow.store.source import Rows, TensorMeta, TensorSource
+from outgrow.store.stacked import Place, joined
 
 LINEAGE = "outgrow_lineage"
 
@@ -29,7 +31,7 @@ LINEAGE = "outgrow_lineage"
 class SafetensorsSource(TensorSource):
     """Tensors in safetensors files, mapped into memory and read when asked."""
 
-    entries: Mapping[str, Mapping[str, Entry]]
+    entries: Mapping[str, Mapping[str, Place]]
     """Slot, then name, to the place of the tensor."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """`__metadata__` of the files."""
@@ -42,7 +44,8 @@ class SafetensorsSource(TensorSource):
         for entries, own in read_files(weight_files(folder)):
             disk.update(entries)
             metadata.update(own)
-        return cls({"weight": match_names(folder, disk, names)}, metadata)
+        whole = disk if not names.apart else joined(folder, disk, names, partial(_candidates, names=names))
+        return cls({"weight": match_names(folder, whole, names)}, metadata)
 
     def names(self, slot: str) -> tuple[str, ...]:
         return tuple(self.entries.get(slot, {}))
@@ -131,7 +134,7 @@ def _indexed_files(folder: Path, index: Path) -> dict[Path, set[str] | None]:
     return files
 
 
-def match_names(folder: Path, disk: Mapping[str, Entry], names: ModelNames) -> dict[str, Entry]:
+def match_names(folder: Path, disk: Mapping[str, Place], names: ModelNames) -> dict[str, Place]:
     """Disk entries under in-memory names, in the model's order; unknown, missing and misshapen tensors are errors."""
     found: dict[str, str] = {}
     unknown = []
@@ -174,7 +177,7 @@ def _candidates(name: str, names: ModelNames) -> list[str]:
     return [s for n in spellings for s in (n, f"{names.prefix}.{n}", n.removeprefix(f"{names.prefix}."))]
 
 
-def _merge_tied(folder: Path, matched: dict[str, Entry], owner: str, copy: Entry, alias: str) -> None:
+def _merge_tied(folder: Path, matched: dict[str, Place], owner: str, copy: Place, alias: str) -> None:
     kept = matched.setdefault(owner, copy)
     if kept is copy:
         return

@@ -112,6 +112,15 @@ def check_masks(plan: GrowthPlan, entries: Mapping[str, NewEntries]) -> None:
                 got=f"{plan.small.sizes[name]} to {plan.large.sizes[name]}",
                 fix="grow the number of heads and not their size, and the vocabulary in a stage of its own",
             )
+    normed = _normed_axes(plan.large)
+    for name, found in entries.items():
+        parameter = plan.large.parameters[name]
+        experts = any(plan.large.axes[one].active is not None for one in parameter.signature.axes("writes"))
+        if experts and not found.new_layer and _masked_dim(parameter, found, normed) is not None:
+            raise GrowthError(
+                f"masks cannot hide new units inside experts: '{name}' holds many matrices and is no module",
+                fix="grow other sizes than the experts' own, or leave out masks",
+            )
     if plan.growth.layers.silent and plan.small.spec.layers.norm == "post":
         raise GrowthError(
             "masks hide new layers, and identity layers of a post-norm model must be seen",
