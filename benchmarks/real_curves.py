@@ -267,9 +267,11 @@ def flops_at(one: dict[str, Array], loss: float) -> float:
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    """The mean over seeds with Student's 90 % interval; one seed has none."""
-    mean, count = float(np.mean(values)), len(values)
-    reach = {1: float("nan"), 3: 2.920}[count] * float(np.std(values, ddof=min(1, count - 1))) / count**0.5
+    """The mean over three seeds with Student's 90 % interval; one seed has none."""
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return {"mean": mean, "low": None, "high": None, "seeds": values}
+    reach = 2.920 * float(np.std(values, ddof=1)) / 3**0.5
     return {"mean": mean, "low": mean - reach, "high": mean + reach, "seeds": values}
 
 
@@ -366,8 +368,12 @@ def _draw_law(axes: Axes, place: Place, ladder: Ladder, law: SizeLaw, last: dict
             axes.fill_between(
                 tokens, *np.quantile(draws, (0.05, 0.95), axis=0), color=color, alpha=0.2, linewidth=0
             )
-    axes.set(xscale="log", xlabel="tokens", ylabel="validation loss (nats)", xlim=(3e5, None))
-    axes.set_ylim(top=5.2)
+    axes.set(
+        xscale="log", xlabel="tokens", ylabel="validation loss (nats)", xlim=(3e5, None), ylim=(None, 5.2)
+    )
+    ticks = [t for t in (5e5, 1e6, 2e6, 4e6) if t < axes.get_xlim()[1]]
+    axes.set_xticks(ticks, [f"{t / 1e6:g} M" for t in ticks])
+    axes.set_xticks([], minor=True)
     axes.set_title(
         f"held out: off by {last['error']:+.1%} at the end", loc="left", fontsize=11.5, fontweight="bold"
     )
@@ -385,10 +391,15 @@ def _draw_runs(axes: Axes, place: Place, plan: Study, found: dict[str, Any]) -> 
             axes.plot(run["flops"], run["val_loss"], color=color, linewidth=1.2, alpha=0.85)
             for switch in switches(folder):
                 axes.plot(switch["flops"], switch["loss_before"], "v", color=color, markersize=6)
-        axes.plot([], [], color=color, label=label)
+        axes.plot(
+            [],
+            [],
+            color=color,
+            label=f"{label}, seeds {', '.join(name[-1] for name in names)}" if len(names) > 1 else label,
+        )
     target, saving = plan.path.losses[-1], found["measured_saving"]
     axes.axhline(target, color=FAINT, linewidth=1.0)
-    axes.set(xscale="log", xlabel="training FLOPs", ylim=(target - 0.1, target + 0.9))
+    axes.set(xscale="log", xlabel="training FLOPs", xlim=(6e11, None), ylim=(target - 0.1, target + 0.9))
     title = f"saving: {found['predicted_saving']:.1%} predicted, {saving['mean']:.1%} measured"
     axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold")
     axes.legend(frameon=False, fontsize=9)
