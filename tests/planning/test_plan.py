@@ -211,7 +211,10 @@ def test_a_growth_that_the_operators_refuse_is_planned_around() -> None:
 
 
 def test_a_growth_that_ends_in_another_model_is_planned_around() -> None:
-    wider_heads = {"name": "large", "sizes": sizes(48, 3, 2)}  # heads of 24; the small one's of 8 would be kept
+    wider_heads = {
+        "name": "large",
+        "sizes": sizes(48, 3, 2),
+    }  # heads of 24; the small one's of 8 would be kept
     worked = study(parse_plan({**PLAN, "candidates": [PLAN["candidates"][0], wider_heads]}))
     assert all(len(path.sizes) == 1 for path in worked.paths)
     assert any("query_dim 8, not 24" in text for text in cautions(worked))
