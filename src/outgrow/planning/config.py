@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from outgrow.reentry import Reentry
 from outgrow.schedule import TokenCount, parse_count
 
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
@@ -189,7 +190,7 @@ class PlanConfig(_Section):
     operators: OperatorsConfig = OperatorsConfig()
     grow: dict[str, Any] = Field(default_factory=dict)
     """How stages grow in the run: width, depth, moments, noise, seed, as in run.yaml."""
-    reentry: dict[str, Any] = Field(default_factory=dict)
+    reentry: Reentry | None = None
     """The learning rate of grown stages in the run, as in run.yaml: `{peak: mup}`."""
     stages: Annotated[int, Field(ge=1, le=12)] = 3
     """Most stages to plan."""

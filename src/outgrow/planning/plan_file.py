@@ -24,6 +24,7 @@ from outgrow.planning.config import (
     SeriesConfig,
     TargetConfig,
 )
+from outgrow.reentry import Reentry
 from outgrow.train.run_file import Sections, apply_override, explain, read_yaml
 
 _SECTIONS: Sections = {
@@ -34,6 +35,7 @@ _SECTIONS: Sections = {
     "law": (ChinchillaLaw, KaplanLaw, FitLaw),
     "law.constants": (ChinchillaConstants, KaplanConstants),
     "law.curves": (CurveConfig,),
+    "reentry": (Reentry,),
     "operators": (OperatorsConfig,),
     "operators.depth": (OperatorConfig,),
     "operators.width": (OperatorConfig,),

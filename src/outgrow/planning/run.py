@@ -33,8 +33,8 @@ def planned_run(study: Study) -> RunConfig:
             assert before is not None
             assert one.fields is not None
             stage["grow"] = {"to": targets(before, one.fields), **study.plan.grow}
-            if study.plan.reentry:
-                stage["reentry"] = dict(study.plan.reentry)
+            if study.plan.reentry is not None:
+                stage["reentry"] = study.plan.reentry.model_dump(mode="json", exclude_unset=True)
         stages.append(stage)
     data = {**study.plan.run, "model": dict(chosen[0].fields), "stages": stages}
     data.setdefault("output", "runs/plan")

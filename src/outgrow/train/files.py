@@ -64,3 +64,14 @@ def locked(folder: Path) -> Iterator[None]:
                 f"another run is working in {folder}", fix="wait for it, stop it, or choose another output"
             ) from None
         yield
+
+
+def is_held(folder: Path) -> bool:
+    """Whether another process works in a folder right now; one that is not there is free."""
+    if not folder.is_dir():
+        return False
+    try:
+        with locked(folder):
+            return False
+    except RunBusyError:
+        return True

@@ -79,6 +79,12 @@ class RunFolder:
                 f"{path} is damaged", got=str(error), fix="choose another output, or delete the run"
             ) from None
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has come to its end."""
+        pointer = self.pointer()
+        return pointer is not None and pointer.finished
+
     def set_pointer(self, pointer: Pointer) -> None:
         """Continue from here after the next start."""
         write_json_atomic(self.root / "latest.json", asdict(pointer))

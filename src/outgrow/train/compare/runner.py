@@ -21,7 +21,7 @@ from outgrow.train.compare.pieces import Branch, Piece, all_pieces, arm_run, bra
 from outgrow.train.compare.result import Point, StudyResult, Trial
 from outgrow.train.compare.study import StudyConfig
 from outgrow.train.compare.timing import by_key, model_key, study_speeds
-from outgrow.train.files import RunBusyError, locked
+from outgrow.train.files import RunBusyError, is_held
 from outgrow.train.folder import RunFolder, read_metrics
 from outgrow.train.loop import train
 from outgrow.train.preflight import preflight
@@ -113,7 +113,7 @@ def run_pieces(pieces: Sequence[Piece], folder: str, say: Say, title: str) -> No
         for piece in list(waiting):
             if piece.parent is not None and not is_finished(piece.parent, folder):
                 continue
-            if _is_held(Path(folder) / piece.key):
+            if is_held(Path(folder) / piece.key):
                 continue  # another process trains it; it is looked at again
             try:
                 train(piece.run(folder), progress=False)
@@ -168,19 +168,7 @@ def ran(piece: Piece, folder: str) -> Ran:
 
 def is_finished(piece: Piece, folder: str) -> bool:
     """Whether a piece is there."""
-    pointer = RunFolder(Path(folder) / piece.key).pointer()
-    return pointer is not None and pointer.finished
-
-
-def _is_held(folder: Path) -> bool:
-    """Whether another process works in a run's folder: asked before `train` reads any data."""
-    if not folder.is_dir():
-        return False
-    try:
-        with locked(folder):
-            return False
-    except RunBusyError:
-        return True
+    return RunFolder(Path(folder) / piece.key).is_finished
 
 
 def tokens_of(piece: Piece) -> int:
