@@ -1,7 +1,7 @@
 """Does a plan made from small runs hold for a large one? Real curves, held-out sizes, the plan run, and the trigger.
 
     python benchmarks/real_curves.py --data ../shared/data --work runs/real-curves
-    (about 50 minutes on two idle cores: start it twice, the processes share the runs; every run can be killed and resumed)
+    (about 1.2 hours on two idle cores: start it twice, the processes share the runs; every run can be killed and resumed)
 
 1. Two ladders of Llama-like sizes are trained at a constant rate. On each a law is fitted to four sizes and predicts the fifth
    and largest one. `law` goes from 0.33 M to 2.65 M parameters without embeddings; at 20 tokens per parameter its largest size would
@@ -9,7 +9,7 @@
 2. On `plan`, from the law of the four and the cost of a growth measured between two of them, the schedule for the largest is planned.
    It is run with three seeds, and so is the largest from scratch.
 3. Saving, predicted and measured:  1 - C_staged(L) / C_scratch(L), read off the runs of the same seed at the loss of the plan.
-4. The planned run once more, its early stages ended by the efficiency trigger instead of the planned tokens.
+4. The planned runs once more, their early stages ended by the efficiency trigger instead of the planned tokens.
 
 Writes real_curves.json and real_curves.svg into the work folder.
 """
@@ -100,12 +100,24 @@ def switches(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def triggered(place: Place, plan: Study, seed: int) -> dict[str, Any]:
+    """Where the trigger ended the stages of a seed, and what that costs: by the law over the plan, and as a saving measured."""
+    target = plan.path.losses[-1]
+    found = switches(place.folder(PLAN, f"trigger-{seed}"))
+    ends = [row["tokens"] for row in found]
+    early = [end - start for end, start in zip(ends, [0, *ends], strict=False)]
+    whole = replay(plan.problem, plan.path.sizes, early, target).total_flops
+    return {
+        "switches": found,
+        "compute_over_plan_by_law": whole / plan.path.total_flops,
+        "saving": saving_at(place, f"trigger-{seed}", seed, target),
+    }
+
+
 def report(place: Place, plan: Study, law: SizeLaw) -> dict[str, Any]:
     """All numbers, as plain data."""
     target = plan.path.losses[-1]
-    trigger = switches(place.folder(PLAN, "trigger"))
-    ends = [row["tokens"] for row in trigger]
-    early = [end - start for end, start in zip(ends, [0, *ends], strict=False)]
+    triggers = [triggered(place, plan, seed) for seed in PLAN.seeds]
     return {
         "machine": machine(),
         "held_out": {"law": held_out(place, LAW, law), "plan": held_out(place, PLAN, plan.law)},
@@ -114,12 +126,8 @@ def report(place: Place, plan: Study, law: SizeLaw) -> dict[str, Any]:
         "predicted_saving": plan.saving(plan.chosen),
         "measured_saving": spread([saving_at(place, f"planned-{seed}", seed, target) for seed in PLAN.seeds]),
         "planned_switches": [switches(place.folder(PLAN, f"planned-{seed}")) for seed in PLAN.seeds],
-        "trigger": {
-            "switches": trigger,
-            "compute_over_plan_by_law": replay(plan.problem, plan.path.sizes, early, target).total_flops
-            / plan.path.total_flops,
-            "saving": saving_at(place, "trigger", 0, target),
-        },
+        "triggers": triggers,
+        "trigger_saving": spread([one["saving"] for one in triggers]),
     }
 
 
@@ -144,7 +152,7 @@ def _draw_law(axes: Axes, place: Place, ladder: Ladder, law: SizeLaw, last: dict
     for number, size in enumerate(ladder.sizes):
         parameters = law_parameters({**MODEL, **size.fields}, "without_embeddings")
         color, unseen = COLORS[number % len(COLORS)], size == ladder.sizes[-1]
-        for seed in ladder.seeds if unseen else (0,):
+        for seed in ladder.seeds:
             run = curve(place.folder(ladder, f"scratch-{size}-{seed}"))
             axes.plot(run["tokens"], run["val_loss"], "o", color=color, markersize=2.2, alpha=0.7)
         tokens = np.geomspace(1e6, run["tokens"][-1], 100)
@@ -171,7 +179,7 @@ def _draw_law(axes: Axes, place: Place, ladder: Ladder, law: SizeLaw, last: dict
 def _draw_runs(axes: Axes, place: Place, plan: Study, found: dict[str, Any]) -> None:
     runs = {"from scratch": (INK, [f"scratch-{PLAN.sizes[-1]}-{seed}" for seed in PLAN.seeds])}
     runs["as planned"] = (COLORS[0], [f"planned-{seed}" for seed in PLAN.seeds])
-    runs["by trigger"] = (COLORS[1], ["trigger"])
+    runs["by trigger"] = (COLORS[1], [f"trigger-{seed}" for seed in PLAN.seeds])
     for label, (color, names) in runs.items():
         for name in names:
             folder = place.folder(PLAN, name)
@@ -179,12 +187,7 @@ def _draw_runs(axes: Axes, place: Place, plan: Study, found: dict[str, Any]) -> 
             axes.plot(run["flops"], run["val_loss"], color=color, linewidth=1.2, alpha=0.85)
             for switch in switches(folder):
                 axes.plot(switch["flops"], switch["loss_before"], "v", color=color, markersize=6)
-        axes.plot(
-            [],
-            [],
-            color=color,
-            label=f"{label}, seeds {', '.join(name[-1] for name in names)}" if len(names) > 1 else label,
-        )
+        axes.plot([], [], color=color, label=label)
     target, saving = plan.path.losses[-1], found["measured_saving"]
     axes.axhline(target, color=FAINT, linewidth=1.0)
     axes.set(xscale="log", xlabel="training FLOPs", xlim=(6e11, None), ylim=(target - 0.1, target + 0.9))
@@ -210,7 +213,10 @@ def main() -> None:
     draw(place, plan, law, found)
     print(
         json.dumps(
-            {key: found[key] for key in ("held_out", "predicted_saving", "measured_saving", "trigger")},
+            {
+                key: found[key]
+                for key in ("held_out", "predicted_saving", "measured_saving", "triggers", "trigger_saving")
+            },
             indent=1,
         )
     )

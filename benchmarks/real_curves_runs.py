@@ -66,6 +66,7 @@ class Ladder:
     large_tokens: int
     asked_tokens: int
     seeds: tuple[int, ...]
+    """Of every size: one run in three leaves its early plateau late, and a law of one seed takes that for the size's curve."""
 
     @property
     def pilots(self) -> tuple[Size, ...]:
@@ -128,29 +129,32 @@ class Place:
             "stages": [{"name": str(size), "tokens": tokens}],
         }
 
-    def pilot_growth(self, ladder: Ladder) -> dict[str, Any]:
+    def pilot_growth(self, ladder: Ladder, seed: int) -> dict[str, Any]:
         """From the second pilot to the largest."""
         small, large = ladder.pilots[1], ladder.pilots[-1]
         grow = {"grow": {"to": large.fields, **GROW}, "reentry": {"peak": "mup"}}
         before, after = PILOT_GROWTH
         return {
             **self.common(small),
-            "output": str(self.folder(ladder, "grown")),
-            "seed": 0,
+            "output": str(self.folder(ladder, f"grown-{seed}")),
+            "seed": seed,
             "model": {**MODEL, **small.fields},
             "stages": [{"name": str(small), "tokens": before}, {"name": str(large), "tokens": after, **grow}],
         }
 
     def first_runs(self) -> list[dict[str, Any]]:
         """All that needs no plan; what the plan needs comes first."""
-        found = [self.scratch(PLAN, size, 0) for size in reversed(PLAN.pilots)] + [self.pilot_growth(PLAN)]
-        found += [self.scratch(PLAN, PLAN.sizes[-1], seed) for seed in PLAN.seeds]
-        return [*found, *(self.scratch(LAW, size, 0) for size in LAW.sizes)]
+        growths = [self.pilot_growth(PLAN, seed) for seed in PLAN.seeds]
+        pilots, large = (
+            [self.scratch(PLAN, size, seed) for size in sizes for seed in PLAN.seeds]
+            for sizes in (PLAN.pilots[::-1], PLAN.sizes[-1:])
+        )
+        return [*pilots, *growths, *large, *(self.scratch(LAW, size, 0) for size in LAW.sizes)]
 
     def plan_file(self, ladder: Ladder) -> dict[str, Any]:
         """plan.yaml for the largest size of a ladder, from its pilots alone."""
-        grown, whole = (self.folder(ladder, name) for name in ("grown", f"scratch-{ladder.pilots[-1]}-0"))
-        curves = [{"path": str(self.folder(ladder, f"scratch-{size}-0"))} for size in ladder.pilots]
+        grown, whole = (self.folder(ladder, name) for name in ("grown-*", f"scratch-{ladder.pilots[-1]}-*"))
+        curves = [{"path": str(self.folder(ladder, f"scratch-{size}-*"))} for size in ladder.pilots]
         return {
             "target": {"size": str(ladder.sizes[-1]), "tokens": ladder.asked_tokens},
             "model": MODEL,
@@ -164,22 +168,19 @@ class Place:
 
 
 def planned_runs(place: Place, plan: Study) -> list[dict[str, Any]]:
-    """The plan with every seed, and once with the trigger in place of the planned tokens."""
+    """The plan with every seed, and with the trigger in place of the planned tokens."""
     assert len(plan.path.sizes) > 1, "the plan grows nothing"
     run = planned_run(plan).model_dump(mode="json", by_alias=True, exclude_unset=True)
     run["optimizer"]["learning_rate"] = PLAN.sizes[plan.path.sizes[0]].rate
     *early, last = run["stages"]
     last = {**last, "tokens": round(last["tokens"] * MARGIN)}
-    found = [
-        {**run, "stages": [*early, last], "seed": seed, "output": str(place.folder(PLAN, f"planned-{seed}"))}
-        for seed in PLAN.seeds
-    ]
     watched = [
         {**stage, "tokens": 3 * stage["tokens"], "until": until(plan, k)} for k, stage in enumerate(early)
     ]
     return [
-        *found,
-        {**run, "stages": [*watched, last], "seed": 0, "output": str(place.folder(PLAN, "trigger"))},
+        {**run, "stages": [*stages, last], "seed": seed, "output": str(place.folder(PLAN, f"{name}-{seed}"))}
+        for name, stages in (("planned", early), ("trigger", watched))
+        for seed in PLAN.seeds
     ]
 
 

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from outgrow.errors import ConfigError
-from outgrow.laws import Chinchilla, KaplanSteps, PowerCurve, Saturation, fit_law
-from outgrow.laws.fitting import CHINCHILLA_FORM, CURVE_FORM, KAPLAN_FORM, SATURATION_FORM
+from outgrow.laws import Chinchilla, KaplanData, KaplanSteps, PowerCurve, Saturation, fit_law
+from outgrow.laws.fitting import (
+    CHINCHILLA_FORM,
+    CURVE_FORM,
+    KAPLAN_DATA_FORM,
+    KAPLAN_FORM,
+    SATURATION_FORM,
+)
 
 TRUTH = Chinchilla(1.8, 180.0, 0.32, 1200.0, 0.42)
 SIZES = np.geomspace(3e5, 1e7, 5)
@@ -40,6 +46,10 @@ def test_other_forms_come_back() -> None:
     ).law
     np.testing.assert_allclose(found.floor(1e8), kaplan.floor(1e8), rtol=1e-5)
     np.testing.assert_allclose(found.step_exponent, 0.76, rtol=1e-4)
+    data = KaplanData(6.4e13, 0.076, 1.8e13, 0.103)
+    columns = {"parameters": first, "tokens": second}
+    same = fit_law(KAPLAN_DATA_FORM, columns, data.loss(first, second), draws=20).law
+    np.testing.assert_allclose(list(vars(same).values()), list(vars(data).values()), rtol=1e-5)
     saturation = Saturation(1.7, 30.0, 0.05, 0.30, 0.005)
     columns = {"base_tokens": first, "second_tokens": second}
     again = fit_law(SATURATION_FORM, columns, saturation.loss(first, second), draws=20).law

@@ -1,6 +1,7 @@
 """Laws from curves: robust, from many starts, with bootstrap intervals (after section D.2 of arXiv 2203.15556).
 
-    log loss = log sum_k exp(x_k . theta)        every term of every law here is a power, so its log is linear in theta
+    log loss = p log sum_k exp(x_k . theta)      every term of every law here is a power, so its log is linear in theta;
+                                                 p = 1, but for Kaplan's L(N, D), where it is a coefficient too
     minimise   sum_i huber(log loss(theta) - log measured loss)
 
 by Levenberg and Marquardt's method, all starts at once. Intervals come from fits to drawn curves, fitted law + noise, where the
@@ -19,7 +20,7 @@ import numpy as np
 
 from outgrow.errors import ConfigError
 from outgrow.laws.chinchilla import Chinchilla
-from outgrow.laws.kaplan import KaplanSteps
+from outgrow.laws.kaplan import KaplanData, KaplanSteps
 from outgrow.laws.noise import noise_like
 from outgrow.laws.power import Array, PowerCurve, array
 from outgrow.laws.prediction import Interval, Prediction, Range, quantiles
@@ -40,14 +41,23 @@ class Form(Generic[Law]):
     terms: tuple[tuple[tuple[str, ...], ...], ...]
     build: Callable[[Array], Law]
     """Coefficients in the order of `terms` (constant first), natural logarithms of columns not centred -> law."""
+    divisors: tuple[str | None, ...] = ()
+    """Of each term: a column that divides it, with no exponent to fit."""
+    outer: bool = False
+    """Whether the sum itself is taken to a power; the logarithm of that power is the last coefficient."""
 
     @property
     def size(self) -> int:
         """How many numbers are fitted."""
-        return sum(1 + len(term) for term in self.terms)
+        return sum(1 + len(term) for term in self.terms) + self.outer
 
-    def design(self, logs: Mapping[str, Array]) -> Array:
-        """x[point, term, coefficient]."""
+    @property
+    def constants(self) -> tuple[int, ...]:
+        """The place of every term's log size among the coefficients."""
+        return tuple(sum(1 + len(term) for term in self.terms[:k]) for k in range(len(self.terms)))
+
+    def design(self, logs: Mapping[str, Array]) -> Design:
+        """The law at these points, as a function of its coefficients."""
         points = len(next(iter(logs.values())))
         x, place = np.zeros((points, len(self.terms), self.size)), 0
         for k, term in enumerate(self.terms):
@@ -55,7 +65,40 @@ class Form(Generic[Law]):
             for factor in factors:
                 x[:, k, place] = factor
                 place += 1
-        return x
+        fixed = np.zeros((points, len(self.terms)))
+        for k, column in enumerate(self.divisors):
+            if column is not None:
+                fixed[:, k] = -logs[column]
+        return Design(x, fixed, self.outer)
+
+
+@dataclass(frozen=True)
+class Design:
+    """log loss = p log sum_k exp(x_k . theta + fixed_k) at every point: x [point, term, coefficient], theta [start, coefficient]."""
+
+    x: Array
+    fixed: Array
+    outer: bool
+
+    def log_loss(self, theta: Array) -> Array:
+        """[start, point]."""
+        return np.asarray(self._power(theta) * np.logaddexp.reduce(self._logs(theta), axis=2))
+
+    def jacobian(self, theta: Array) -> tuple[Array, Array]:
+        """Log loss [start, point], and its derivatives [start, point, coefficient]."""
+        logs, power = self._logs(theta), self._power(theta)
+        total = np.logaddexp.reduce(logs, axis=2)
+        log_loss = power * total
+        found = power[:, :, None] * np.einsum("snk,nkp->snp", np.exp(logs - total[:, :, None]), self.x)
+        if self.outer:
+            found[:, :, -1] = log_loss  # d exp(q) t / dq
+        return log_loss, found
+
+    def _logs(self, theta: Array) -> Array:
+        return np.asarray(np.einsum("nkp,sp->snk", self.x, theta) + self.fixed)
+
+    def _power(self, theta: Array) -> Array:
+        return np.exp(theta[:, -1:]) if self.outer else np.ones((len(theta), 1))
 
 
 def _curve(t: Array) -> PowerCurve:
@@ -72,6 +115,12 @@ def _kaplan(t: Array) -> KaplanSteps:
     return KaplanSteps(float(np.exp(t[0] / -t[1])), -float(t[1]), float(np.exp(t[2] / -t[3])), -float(t[3]))
 
 
+def _kaplan_data(t: Array) -> KaplanData:
+    power = float(np.exp(t[3]))  # of the sum: the exponent of the tokens
+    inner = -float(t[1])  # a_N / a_D
+    return KaplanData(float(np.exp(t[0] / inner)), inner * power, float(np.exp(t[2])), power)
+
+
 def _saturation(t: Array) -> Saturation:
     return Saturation(float(np.exp(t[0])), float(np.exp(t[1])), -float(t[2]), -float(t[3]), float(t[4]))
 
@@ -84,6 +133,15 @@ CHINCHILLA_FORM = Form(
 """E + A / N^a + B / D^b."""
 KAPLAN_FORM = Form("kaplan", ("parameters", "min_steps"), ((("parameters",),), (("min_steps",),)), _kaplan)
 """(N_c / N)^a_N + (S_c / S)^a_S: no irreducible loss."""
+KAPLAN_DATA_FORM = Form(
+    "kaplan_data",
+    ("parameters", "tokens"),
+    ((("parameters",),), ()),
+    _kaplan_data,
+    divisors=(None, "tokens"),
+    outer=True,
+)
+"""((N_c / N)^(a_N / a_D) + D_c / D)^a_D."""
 SATURATION_FORM = Form(
     "saturation",
     ("base_tokens", "second_tokens"),
@@ -92,7 +150,7 @@ SATURATION_FORM = Form(
 )
 """A D1^-a1 D2^(-a2 + a3 ln D1) + E."""
 FORMS: Mapping[str, Form[Any]] = {
-    form.name: form for form in (CURVE_FORM, CHINCHILLA_FORM, KAPLAN_FORM, SATURATION_FORM)
+    form.name: form for form in (CURVE_FORM, CHINCHILLA_FORM, KAPLAN_FORM, KAPLAN_DATA_FORM, SATURATION_FORM)
 }
 
 
@@ -158,12 +216,12 @@ def fit_law(
     _check(form, columns, loss)
     curve = np.zeros(len(loss)) if curve is None else np.asarray(curve)
     centre = {name: float(np.log(columns[name]).mean()) for name in form.columns}
-    x = form.design({name: np.log(columns[name]) - centre[name] for name in form.columns})
+    design = form.design({name: np.log(columns[name]) - centre[name] for name in form.columns})
     y = np.log(loss)
-    theta, objective = _least(x, y[None], _starts(form, float(y.mean())), width=np.inf)
-    residual = _log_loss(x, theta[[np.argmin(objective)]])[0] - y
+    theta, objective = _least(design, y[None], _starts(form, float(y.mean())), width=np.inf)
+    residual = design.log_loss(theta[[np.argmin(objective)]])[0] - y
     width = max(1e-3, 1.345 * _scatter(residual))
-    theta, objective = _least(x, y[None], theta, width)
+    theta, objective = _least(design, y[None], theta, width)
     fits = [(_law(form, one, centre), value) for one, value in zip(theta, objective, strict=True)]
     valid = [value for law, value in fits if law is not None]
     if not valid:
@@ -174,10 +232,10 @@ def fit_law(
     best = int(np.argmin([value if law is not None else np.inf for law, value in fits]))
     best_law = fits[best][0]
     assert best_law is not None
-    residual = y - _log_loss(x, theta[[best]])[0]
+    residual = y - design.log_loss(theta[[best]])[0]
     return FittedLaw(
         law=best_law,
-        draws=_bootstrap(form, x, y, residual, curve, theta[best], width, centre, draws, seed),
+        draws=_bootstrap(form, design, y, residual, curve, theta[best], width, centre, draws, seed),
         ranges={name: Range(float(columns[name].min()), float(columns[name].max())) for name in form.columns},
         quality=Quality(
             points=len(loss),
@@ -219,40 +277,39 @@ def _check(form: Form[Any], columns: Mapping[str, Array], loss: Array) -> None:
 
 
 def _starts(form: Form[Any], mean_log_loss: float) -> Array:
-    """Every split of the loss among the terms, at the centre of the data, and every set of exponents."""
+    """Every split of the loss among the terms, at the centre of the data, every set of exponents, and every outer power."""
     shares = [s for s in product((0.1, 0.3, 0.8), repeat=len(form.terms)) if 0.3 < sum(s) < 1.5]
     slopes = list(product((-0.1, -0.3, -0.8), repeat=sum(len(term) for term in form.terms)))
-    starts = np.zeros((len(shares) * len(slopes), form.size))
-    for row, (share, slope) in enumerate(product(shares, slopes)):
+    powers = (0.05, 0.1, 0.3, 1.0) if form.outer else (1.0,)
+    starts = np.zeros((len(shares) * len(slopes) * len(powers), form.size))
+    for row, (share, slope, power) in enumerate(product(shares, slopes, powers)):
         place, rest = 0, iter(slope)
         for k, term in enumerate(form.terms):
-            starts[row, place] = np.log(share[k]) + mean_log_loss
+            starts[row, place] = np.log(share[k]) + mean_log_loss / power
             for columns in term:
                 place += 1
-                starts[row, place] = next(rest) if len(columns) == 1 else 0.0  # no interaction at the start
+                starts[row, place] = (
+                    next(rest) / power if len(columns) == 1 else 0.0
+                )  # no interaction at the start
             place += 1
+        if form.outer:
+            starts[row, place] = np.log(power)
     return np.unique(starts, axis=0)
 
 
-def _log_loss(x: Array, theta: Array) -> Array:
-    """[start, point]."""
-    z = np.einsum("nkp,sp->snk", x, theta)
-    return np.asarray(np.logaddexp.reduce(z, axis=2))
-
-
-def _least(x: Array, y: Array, theta: Array, width: float, rounds: int = 300) -> tuple[Array, Array]:
+def _least(design: Design, y: Array, theta: Array, width: float, rounds: int = 300) -> tuple[Array, Array]:
     """Levenberg and Marquardt's method on Huber's loss, for all rows of `theta` at once; y is [1 or start, point]."""
     theta, damping = theta.copy(), np.full(len(theta), 1e-2)
-    objective = _huber(_log_loss(x, theta) - y, width)
+    objective = _huber(design.log_loss(theta) - y, width)
     quiet = np.zeros(len(theta), dtype=int)
     for _ in range(rounds):
         active = np.flatnonzero(quiet < 4)
         if not len(active):
             break
         own = y if len(y) == 1 else y[active]
-        step = _step(x, own, theta[active], damping[active], width)
+        step = _step(design, own, theta[active], damping[active], width)
         trial = theta[active] + np.clip(step, -2, 2)
-        value = _huber(_log_loss(x, trial) - own, width)
+        value = _huber(design.log_loss(trial) - own, width)
         better = value < objective[active]
         gained = objective[active] - value
         quiet[active] = np.where(
@@ -263,10 +320,8 @@ def _least(x: Array, y: Array, theta: Array, width: float, rounds: int = 300) ->
     return theta, objective
 
 
-def _step(x: Array, y: Array, theta: Array, damping: Array, width: float) -> Array:
-    z = np.einsum("nkp,sp->snk", x, theta)
-    log_loss = np.logaddexp.reduce(z, axis=2)
-    jacobian = np.einsum("snk,nkp->snp", np.exp(z - log_loss[:, :, None]), x)
+def _step(design: Design, y: Array, theta: Array, damping: Array, width: float) -> Array:
+    log_loss, jacobian = design.jacobian(theta)
     residual = log_loss - y
     weighted = jacobian * np.minimum(1.0, width / np.maximum(np.abs(residual), 1e-300))[:, :, None]
     normal = np.einsum("snp,snq->spq", weighted, jacobian)
@@ -298,6 +353,11 @@ def _law(form: Form[Law], theta: Array, centre: Mapping[str, float]) -> Law | No
 def _uncentred(form: Form[Any], theta: Array, centre: Mapping[str, float]) -> Array:
     """Coefficients of log columns from those of centred ones: products of (log c - mean) are multiplied out."""
     result, place = theta.copy(), 0
+    for k, column in enumerate(form.divisors):
+        if (
+            column is not None
+        ):  # log c is in the units of the centred column: its mean goes to the term's size
+            result[form.constants[k]] += centre[column]
     for term in form.terms:
         at = {columns: place + 1 + k for k, columns in enumerate(term)}
         for columns, k in at.items():
@@ -314,7 +374,7 @@ def _uncentred(form: Form[Any], theta: Array, centre: Mapping[str, float]) -> Ar
 
 def _bootstrap(
     form: Form[Law],
-    x: Array,
+    design: Design,
     y: Array,
     residual: Array,
     curve: Array,
@@ -325,9 +385,9 @@ def _bootstrap(
     seed: int,
 ) -> tuple[Law, ...]:
     """Laws fitted to drawn curves, each from the best fit on."""
-    noise = noise_like(residual, curve, _tangent(x, theta), draws, np.random.default_rng(seed))
+    noise = noise_like(residual, curve, _tangent(design, theta), draws, np.random.default_rng(seed))
     drawn = (y - residual)[None] + noise
-    thetas, _ = _least(x, drawn, np.repeat(theta[None], draws, axis=0), width)
+    thetas, _ = _least(design, drawn, np.repeat(theta[None], draws, axis=0), width)
     laws = tuple(law for one in thetas if (law := _law(form, one, centre)) is not None)
     if len(laws) < 0.8 * draws:
         raise ConfigError(
@@ -338,9 +398,7 @@ def _bootstrap(
     return laws
 
 
-def _tangent(x: Array, theta: Array) -> Array:
+def _tangent(design: Design, theta: Array) -> Array:
     """An orthonormal basis of the directions in which the fit can follow noise: [point, coefficient]."""
-    z = x @ theta
-    share = np.exp(z - np.logaddexp.reduce(z, axis=1)[:, None])
-    basis, _ = np.linalg.qr(np.einsum("nk,nkp->np", share, x))
+    basis, _ = np.linalg.qr(design.jacobian(theta[None])[1][0])
     return np.asarray(basis)

@@ -26,6 +26,7 @@ from outgrow.laws import (
     fit_law,
 )
 from outgrow.laws.fitting import CHINCHILLA_FORM, CURVE_FORM
+from outgrow.laws.power import Array
 from outgrow.planning.config import ChinchillaLaw, CurveConfig, FitLaw, KaplanLaw, PlanConfig
 
 CurveOf = Callable[[float], PowerCurve]
@@ -106,12 +107,7 @@ def matching_files(pattern: str) -> list[Path]:
 
 
 def _joint(law: FitLaw, curves: tuple[Curve, ...]) -> SizeLaw:
-    columns = {
-        "parameters": np.concatenate([np.full(len(c.tokens), c.parameters) for c in curves]),
-        "tokens": np.concatenate([c.tokens for c in curves]),
-    }
-    loss = np.concatenate([c.loss for c in curves])
-    number = np.concatenate([np.full(len(c.tokens), place) for place, c in enumerate(curves)])
+    columns, loss, number = _points(curves)
     fitted = fit_law(CHINCHILLA_FORM, columns, loss, number, draws=law.draws, seed=law.seed)
     sizes = len(np.unique(columns["parameters"]))
     return SizeLaw(
@@ -125,12 +121,11 @@ def _joint(law: FitLaw, curves: tuple[Curve, ...]) -> SizeLaw:
 
 
 def _per_size(law: FitLaw, curves: tuple[Curve, ...]) -> SizeLaw:
-    fits = {
-        curve.parameters: fit_law(
-            CURVE_FORM, {"tokens": curve.tokens}, curve.loss, draws=law.draws, seed=law.seed + place
-        )
-        for place, curve in enumerate(curves)
-    }
+    """All runs of a size are one curve's points."""
+    fits: dict[float, FittedLaw[PowerCurve]] = {}
+    for size in sorted({curve.parameters for curve in curves}):
+        columns, loss, number = _points([curve for curve in curves if curve.parameters == size])
+        fits[size] = fit_law(CURVE_FORM, columns, loss, number, draws=law.draws, seed=law.seed + len(fits))
     least = min(len(fit.draws) for fit in fits.values())
 
     def nearest(parameters: float) -> FittedLaw[PowerCurve]:
@@ -158,3 +153,13 @@ def _per_size(law: FitLaw, curves: tuple[Curve, ...]) -> SizeLaw:
         fitted=tuple(fits.values()),
         curves=curves,
     )
+
+
+def _points(curves: Sequence[Curve]) -> tuple[dict[str, Array], Array, Array]:
+    """Columns, losses, and the number of the curve that each point belongs to."""
+    columns = {
+        "parameters": np.concatenate([np.full(len(c.tokens), c.parameters) for c in curves]),
+        "tokens": np.concatenate([c.tokens for c in curves]),
+    }
+    loss = np.concatenate([c.loss for c in curves])
+    return columns, loss, np.concatenate([np.full(len(c.tokens), place) for place, c in enumerate(curves)])
