@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from outgrow.train.config import DataConfig
 from outgrow.train.engine import Device, build_model, measure, model_config, optimizer_step
 from outgrow.train.folder import read_metrics
 from outgrow.train.images import flipped_and_cropped, load_images, read_images
-from outgrow.train.masked import CHOSEN, Hiding
+from outgrow.train.masked import CHOSEN, Hiding, MaskedText
 from outgrow.train.needs import ImageNeeds, TextNeeds
 from outgrow.train.objectives import IGNORED
 from outgrow.train.run_file import parse_run
@@ -71,8 +72,26 @@ def test_hiding_is_that_of_bert() -> None:
     assert int((inputs[chosen] == tokens[chosen]).sum()) / count == pytest.approx(0.1, abs=0.03)
     stand_ins = inputs[chosen & (inputs != 1) & (inputs != tokens)]
     assert int(stand_ins.min()) > 2  # a special token never stands in
+    more = replace(hiding, share=0.4).apply(tokens, (0, 7, 3))[1]
+    assert set((more != IGNORED).sum(1).tolist()) == {16}
     nothing_else = Hiding(1, frozenset({0}), 100).apply(torch.zeros(2, 10, dtype=torch.int64), (0,))
     assert (nothing_else[1] != IGNORED).sum(1).tolist() == [2, 2]
+
+
+def test_validation_hides_the_same_places_whatever_the_share() -> None:
+    tokens = torch.randint(3, 100, (8, 40), generator=torch.Generator().manual_seed(0))
+    hiding = Hiding(mask=1, special=frozenset({0, 1, 2}), vocab_size=100)
+
+    class Text:
+        def validation_batches(self, sequences: int, micro_batch: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+            return [(tokens, tokens)]
+
+    usual, more = (
+        MaskedText(Text(), replace(hiding, share=share)).validation_batches(8, 4)  # type: ignore[arg-type]
+        for share in (CHOSEN, 0.4)
+    )
+    assert len(usual) == len(more) == 2
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(usual, more, strict=True))
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta"])

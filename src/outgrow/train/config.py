@@ -49,6 +49,8 @@ class DataConfig(_Section):
     """Tokens that the model sees at once."""
     skip_steps: TokenCount = 0
     """Optimizer steps of this seed's order that are left out: those that the starting checkpoint was trained with."""
+    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of a training sequence's places that a masked model is to find; validation always asks for 15 %."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Share of the tokens held out at the end of the corpus, by documents."""
     validation_source: str | None = None

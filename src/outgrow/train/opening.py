@@ -40,4 +40,4 @@ def open_data(run: RunConfig, tokenizer_folder: Path) -> Data:
         return load_images(run.data)
     special = SPECIAL_TOKENS if objective == "masked" else {}
     text = load_data(run.data, tokenizer_folder, start=run.stages[0].start, special_tokens=special)
-    return hide(text) if objective == "masked" else text
+    return hide(text, run.data.mask_share) if objective == "masked" else text
