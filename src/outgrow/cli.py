@@ -18,9 +18,7 @@ from outgrow.errors import ConfigError, OutgrowError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from outgrow.plan import GrowthPlan
     from outgrow.slots import Moments
-    from outgrow.state import TrainingState
 
 app = typer.Typer(
     help="Grow a transformer in the middle of its training: weights, Adam moments and schedule.",
@@ -48,8 +46,10 @@ def inspect(checkpoint: Folder, as_json: Json = False, allow_nonfinite: NonFinit
     """
     from outgrow.architectures import growable, resolve
     from outgrow.report.explain import axis_table, size_table, state_facts
+    from outgrow.state import TrainingState
 
-    state = _open(checkpoint, allow_nonfinite)
+    _quiet_transformers()
+    state = TrainingState.from_pretrained(checkpoint, allow_nonfinite=allow_nonfinite)
     model = resolve(state.config)
     if as_json:
         axes = {
@@ -109,8 +109,8 @@ def grow(
 
     Example: [bold]outgrow grow small/ large/ --to hidden_size=768 --to num_hidden_layers=12[/]
     """
-    from outgrow.api import apply, plan_fitted, plan_growth
-    from outgrow.store.atomic import check_destination
+    from outgrow.api import plan_fitted, plan_growth
+    from outgrow.report.grow import grow_command
     from outgrow.store.models import load_config
     from outgrow.store.operator_file import load_operator
 
@@ -129,17 +129,17 @@ def grow(
         plan = plan_growth(config, to=sizes, width=width, depth=depth, moments=how, noise=noise, seed=seed)
     else:
         plan = plan_fitted(config, fitted, to=sizes, moments=how)
-    if not dry_run:
-        check_destination(out, overwrite=overwrite)  # all that is cheap to refuse, before any tensor is read
-    state = _open(checkpoint, allow_nonfinite)
-    summary = {**plan.describe(), "costs": _costs(plan, state, out, probe=dry_run), "output": str(out)}
-    console = _console(quiet=as_json)
-    _print_plan(console, plan, summary)
-    if not dry_run:
-        grown = apply(plan, state, operator=fitted)
-        with _writing(console) as progress:
-            grown.save_pretrained(out, format=format, overwrite=overwrite, progress=progress)  # type: ignore[arg-type]
-        console.print(f"Written: {out}   (prove it: outgrow verify {checkpoint} {out})")
+    summary = grow_command(
+        checkpoint,
+        out,
+        plan,
+        fitted,
+        format=format,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        allow_nonfinite=allow_nonfinite,
+        console=_console(quiet=as_json),
+    )
     if as_json:
         _print_json(summary)
 
@@ -299,45 +299,24 @@ def verify(
 
     Example: [bold]outgrow verify small/ large/ --plot proof.png[/]
     """
-    import torch
+    from outgrow.report.verify import verify_command
 
-    from outgrow.proof import verify as prove
-    from outgrow.report.batches import proof_batches
-    from outgrow.report.proof import draw_proof, proof_table
-
-    if dtype not in ("float64", "float32", "bfloat16"):
-        raise ConfigError(f"unknown dtype '{dtype}'", expected="float64, float32 or bfloat16")
-    before, after = _open(small, True), _open(large, True)
-    batches, source = proof_batches(before, small, data, count=steps)
-    console = _console(quiet=as_json)
-    what, first = next(iter(batches[0].items()))
-    console.print(f"Data: {source}, {len(batches)} batches of {what} {tuple(first.shape)}.")
-    if dry_run:
-        needed = 5 * sum(after.source.meta(name, "weight").bytes for name in after.source.names("weight"))
-        summary = {"data": source, "steps": steps, "dtype": dtype, "memory_bytes": 2 * needed}
-        console.print(
-            f"Would train both models {steps} steps in {dtype}; memory about {2 * needed / 1e9:.2f} GB."
-        )
-        if as_json:
-            _print_json(summary)
-        return
-    report = prove(
-        before,
-        after,
-        batches,
+    _quiet_transformers()
+    summary = verify_command(
+        small,
+        large,
+        data,
         steps=steps,
         learning_rate=learning_rate,
-        dtype=getattr(torch, dtype),
+        dtype=dtype,
         device=device,
-        progress=lambda text: console.print(f"[dim]{text} ...[/]"),
+        plot=plot,
+        dry_run=dry_run,
+        console=_console(quiet=as_json),
     )
-    if plot is not None:
-        draw_proof(report, plot)
-    console.print(proof_table(report))
-    console.print(report.verdict)
     if as_json:
-        _print_json(report.to_json())
-    if not report.passed:
+        _print_json(summary)
+    if not summary.get("passed", True):
         raise typer.Exit(1)
 
 
@@ -436,51 +415,11 @@ def _size(word: str) -> tuple[str, int]:
         ) from None
 
 
-def _open(folder: Path, allow_nonfinite: bool) -> TrainingState:
-    from outgrow.state import TrainingState
-
-    _quiet_transformers()
-    return TrainingState.from_pretrained(folder, allow_nonfinite=allow_nonfinite)
-
-
 def _quiet_transformers() -> None:
     """Our messages are the ones that count."""
     import transformers
 
     transformers.logging.set_verbosity_error()
-
-
-def _costs(plan: GrowthPlan, state: TrainingState, out: Path, *, probe: bool) -> dict[str, Any]:
-    import shutil
-
-    from outgrow.report.explain import costs
-    from outgrow.report.probe import writing_speed
-
-    parent = next(path for path in (out.absolute().parent, *out.absolute().parents) if path.is_dir())
-    speed = writing_speed(parent) if probe else None
-    return dict(costs(plan, state, bytes_per_second=speed, free_bytes=shutil.disk_usage(parent).free))
-
-
-def _print_plan(console: Console, plan: GrowthPlan, summary: dict[str, Any]) -> None:
-    from outgrow.report.explain import findings_table, verdict
-    from outgrow.report.text import amount, duration
-
-    console.print(findings_table(plan.compensation.findings))
-    console.print(verdict(plan))
-    cost = summary["costs"]
-    small, large = cost["parameters"]
-    console.print(
-        f"{amount(small)} → {amount(large)} parameters; {amount(cost['output_bytes'])}B to write, "
-        f"{amount(cost['free_bytes'])}B free; memory about {amount(cost['memory_bytes'])}B above Python's own"
-        + ("" if cost["seconds"] is None else f"; about {duration(cost['seconds'])}")
-        + "."
-    )
-
-
-def _writing(console: Console) -> Any:
-    from outgrow.report.probe import writing_progress
-
-    return writing_progress(console)
 
 
 def _console(quiet: bool = False) -> Console:

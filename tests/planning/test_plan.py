@@ -17,6 +17,7 @@ from outgrow.laws import Chinchilla
 from outgrow.planning.cautions import cautions
 from outgrow.planning.plan_file import parse_plan
 from outgrow.planning.study import study
+from outgrow.planning.summary import summary
 from outgrow.train.run_file import load_run
 from test_cli import outgrow, refused
 
@@ -272,3 +273,10 @@ def test_the_example_works() -> None:
     example = Path(__file__).parents[2] / "examples" / "plan.yaml"
     facts = json.loads(outgrow("plan", example, "--json").stdout)
     assert facts["chosen_stages"] > 1
+
+
+def test_a_rule_far_below_its_evidence_says_so() -> None:
+    """G_stack's timing was fitted to 10^18 FLOPs and more; at 10^10 it asks for an endless first stage."""
+    (row,) = [one for one in summary(study(parse_plan(PLAN)))["rules"] if "G_stack" in one["rule"]]
+    assert row["saving"] is None
+    assert "costs more than the baseline" in row["why_not"]

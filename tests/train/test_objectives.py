@@ -83,7 +83,9 @@ def test_validation_hides_the_same_places_whatever_the_share() -> None:
     hiding = Hiding(mask=1, special=frozenset({0, 1, 2}), vocab_size=100)
 
     class Text:
-        def validation_batches(self, sequences: int, micro_batch: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        def validation_batches(
+            self, sequences: int, micro_batch: int
+        ) -> list[tuple[torch.Tensor, torch.Tensor]]:
             return [(tokens, tokens)]
 
     usual, more = (

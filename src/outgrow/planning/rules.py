@@ -68,8 +68,10 @@ def _shen(problem: Problem, small: int, large: int, loss: float, baseline: Stage
 def _row(
     problem: Problem, rule: str, small: int, large: int, loss: float, baseline: StagePath, tokens: float
 ) -> RuleRow:
-    staged = replay(problem, (small, large), (tokens,), loss)
     name = problem.sizes[small].name
+    if tokens * problem.sizes[small].flops_per_token > baseline.total_flops:
+        return RuleRow(rule, name, tokens, None, "its first stage alone costs more than the baseline")
+    staged = replay(problem, (small, large), (tokens,), loss)
     if not np.isfinite(staged.total_flops):
         already = float(problem.sizes[small].curve.loss(tokens)) <= loss
         why = "by then it has the target loss" if already else "by then it is off the large size's curve"
