@@ -48,12 +48,6 @@ def curve(folder: Path, stage: str | None = None) -> dict[str, Array]:
     return {key: np.array([row[key] for row in rows]) for key in ("tokens", "flops", "val_loss")}
 
 
-def flops_at(one: dict[str, Array], loss: float) -> float:
-    """FLOPs at which a run first has a loss, linear in (log C, L); nan outside."""
-    found, _ = compute_at(one["flops"].tolist(), one["val_loss"], loss)
-    return float("nan") if found is None else found
-
-
 def spread(values: list[float]) -> dict[str, Any]:
     """The mean over three seeds with Student's 90 % interval; one seed has none."""
     mean = float(np.mean(values))
@@ -81,14 +75,15 @@ def held_out(place: Place, ladder: Ladder, law: SizeLaw) -> list[dict[str, Any]]
     return found
 
 
-def saving_at(place: Place, name: str, seed: int, loss: float) -> float:
-    """The saving of a staged run at a loss; both runs interpolated, nothing extrapolated."""
+def saving_at(place: Place, name: str, seed: int, loss: float) -> float | None:
+    """The saving of a staged run at a loss that its last size reaches; linear in (log C, L), None outside of either run."""
     size = PLAN.sizes[-1]
-    own, scratch = (
+    runs = (
         curve(place.folder(PLAN, name), str(size)),
         curve(place.folder(PLAN, f"scratch-{size}-{seed}")),
     )
-    return 1 - flops_at(own, loss) / flops_at(scratch, loss)
+    own, scratch = (compute_at(run["flops"].tolist(), run["val_loss"], loss)[0] for run in runs)
+    return None if own is None or scratch is None else 1 - own / scratch
 
 
 def switches(folder: Path) -> list[dict[str, Any]]:
@@ -117,17 +112,18 @@ def triggered(place: Place, plan: Study, seed: int) -> dict[str, Any]:
 def report(place: Place, plan: Study, law: SizeLaw) -> dict[str, Any]:
     """All numbers, as plain data."""
     target = plan.path.losses[-1]
-    triggers = [triggered(place, plan, seed) for seed in PLAN.seeds]
+    read = [saving_at(place, f"planned-{seed}", seed, target) for seed in PLAN.seeds]
+    planned = [saving for saving in read if saving is not None]
+    assert len(planned) == len(read), "a planned run never reaches the plan's loss: give it more tokens"
     return {
         "machine": machine(),
         "held_out": {"law": held_out(place, LAW, law), "plan": held_out(place, PLAN, plan.law)},
         "law": law_summary(law),
         "plan": summary(plan),
         "predicted_saving": plan.saving(plan.chosen),
-        "measured_saving": spread([saving_at(place, f"planned-{seed}", seed, target) for seed in PLAN.seeds]),
+        "measured_saving": spread(planned),
         "planned_switches": [switches(place.folder(PLAN, f"planned-{seed}")) for seed in PLAN.seeds],
-        "triggers": triggers,
-        "trigger_saving": spread([one["saving"] for one in triggers]),
+        "triggers": [triggered(place, plan, seed) for seed in PLAN.seeds],
     }
 
 
@@ -213,10 +209,7 @@ def main() -> None:
     draw(place, plan, law, found)
     print(
         json.dumps(
-            {
-                key: found[key]
-                for key in ("held_out", "predicted_saving", "measured_saving", "triggers", "trigger_saving")
-            },
+            {key: found[key] for key in ("held_out", "predicted_saving", "measured_saving", "triggers")},
             indent=1,
         )
     )
