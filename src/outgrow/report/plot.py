@@ -16,7 +16,10 @@ from outgrow.report.text import amount
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLORS = ("#3b6fb6", "#d9772b", "#3a9a67", "#8a5ab5", "#c0485a", "#6d7a88")
+COLORS = (
+    *("#3b6fb6", "#d9772b", "#3a9a67", "#8a5ab5", "#c0485a", "#6d7a88"),
+    *("#b59a2d", "#2f9fb0", "#d38ab4", "#7a5a3c"),
+)
 INK, FAINT = "#22282f", "#8b95a1"
 STYLE = {
     "font.family": "DejaVu Sans",
