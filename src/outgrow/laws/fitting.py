@@ -288,9 +288,8 @@ def _starts(form: Form[Any], mean_log_loss: float) -> Array:
             starts[row, place] = np.log(share[k]) + mean_log_loss / power
             for columns in term:
                 place += 1
-                starts[row, place] = (
-                    next(rest) / power if len(columns) == 1 else 0.0
-                )  # no interaction at the start
+                alone = len(columns) == 1  # an interaction starts at 0
+                starts[row, place] = next(rest) / power if alone else 0.0
             place += 1
         if form.outer:
             starts[row, place] = np.log(power)
@@ -354,9 +353,7 @@ def _uncentred(form: Form[Any], theta: Array, centre: Mapping[str, float]) -> Ar
     """Coefficients of log columns from those of centred ones: products of (log c - mean) are multiplied out."""
     result, place = theta.copy(), 0
     for k, column in enumerate(form.divisors):
-        if (
-            column is not None
-        ):  # log c is in the units of the centred column: its mean goes to the term's size
+        if column is not None:  # centred, as all logs are: its mean goes to the term's size
             result[form.constants[k]] += centre[column]
     for term in form.terms:
         at = {columns: place + 1 + k for k, columns in enumerate(term)}
