@@ -96,6 +96,13 @@ def test_validation_hides_the_same_places_whatever_the_share() -> None:
     assert all(torch.equal(a[1], b[1]) for a, b in zip(usual, more, strict=True))
 
 
+def test_a_causal_model_has_no_share_to_hide(tiny: Tiny) -> None:
+    settings = tiny()
+    settings["data"]["mask_share"] = 0.4
+    with pytest.raises(OutgrowError, match="mask_share: llama hides no tokens"):
+        dry_run(parse_run(settings))
+
+
 @pytest.mark.parametrize("model_type", ["bert", "roberta"])
 def test_a_masked_model_learns_and_grows(model_type: str, tiny: Tiny, tmp_path: Path) -> None:
     model = {**BERT, "model_type": model_type, "max_position_embeddings": 20}

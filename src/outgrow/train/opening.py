@@ -10,7 +10,7 @@ from outgrow.store.models import load_config
 from outgrow.train.config import RunConfig
 from outgrow.train.data import Data, load_data
 from outgrow.train.images import load_images
-from outgrow.train.masked import SPECIAL_TOKENS, hide
+from outgrow.train.masked import CHOSEN, SPECIAL_TOKENS, hide
 
 
 def run_objective(run: RunConfig) -> str:
@@ -30,6 +30,8 @@ def run_objective(run: RunConfig) -> str:
             got="data.images" if run.data.images is not None else "data.source",
             expected="data.images: an .npz file" if objective == "image" else "data.source: text",
         )
+    if objective != "masked" and run.data.mask_share != CHOSEN:
+        raise ConfigError(f"data.mask_share: {model_type} hides no tokens", fix="leave it out")
     return objective
 
 
