@@ -48,3 +48,10 @@ def test_models_take_turns_and_are_measured_once(
     (tmp_path / "timing.json").write_text("{}")
     with pytest.raises(ConfigError, match="damaged"):
         timing.study_speeds(models, run, study.timing, tmp_path)
+
+
+def test_a_grown_model_is_timed_with_its_equal_from_scratch() -> None:
+    """Padding changes the eps of a norm; two timings of one speed would differ by noise and be read as a saving."""
+    config = {"model_type": "llama", "hidden_size": 56, "rms_norm_eps": 1e-6}
+    assert timing.model_key(config) == timing.model_key({**config, "rms_norm_eps": 5e-7})
+    assert timing.model_key(config) != timing.model_key({**config, "hidden_size": 28})
