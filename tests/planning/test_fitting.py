@@ -7,7 +7,7 @@ import pytest
 
 from outgrow.errors import ConfigError
 from outgrow.laws import Chinchilla, KaplanData, KaplanSteps, PowerCurve, Saturation, fit_law
-from outgrow.laws.fitting import (
+from outgrow.laws.forms import (
     CHINCHILLA_FORM,
     CURVE_FORM,
     KAPLAN_DATA_FORM,

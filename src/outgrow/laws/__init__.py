@@ -8,7 +8,8 @@ Losses are nats per token. Nothing here needs torch.
 """
 
 from outgrow.laws.chinchilla import CHINCHILLA, CHINCHILLA_REPLICATED, Chinchilla
-from outgrow.laws.fitting import FORMS, FittedLaw, Form, fit_law
+from outgrow.laws.fitting import FittedLaw, fit_law
+from outgrow.laws.forms import FORMS, Form
 from outgrow.laws.kaplan import (
     KAPLAN_BATCH,
     KAPLAN_DATA,

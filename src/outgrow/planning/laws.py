@@ -18,6 +18,7 @@ from outgrow.laws import (
     KAPLAN_BATCH,
     KAPLAN_STEPS,
     STAGED_TRAINING,
+    Array,
     Chinchilla,
     FittedLaw,
     KaplanSteps,
@@ -25,8 +26,7 @@ from outgrow.laws import (
     Range,
     fit_law,
 )
-from outgrow.laws.fitting import CHINCHILLA_FORM, CURVE_FORM
-from outgrow.laws.power import Array
+from outgrow.laws.forms import CHINCHILLA_FORM, CURVE_FORM
 from outgrow.planning.config import ChinchillaLaw, CurveConfig, FitLaw, KaplanLaw, PlanConfig
 
 CurveOf = Callable[[float], PowerCurve]
