@@ -101,6 +101,7 @@ MEMORY: dict[str, dict[str, Any]] = {
     "roberta": {**SIZES, **POSITIONS, "max_position_embeddings": 66},
     "llama": {**GQA, "head_dim": 24},
     "mistral": {**GQA, "head_dim": 24},
+    "eurobert": GQA,
     "qwen2": GQA,
     "qwen3": {**GQA, "head_dim": 24},
     "mixtral": {**GQA, "head_dim": 24, "num_local_experts": 5, "num_experts_per_tok": 2},

@@ -13,5 +13,5 @@ for seed in 0 1 2; do
     pilot 56x1 $seed --set model.n_embd=56 --set model.n_head=4
     pilot 56x2 $seed --set model.n_embd=56 --set model.n_head=4 --set model.n_layer=2
     pilot grown $seed --set model.n_embd=56 --set model.n_head=4 \
-        --set 'stages=[{name: small, tokens: 600k}, {name: large, tokens: 900k, grow: {to: {n_layer: 2}, depth: staged, moments: keep_zero}}]'
+        --set 'stages=[{name: small, tokens: 500k}, {name: large, tokens: 800k, grow: {to: {n_layer: 2}, depth: staged, moments: keep_zero}}]'
 done

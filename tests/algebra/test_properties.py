@@ -18,7 +18,7 @@ from outgrow.plan import GrowthPlan, plan
 from outgrow.slots import SLOTS
 
 EXAMPLES = settings().max_examples  # 25, or 500 under HYPOTHESIS_PROFILE=search
-MODEL_TYPES = ("gpt2", "bert", "roberta", "llama", "mistral", "qwen2", "qwen3", "mixtral")
+MODEL_TYPES = ("gpt2", "bert", "roberta", "eurobert", "llama", "mistral", "qwen2", "qwen3", "mixtral")
 
 
 @st.composite
@@ -52,7 +52,11 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
             )
             own |= {"num_key_value_heads": kv_heads}
             if model_type != "qwen2":
-                wide = draw(st.integers(3, 12)) if model_type != "llama" else heads * draw(st.integers(1, 4))
+                wide = (
+                    draw(st.integers(3, 12))
+                    if model_type not in ("llama", "eurobert")
+                    else heads * draw(st.integers(1, 4))
+                )
                 own |= {"hidden_size": wide, "head_dim": head_dim}
     if model_type in ("llama", "qwen3"):
         own["attention_bias"] = draw(st.booleans())

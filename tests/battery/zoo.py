@@ -63,6 +63,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", **LLAMA},
     "llama-tied-bias": {"model_type": "llama", **LLAMA, **BIASES, "tie_word_embeddings": True},
     "mistral": {"model_type": "mistral", **LLAMA, "sliding_window": 5},
+    "eurobert": {"model_type": "eurobert", **LLAMA, **BIASES},
+    "eurobert-tied": {"model_type": "eurobert", **LLAMA, "tie_word_embeddings": True},
     "qwen2": {"model_type": "qwen2", **QWEN2},
     "qwen3": {"model_type": "qwen3", **LLAMA},
     "qwen3-tied": {"model_type": "qwen3", **LLAMA, "tie_word_embeddings": True},
@@ -78,7 +80,8 @@ def family(name: str) -> str:
     """`gpt2` (pre-norm LayerNorm), `vit` (the same, on images), `bert` (post-norm LayerNorm) or `llama` (pre-norm RMSNorm)."""
     if load(CONFIGS[name]["model_type"]).objective == "image":
         return "vit"
-    return "gpt2" if "gpt2" in name else "bert" if "bert" in name else "llama"
+    families = {"gpt2": "gpt2", "bert": "bert", "roberta": "bert"}
+    return families.get(CONFIGS[name]["model_type"], "llama")
 
 
 def config(name: str) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def test_a_causal_model_has_no_share_to_hide(tiny: Tiny) -> None:
         dry_run(parse_run(settings))
 
 
-@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "eurobert"])
 def test_a_masked_model_learns_and_grows(model_type: str, tiny: Tiny, tmp_path: Path) -> None:
     model = {**BERT, "model_type": model_type, "max_position_embeddings": 20}
     stages = [
@@ -126,7 +126,7 @@ def test_a_masked_model_learns_and_grows(model_type: str, tiny: Tiny, tmp_path: 
     state = TrainingState.from_pretrained(final)
     tokenizer = open_tokenizer(final)
     assert (tokenizer.separator, tokenizer.mask, tokenizer.pad) == (0, 1, 2)
-    assert state.config["pad_token_id"] == 2
+    assert (state.config["mask_token_id"], state.config["pad_token_id"]) == (1, 2)
     cost = training_flops(state.config, 16)
     assert large.flops == pytest.approx(large.tokens * cost[1])
     from transformers import AutoModelForMaskedLM, AutoTokenizer

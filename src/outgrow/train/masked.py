@@ -74,7 +74,7 @@ class MaskedText(Data):
 
     @property
     def needs(self) -> TextNeeds:
-        return replace(self.text.needs, pad=self.text.tokenizer.pad)
+        return replace(self.text.needs, pad=self.text.tokenizer.pad, mask=self.hiding.mask)
 
     @property
     def files(self) -> tuple[Path, ...]:

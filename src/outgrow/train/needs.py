@@ -31,15 +31,16 @@ class TextNeeds(Needs):
     sequence_length: int
     separator: int | None
     pad: int | None = None
-    """Padding token, where the objective is `masked`."""
+    mask: int | None = None
+    """Padding and mask tokens, where the objective is `masked`."""
 
     def fields(self) -> dict[str, Any]:
-        padding = {} if self.pad is None else {"pad_token_id": self.pad}
+        found = {"pad_token_id": self.pad, "mask_token_id": self.mask}
         return {
             "vocab_size": self.vocab_size,
             "bos_token_id": self.separator,
             "eos_token_id": self.separator,
-            **padding,
+            **{name: token for name, token in found.items() if token is not None},
         }
 
     def check(self, config: Mapping[str, Any]) -> None:
