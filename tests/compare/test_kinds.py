@@ -47,7 +47,8 @@ def test_a_causal_study_with_scores_that_are_kept(corpus: Path, tmp_path: Path) 
     assert not any("downstream" in line for line in said)
 
 
-def test_a_masked_study_with_fine_tuning(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model_type", ["bert", "eurobert"])
+def test_a_masked_study_with_fine_tuning(model_type: str, corpus: Path, tmp_path: Path) -> None:
     for part, count in (("train", 32), ("dev", 8)):
         rows = [f"{'grow grow' if place % 2 else 'loss loss'}\t{place % 2}" for place in range(count)]
         content = "\n".join(["sentence\tlabel", *rows]) + "\n"
@@ -61,7 +62,7 @@ def test_a_masked_study_with_fine_tuning(corpus: Path, tmp_path: Path) -> None:
         "batch": 8,
     }
     asked = {"perplexity": {"same": str(corpus)}, "sequences": 8, "tasks": tasks}
-    study = parse_study(other_study(tmp_path / "study", "bert", text(corpus), downstream=asked))
+    study = parse_study(other_study(tmp_path / "study", model_type, text(corpus), downstream=asked))
     result = run_study(study, lambda _: None)
     scores = result.scores("stack")
     assert set(scores) == {"same_perplexity", "sst2_accuracy", "sst2_accuracy_spread"}

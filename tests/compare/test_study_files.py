@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from outgrow.architectures import load
 from outgrow.flops import model_cost
 from outgrow.train.compare import StudyConfig, load_study
 from outgrow.train.compare.estimate import estimate
@@ -28,7 +29,8 @@ def needs(study: StudyConfig, model_type: str) -> Needs:
         return ImageNeeds(32, 3, 10)
     assert data.tokenizer is not None
     assert data.tokenizer.vocab_size is not None
-    return TextNeeds(data.tokenizer.vocab_size, data.sequence_length, 0, 2 if model_type == "bert" else None)
+    special = (2, 1) if load(model_type).objective == "masked" else (None, None)
+    return TextNeeds(data.tokenizer.vocab_size, data.sequence_length, 0, *special)
 
 
 def test_every_study_is_there_in_both_sizes() -> None:

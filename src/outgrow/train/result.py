@@ -82,10 +82,11 @@ def machine() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "source tree"
+    program = Path(sys.argv[0]).name.replace("__main__.py", "outgrow")  # python -m outgrow
     return {
         "python": platform.python_version(),
         "versions": versions,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processors": os.cpu_count(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([program, *sys.argv[1:]]),
     }

@@ -1,8 +1,9 @@
 """Fine-tuning of an encoder on a task, with the same settings for every arm: AdamW, 10 % warm-up, then linear to zero.
 
-    input = separator, sentence, separator[, second sentence, separator]      the class is read off the first place
+    input = separator, sentence, separator[, second sentence, separator]
 
-The pre-training had no other special tokens between texts, so the separator stands where BERT has [CLS] and [SEP]. Token types stay 0.
+The class is read off where transformers' classifier of the model reads it: BERT's off the first place, EuroBERT's off the mean
+of all. The pre-training had no other special tokens between texts, so the separator stands where BERT has [CLS] and [SEP]. Token types stay 0.
 """
 
 from __future__ import annotations
