@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ def test_a_study_end_to_end(corpus: Path, tmp_path: Path) -> None:
     said: list[str] = []
     result = run_study(parsed, said.append)
     assert len(result.points) == 3 * 2 * 2
+    sweep, ends = (line for line in said if "pieces to train" in line)
+    assert sweep.startswith("sweep")
+    after = re.search(r"tokens, ([\d,]+) after it", sweep)
+    assert after is not None
+    assert ends.endswith(f" {after[1]} tokens")  # the time left is the whole study's, from its first piece on
     assert result.rates == {"scratch": 1e-2, "stack": 1e-2, "identity": 1e-2}
     by = {(p.arm, p.seed, p.budget): p for p in result.points}
     # The small stage is counted: 256 tokens of the small model before 320 of the grown one.

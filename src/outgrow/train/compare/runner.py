@@ -57,17 +57,12 @@ def run_study(study: StudyConfig, say: Say = print) -> StudyResult:
         root / "study.yaml", dump_yaml(study.model_dump(mode="json", by_alias=True, exclude_unset=True))
     )
     sweep = [branch for arm in study.arms for branch in sweep_branches(study, arm)]
-    run_pieces(all_pieces(sweep), study.pieces_folder, say, "sweep")
+    run_pieces(all_pieces(sweep), study.pieces_folder, say, "sweep", later=_tokens_after_sweep(study, sweep))
     trials = sweep_trials(sweep, study.pieces_folder)
     rates = {arm: best_rate(trials, arm) for arm in study.arms}
     for arm, rate in rates.items():
         say(f"{arm}: learning rate {rate:g} of {', '.join(f'{one:g}' for one in study.tuning.rates)}")
-    ends = [
-        branch
-        for arm in study.arms
-        for seed in study.seeds
-        for branch in branches(study, arm, seed, rates[arm], study.arm_budgets(arm))
-    ]
+    ends = end_branches(study, rates)
     run_pieces(all_pieces(ends), study.pieces_folder, say, "study")
     result = StudyResult(
         study=study,
@@ -92,6 +87,27 @@ def sweep_branches(study: StudyConfig, arm: str) -> tuple[Branch, ...]:
     )
 
 
+def end_branches(study: StudyConfig, rates: Mapping[str, float]) -> list[Branch]:
+    """All seeds and budgets of all arms, each arm at its learning rate."""
+    return [
+        branch
+        for arm in study.arms
+        for seed in study.seeds
+        for branch in branches(study, arm, seed, rates[arm], study.arm_budgets(arm))
+    ]
+
+
+def _tokens_after_sweep(study: StudyConfig, sweep: Sequence[Branch]) -> int:
+    """Tokens of the pieces that the sweep does not train, whichever learning rates it finds."""
+    swept = {piece.key for piece in all_pieces(sweep)}
+    ends = end_branches(study, dict.fromkeys(study.arms, study.tuning.rates[0]))
+    return sum(
+        tokens_of(piece)
+        for piece in all_pieces(ends)
+        if piece.key not in swept and not is_finished(piece, study.pieces_folder)
+    )
+
+
 def sweep_trials(sweep: Sequence[Branch], folder: str) -> tuple[Trial, ...]:
     """What the ends of a sweep came to."""
     return tuple(Trial(one.arm, one.rate, one.budget, ran(one.piece, folder).loss) for one in sweep)
@@ -102,12 +118,17 @@ def best_rate(trials: Sequence[Trial], arm: str) -> float:
     return min((trial for trial in trials if trial.arm == arm), key=lambda trial: trial.loss).rate
 
 
-def run_pieces(pieces: Sequence[Piece], folder: str, say: Say, title: str) -> None:
-    """Train every piece that is not there yet, parents first; those that another process holds are waited for."""
+def run_pieces(pieces: Sequence[Piece], folder: str, say: Say, title: str, later: int = 0) -> None:
+    """Train every piece that is not there yet, parents first; those that another process holds are waited for.
+
+    `later` are tokens that follow after these pieces: the time left counts them.
+    """
     waiting = [piece for piece in pieces if not is_finished(piece, folder)]
-    total, done, began = sum(map(tokens_of, waiting)), 0, time.monotonic()
+    here = sum(map(tokens_of, waiting))
+    total, done, began = here + later, 0, time.monotonic()
     if waiting:
-        say(f"{title}: {len(waiting)} of {len(pieces)} pieces to train, {total:,} tokens")
+        after = f", {later:,} after it" if later else ""
+        say(f"{title}: {len(waiting)} of {len(pieces)} pieces to train, {here:,} tokens{after}")
     while waiting:
         moved = False
         for piece in list(waiting):
