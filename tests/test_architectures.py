@@ -197,11 +197,9 @@ def test_a_config_that_the_file_does_not_describe() -> None:
 
 
 @pytest.mark.skipif(not NOTES.exists(), reason="the notes are not part of the repository")
-@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize("model_type", [one for one in TYPES if one != "eurobert"])  # not in the notes
 def test_agrees_with_the_notes(model_type: str) -> None:
-    table = json.loads(NOTES.read_text()).get(model_type)
-    if table is None:
-        pytest.skip(f"the notes know no {model_type}")
+    table = json.loads(NOTES.read_text())[model_type]
     mine = load(model_type)
     refused = [
         f"in {field}" for field in mine.requires

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The pilots of gpt2-staged: four sizes and one growth, three seeds each; about 12 minutes on one core.
+# The pilots of gpt2-staged: four sizes and one growth, three seeds each; about 20 minutes on one core.
 #   sh benchmarks/gpt2/pilots.sh && outgrow plan benchmarks/gpt2/plan.yaml --plot plan.png
 set -e
 pilot() {  # NAME SEED SETTING...

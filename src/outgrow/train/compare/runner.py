@@ -98,7 +98,7 @@ def end_branches(study: StudyConfig, rates: Mapping[str, float]) -> list[Branch]
 
 
 def _tokens_after_sweep(study: StudyConfig, sweep: Sequence[Branch]) -> int:
-    """Tokens of the pieces that the sweep does not train, whichever learning rates it finds."""
+    """Tokens of the pieces that the sweep does not train; a few more where arms that share pieces find different rates."""
     swept = {piece.key for piece in all_pieces(sweep)}
     ends = end_branches(study, dict.fromkeys(study.arms, study.tuning.rates[0]))
     return sum(
