@@ -13,7 +13,8 @@ TOKENS_PER_PARAMETER = 20
 
 def cautions(result: StudyResult) -> tuple[str, ...]:
     """One sentence for each; none where there is nothing to warn of."""
-    return (*_short_baseline(result), *_edges(result), *_outside(result), *_few_seeds(result))
+    checks = (_short_baseline, _second_baseline, _edges, _outside, _few_seeds)
+    return tuple(sentence for check in checks for sentence in check(result))
 
 
 def _short_baseline(result: StudyResult) -> list[str]:
@@ -27,6 +28,24 @@ def _short_baseline(result: StudyResult) -> list[str]:
     return [
         f"the baseline sees {ratio:.1f} tokens per parameter without embeddings, less than about {TOKENS_PER_PARAMETER}: "
         "so early a small model is ahead anyway, and these savings do not carry over to a full training"
+    ]
+
+
+def _second_baseline(result: StudyResult) -> list[str]:
+    """A small model from scratch is the rival of a growth at the growth's compute, if it was trained as long."""
+    arms = result.study.arms
+    most = {arm: max(result.frontier(arm).compute) for arm in arms}
+    rivals = [arm for arm in arms if arms[arm].is_scratch and arm != result.study.baseline]
+    grown = [most[arm] for arm in arms if not arms[arm].is_scratch]
+    if grown and not rivals:
+        return [
+            "no second baseline: a smaller model from scratch may do better than these arms for the same compute"
+        ]
+    return [
+        f"'{arm}' from scratch was trained for {most[arm] / max(grown):.0%} of the FLOPs of the longest grown arm: "
+        "whether it does better there is not known; give it larger budgets"
+        for arm in rivals
+        if grown and most[arm] < 0.95 * max(grown)
     ]
 
 
