@@ -18,8 +18,8 @@ from outgrow.train.stages import plan_stages
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "benchmarks" / "studies").rglob("*.yaml"))
 NAMES = {"lm-depth", "lm-width", "lm-both", "gpt2-staged", "gpt2-staged-dropout", "bert-ligo", "vit-ligo"}
-CPU_FLOPS = 3 * 3600 * 2 * 50e9
-"""Three hours of two cores."""
+TWO_CORES = 2 * 12e9
+"""FLOPs per second that models this small reach on two cores, measured by the studies' own timing."""
 
 
 def needs(study: StudyConfig, model_type: str) -> Needs:
@@ -58,7 +58,7 @@ def test_a_study_can_be_built_and_is_as_large_as_it_says(path: Path, tmp_path: P
     said = re.search(r"([\d.]+e\d+) FLOPs, ([\d.]+) h", head)
     assert said is not None, "the head says how large the study is"
     assert float(said[1]) == pytest.approx(flops, rel=0.01)
-    speed = 1e14 if gpu else 1e11
+    speed = 1e14 if gpu else TWO_CORES
     assert float(said[2]) == pytest.approx(flops / speed / 3600, rel=0.06)
     assert len(study.seeds) >= 3
     parameters = {arm: model_cost(stages[-1].config).parameters for arm, stages in plans.items()}
@@ -69,7 +69,7 @@ def test_a_study_can_be_built_and_is_as_large_as_it_says(path: Path, tmp_path: P
     if gpu:
         assert 27e6 < target < 125e6
     else:
-        assert flops <= CPU_FLOPS
+        assert flops <= 3 * 3600 * TWO_CORES
     (baseline,) = (one for one in planned if one.arm == study.baseline)
     if "images" not in study.common["data"]:
         assert baseline.tokens_per_parameter > 19
