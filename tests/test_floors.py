@@ -21,7 +21,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     7: ("api", "certify", "growth_cost", "proof", "verify"),
     8: ("flops", "frozen_flops", "memory", "schedule", "reentry", "laws", "curves", "stages"),
     9: ("train", "planning"),
-    10: ("report", "integrations", "cli", "__main__", "__init__"),
+    10: ("console", "report", "integrations", "cli", "__main__", "__init__"),
 }
 WITHOUT_TORCH = 8
 """Planning is arithmetic: the modules of this floor, and all that they import here, do without torch."""

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from outgrow.console import open_console
 from outgrow.errors import ConfigError, OutgrowError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from outgrow.slots import Moments
 
 app = typer.Typer(
@@ -64,7 +63,7 @@ def inspect(checkpoint: Folder, as_json: Json = False, allow_nonfinite: NonFinit
             }
         )
         return
-    console = _console()
+    console = open_console()
     console.print(size_table(state, model))
     console.print(axis_table(model))
     console.print(f"Sizes that can grow: {', '.join(growable(model.spec))}.")
@@ -138,7 +137,7 @@ def grow(
         overwrite=overwrite,
         dry_run=dry_run,
         allow_nonfinite=allow_nonfinite,
-        console=_console(quiet=as_json),
+        console=open_console(quiet=as_json),
     )
     if as_json:
         _print_json(summary)
@@ -156,7 +155,7 @@ def operators(
 
     from outgrow.report.operators_page import listing, one
 
-    console = _console()
+    console = open_console()
     console.print(Markdown(one(name)) if name else listing())
 
 
@@ -219,7 +218,11 @@ def learn(
     from outgrow.train.lesa import LesaOptions
 
     _quiet_transformers()
-    sizes, how, console = dict(_size(word) for word in to), cast("Moments", moments), _console(quiet=as_json)
+    sizes, how, console = (
+        dict(_size(word) for word in to),
+        cast("Moments", moments),
+        open_console(quiet=as_json),
+    )
     if method == "lesa":
         usual = {"start": "exact", "depth": "identity", "sequences": 16, "length": 256, "device": "cpu"}
         given = {"start": start, "depth": depth, "sequences": sequences, "length": length, "device": device}
@@ -312,7 +315,7 @@ def verify(
         device=device,
         plot=plot,
         dry_run=dry_run,
-        console=_console(quiet=as_json),
+        console=open_console(quiet=as_json),
     )
     if as_json:
         _print_json(summary)
@@ -420,12 +423,6 @@ def _quiet_transformers() -> None:
     import transformers
 
     transformers.logging.set_verbosity_error()
-
-
-def _console(quiet: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(quiet=quiet, soft_wrap=False)
 
 
 def _print_json(value: Any) -> None:

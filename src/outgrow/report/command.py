@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from outgrow.console import open_console
 from outgrow.train.config import RunConfig
 from outgrow.train.run_file import dump_yaml, load_run
 from outgrow.train.stages import StagePlan
@@ -45,11 +46,11 @@ def _dry(run: RunConfig, as_json: bool) -> dict[str, Any]:
         from outgrow.report.rates import rate_line, rate_table
         from outgrow.report.text import dry_table
 
-        _print(dry_table(dry))
-        _print(rate_table(dry.rates))
-        _print(rate_line(dry.rate_points))
+        open_console().print(dry_table(dry))
+        open_console().print(rate_table(dry.rates))
+        open_console().print(rate_line(dry.rate_points))
         for warning in dry.warnings:
-            _print(f"warning: {warning}")
+            open_console().print(f"warning: {warning}")
     return dry.as_dict()
 
 
@@ -60,26 +61,20 @@ def _train(run: RunConfig, as_json: bool) -> dict[str, Any]:
     result = train(run, before=_show_rates)
     report = run_report(result.output)
     if not as_json:
-        _print(report.table())
-        _print(f"report:  {report.html}\npicture: {report.png}\nmodel:   {result.output / 'final'}")
+        open_console().print(report.table())
+        open_console().print(
+            f"report:  {report.html}\npicture: {report.png}\nmodel:   {result.output / 'final'}"
+        )
     return {**result.as_dict(), "report": str(report.html), "picture": str(report.png)}
 
 
 def _show_rates(run: RunConfig, plans: Sequence[StagePlan], root: Path) -> None:
     """The learning rate of the whole run, on standard error and as a picture in its folder, before the first step."""
-    from rich.console import Console
-
     from outgrow.report.rates import draw_rates, rate_line, rate_table
     from outgrow.train.rates import rate_points, stage_rates
 
     rates, points = stage_rates(run, plans), rate_points(run, plans)
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else 110, highlight=False)
+    console = open_console(errors=True)
     console.print(rate_table(rates))
     console.print(rate_line(points))
     draw_rates(points, rates, root / "learning_rate.png", f"{root.name}: learning rate")
-
-
-def _print(value: Any) -> None:
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 110, highlight=False).print(value)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from outgrow.console import open_console
 from outgrow.report.compare_picture import draw_frontiers
 from outgrow.report.compare_tables import estimate_section, markdown, sections
 from outgrow.report.html import TableSection, page
@@ -36,33 +37,28 @@ class StudyReport:
 
 def compare_command(path: str | Path, overrides: Sequence[str] = (), *, as_json: bool = False) -> StudyReport:
     """Do a study, or what is left of it, and report on it."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    study = load_study(path, overrides)
-    result = run_study(study, say=lambda text: console.print(text, highlight=False))
+    study, notes, console = load_study(path, overrides), open_console(errors=True), open_console()
+    result = run_study(study, say=notes.print)
     report = study_report(result)
     if as_json:
         print(json.dumps(result.to_json(), indent=1))
         return report
     for caution in result.cautions:
-        Console().print(f"[yellow]caution:[/] {caution}", highlight=False)
+        console.print(f"[yellow]caution:[/] {caution}")
     for section in sections(result):
-        Console().print(rich_table(section))
-    Console().print(f"report: {report.html}\npicture: {report.png}")
+        console.print(rich_table(section))
+    console.print(f"report: {report.html}\npicture: {report.png}")
     return report
 
 
 def compare_dry(path: str | Path, overrides: Sequence[str] = (), *, as_json: bool = False) -> None:
     """Check a study and say what it takes and what is there; nothing is trained or written."""
-    from rich.console import Console
-
     study = load_study(path, overrides)
     found = estimate(study, plan_arms(study))
     if as_json:
         print(json.dumps([asdict(one) for one in found], indent=1))
     else:
-        Console().print(rich_table(estimate_section(found)))
+        open_console().print(rich_table(estimate_section(found)))
 
 
 def study_report(result: StudyResult) -> StudyReport:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from outgrow.console import open_console
 from outgrow.errors import ConfigError
 from outgrow.planning.cautions import cautions
 from outgrow.planning.config import CurveConfig, FitLaw
@@ -63,7 +63,7 @@ def plan_command(
     from outgrow.report.operator_costs import operator_costs_table, operator_notes
     from outgrow.report.plan import law_table, plan_table, rules_table
 
-    console = _console()
+    console = open_console()
     if worked.law.fitted:
         console.print(law_table(worked.law))
     else:
@@ -94,11 +94,5 @@ def _fit_only(curves: Sequence[str], as_json: bool) -> dict[str, Any]:
     else:
         from outgrow.report.plan import law_table
 
-        _console().print(law_table(law))
+        open_console().print(law_table(law))
     return result
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 130, highlight=False)
