@@ -36,7 +36,7 @@ from outgrow.planning.summary import law_summary, summary
 from outgrow.report.plot import COLORS, FAINT, INK, STYLE, quiet_axes
 from outgrow.stages import replay
 from outgrow.store.atomic import write_json_atomic
-from outgrow.train.compare.saving import compute_at
+from outgrow.train.compare.frontier import compute_at
 from outgrow.train.folder import read_metrics
 from outgrow.train.result import machine
 

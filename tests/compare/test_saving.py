@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from outgrow.train.compare.saving import Frontier, best_of, compute_at, savings
+from outgrow.train.compare.frontier import Frontier
+from outgrow.train.compare.saving import savings
 
 
 def curve(compute: tuple[float, ...], factor: float = 1.0, noise: float = 0.0, seed: int = 0) -> Frontier:
@@ -53,24 +54,8 @@ def test_a_fifth_is_seen_through_noise() -> None:
     assert middle.low < 0.2 < middle.high
 
 
-def test_nothing_is_extrapolated() -> None:
-    losses = np.array([4.0, 3.5, 3.2])
-    assert compute_at((1e12, 2e12, 4e12), losses, 3.1) == (None, "better than every budget")
-    assert compute_at((1e12, 2e12, 4e12), losses, 4.1) == (None, "worse than every budget")
+def test_a_loss_outside_the_frontier_has_no_saving() -> None:
     better = Frontier((1e12,), ((3.0,),))
     (one,) = savings(better, Frontier((1e12, 2e12), ((4.0, 3.5),)))
     assert one.saving is None
     assert one.side == "better than every budget"
-
-
-def test_a_budget_that_is_worse_than_a_smaller_one_does_not_count() -> None:
-    losses = np.array([4.0, 3.4, 3.5, 3.0])
-    found, side = compute_at((1e12, 2e12, 3e12, 4e12), losses, 3.4)
-    assert side == "inside"
-    assert found == pytest.approx(2e12)
-
-
-def test_the_best_size_at_every_compute() -> None:
-    compute, losses = best_of([Frontier((1.0, 4.0), ((4.0, 3.0),)), Frontier((2.0, 8.0), ((3.5, 3.2),))])
-    assert compute == (1.0, 2.0, 4.0, 8.0)
-    assert losses.tolist() == [4.0, 3.5, 3.0, 3.0]

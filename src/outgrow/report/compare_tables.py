@@ -8,8 +8,9 @@ from statistics import fmean, stdev
 from outgrow.report.html import TableSection
 from outgrow.report.text import amount, duration
 from outgrow.train.compare.estimate import ArmEstimate
+from outgrow.train.compare.frontier import compute_at
 from outgrow.train.compare.result import StudyResult
-from outgrow.train.compare.saving import Saving, compute_at
+from outgrow.train.compare.saving import Saving
 
 SAVINGS = (
     "arm",
@@ -23,7 +24,7 @@ SAVINGS = (
 )
 SAVINGS_NOTE = (
     "Saved: 1 - C / C of the baseline at equal decayed validation loss, the small stages and the growth counted, read off the "
-    "baseline's frontier by interpolation, never beyond it; in brackets the 90 % interval over seeds. Time: tokens times the seconds per token of each "
+    "baseline's frontier by a monotone cubic, never beyond it; in brackets the 90 % interval over seeds. Time: tokens times the seconds per token of each "
     "model, measured in turns on one machine, and the growth. Against any size: FLOPs saved against the best model from scratch of "
     "any size in the study. The sweep of learning rates is the same for all arms and not counted."
 )

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from outgrow.train.compare.saving import EqualTokens, Frontier, Saving, at_equal_tokens, best_of, savings
+from outgrow.train.compare.frontier import Frontier, best_of
+from outgrow.train.compare.saving import EqualTokens, Saving, at_equal_tokens, savings
 from outgrow.train.compare.study import StudyConfig
 from outgrow.train.result import machine
 

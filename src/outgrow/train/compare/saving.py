@@ -3,63 +3,20 @@
     saving   = 1 - C_staged / C_scratch(L_staged)
     speed-up = C_scratch(L_staged) / C_staged - 1
 
-C_scratch(L) is read off the scratch frontier, the decayed losses at several budgets, made monotone and interpolated
-linearly in (log C, L). It is never extrapolated: a loss outside the frontier has no saving, only a side on which it lies.
+C_scratch(L) is read off the scratch frontier, the decayed losses at several budgets (`frontier.py`). It is never extrapolated: a
+loss outside the frontier has no saving, only a side on which it lies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from math import exp, log
 
 import numpy as np
 from numpy.typing import NDArray
 
-Side = Literal["inside", "better than every budget", "worse than every budget"]
-
-
-@dataclass(frozen=True)
-class Frontier:
-    """Decayed losses (nats) of one arm at increasing compute (FLOPs or seconds): one row per seed, one column per budget."""
-
-    compute: tuple[float, ...]
-    losses: tuple[tuple[float, ...], ...]
-
-    def __post_init__(self) -> None:
-        assert all(len(row) == len(self.compute) for row in self.losses)
-        assert list(self.compute) == sorted(self.compute)
-
-    def mean(self, seeds: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
-        """Mean loss per budget over some seeds (all, if not said)."""
-        table = np.asarray(self.losses, dtype=np.float64)
-        return np.asarray((table if seeds is None else table[seeds]).mean(axis=0))
-
-
-def compute_at(
-    compute: Sequence[float], losses: NDArray[np.float64], loss: float
-) -> tuple[float | None, Side]:
-    """The compute at which a frontier reaches a loss.
-
-    A budget that is worse than a smaller one does not help: the frontier is the running minimum.
-
-    >>> round(compute_at([1e12, 1e14], np.array([4.0, 3.0]), 3.5)[0] / 1e13, 6)
-    1.0
-    >>> compute_at([1e12, 1e14], np.array([4.0, 3.0]), 2.9)
-    (None, 'better than every budget')
-    """
-    best = np.minimum.accumulate(losses)
-    if loss < best[-1] - 1e-12:
-        return None, "better than every budget"
-    if loss > best[0] + 1e-12:
-        return None, "worse than every budget"
-    place = int(np.argmax(best <= loss + 1e-12))  # the first budget that is good enough
-    if place == 0:
-        return float(compute[0]), "inside"
-    high, low = best[place - 1], best[place]
-    share = (high - loss) / (high - low)
-    logs = np.log(np.asarray(compute, dtype=np.float64))
-    return float(np.exp(logs[place - 1] + share * (logs[place] - logs[place - 1]))), "inside"
+from outgrow.train.compare.frontier import Curve, Frontier, Side, compute_at
 
 
 @dataclass(frozen=True)
@@ -135,7 +92,7 @@ class EqualTokens:
 def at_equal_tokens(
     arm: Frontier, tokens: Sequence[int], scratch: Frontier, scratch_tokens: Sequence[int]
 ) -> tuple[EqualTokens, ...]:
-    """Every budget of an arm at equal tokens; the baseline's compute and loss are interpolated over log tokens.
+    """Every budget of an arm at equal tokens; the baseline's log compute and its loss are read off curves over log tokens.
 
     >>> arm, full = Frontier((6e11,), ((3.9,),)), Frontier((1e12, 4e12), ((4.0, 3.6),))
     >>> (one,) = at_equal_tokens(arm, [1000], full, [1000, 4000])
@@ -143,27 +100,17 @@ def at_equal_tokens(
     (0.4, -0.1)
     """
     found = []
-    logs = np.log(np.asarray(scratch_tokens, dtype=np.float64))
+    logs = [log(one) for one in scratch_tokens]
+    best = np.minimum.accumulate(scratch.mean()).tolist()
+    losses, costs = Curve.through(logs, best), Curve.through(logs, [-log(one) for one in scratch.compute])
     for place, count in enumerate(tokens):
         if not scratch_tokens[0] <= count <= scratch_tokens[-1]:
             found.append(EqualTokens(count, None, None))
             continue
-        equal = float(np.exp(np.interp(np.log(count), logs, np.log(scratch.compute))))
-        loss = float(np.interp(np.log(count), logs, scratch.mean()))
+        equal, loss = exp(-costs.at(log(count))), losses.at(log(count))
         found.append(EqualTokens(count, 1 - arm.compute[place] / equal, float(arm.mean()[place]) - loss))
     return tuple(found)
 
 
 _STUDENT_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812)
 """95 % quantile of Student's t for 1, 2, 3 ... degrees of freedom."""
-
-
-def best_of(frontiers: Sequence[Frontier]) -> tuple[tuple[float, ...], NDArray[np.float64]]:
-    """The envelope of several scratch sizes: at every compute of any of them, the best mean loss reached so far."""
-    points = sorted(
-        (compute, float(loss))
-        for frontier in frontiers
-        for compute, loss in zip(frontier.compute, frontier.mean(), strict=True)
-    )
-    losses = np.minimum.accumulate(np.array([loss for _, loss in points]))
-    return tuple(compute for compute, _ in points), losses
