@@ -20,7 +20,7 @@ SAVINGS = (
     "decayed loss",
     "FLOPs saved",
     "time saved",
-    "saved against any size",
+    "against any size",
 )
 SAVINGS_NOTE = (
     "Saved: 1 - C / C of the baseline at equal decayed validation loss, the small stages and the growth counted, read off the "
@@ -66,8 +66,11 @@ def saving_rows(result: StudyResult) -> list[tuple[str, ...]]:
                     amount(one.compute),
                     duration(timed.compute),
                     f"{one.loss:.4f}",
-                    _saved(one),
-                    _saved(timed),
+                    *(
+                        ("baseline", "baseline")
+                        if arm == result.study.baseline
+                        else (_saved(one), _saved(timed))
+                    ),
                     side if any_size is None else percent(1 - one.compute / any_size),
                 )
             )
@@ -195,7 +198,7 @@ def _saved(one: Saving) -> str:
         return one.side
     if one.low is None or one.high is None:
         return percent(one.saving)
-    return f"{percent(one.saving)} ({percent(one.low)} to {percent(one.high)})"
+    return f"{percent(one.saving)} ({100 * one.low:.1f} to {100 * one.high:.1f})"
 
 
 def _mean(values: tuple[float, ...]) -> str:
