@@ -76,7 +76,7 @@ def held_out(place: Place, ladder: Ladder, law: SizeLaw) -> list[dict[str, Any]]
 
 
 def saving_at(place: Place, name: str, seed: int, loss: float) -> float | None:
-    """The saving of a staged run at a loss that its last size reaches; linear in (log C, L), None outside of either run."""
+    """The saving of a staged run at a loss that its last size reaches, read as in a study; None outside of either run."""
     size = PLAN.sizes[-1]
     runs = (
         curve(place.folder(PLAN, name), str(size)),
