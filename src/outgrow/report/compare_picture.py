@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from outgrow.report.plot import COLORS, FAINT, INK
+from outgrow.train.compare.frontier import curve_of
 from outgrow.train.compare.result import Cost, StudyResult
 
 if TYPE_CHECKING:
@@ -49,24 +51,27 @@ def draw_frontiers(result: StudyResult, folder: Path) -> tuple[Path, Path]:
 
 
 def _draw_arm(axes: Axes, result: StudyResult, arm: str, cost: Cost, color: str) -> None:
+    """Seeds as small dots, their mean as large ones, and through it the curve that savings are read off."""
     frontier = result.frontier(arm, cost)
     scratch = result.study.arms[arm].is_scratch
-    losses = np.asarray(frontier.losses)
+    losses, compute = np.asarray(frontier.losses), frontier.compute
+    line: dict[str, Any] = {"color": color, "linewidth": 2.0, "linestyle": (0, (5, 2)) if scratch else "-"}
+    dots: dict[str, Any] = {"marker": "o", "markersize": 5}
+    places, best = _smooth(compute, losses.min(axis=0))
     axes.fill_between(
-        frontier.compute, losses.min(axis=0), losses.max(axis=0), color=color, alpha=0.12, linewidth=0
+        places, best, _smooth(compute, losses.max(axis=0))[1], color=color, alpha=0.12, linewidth=0
     )
-    axes.plot(
-        frontier.compute,
-        frontier.mean(),
-        color=color,
-        linewidth=2.0,
-        linestyle=(0, (5, 2)) if scratch else "-",
-        marker="o",
-        markersize=5,
-        label=f"{arm} (nothing grows)" if scratch else arm,
-    )
-    for row in frontier.losses:
-        axes.plot(frontier.compute, row, color=color, linestyle="", marker="o", markersize=2.5, alpha=0.6)
+    axes.plot(*_smooth(compute, frontier.mean()), **line)
+    axes.plot(compute, frontier.mean(), color=color, linestyle="", **dots)
+    axes.plot([], [], **line, **dots, label=f"{arm} (nothing grows)" if scratch else arm)
+    for row in losses:
+        axes.plot(compute, row, color=color, linestyle="", marker="o", markersize=2.5, alpha=0.6)
+
+
+def _smooth(compute: tuple[float, ...], losses: NDArray[np.float64]) -> tuple[Any, list[float]]:
+    curve = curve_of(compute, losses)
+    places = np.linspace(curve.places[0], curve.places[-1], 101).clip(curve.places[0], curve.places[-1])
+    return np.exp(places), [curve.at(place) for place in places.tolist()]
 
 
 def _style(axes: Axes, label: str, unit: str) -> None:

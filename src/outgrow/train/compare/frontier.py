@@ -88,25 +88,28 @@ def _first(holds: Iterable[bool]) -> int:
     return next(place for place, one in enumerate(holds) if one)
 
 
+def curve_of(compute: Sequence[float], losses: NDArray[np.float64]) -> Curve:
+    """The curve over log compute. A budget that is worse than a smaller one does not help: it runs through the running minimum."""
+    return Curve.through([log(one) for one in compute], np.minimum.accumulate(losses).tolist())
+
+
 def compute_at(
     compute: Sequence[float], losses: NDArray[np.float64], loss: float
 ) -> tuple[float | None, Side]:
     """The compute at which a frontier reaches a loss.
-
-    A budget that is worse than a smaller one does not help: the frontier is the running minimum.
 
     >>> round(compute_at([1e12, 1e14], np.array([4.0, 3.0]), 3.5)[0] / 1e13, 6)
     1.0
     >>> compute_at([1e12, 1e14], np.array([4.0, 3.0]), 2.9)
     (None, 'better than every budget')
     """
-    best = np.minimum.accumulate(losses)
-    if loss < best[-1] - 1e-12:
+    curve = curve_of(compute, losses)
+    best, worst = curve.values[-1], curve.values[0]
+    if loss < best - 1e-12:
         return None, "better than every budget"
-    if loss > best[0] + 1e-12:
+    if loss > worst + 1e-12:
         return None, "worse than every budget"
-    curve = Curve.through([log(one) for one in compute], best.tolist())
-    return exp(curve.where(min(max(loss, best[-1]), best[0]))), "inside"
+    return exp(curve.where(min(max(loss, best), worst))), "inside"
 
 
 def best_of(frontiers: Sequence[Frontier]) -> tuple[tuple[float, ...], NDArray[np.float64]]:
