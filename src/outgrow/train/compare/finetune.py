@@ -8,7 +8,6 @@ of all. The pre-training had no other special tokens between texts, so the separ
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -154,10 +153,14 @@ def open_classifier(state: Path, tokenizer: TextTokenizer, seed: int) -> Padded:
 
 @contextmanager
 def _without_notes() -> Iterator[None]:
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    from transformers.utils import logging as notes
+
+    level, bars = notes.get_verbosity(), notes.is_progress_bar_enabled()
+    notes.set_verbosity_error()
+    notes.disable_progress_bar()
     try:
         yield
     finally:
-        logger.setLevel(level)
+        notes.set_verbosity(level)
+        if bars:
+            notes.enable_progress_bar()
