@@ -62,3 +62,10 @@ def test_the_best_size_at_every_compute() -> None:
     compute, losses = best_of([Frontier((1.0, 4.0), ((4.0, 3.0),)), Frontier((2.0, 8.0), ((3.5, 3.2),))])
     assert compute == (1.0, 2.0, 4.0, 8.0)
     assert losses.tolist() == [4.0, 3.5, 3.0, 3.0]
+
+
+def test_two_arms_of_equal_compute_count_once() -> None:
+    twice = [Frontier((1.0, 4.0), ((4.0, 3.1),)), Frontier((1.0, 4.0), ((3.9, 3.2),))]
+    compute, losses = best_of(twice)
+    assert (compute, losses.tolist()) == ((1.0, 4.0), [3.9, 3.1])
+    assert compute_at(compute, losses, 3.5)[0] == pytest.approx(2.0)

@@ -114,13 +114,12 @@ def compute_at(
 
 def best_of(frontiers: Sequence[Frontier]) -> tuple[tuple[float, ...], NDArray[np.float64]]:
     """The envelope of several scratch sizes: at every compute of any of them, the best mean loss reached so far."""
-    points = sorted(
-        (compute, float(loss))
-        for frontier in frontiers
-        for compute, loss in zip(frontier.compute, frontier.mean(), strict=True)
-    )
-    losses = np.minimum.accumulate(np.array([loss for _, loss in points]))
-    return tuple(compute for compute, _ in points), losses
+    best: dict[float, float] = {}
+    for frontier in frontiers:
+        for compute, loss in zip(frontier.compute, frontier.mean().tolist(), strict=True):
+            best[compute] = min(loss, best.get(compute, loss))
+    places = sorted(best)
+    return tuple(places), np.minimum.accumulate(np.array([best[place] for place in places]))
 
 
 def _slopes(places: Sequence[float], values: Sequence[float]) -> list[float]:
