@@ -205,3 +205,11 @@ def test_a_growth_that_cannot_be_is_found_before_any_training(corpus: Path, tmp_
 def test_mistakes_are_named(corpus: Path, tmp_path: Path, change: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         parse_study(study(corpus, tmp_path, **change))
+
+
+def test_budgets_within_one_step_are_refused_before_anything_is_written(corpus: Path, tmp_path: Path) -> None:
+    """A step has 64 tokens."""
+    folder = tmp_path / "close"
+    with pytest.raises(ConfigError, match="lie within one optimizer step"):
+        run_study(parse_study(study(corpus, folder, budgets=[320, 322])), lambda _: None)
+    assert not folder.exists()

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from outgrow.errors import ConfigError
 from outgrow.train.compare.study import ArmConfig, StudyConfig
 from outgrow.train.config import RunConfig
 from outgrow.train.run_file import parse_run
@@ -95,15 +96,26 @@ def arm_run(study: StudyConfig, arm: str) -> RunConfig:
 def branches(
     study: StudyConfig, arm: str, seed: int, rate: float, budgets: tuple[int, ...]
 ) -> tuple[Branch, ...]:
-    """The decayed ends of one arm's trunk at several budgets, smallest first."""
+    """The decayed ends of one arm's trunk at several budgets, smallest first.
+
+    Raises `ConfigError` where two budgets come to the same number of whole optimizer steps.
+    """
     builder = _Builder(study, study.arms[arm], seed, rate)
     trunk: Piece | None = builder.young()
-    found, trained = [], 0
+    found, trained, longest = [], 0, 0
     for budget in budgets:
         stable = builder.whole_steps(budget * (1 - study.decay_share))
         if stable > trained:
             trunk = builder.trunk(trunk, stable - trained, first=trained == 0)
             trained = stable
+        whole = trained + builder.whole_steps(budget - trained)
+        if whole <= longest:
+            raise ConfigError(
+                f"budgets of arm '{arm}' lie within one optimizer step",
+                got=f"{budget:,} tokens come to {whole:,}, the budget before them to {longest:,}",
+                fix=f"leave {common_run(study).tokens_per_step:,} tokens or more between them",
+            )
+        longest = whole
         assert trunk is not None, "the first budget has at least one step"
         found.append(Branch(arm, seed, rate, budget, builder.decay(trunk, budget - trained)))
     return tuple(found)

@@ -51,12 +51,12 @@ def run_study(study: StudyConfig, say: Say = print) -> StudyResult:
     for arm in study.arms:
         preflight(arm_run(study, arm))
     check_downstream(study)
+    sweep = [branch for arm in study.arms for branch in sweep_branches(study, arm)]
     root = Path(study.output)
     root.mkdir(parents=True, exist_ok=True)
     write_text_atomic(
         root / "study.yaml", dump_yaml(study.model_dump(mode="json", by_alias=True, exclude_unset=True))
     )
-    sweep = [branch for arm in study.arms for branch in sweep_branches(study, arm)]
     run_pieces(all_pieces(sweep), study.pieces_folder, say, "sweep", later=_tokens_after_sweep(study, sweep))
     trials = sweep_trials(sweep, study.pieces_folder)
     rates = {arm: best_rate(trials, arm) for arm in study.arms}
