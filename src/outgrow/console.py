@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _WIDTH = 130
-"""Columns where there is no terminal and COLUMNS is not set."""
+"""Columns where there is no terminal."""
 
 
 def open_console(*, quiet: bool = False, errors: bool = False) -> Console:
@@ -18,5 +17,4 @@ def open_console(*, quiet: bool = False, errors: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if errors else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH
-    return Console(stderr=errors, quiet=quiet, width=width, highlight=False)
+    return Console(stderr=errors, quiet=quiet, width=None if stream.isatty() else _WIDTH, highlight=False)

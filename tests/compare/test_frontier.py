@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outgrow.train.compare.frontier import Curve, Frontier, best_of, compute_at
+from outgrow.train.compare.frontier import Curve, Frontier, best_of, compute_at, least_compute
 
 KNOTS = st.lists(
     st.tuples(st.floats(0.1, 3.0), st.one_of(st.just(0.0), st.floats(1e-3, 2.0))), min_size=1, max_size=7
@@ -69,3 +69,13 @@ def test_two_arms_of_equal_compute_count_once() -> None:
     compute, losses = best_of(twice)
     assert (compute, losses.tolist()) == ((1.0, 4.0), [3.9, 3.1])
     assert compute_at(compute, losses, 3.5)[0] == pytest.approx(2.0)
+
+
+def test_a_worse_size_does_not_weaken_the_second_baseline() -> None:
+    """The end of the other size lies above the curve of the first, between two of its budgets."""
+    first, other = Frontier((2.0, 8.0), ((4.0, 3.0),)), Frontier((1.0, 4.0), ((4.5, 3.6),))
+    assert least_compute([first, other], 3.4)[0] == compute_at(first.compute, first.mean(), 3.4)[0]
+    assert least_compute([first, other], 2.9) == (None, "better than every budget")
+    between, _ = least_compute([first, other], 4.2)
+    assert between is not None
+    assert 1.0 < between < 2.0

@@ -8,7 +8,6 @@ from statistics import fmean, stdev
 from outgrow.report.html import TableSection
 from outgrow.report.text import amount, duration
 from outgrow.train.compare.estimate import ArmEstimate
-from outgrow.train.compare.frontier import compute_at
 from outgrow.train.compare.result import StudyResult
 from outgrow.train.compare.saving import Saving
 
@@ -53,12 +52,11 @@ def sections(result: StudyResult) -> tuple[TableSection, ...]:
 
 def saving_rows(result: StudyResult) -> list[tuple[str, ...]]:
     """One row per arm and budget."""
-    compute, losses = result.best_scratch()
     flops, seconds = result.savings("flops"), result.savings("seconds")
     rows: list[tuple[str, ...]] = []
     for arm in result.study.arms:
         for one, timed in zip(flops[arm], seconds[arm], strict=True):
-            any_size, side = compute_at(compute, losses, one.loss)
+            any_size, side = result.any_size(one.loss)
             rows.append(
                 (
                     arm,

@@ -122,6 +122,19 @@ def best_of(frontiers: Sequence[Frontier]) -> tuple[tuple[float, ...], NDArray[n
     return tuple(places), np.minimum.accumulate(np.array([best[place] for place in places]))
 
 
+def least_compute(frontiers: Sequence[Frontier], loss: float) -> tuple[float | None, Side]:
+    """The least compute at which any of several sizes reaches a loss: on its own curve, or on that through the best ends of all.
+
+    >>> small, large = Frontier((1e12, 4e12), ((4.0, 3.5),)), Frontier((2e12, 8e12), ((4.1, 3.1),))
+    >>> round(least_compute([small, large], 3.6)[0] / 1e12, 3)
+    3.031
+    """
+    found = [compute_at(one.compute, one.mean(), loss) for one in frontiers]
+    found.append(compute_at(*best_of(frontiers), loss))
+    inside = [compute for compute, _ in found if compute is not None]
+    return (min(inside), "inside") if inside else found[-1]
+
+
 def _slopes(places: Sequence[float], values: Sequence[float]) -> list[float]:
     widths = [right - left for left, right in pairwise(places)]
     chords = [(right - left) / width for (left, right), width in zip(pairwise(values), widths, strict=True)]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from outgrow.train.compare.frontier import Frontier, best_of
+from outgrow.train.compare.frontier import Frontier, Side, best_of, least_compute
 from outgrow.train.compare.saving import EqualTokens, Saving, at_equal_tokens, savings
 from outgrow.train.compare.study import StudyConfig
 from outgrow.train.result import machine
@@ -104,7 +104,11 @@ class StudyResult:
 
     def best_scratch(self) -> tuple[tuple[float, ...], Any]:
         """The second baseline: the best model from scratch of any size at every compute."""
-        return best_of([self.frontier(arm) for arm, config in self.study.arms.items() if config.is_scratch])
+        return best_of(self._scratch_frontiers())
+
+    def any_size(self, loss: float) -> tuple[float | None, Side]:
+        """FLOPs at which the best model from scratch of any size reaches a loss."""
+        return least_compute(self._scratch_frontiers(), loss)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -128,6 +132,9 @@ class StudyResult:
             "best_scratch": {"flops": list(compute), "loss": [float(loss) for loss in losses]},
             "downstream": {arm: self.scores(arm) for arm in self.study.arms},
         }
+
+    def _scratch_frontiers(self) -> list[Frontier]:
+        return [self.frontier(arm) for arm, config in self.study.arms.items() if config.is_scratch]
 
     def _tokens(self, arm: str) -> list[int]:
         own = self.of(arm)
