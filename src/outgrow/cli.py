@@ -218,11 +218,8 @@ def learn(
     from outgrow.train.lesa import LesaOptions
 
     _quiet_transformers()
-    sizes, how, console = (
-        dict(_size(word) for word in to),
-        cast("Moments", moments),
-        open_console(quiet=as_json),
-    )
+    console = open_console(quiet=as_json)
+    sizes, how = dict(_size(word) for word in to), cast("Moments", moments)
     if method == "lesa":
         usual = {"start": "exact", "depth": "identity", "sequences": 16, "length": 256, "device": "cpu"}
         given = {"start": start, "depth": depth, "sequences": sequences, "length": length, "device": device}

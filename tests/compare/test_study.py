@@ -59,6 +59,9 @@ def test_a_study_end_to_end(corpus: Path, tmp_path: Path) -> None:
     assert not any("pieces to train" in line for line in again)  # nothing is rerun
     saved = json.loads(report.json.read_text())
     assert saved["rates"]["stack"] == 1e-2
+    assert saved["any_size_flops"]["scratch"] == pytest.approx(
+        [by["scratch", 0, one].flops for one in (320, 640)]
+    )
 
 
 def test_arms_that_begin_alike_share_pieces_and_extending_keeps_the_rest(

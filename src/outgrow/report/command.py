@@ -46,11 +46,12 @@ def _dry(run: RunConfig, as_json: bool) -> dict[str, Any]:
         from outgrow.report.rates import rate_line, rate_table
         from outgrow.report.text import dry_table
 
-        open_console().print(dry_table(dry))
-        open_console().print(rate_table(dry.rates))
-        open_console().print(rate_line(dry.rate_points))
+        console = open_console()
+        console.print(dry_table(dry))
+        console.print(rate_table(dry.rates))
+        console.print(rate_line(dry.rate_points))
         for warning in dry.warnings:
-            open_console().print(f"warning: {warning}")
+            console.print(f"warning: {warning}")
     return dry.as_dict()
 
 
@@ -61,10 +62,9 @@ def _train(run: RunConfig, as_json: bool) -> dict[str, Any]:
     result = train(run, before=_show_rates)
     report = run_report(result.output)
     if not as_json:
-        open_console().print(report.table())
-        open_console().print(
-            f"report:  {report.html}\npicture: {report.png}\nmodel:   {result.output / 'final'}"
-        )
+        console = open_console()
+        console.print(report.table())
+        console.print(f"report:  {report.html}\npicture: {report.png}\nmodel:   {result.output / 'final'}")
     return {**result.as_dict(), "report": str(report.html), "picture": str(report.png)}
 
 

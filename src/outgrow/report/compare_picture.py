@@ -70,7 +70,7 @@ def _draw_arm(axes: Axes, result: StudyResult, arm: str, cost: Cost, color: str)
 
 def _smooth(compute: tuple[float, ...], losses: NDArray[np.float64]) -> tuple[Any, list[float]]:
     curve = curve_of(compute, losses)
-    places = np.linspace(curve.places[0], curve.places[-1], 101).clip(curve.places[0], curve.places[-1])
+    places = np.linspace(curve.places[0], curve.places[-1], 101)
     return np.exp(places), [curve.at(place) for place in places.tolist()]
 
 

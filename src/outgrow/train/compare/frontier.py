@@ -89,7 +89,7 @@ def _first(holds: Iterable[bool]) -> int:
 
 
 def curve_of(compute: Sequence[float], losses: NDArray[np.float64]) -> Curve:
-    """The curve over log compute. A budget that is worse than a smaller one does not help: it runs through the running minimum."""
+    """The curve over log compute, or log tokens. A budget that is worse than a smaller one does not help: it runs through the running minimum."""
     return Curve.through([log(one) for one in compute], np.minimum.accumulate(losses).tolist())
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from outgrow.train.compare.frontier import Frontier, Side, best_of, least_compute
+from outgrow.train.compare.frontier import Frontier, Side, least_compute
 from outgrow.train.compare.saving import EqualTokens, Saving, at_equal_tokens, savings
 from outgrow.train.compare.study import StudyConfig
 from outgrow.train.result import machine
@@ -102,17 +102,13 @@ class StudyResult:
         found = tuple(value for value in right if value is not None)
         return {**({"accuracy": found} if found else {}), **self.downstream.get(arm, {})}
 
-    def best_scratch(self) -> tuple[tuple[float, ...], Any]:
-        """The second baseline: the best model from scratch of any size at every compute."""
-        return best_of(self._scratch_frontiers())
-
     def any_size(self, loss: float) -> tuple[float | None, Side]:
-        """FLOPs at which the best model from scratch of any size reaches a loss."""
-        return least_compute(self._scratch_frontiers(), loss)
+        """The second baseline: FLOPs at which the best model from scratch of any size reaches a loss."""
+        scratch = [self.frontier(arm) for arm, config in self.study.arms.items() if config.is_scratch]
+        return least_compute(scratch, loss)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        compute, losses = self.best_scratch()
         costs: tuple[Cost, ...] = ("flops", "seconds", "flops_sunk")
         return {
             "study": self.study.model_dump(mode="json"),
@@ -129,12 +125,12 @@ class StudyResult:
             "equal_tokens": {
                 arm: [asdict(one) for one in found] for arm, found in self.equal_tokens().items()
             },
-            "best_scratch": {"flops": list(compute), "loss": [float(loss) for loss in losses]},
+            "any_size_flops": {
+                arm: [self.any_size(float(loss))[0] for loss in self.frontier(arm).mean()]
+                for arm in self.study.arms
+            },
             "downstream": {arm: self.scores(arm) for arm in self.study.arms},
         }
-
-    def _scratch_frontiers(self) -> list[Frontier]:
-        return [self.frontier(arm) for arm, config in self.study.arms.items() if config.is_scratch]
 
     def _tokens(self, arm: str) -> list[int]:
         own = self.of(arm)

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, log
+from math import log
 
 import numpy as np
 from numpy.typing import NDArray
 
-from outgrow.train.compare.frontier import Curve, Frontier, Side, compute_at
+from outgrow.train.compare.frontier import Frontier, Side, compute_at, curve_of
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class EqualTokens:
 def at_equal_tokens(
     arm: Frontier, tokens: Sequence[int], scratch: Frontier, scratch_tokens: Sequence[int]
 ) -> tuple[EqualTokens, ...]:
-    """Every budget of an arm at equal tokens; the baseline's log compute and its loss are read off curves over log tokens.
+    """Every budget of an arm at equal tokens; the baseline's loss is read off its curve over log tokens.
 
     >>> arm, full = Frontier((6e11,), ((3.9,),)), Frontier((1e12, 4e12), ((4.0, 3.6),))
     >>> (one,) = at_equal_tokens(arm, [1000], full, [1000, 4000])
@@ -100,14 +100,15 @@ def at_equal_tokens(
     (0.4, -0.1)
     """
     found = []
-    logs = [log(one) for one in scratch_tokens]
-    best = np.minimum.accumulate(scratch.mean()).tolist()
-    losses, costs = Curve.through(logs, best), Curve.through(logs, [-log(one) for one in scratch.compute])
+    logs, losses = np.log(scratch_tokens), curve_of(scratch_tokens, scratch.mean())
     for place, count in enumerate(tokens):
         if not scratch_tokens[0] <= count <= scratch_tokens[-1]:
             found.append(EqualTokens(count, None, None))
             continue
-        equal, loss = exp(-costs.at(log(count))), losses.at(log(count))
+        equal = float(
+            np.exp(np.interp(np.log(count), logs, np.log(scratch.compute)))
+        )  # a token costs the same throughout
+        loss = losses.at(log(count))
         found.append(EqualTokens(count, 1 - arm.compute[place] / equal, float(arm.mean()[place]) - loss))
     return tuple(found)
 
