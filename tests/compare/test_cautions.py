@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from outgrow.train.compare.cautions import cautions
 from outgrow.train.compare.result import Point, StudyResult
 
 
-def result(corpus: Path, output: Path, *, rival_flops: float | None) -> StudyResult:
-    """A baseline of 20 tokens per parameter, an arm of 600 FLOPs and maybe a small model from scratch; rates inside the grid."""
+def result(
+    corpus: Path, output: Path, *, rival_flops: float | None = 600.0, tokens: int = 40_000
+) -> StudyResult:
+    """A baseline of 1,000 parameters, an arm of 600 FLOPs and maybe a small model from scratch; rates inside the grid."""
     content = text_study(corpus, output, seeds=[0, 1, 2], tuning={"rates": [1e-3, 2e-3, 4e-3], "seed": 0})
     content["arms"].pop("identity")
     ends = {"scratch": (500.0, 1000.0), "stack": (300.0, 600.0)}
@@ -29,7 +32,7 @@ def result(corpus: Path, output: Path, *, rival_flops: float | None) -> StudyRes
             budget=budget,
             loss=5 - cost / 1000,
             accuracy=None,
-            tokens=20_000,
+            tokens=tokens,
             flops=cost,
             flops_sunk=cost,
             seconds=cost,
@@ -55,3 +58,34 @@ def test_the_second_baseline(
     found = cautions(result(corpus, tmp_path / "study", rival_flops=rival_flops))
     assert len(found) == (says is not None)
     assert all(says is not None and says in sentence for sentence in found)
+
+
+def test_a_saving_that_is_read_too_early(corpus: Path, tmp_path: Path) -> None:
+    """Its loss is the baseline's at 574 of 1,000 FLOPs, after 23 tokens per parameter or 14.4."""
+    assert cautions(result(corpus, tmp_path, tokens=40_000)) == ()
+    early = result(corpus, tmp_path, tokens=25_000)
+    assert early.tokens_per_parameter(5 - 0.5) == pytest.approx(12.5)
+    assert early.tokens_per_parameter(5 - 0.4) is None  # worse than its smallest budget
+    (caution,) = cautions(early)
+    assert "less than 20 tokens per parameter (stack 14.4)" in caution
+    (short,) = cautions(result(corpus, tmp_path, tokens=10_000))
+    assert short.startswith("the baseline sees 10.0 tokens per parameter")
+
+
+def test_pieces_from_two_machines(corpus: Path, tmp_path: Path) -> None:
+    found = result(corpus, tmp_path)
+    assert cautions(replace(found, trained_on=({"device": "cpu"},))) == ()
+    (caution,) = cautions(replace(found, trained_on=({"device": "cpu"}, {"device": "cuda"})))
+    assert caution.startswith("2 different machines")
+
+
+def test_an_interval_without_some_of_its_draws(corpus: Path, tmp_path: Path) -> None:
+    """The arm ends near the worst loss of the baseline, and on one seed beyond it."""
+    found = result(corpus, tmp_path)
+    losses = {0: 4.6, 1: 4.47, 2: 4.4}
+    points = tuple(
+        replace(point, loss=losses[point.seed]) if (point.arm, point.budget) == ("stack", 320) else point
+        for point in found.points
+    )
+    (caution,) = cautions(replace(found, points=points))
+    assert "of the draws of 'stack' (300 FLOPs) lie outside" in caution

@@ -76,6 +76,9 @@ def test_a_worse_size_does_not_weaken_the_second_baseline() -> None:
     first, other = Frontier((2.0, 8.0), ((4.0, 3.0),)), Frontier((1.0, 4.0), ((4.5, 3.6),))
     assert least_compute([first, other], 3.4)[0] == compute_at(first.compute, first.mean(), 3.4)[0]
     assert least_compute([first, other], 2.9) == (None, "better than every budget")
+    assert (
+        least_compute([first, Frontier((1.5, 4.0), ((3.3, 3.2),))], 3.6)[0] == 1.5
+    )  # its smallest budget is enough
     between, _ = least_compute([first, other], 4.2)
     assert between is not None
     assert 1.0 < between < 2.0

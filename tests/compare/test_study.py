@@ -17,7 +17,9 @@ from outgrow.report.compare import compare_dry, study_report
 from outgrow.report.compare_tables import sections
 from outgrow.train.compare import parse_study, run_study
 from outgrow.train.compare.estimate import estimate, plan_arms
-from outgrow.train.compare.pieces import all_pieces, branches
+from outgrow.train.compare.pieces import all_pieces, branches, with_thresholds
+from outgrow.train.engine import TrainingError
+from outgrow.train.trigger import Threshold, UntilEfficiency
 
 
 def test_a_study_end_to_end(corpus: Path, tmp_path: Path) -> None:
@@ -197,6 +199,20 @@ def test_a_growth_that_cannot_be_is_found_before_any_training(corpus: Path, tmp_
         ({"baseline": "stack"}, "the baseline is trained from scratch"),
         ({"budgets": [640, 320]}, "must rise"),
         ({"seeds": []}, "seeds"),
+        ({"seeds": [0, 1, 0]}, "seeds: 0, 1, 0 has one of them twice"),
+        ({"tuning": {"rates": [1e-2, 0.01]}}, "tuning.rates: .* twice"),
+        (
+            {"arms": {"scratch": {"model": SMALL, "stages": [{"until": {"loss": 3}}]}}},
+            "its tokens and until out",
+        ),
+        (
+            {"arms": {"scratch": {"model": SMALL, "stages": [{"untl": {}}]}}},
+            "unknown key arms.scratch.stages.0.untl\n.*until",
+        ),
+        (
+            {"arms": {"a": {"model": SMALL, "stages": [{"tokens": 9}, {"grow": {"operator": "folder"}}]}}},
+            r"stages\[1\].grow.learn",
+        ),
         ({"tuning": {"rates": [1e-2], "budget": 100}}, "none of the budgets"),
         ({"common": {"stages": []}}, "the study sets this itself"),
         ({"common": {"bach": {}}}, "unknown key common.bach"),
@@ -210,9 +226,128 @@ def test_mistakes_are_named(corpus: Path, tmp_path: Path, change: dict[str, Any]
         parse_study(study(corpus, tmp_path, **change))
 
 
+@pytest.mark.parametrize("name", ["books/valid", "lambada", ""])
+def test_a_score_needs_a_name_of_its_own(corpus: Path, tmp_path: Path, name: str) -> None:
+    parsed = parse_study(study(corpus, tmp_path / "out", downstream={"perplexity": {name: str(corpus)}}))
+    with pytest.raises(ConfigError, match="cannot name a score"):
+        run_study(parsed, lambda _: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_passages_are_read_before_any_training(corpus: Path, tmp_path: Path) -> None:
+    passages = tmp_path / "passages.jsonl"
+    passages.write_text('{"text": "one"}\n')
+    parsed = parse_study(study(corpus, tmp_path / "out", downstream={"lambada": str(passages)}))
+    with pytest.raises(ConfigError, match="line 1 is no passage"):
+        run_study(parsed, lambda _: None)
+    assert not (tmp_path / "out").exists()
+
+
 def test_budgets_within_one_step_are_refused_before_anything_is_written(corpus: Path, tmp_path: Path) -> None:
     """A step has 64 tokens."""
     folder = tmp_path / "close"
     with pytest.raises(ConfigError, match="lie within one optimizer step"):
         run_study(parse_study(study(corpus, folder, budgets=[320, 322])), lambda _: None)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("last", "more", "says"),
+    [
+        (
+            {"grow": GROW, "freeze": {"what": ["model.embed_tokens.*"], "tokens": 512}},
+            {},
+            r"stages\[1\].freeze.tokens",
+        ),
+        ({"grow": GROW, "freeze": {"what": ["model.embed_tokens.*"]}}, {}, "until the end of the stage"),
+        ({"grow": GROW, "reentry": {"rewarm_tokens": 512}}, {}, "reentry.rewarm_tokens"),
+        ({"grow": GROW, "new_entries": {"multiplier": 2}}, {}, "new_entries without fall_tokens"),
+        ({"grow": GROW, "new_entries": {"rise_tokens": 200, "fall_tokens": 200}}, {}, "rise and fall"),
+        ({"grow": GROW}, {"warmup_tokens": 300}, "warmup_tokens"),
+    ],
+)
+def test_what_the_pieces_would_cut_is_refused(
+    corpus: Path, tmp_path: Path, last: dict[str, Any], more: dict[str, Any], says: str
+) -> None:
+    """The small stage has 256 tokens, and the last one 256 before its first decay."""
+    arms = {**study(corpus, tmp_path)["arms"], "stack": {"model": SMALL, "stages": [{"tokens": 256}, last]}}
+    folder = tmp_path / "cut"
+    with pytest.raises(ConfigError, match=says):
+        run_study(parse_study(study(corpus, folder, arms=arms, **more)), lambda _: None)
+    assert not folder.exists()
+
+
+def test_a_rate_that_diverges_is_a_result_of_the_sweep(corpus: Path, tmp_path: Path) -> None:
+    content: dict[str, Any] = {"arms": {"scratch": {"model": SMALL}}, "budgets": [3200], "seeds": [0]}
+    wide = {"rates": [1e-2, 1e30], "seed": 0}
+    parsed, said = parse_study(study(corpus, tmp_path / "wide", tuning=wide, **content)), []
+    result = run_study(parsed, said.append)
+    assert result.rates == {"scratch": 1e-2}
+    assert any("diverges" in line for line in said)
+    assert sections(result)[2].rows[0][-1] == "diverged"
+    assert json.loads((tmp_path / "wide" / "study.json").read_text())["sweep"][1]["loss"] is None
+    again: list[str] = []
+    assert run_study(parsed, again.append) == result
+    assert not any("% of the tokens" in line for line in again)
+    wild = parse_study(study(corpus, tmp_path / "wild", tuning={"rates": [1e30]}, **content))
+    with pytest.raises(TrainingError, match="arm 'scratch' diverges at every learning rate"):
+        run_study(wild, lambda _: None)
+
+
+def test_a_source_that_has_changed_is_noticed(corpus: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_bytes(corpus.read_bytes())
+    content: dict[str, Any] = {"arms": {"scratch": {"model": SMALL}}, "budgets": [320]}
+    run_study(parse_study(study(text, tmp_path / "out", seeds=[0], **content)), lambda _: None)
+    text.write_text(text.read_text().replace("e", "a"))
+    with pytest.raises(ConfigError, match="trained on different data"):
+        run_study(parse_study(study(text, tmp_path / "out", seeds=[0, 1], **content)), lambda _: None)
+
+
+def test_one_folder_spelled_twice_is_one_study(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import outgrow.train.compare.runner as runner
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    content: dict[str, Any] = {"arms": {"scratch": {"model": SMALL}}, "budgets": [320], "seeds": [0]}
+    real = runner.train
+
+    def dying(run: Any, **options: Any) -> Any:
+        if run.stages[0].name == "decay":
+            monkeypatch.setattr("outgrow.train.loop._train_stage", _interrupt)
+        return real(run, **options)
+
+    monkeypatch.setattr(runner, "train", dying)
+    relative = parse_study(study(corpus, Path("study"), **content))
+    with pytest.raises(KeyboardInterrupt):
+        run_study(relative, lambda _: None)
+    monkeypatch.undo()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = parse_study(study(corpus, Path("~/study"), **content))
+    assert home.output == str(tmp_path / "study")
+    assert len(run_study(home, lambda _: None).points) == 1
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_trigger_ends_a_small_stage(corpus: Path, tmp_path: Path) -> None:
+    early = {"loss": 99.0, "min_tokens": 0, "check_tokens": 64, "patience": 1, "window": 0.1}
+    small = {"tokens": 64 * 150, "until": early}
+    law = {"tokens": 256, "until": {"trigger": "efficiency"}}
+    arms = {
+        "scratch": {"model": {**SMALL, "num_hidden_layers": 2}},
+        "loss": {"model": SMALL, "stages": [small, {"grow": GROW}]},
+        "law": {"model": SMALL, "stages": [law, {"grow": GROW}]},
+    }
+    parsed = parse_study(study(corpus, tmp_path, arms=arms, seeds=[0]))
+    result = run_study(parsed, lambda _: None)
+    first, _ = (point.tokens for point in result.points if point.arm == "loss")
+    assert 64 * 80 <= first - 320 < 64 * 150  # eight rows of ten steps are the least that is fitted
+    numbers = with_thresholds(parsed, plan_arms(parsed)).arms["law"].stages[0].until
+    assert isinstance(numbers, UntilEfficiency)
+    assert isinstance(numbers.threshold, Threshold)  # a piece does not see the growth that its law asks for
+    assert numbers.threshold.slope < 0

@@ -43,6 +43,9 @@ def test_models_take_turns_and_are_measured_once(
     more = {**models, "another": next(iter(models.values()))}
     timing.study_speeds(more, run, study.timing, tmp_path)
     assert len(order) == 6 + 3 * 3  # one model more: all again, in turns
+    batch = run.batch.model_copy(update={"sequences": 8})
+    timing.study_speeds(more, run.model_copy(update={"batch": batch}), study.timing, tmp_path)
+    assert len(order) == 6 + 2 * 3 * 3  # another batch: all again
     content = json.loads((tmp_path / "timing.json").read_text())
     assert content["machine"]["processors"]
     (tmp_path / "timing.json").write_text("{}")

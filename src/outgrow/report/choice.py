@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from outgrow.report.plot import COLORS, FAINT, INK
+from outgrow.report.plot import COLORS, FAINT, INK, save_figure
 
 
 def draw_probes(rows: Sequence[dict[str, Any]], folder: Path) -> tuple[Path, ...]:
@@ -35,5 +35,5 @@ def _draw(row: dict[str, Any], folder: Path) -> Path:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     path = folder / f"probe-{row['stage']}.png"
-    figure.savefig(path)
+    save_figure(figure, path)
     return path

@@ -6,10 +6,10 @@ saving = 1 - C_staged / C_scratch at equal decayed loss        C in FLOPs and in
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from outgrow.console import open_console
 from outgrow.report.compare_picture import draw_frontiers
@@ -82,7 +82,11 @@ def study_report(result: StudyResult) -> StudyReport:
         columns=savings.columns,
         rows=savings.rows,
         configuration=configuration,
-        facts={**{k: str(v) for k, v in facts.items() if k != "versions"}, **facts["versions"]},
+        facts={
+            **{k: str(v) for k, v in facts.items() if k != "versions"},
+            **facts["versions"],
+            "trained on": "; ".join(map(_machine, result.trained_on)),
+        },
         command=str(facts["command"]),
         heading=savings.heading,
         note=savings.note,
@@ -95,6 +99,8 @@ def study_report(result: StudyResult) -> StudyReport:
     for section in (savings, *others):
         lines += markdown(section)
     lines += [
+        f"Trained on: {'; '.join(map(_machine, result.trained_on))}.",
+        "",
         "## Command",
         "",
         "```sh",
@@ -108,6 +114,11 @@ def study_report(result: StudyResult) -> StudyReport:
     ]
     write_text_atomic(root / "report.md", "\n".join(lines))
     return StudyReport(root / "report.html", root / "report.md", png, root / "study.json")
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    versions = facts["versions"]
+    return f"{facts['device']}, {facts['system']}, torch {versions['torch']}, transformers {versions['transformers']}"
 
 
 def rich_table(section: TableSection) -> Table:

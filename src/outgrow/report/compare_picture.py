@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outgrow.report.plot import COLORS, FAINT, INK
+from outgrow.report.plot import COLORS, FAINT, INK, save_figure
 from outgrow.train.compare.frontier import curve_of
 from outgrow.train.compare.result import Cost, StudyResult
 
@@ -45,8 +45,8 @@ def draw_frontiers(result: StudyResult, folder: Path) -> tuple[Path, Path]:
             result.study.title or folder.name, loc="left", fontsize=12.5, fontweight="bold", pad=12
         )
         paths = folder / "frontier.png", folder / "frontier.svg"
-        figure.savefig(paths[0])
-        figure.savefig(paths[1], metadata={"Date": None})
+        for path in paths:
+            save_figure(figure, path)
     return paths
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from statistics import fmean, stdev
 
 from outgrow.report.html import TableSection
@@ -17,13 +18,15 @@ SAVINGS = (
     "FLOPs",
     "time",
     "decayed loss",
+    "read at",
     "FLOPs saved",
     "time saved",
     "against any size",
 )
 SAVINGS_NOTE = (
     "Saved: 1 - C / C of the baseline at equal decayed validation loss, the small stages and the growth counted, read off the "
-    "baseline's frontier by a monotone cubic, never beyond it; in brackets the 90 % interval over seeds. Time: tokens times the seconds per token of each "
+    "baseline's frontier by a monotone cubic, never beyond it; in brackets the 90 % interval over seeds. Read at: tokens per parameter "
+    "(without embeddings) of the baseline at that loss; below about 20 savings are larger. Time: tokens times the seconds per token of each "
     "model, measured in turns on one machine, and the growth. Against any size: FLOPs saved against the best model from scratch of "
     "any size in the study. The sweep of learning rates is the same for all arms and not counted."
 )
@@ -57,6 +60,7 @@ def saving_rows(result: StudyResult) -> list[tuple[str, ...]]:
     for arm in result.study.arms:
         for one, timed in zip(flops[arm], seconds[arm], strict=True):
             any_size, side = result.any_size(one.loss)
+            ratio = result.tokens_per_parameter(one.loss)
             rows.append(
                 (
                     arm,
@@ -64,6 +68,7 @@ def saving_rows(result: StudyResult) -> list[tuple[str, ...]]:
                     amount(one.compute),
                     duration(timed.compute),
                     f"{one.loss:.4f}",
+                    "" if ratio is None else f"{ratio:.1f}",
                     *(
                         ("baseline", "baseline")
                         if arm == result.study.baseline
@@ -120,7 +125,7 @@ def _sweep(result: StudyResult) -> TableSection:
     rows = []
     for arm in result.study.arms:
         losses = {trial.rate: trial.loss for trial in result.sweep if trial.arm == arm}
-        marks = [f"{losses[rate]:.4f}" + (" *" if rate == result.rates[arm] else "") for rate in rates]
+        marks = [_loss(losses[rate]) + (" *" if rate == result.rates[arm] else "") for rate in rates]
         rows.append((arm, amount(result.study.tuning_budget(arm)), *marks))
     note = (
         f"Decayed loss with seed {result.study.tuning.seed}; * is used for all seeds and budgets of the arm. "
@@ -197,6 +202,10 @@ def _saved(one: Saving) -> str:
     if one.low is None or one.high is None:
         return percent(one.saving)
     return f"{percent(one.saving)} ({100 * one.low:.1f} to {100 * one.high:.1f})"
+
+
+def _loss(loss: float) -> str:
+    return f"{loss:.4f}" if isfinite(loss) else "diverged"
 
 
 def _mean(values: tuple[float, ...]) -> str:

@@ -11,7 +11,7 @@ from outgrow.api import apply, plan_fitted
 from outgrow.architectures import resolve
 from outgrow.errors import ConfigError
 from outgrow.operators.fitted import FittedOperator
-from outgrow.report.plot import COLORS, FAINT, INK
+from outgrow.report.plot import COLORS, FAINT, INK, save_figure
 from outgrow.report.text import amount, duration
 from outgrow.slots import Moments
 from outgrow.state import TrainingState
@@ -173,7 +173,7 @@ def draw_fit(
             axes.spines[side].set_visible(False)
         axes.tick_params(length=0)
         axes.legend(frameon=False, fontsize=9.5)
-        figure.savefig(path)
+        save_figure(figure, path)
 
 
 def _sizes(fitted: FittedOperator) -> str:

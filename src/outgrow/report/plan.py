@@ -11,7 +11,7 @@ import numpy as np
 from outgrow.planning.laws import SizeLaw
 from outgrow.planning.study import Study
 from outgrow.planning.summary import law_summary
-from outgrow.report.plot import COLORS, FAINT, INK, STYLE, quiet_axes
+from outgrow.report.plot import COLORS, FAINT, INK, STYLE, quiet_axes, save_figure
 from outgrow.report.text import amount
 from outgrow.stages import loss_along
 
@@ -107,7 +107,7 @@ def draw_plan(study: Study, path: Path) -> None:
         else:
             left = figure.subplots()
         _draw_paths(left, study)
-        figure.savefig(path)
+        save_figure(figure, path)
 
 
 def _draw_paths(axes: Axes, study: Study) -> None:

@@ -5,6 +5,7 @@ The FLOPs axis counts all stages together, the small model included: what a grow
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from outgrow.report.text import amount
+from outgrow.store.atomic import write_bytes_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLORS = (
     *("#3b6fb6", "#d9772b", "#3a9a67", "#8a5ab5", "#c0485a", "#6d7a88"),
@@ -44,9 +47,17 @@ def draw_loss(rows: Sequence[dict[str, Any]], folder: Path, title: str) -> tuple
         _draw(axes, rows)
         axes.set_title(title, loc="left", fontsize=12.5, fontweight="bold", pad=12)
         paths = folder / "loss.png", folder / "loss.svg"
-        figure.savefig(paths[0])
-        figure.savefig(paths[1], metadata={"Date": None})
+        for path in paths:
+            save_figure(figure, path)
     return paths
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a picture, whole or not at all: another process may be reading it. The same picture has the same bytes."""
+    content = io.BytesIO()
+    kind = path.suffix.removeprefix(".")
+    figure.savefig(content, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    write_bytes_atomic(path, content.getvalue())
 
 
 def _draw(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:

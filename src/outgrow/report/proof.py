@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outgrow.proof import Report
-from outgrow.report.plot import COLORS, FAINT, INK
+from outgrow.report.plot import COLORS, FAINT, INK, save_figure
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -74,7 +74,7 @@ def draw_proof(report: Report, path: Path) -> Path:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=INK, labelsize=8)
     figure.suptitle(_title(report), x=0.01, ha="left", fontsize=11, fontweight="bold")
-    figure.savefig(path)
+    save_figure(figure, path)
     return path
 
 

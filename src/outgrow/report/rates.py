@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from outgrow.report.plot import COLORS, FAINT, INK
+from outgrow.report.plot import COLORS, FAINT, INK, save_figure
 from outgrow.report.text import amount
 from outgrow.train.rates import StageRates
 
@@ -97,5 +97,5 @@ def draw_rates(points: Points, stages: Sequence[StageRates], path: Path, title: 
         axes.spines["bottom"].set_color("#c9cfd6")
         axes.tick_params(length=0, labelcolor=INK)
         figure.legend(frameon=False, loc="outside lower left", fontsize=9.5)
-        figure.savefig(path)
+        save_figure(figure, path)
     return path

@@ -38,6 +38,18 @@ FEWEST_ROWS = 8
 """Rows of the log that a fit needs."""
 
 
+@dataclass(frozen=True)
+class Threshold:
+    """The slope at which to grow: `slope + per_nat / L`."""
+
+    slope: float
+    per_nat: float = 0.0
+
+    def at(self, loss: float) -> float:
+        """The slope at this loss."""
+        return self.slope + self.per_nat / loss
+
+
 class _Watch(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,8 +75,8 @@ class UntilEfficiency(_Watch):
     """The slope has become flatter than the threshold, after its steepest point."""
 
     trigger: Literal["efficiency"]
-    threshold: Literal["law", "published"] | Annotated[float, Field(lt=0)] = "law"
-    """`law` (the formula above), `published` (doublings only), or a slope d log L / d log C."""
+    threshold: Literal["law", "published"] | Annotated[float, Field(lt=0)] | Threshold = "law"
+    """`law` (the formula above), `published` (doublings only), a slope d log L / d log C, or what either came to: `{slope, per_nat}`."""
     size_exponent: Annotated[float, Field(gt=0)] = 0.076
     """a: Kaplan's exponent of the parameters."""
     asymptote_gain: Annotated[float, Field(gt=0)] | None = None
@@ -82,18 +94,6 @@ Until = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """The slope at which to grow: `slope + per_nat / L`."""
-
-    slope: float
-    per_nat: float = 0.0
-
-    def at(self, loss: float) -> float:
-        """The slope at this loss."""
-        return self.slope + self.per_nat / loss
-
-
 def threshold(until: UntilEfficiency, factors: Factors | None, where: str) -> Threshold:
     """What an efficiency trigger waits for; `factors` of the growth that follows, None for a last stage.
 
@@ -101,6 +101,8 @@ def threshold(until: UntilEfficiency, factors: Factors | None, where: str) -> Th
     -0.0826
     """
     b, a = until.exponent, until.size_exponent
+    if isinstance(until.threshold, Threshold):
+        return until.threshold
     if isinstance(until.threshold, float | int):
         return Threshold(float(until.threshold))
     if until.threshold == "published":

@@ -6,29 +6,69 @@ length: there any small model is ahead, and a saving means nothing.
 
 from __future__ import annotations
 
+import math
+
 from outgrow.train.compare.result import StudyResult
 
 TOKENS_PER_PARAMETER = 20
+_ENOUGH = 0.95 * TOKENS_PER_PARAMETER
 
 
 def cautions(result: StudyResult) -> tuple[str, ...]:
     """One sentence for each; none where there is nothing to warn of."""
-    checks = (_short_baseline, _second_baseline, _edges, _outside, _few_seeds)
+    checks = (
+        _short_baseline,
+        _early,
+        _second_baseline,
+        _edges,
+        _outside,
+        _cut_intervals,
+        _few_seeds,
+        _machines,
+    )
     return tuple(sentence for check in checks for sentence in check(result))
 
 
-def _short_baseline(result: StudyResult) -> list[str]:
+def _trained(result: StudyResult) -> float:
+    """Tokens per parameter of the baseline's largest budget; without a bound for images: the rule is about text."""
     study = result.study
     if "images" in study.common.get("data", {}):
-        return []  # the rule is about tokens of text
+        return math.inf
     point = result.of(study.baseline)[study.seeds[0], study.arm_budgets(study.baseline)[-1]]
-    ratio = point.tokens / point.parameters
-    if ratio >= TOKENS_PER_PARAMETER * 0.95:
+    return point.tokens / point.parameters
+
+
+def _short_baseline(result: StudyResult) -> list[str]:
+    ratio = _trained(result)
+    if ratio >= _ENOUGH:
         return []
     return [
         f"the baseline sees {ratio:.1f} tokens per parameter without embeddings, less than about {TOKENS_PER_PARAMETER}: "
         "so early a small model is ahead anyway, and these savings do not carry over to a full training"
     ]
+
+
+def _early(result: StudyResult) -> list[str]:
+    """A baseline that is trained long enough in the end, and savings that are read off before."""
+    if not _ENOUGH <= _trained(result) < math.inf:
+        return []
+    furthest = {
+        arm: max(
+            (ratio for ratio in map(result.tokens_per_parameter, result.frontier(arm).mean()) if ratio),
+            default=math.inf,
+        )
+        for arm, config in result.study.arms.items()
+        if not config.is_scratch
+    }
+    words = ", ".join(f"{arm} {ratio:.1f}" for arm, ratio in furthest.items() if ratio < _ENOUGH)
+    return (
+        [
+            f"read off where the baseline has seen less than {TOKENS_PER_PARAMETER} tokens per parameter ({words}): "
+            "so early savings are larger; give these arms larger budgets"
+        ]
+        if words
+        else []
+    )
 
 
 def _second_baseline(result: StudyResult) -> list[str]:
@@ -69,6 +109,28 @@ def _outside(result: StudyResult) -> list[str]:
     ]
 
 
+def _cut_intervals(result: StudyResult) -> list[str]:
+    """Draws of seeds whose loss has no place on the frontier are missing from an interval."""
+    return [
+        f"{1 - one.inside:.0%} of the draws of '{arm}' ({one.compute:.3g} FLOPs) lie outside the baseline's frontier: "
+        "its interval is without them, and too narrow"
+        for arm, found in result.savings().items()
+        for one in found
+        if not result.study.arms[arm].is_scratch and one.low is not None and one.inside < 0.95
+    ]
+
+
 def _few_seeds(result: StudyResult) -> list[str]:
     count = len(result.study.seeds)
     return [f"{count} seed(s): the intervals are wide or absent, three are the least"] if count < 3 else []
+
+
+def _machines(result: StudyResult) -> list[str]:
+    count = len(result.trained_on)
+    return (
+        [
+            f"{count} different machines or versions trained the pieces: losses may differ by more than seeds do"
+        ]
+        if count > 1
+        else []
+    )

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,17 @@ from outgrow.architectures import load
 from outgrow.errors import ConfigError
 from outgrow.store.atomic import write_json_atomic
 from outgrow.train.compare.finetune import finetuned
-from outgrow.train.compare.language import last_word, other_text
+from outgrow.train.compare.language import last_word, other_text, read_passages
 from outgrow.train.compare.pieces import Branch, common_run
 from outgrow.train.compare.study import StudyConfig
 from outgrow.train.compare.tasks import task_file
 from outgrow.train.config import RunConfig
 from outgrow.train.corpus import open_corpus
+from outgrow.train.files import RunBusyError, locked
 
 Scores = dict[str, float]
 Measure = Callable[[Path, RunConfig], Scores]
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 def check_downstream(study: StudyConfig) -> None:
@@ -42,9 +47,17 @@ def check_downstream(study: StudyConfig) -> None:
     for wanted, suits, says in needed:
         if wanted and not kinds <= suits:
             raise ConfigError(f"downstream.{says}", got=", ".join(sorted(kinds)))
-    if asked.lambada is not None and not Path(asked.lambada).expanduser().is_file():
-        raise ConfigError(f"downstream.lambada: no such file: {asked.lambada}")
-    for source in asked.perplexity.values():
+    if asked.lambada is not None:
+        if not Path(asked.lambada).expanduser().is_file():
+            raise ConfigError(f"downstream.lambada: no such file: {asked.lambada}")
+        read_passages(Path(asked.lambada).expanduser())
+    others = {"lambada", *(asked.tasks.names if asked.tasks else ())}
+    for name, source in asked.perplexity.items():
+        if name in others or not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"downstream.perplexity: '{name}' cannot name a score",
+                expected=f"letters, digits, '_', '-' and '.', and none of {', '.join(sorted(others))}",
+            )
         open_corpus(source)
     for name in asked.tasks.names if asked.tasks else ():
         for part in ("train", "dev"):
@@ -56,14 +69,23 @@ def downstream(
 ) -> dict[str, dict[str, tuple[float, ...]]]:
     """Arm -> score -> one value per seed."""
     measures = _measures(study)
+    last = [branch for branch in ends if branch.budget == study.arm_budgets(branch.arm)[-1]]
+    asked = [(branch, name) for branch in last for name in measures]
+    kept: dict[tuple[str, str], Scores] = {}
+    while any((branch.piece.key, name) not in kept for branch, name in asked):
+        before = len(kept)
+        for branch, name in asked:
+            if (branch.piece.key, name) not in kept:
+                with suppress(
+                    RunBusyError
+                ):  # another process measures something of this state: looked at again
+                    kept[branch.piece.key, name] = _kept(study, branch, name, *measures[name], say)
+        if len(kept) == before:
+            time.sleep(1.0)
     found: dict[str, dict[str, tuple[float, ...]]] = {arm: {} for arm in study.arms}
-    for branch in ends:
-        if branch.budget != study.arm_budgets(branch.arm)[-1]:
-            continue
-        for name, (settings, measure) in measures.items():
-            for score, value in _kept(study, branch, name, settings, measure, say).items():
-                before = found[branch.arm].get(score, ())
-                found[branch.arm][score] = (*before, value)
+    for branch, name in asked:
+        for score, value in kept[branch.piece.key, name].items():
+            found[branch.arm][score] = (*found[branch.arm].get(score, ()), value)
     return found
 
 
@@ -96,16 +118,18 @@ def _kept(
     measure: Measure,
     say: Callable[[str], None],
 ) -> Scores:
-    """A score from its file, or measured now."""
+    """A score from its file, or measured now. Raises `RunBusyError` where another process holds the state."""
     root = Path(study.output)
     digest = hashlib.sha256(json.dumps([name, settings]).encode()).hexdigest()[:8]
     path = root / "downstream" / f"{branch.piece.key}-{name}-{digest}.json"
-    if path.is_file():
-        kept: Scores = json.loads(path.read_text(encoding="utf-8"))
-        return kept
-    found = measure(Path(study.pieces_folder) / branch.piece.key / "final", common_run(study))
-    path.parent.mkdir(exist_ok=True)
-    write_json_atomic(path, found)
+    piece = Path(study.pieces_folder) / branch.piece.key
+    with nullcontext() if path.is_file() else locked(piece):
+        if path.is_file():
+            kept: Scores = json.loads(path.read_text(encoding="utf-8"))
+            return kept
+        found = measure(piece / "final", common_run(study))
+        path.parent.mkdir(exist_ok=True)
+        write_json_atomic(path, found)
     say(f"downstream: {branch.arm}, seed {branch.seed}: {_words(found)}")
     return found
 

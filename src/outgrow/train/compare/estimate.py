@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from outgrow.flops import training_flops
-from outgrow.train.compare.pieces import Piece, all_pieces, arm_run, branches, common_run
+from outgrow.train.compare.pieces import Piece, all_pieces, arm_run, branches, common_run, with_thresholds
 from outgrow.train.compare.runner import best_rate, is_finished, sweep_branches, sweep_trials, tokens_of
 from outgrow.train.compare.study import StudyConfig, TimingConfig
 from outgrow.train.compare.timing import by_key, known_speeds, model_key, time_models
@@ -49,6 +49,7 @@ def estimate(study: StudyConfig, plans: Plans, *, measure: bool = True) -> tuple
 
     Before the sweep is done nobody knows which rate it will choose, but every choice needs as many pieces.
     """
+    study = with_thresholds(study, plans)
     speeds = _speeds(study, plans, measure=measure)
     seen: set[str] = set()
     found = []
@@ -105,7 +106,7 @@ def _arm(
 
 def _speeds(study: StudyConfig, plans: Plans, *, measure: bool) -> dict[str, float]:
     models = by_key([plan.config for stages in plans.values() for plan in stages])
-    known = known_speeds(Path(study.output) / "timing.json", models, study.timing)
+    known = known_speeds(Path(study.output) / "timing.json", models, common_run(study), study.timing)
     if known is not None:
         return known
     largest = max(plan.cost.parameters for stages in plans.values() for plan in stages)

@@ -125,14 +125,23 @@ def best_of(frontiers: Sequence[Frontier]) -> tuple[tuple[float, ...], NDArray[n
 def least_compute(frontiers: Sequence[Frontier], loss: float) -> tuple[float | None, Side]:
     """The least compute at which any of several sizes reaches a loss: on its own curve, or on that through the best ends of all.
 
+    A size whose smallest budget is already better counts with that budget: it needs no more.
+
     >>> small, large = Frontier((1e12, 4e12), ((4.0, 3.5),)), Frontier((2e12, 8e12), ((4.1, 3.1),))
     >>> round(least_compute([small, large], 3.6)[0] / 1e12, 3)
     3.031
     """
     found = [compute_at(one.compute, one.mean(), loss) for one in frontiers]
     found.append(compute_at(*best_of(frontiers), loss))
+    enough = [
+        one.compute[0]
+        for one, (_, side) in zip(frontiers, found, strict=False)
+        if side == "worse than every budget"
+    ]
     inside = [compute for compute, _ in found if compute is not None]
-    return (min(inside), "inside") if inside else found[-1]
+    if not inside:
+        return found[-1]
+    return min(inside + enough), "inside"
 
 
 def _slopes(places: Sequence[float], values: Sequence[float]) -> list[float]:

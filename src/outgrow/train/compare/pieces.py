@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from outgrow.errors import ConfigError
 from outgrow.train.compare.study import ArmConfig, StudyConfig
 from outgrow.train.config import RunConfig
 from outgrow.train.run_file import parse_run
+from outgrow.train.stages import StagePlan
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,10 @@ class Piece:
         """The run that makes this piece, in the folder of all pieces."""
         settings = {**self.settings, "output": f"{folder}/{self.key}"}
         if self.parent is not None:
-            stage = {**settings["stages"][0], "from": f"{folder}/{self.parent.key}/final"}
+            parent = (
+                Path(folder).resolve() / self.parent.key / "final"
+            )  # another spelling of the folder is no other run
+            stage = {**settings["stages"][0], "from": str(parent)}
             settings["stages"] = [stage]
         return parse_run(settings, where=f"piece {self.name}")
 
@@ -93,14 +99,30 @@ def arm_run(study: StudyConfig, arm: str) -> RunConfig:
     return parse_run({**settings, "schedule": {"kind": "constant"}}, where=f"arm {arm}")
 
 
+def with_thresholds(study: StudyConfig, plans: Mapping[str, Sequence[StagePlan]]) -> StudyConfig:
+    """The study with every trigger's threshold as numbers: a piece is trained alone and does not see the growth after it."""
+    arms = {}
+    for arm, config in study.arms.items():
+        stages = [
+            stage.model_copy(update={"until": stage.until.model_copy(update={"threshold": plan.threshold})})
+            if stage.until is not None and plan.threshold is not None
+            else stage
+            for stage, plan in zip(config.stages, plans[arm], strict=True)
+        ]
+        arms[arm] = config.model_copy(update={"stages": tuple(stages)})
+    return study.model_copy(update={"arms": arms})
+
+
 def branches(
     study: StudyConfig, arm: str, seed: int, rate: float, budgets: tuple[int, ...]
 ) -> tuple[Branch, ...]:
     """The decayed ends of one arm's trunk at several budgets, smallest first.
 
-    Raises `ConfigError` where two budgets come to the same number of whole optimizer steps.
+    Raises `ConfigError` where two budgets come to the same number of whole optimizer steps, and where a treatment or the
+    warm-up would be cut.
     """
     builder = _Builder(study, study.arms[arm], seed, rate)
+    _check_uncut(study, arm, builder.whole_steps(budgets[0] * (1 - study.decay_share)))
     trunk: Piece | None = builder.young()
     found, trained, longest = [], 0, 0
     for budget in budgets:
@@ -119,6 +141,36 @@ def branches(
         assert trunk is not None, "the first budget has at least one step"
         found.append(Branch(arm, seed, rate, budget, builder.decay(trunk, budget - trained)))
     return tuple(found)
+
+
+def _check_uncut(study: StudyConfig, arm: str, stretch: int) -> None:
+    """What follows a growth, and the warm-up, have to end within the piece that they begin in: the next one knows nothing of them.
+
+    `stretch`: tokens of the last stage up to its first decay.
+    """
+    stages = study.arms[arm].stages
+    last = stages[-1]
+    lasting: list[tuple[str, float]] = [
+        ("reentry.rewarm_tokens", last.reentry.rewarm_tokens if last.reentry else 0)
+    ]
+    lasting.append(("masks.rise_tokens", last.masks.rise_tokens if last.masks else 0))
+    if last.freeze is not None:
+        lasting.append(("freeze.tokens", last.freeze.tokens or math.inf))
+    if (new := last.new_entries) is not None and new.fall_tokens is not None:
+        lasting.append(("new_entries, rise and fall,", new.rise_tokens + new.fall_tokens))
+    elif new is not None and len(study.arm_budgets(arm)) > 1:
+        lasting.append(("new_entries without fall_tokens", math.inf))
+    where = f"arms.{arm}.stages[{len(stages) - 1}]"
+    checks = [(f"{where}.{name}", tokens, stretch) for name, tokens in lasting]
+    checks.append(("warmup_tokens", study.warmup_tokens, stages[0].tokens or stretch))
+    for name, tokens, most in checks:
+        if tokens > most:
+            raise ConfigError(
+                f"{name}: a study cuts this stage into pieces, and this would be cut with it",
+                got="until the end of the stage" if tokens == math.inf else f"{tokens:,} tokens",
+                expected=f"at most the {most:,} tokens of its first piece",
+                fix="shorten it, or leave out the smallest budgets of this arm",
+            )
 
 
 @dataclass
@@ -167,6 +219,11 @@ class _Builder:
         if place is not None:
             own = self.arm.stages[place]
             stage |= own.settings()
+            if (
+                own.until is not None and parent is not None
+            ):  # its curve began with the first stage, in another piece
+                reached = self.steps * common_run(self.study).tokens_per_step
+                stage["reentry"] = {"position": reached, **stage.get("reentry", {})}
             if own.grow is not None:
                 seed = {} if own.grow.operator is not None else {"seed": self.seed}
                 stage["grow"] = {**seed, **own.grow.model_dump(mode="json", exclude_unset=True)}

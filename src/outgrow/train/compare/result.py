@@ -7,12 +7,13 @@ seconds of an end = Σ over its line of tokens · seconds per token of the piece
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
 
-from outgrow.train.compare.frontier import Frontier, Side, least_compute
+from outgrow.train.compare.frontier import Frontier, Side, compute_at, least_compute
 from outgrow.train.compare.saving import EqualTokens, Saving, at_equal_tokens, savings
 from outgrow.train.compare.study import StudyConfig
 from outgrow.train.result import machine
@@ -50,6 +51,7 @@ class Trial:
     rate: float
     budget: int
     loss: float
+    """Infinite where it diverged."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,10 @@ class StudyResult:
     """The learning rate that was chosen for each arm."""
     sweep_flops: float
     """FLOPs of the sweeps alone; they are not part of any saving, and every arm had the same."""
-    downstream: Mapping[str, Mapping[str, tuple[float, ...]]]
+    downstream: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
     """Arm -> score -> one value per seed, of the largest budget's last state."""
+    trained_on: tuple[Mapping[str, Any], ...] = ()
+    """The different machines and versions that trained the pieces."""
     cautions: tuple[str, ...] = ()
     """What a reader should know before believing the numbers."""
 
@@ -102,6 +106,18 @@ class StudyResult:
         found = tuple(value for value in right if value is not None)
         return {**({"accuracy": found} if found else {}), **self.downstream.get(arm, {})}
 
+    def tokens_per_parameter(self, loss: float) -> float | None:
+        """What the baseline has seen where it reaches a loss, per parameter without embeddings: where a saving is read off."""
+        base, budgets = self.study.baseline, self.study.arm_budgets(self.study.baseline)
+        frontier = self.frontier(base)
+        compute, _ = compute_at(frontier.compute, frontier.mean(), loss)
+        if compute is None:
+            return None
+        end = self.of(base)[self.study.seeds[0], budgets[-1]]
+        return (
+            compute / frontier.compute[-1] * end.tokens / end.parameters
+        )  # a token costs the same throughout
+
     def any_size(self, loss: float) -> tuple[float | None, Side]:
         """The second baseline: FLOPs at which the best model from scratch of any size reaches a loss."""
         scratch = [self.frontier(arm) for arm, config in self.study.arms.items() if config.is_scratch]
@@ -113,17 +129,24 @@ class StudyResult:
         return {
             "study": self.study.model_dump(mode="json"),
             "machine": machine(),
+            "trained_on": [dict(one) for one in self.trained_on],
             "cautions": list(self.cautions),
             "rates": dict(self.rates),
             "sweep_flops": self.sweep_flops,
             "points": [asdict(point) for point in self.points],
-            "sweep": [asdict(trial) for trial in self.sweep],
+            "sweep": [
+                {**asdict(one), "loss": one.loss if isfinite(one.loss) else None} for one in self.sweep
+            ],
             "savings": {
                 cost: {arm: [asdict(one) for one in found] for arm, found in self.savings(cost).items()}
                 for cost in costs
             },
             "equal_tokens": {
                 arm: [asdict(one) for one in found] for arm, found in self.equal_tokens().items()
+            },
+            "read_at_tokens_per_parameter": {
+                arm: [self.tokens_per_parameter(float(loss)) for loss in self.frontier(arm).mean()]
+                for arm in self.study.arms
             },
             "any_size_flops": {
                 arm: [self.any_size(float(loss))[0] for loss in self.frontier(arm).mean()]
@@ -133,5 +156,9 @@ class StudyResult:
         }
 
     def _tokens(self, arm: str) -> list[int]:
-        own = self.of(arm)
-        return [own[self.study.seeds[0], budget].tokens for budget in self.study.arm_budgets(arm)]
+        """Mean over seeds: a trigger ends a stage early or late."""
+        own, seeds = self.of(arm), self.study.seeds
+        return [
+            round(np.mean([own[seed, budget].tokens for seed in seeds]))
+            for budget in self.study.arm_budgets(arm)
+        ]

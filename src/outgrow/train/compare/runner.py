@@ -6,6 +6,7 @@ on one study, or on studies that share their pieces: a piece that another one ho
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +18,20 @@ from outgrow.flops import model_cost
 from outgrow.store.atomic import write_json_atomic, write_text_atomic
 from outgrow.train.compare.cautions import cautions
 from outgrow.train.compare.downstream import check_downstream, downstream
-from outgrow.train.compare.pieces import Branch, Piece, all_pieces, arm_run, branches, common_run
+from outgrow.train.compare.pieces import (
+    Branch,
+    Piece,
+    all_pieces,
+    arm_run,
+    branches,
+    common_run,
+    with_thresholds,
+)
+from outgrow.train.compare.provenance import check_same_data, machines
 from outgrow.train.compare.result import Point, StudyResult, Trial
 from outgrow.train.compare.study import StudyConfig
 from outgrow.train.compare.timing import by_key, model_key, study_speeds
+from outgrow.train.engine import TrainingError
 from outgrow.train.files import RunBusyError, is_held
 from outgrow.train.folder import RunFolder, read_metrics
 from outgrow.train.loop import train
@@ -28,6 +39,7 @@ from outgrow.train.preflight import preflight
 from outgrow.train.run_file import dump_yaml
 
 Say = Callable[[str], None]
+_DIVERGED = "diverged.json"
 
 
 @dataclass(frozen=True)
@@ -48,8 +60,7 @@ def run_study(study: StudyConfig, say: Say = print) -> StudyResult:
 
     Raises `ConfigError` before any training for a mistake in any arm, and what `train` raises.
     """
-    for arm in study.arms:
-        preflight(arm_run(study, arm))
+    study = with_thresholds(study, {arm: preflight(arm_run(study, arm)).stages for arm in study.arms})
     check_downstream(study)
     sweep = [branch for arm in study.arms for branch in sweep_branches(study, arm)]
     root = Path(study.output)
@@ -57,22 +68,30 @@ def run_study(study: StudyConfig, say: Say = print) -> StudyResult:
     write_text_atomic(
         root / "study.yaml", dump_yaml(study.model_dump(mode="json", by_alias=True, exclude_unset=True))
     )
-    run_pieces(all_pieces(sweep), study.pieces_folder, say, "sweep", later=_tokens_after_sweep(study, sweep))
-    trials = sweep_trials(sweep, study.pieces_folder)
+    folder = study.pieces_folder
+    later = _tokens_after_sweep(study, sweep)
+    run_pieces(all_pieces(sweep), folder, say, "sweep", later=later, may_diverge=True)
+    trials = sweep_trials(sweep, folder)
     rates = {arm: best_rate(trials, arm) for arm in study.arms}
     for arm, rate in rates.items():
         say(f"{arm}: learning rate {rate:g} of {', '.join(f'{one:g}' for one in study.tuning.rates)}")
     ends = end_branches(study, rates)
-    run_pieces(all_pieces(ends), study.pieces_folder, say, "study")
+    run_pieces(all_pieces(ends), folder, say, "study")
+    used = all_pieces([*sweep, *ends])
+    check_same_data(used, folder)
     result = StudyResult(
         study=study,
         points=_points(study, ends, say),
         sweep=trials,
         rates=rates,
-        sweep_flops=sum(ran(piece, study.pieces_folder).flops for piece in all_pieces(sweep)),
-        downstream=downstream(study, ends, say),
+        sweep_flops=sum(flops_of(piece, folder) for piece in all_pieces(sweep)),
+        trained_on=machines(used, folder),
     )
     result = replace(result, cautions=cautions(result))
+    write_json_atomic(
+        root / "study.json", result.to_json()
+    )  # the savings are there, whatever the scores come to
+    result = replace(result, downstream=downstream(study, ends, say))
     write_json_atomic(root / "study.json", result.to_json())
     return result
 
@@ -109,19 +128,35 @@ def _tokens_after_sweep(study: StudyConfig, sweep: Sequence[Branch]) -> int:
 
 
 def sweep_trials(sweep: Sequence[Branch], folder: str) -> tuple[Trial, ...]:
-    """What the ends of a sweep came to."""
-    return tuple(Trial(one.arm, one.rate, one.budget, ran(one.piece, folder).loss) for one in sweep)
+    """What the ends of a sweep came to; a rate that diverged has no finite loss."""
+    return tuple(
+        Trial(
+            one.arm,
+            one.rate,
+            one.budget,
+            math.inf if diverged(one.piece, folder) else ran(one.piece, folder).loss,
+        )
+        for one in sweep
+    )
 
 
 def best_rate(trials: Sequence[Trial], arm: str) -> float:
-    """The learning rate of the lowest loss."""
-    return min((trial for trial in trials if trial.arm == arm), key=lambda trial: trial.loss).rate
+    """The learning rate of the lowest loss. Raises `TrainingError` where every one diverges."""
+    best = min((trial for trial in trials if trial.arm == arm), key=lambda trial: trial.loss)
+    if best.loss == math.inf:
+        raise TrainingError(
+            f"arm '{arm}' diverges at every learning rate of the sweep", fix="lower tuning.rates"
+        )
+    return best.rate
 
 
-def run_pieces(pieces: Sequence[Piece], folder: str, say: Say, title: str, later: int = 0) -> None:
+def run_pieces(
+    pieces: Sequence[Piece], folder: str, say: Say, title: str, *, later: int = 0, may_diverge: bool = False
+) -> None:
     """Train every piece that is not there yet, parents first; those that another process holds are waited for.
 
-    `later` are tokens that follow after these pieces: the time left counts them.
+    `later` are tokens that follow after these pieces: the time left counts them. `may_diverge`: that a piece does is a
+    result, kept in `diverged.json`, and what would follow it is left out; else it is an error.
     """
     waiting = [piece for piece in pieces if not is_finished(piece, folder)]
     here = sum(map(tokens_of, waiting))
@@ -132,6 +167,11 @@ def run_pieces(pieces: Sequence[Piece], folder: str, say: Say, title: str, later
     while waiting:
         moved = False
         for piece in list(waiting):
+            if may_diverge and diverged(piece, folder):
+                waiting.remove(piece)
+                total -= tokens_of(piece)
+                moved = True
+                continue
             if piece.parent is not None and not is_finished(piece.parent, folder):
                 continue
             if is_held(Path(folder) / piece.key):
@@ -140,12 +180,18 @@ def run_pieces(pieces: Sequence[Piece], folder: str, say: Say, title: str, later
                 train(piece.run(folder), progress=False)
             except RunBusyError:
                 continue  # another process was faster
+            except TrainingError as error:
+                if not may_diverge:
+                    raise TrainingError(f"{title}: {piece.name} ({piece.key}): {error}") from None
+                write_json_atomic(Path(folder) / piece.key / _DIVERGED, {"error": str(error)})
+                say(f"{title}: {piece.name} ({piece.key}) diverges")
+                continue
             # Its last state is all that anybody needs of a finished piece.
             shutil.rmtree(Path(folder) / piece.key / "stages", ignore_errors=True)
             waiting.remove(piece)
             moved = True
             done += tokens_of(piece)
-            left = (time.monotonic() - began) / done * (total - done)
+            left = (time.monotonic() - began) / done * (total - done)  # a piece that diverged is in neither
             say(
                 f"{title}: {piece.name} ({piece.key}); {done / total:.0%} of the tokens, about {left / 60:.0f} min left"
             )
@@ -190,6 +236,17 @@ def ran(piece: Piece, folder: str) -> Ran:
 def is_finished(piece: Piece, folder: str) -> bool:
     """Whether a piece is there."""
     return RunFolder(Path(folder) / piece.key).is_finished
+
+
+def diverged(piece: Piece, folder: str) -> bool:
+    """Whether a piece, or one before it, came to a loss that is no number."""
+    return any((Path(folder) / one.key / _DIVERGED).is_file() for one in piece.line)
+
+
+def flops_of(piece: Piece, folder: str) -> float:
+    """FLOPs that a piece used, up to the last row of its log where it diverged."""
+    rows = read_metrics(RunFolder(Path(folder) / piece.key).metrics)
+    return max((row["flops"] for row in rows if "flops" in row), default=0.0)
 
 
 def tokens_of(piece: Piece) -> int:

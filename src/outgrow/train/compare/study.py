@@ -6,19 +6,20 @@ branches at several budgets (arXiv 2404.06395), so that one trunk gives a whole 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from outgrow.errors import ConfigError
 from outgrow.reentry import Reentry
 from outgrow.schedule import TokenCount
 from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.train.config import GrowConfig, RunConfig
-from outgrow.train.run_file import Sections, apply_override, explain, read_yaml
+from outgrow.train.run_file import SECTIONS, Sections, apply_override, explain, read_yaml
 from outgrow.train.section import Count, Section
+from outgrow.train.trigger import Until
 
 _OWN = ("output", "seed", "stages", "schedule", "model", "log_every_steps", "checkpoint")
 
@@ -34,6 +35,8 @@ class ArmStage(Section):
     new_entries: NewEntriesConfig | None = None
     freeze: FreezeConfig | None = None
     masks: MasksConfig | None = None
+    until: Until | None = None
+    """What ends a small stage before its tokens are used, as `{trigger: efficiency}`; what follows begins in the data behind them all."""
 
     def settings(self) -> dict[str, Any]:
         """What the run's stage takes over as it is."""
@@ -62,13 +65,18 @@ class ArmConfig(Section):
                 raise ValueError(
                     f"stages[{place}].reentry.peak: a study sweeps the learning rate; give stages[{place}].rate, a multiple of it"
                 )
+            if stage.grow is not None and stage.grow.operator is not None:
+                raise ValueError(
+                    f"stages[{place}].grow.operator: a study counts what an operator's fit costs; give stages[{place}].grow.learn"
+                )
         for place, stage in enumerate(self.stages[:-1]):
             if stage.tokens is None:
                 raise ValueError(
                     f"stages[{place}].tokens is missing: only the last stage takes its length from budgets"
                 )
-        if self.stages[-1].tokens is not None:
-            raise ValueError("the last stage takes its length from budgets: leave its tokens out")
+        last = self.stages[-1]
+        if last.tokens is not None or last.until is not None:
+            raise ValueError("the last stage takes its length from budgets: leave its tokens and until out")
         return self
 
     @property
@@ -146,6 +154,18 @@ class StudyConfig(Section):
     timing: TimingConfig = TimingConfig()
     downstream: DownstreamConfig = DownstreamConfig()
 
+    @field_validator("output", "pieces")
+    @classmethod
+    def _expanded(cls, folder: str | None) -> str | None:
+        return None if folder is None else str(Path(folder).expanduser())
+
+    @model_validator(mode="after")
+    def _counts_once(self) -> StudyConfig:
+        for name, values in (("seeds", self.seeds), ("tuning.rates", self.tuning.rates)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: {', '.join(map(str, values))} has one of them twice")
+        return self
+
     @model_validator(mode="after")
     def _fits(self) -> StudyConfig:
         if self.baseline not in self.arms:
@@ -186,6 +206,16 @@ _SECTIONS: Sections = {
 }
 
 
+def _sections(arms: Iterable[str]) -> Sections:
+    """The places of a study in which some arms have names."""
+    stages = {place: models for place, models in SECTIONS.items() if place.startswith("stages.")}
+    found = dict(_SECTIONS)
+    for arm in arms:
+        found |= {f"arms.{arm}": (ArmConfig,), f"arms.{arm}.stages": (ArmStage,)}
+        found |= {f"arms.{arm}.{place}": models for place, models in stages.items()}
+    return found
+
+
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read a study file and apply `a.b=value` overrides. Raises `ConfigError` that names what is wrong."""
     data = read_yaml(Path(path))
@@ -199,7 +229,10 @@ def parse_study(data: dict[str, Any], where: str = "the study") -> StudyConfig:
     try:
         study = StudyConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(explain(error, data, where, _SECTIONS)) from None
+        arms = data.get("arms")
+        raise ConfigError(
+            explain(error, data, where, _sections(arms if isinstance(arms, dict) else {}))
+        ) from None
     known = set(RunConfig.model_fields) - set(_OWN)
     for name in study.common:
         if name not in known:

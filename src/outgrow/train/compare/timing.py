@@ -62,13 +62,13 @@ def study_speeds(models: Models, run: RunConfig, timing: TimingConfig, root: Pat
     One process measures, others wait for it. A model more means that all are measured again: in turns, or not comparable.
     """
     path = root / "timing.json"
-    while (known := known_speeds(path, models, timing)) is None:
+    while (known := known_speeds(path, models, run, timing)) is None:
         try:
             with locked(root):
-                if known_speeds(path, models, timing) is None:
+                if known_speeds(path, models, run, timing) is None:
                     speeds = time_models(models, run, timing)
                     content = {
-                        **timing.model_dump(),
+                        "settings": _settings(run, timing),
                         "machine": {**machine(), "device": choose_device(run).describe()},
                         "models": [asdict(speed) for speed in speeds],
                     }
@@ -78,14 +78,20 @@ def study_speeds(models: Models, run: RunConfig, timing: TimingConfig, root: Pat
     return known
 
 
-def known_speeds(path: Path, models: Models, timing: TimingConfig) -> dict[str, float] | None:
-    """Seconds per token from a timing file; None where it is not there or not of these models and rounds."""
+def _settings(run: RunConfig, timing: TimingConfig) -> dict[str, Any]:
+    """All that a time depends on but for the model and the machine."""
+    own = run.model_dump(mode="json", include={"batch", "optimizer", "precision", "device"})
+    return {**timing.model_dump(), **own, "sequence_length": run.data.sequence_length}
+
+
+def known_speeds(path: Path, models: Models, run: RunConfig, timing: TimingConfig) -> dict[str, float] | None:
+    """Seconds per token from a timing file; None where it is not there or not of these models and settings."""
     if not path.is_file():
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         speeds = {one["model"]: float(one["seconds_per_token"]) for one in found["models"]}
-        same = (found["rounds"], found["steps"]) == (timing.rounds, timing.steps)
+        same = found.get("settings") == _settings(run, timing)
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is damaged", got=error, fix="delete it: it is measured again") from None
     return speeds if same and models.keys() <= speeds.keys() else None
