@@ -111,12 +111,51 @@ def test_dry_run_touches_nothing(small: Path, tmp_path: Path) -> None:
         (["--to", "hidden_size=24", "--width", "duplicate"], "isometric"),
         (["--to", "head_dim=6"], "head_dim"),
         (["--to", "hidden_size=32", "--format", "pickle"], "native"),
+        (["--to", "hidden_size=32", "--noise", "inf"], "noise"),
+        (["--to", "hidden_size=32", "--noise", "nan"], "noise"),
+        (["--to", "hidden_size=32", "--seed", "-1"], "seed"),
     ],
 )
 def test_mistakes_in_words(small: Path, tmp_path: Path, words: list[str], said: str) -> None:
     message = refused("grow", small, tmp_path / "large", *words)
     assert said in message
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--plot", "none/proof.png"], "cannot be written"),
+        (["--plot", "proof.txt"], ".png"),
+        (["--device", "tpu"], "no device 'tpu'"),
+        (["--learning-rate", "nan"], "learning rate"),
+    ],
+)
+def test_verify_refuses_before_any_work(small: Path, words: list[str], said: str) -> None:
+    assert said in refused("verify", small, small, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--moments", "trnsport"], "transport"),
+        (["--plot", "none/fit.png"], "cannot be written"),
+        (["--save-operator", "large"], "cannot share"),
+    ],
+)
+def test_learn_refuses_before_any_work(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said in refused("learn", small, "large", "--to", "hidden_size=32", "--data", "any.txt", *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_of_ours_is_no_failed_proof(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("outgrow.report.verify.proof_batches", lambda *_, **__: 1 / 0)
+    result = outgrow("verify", small, small)
+    assert result.returncode == 70
+    assert "ZeroDivisionError" in result.stderr
 
 
 def test_existing_destination_is_left_alone(small: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -91,7 +92,7 @@ def grow(
         ),
     ] = None,
     noise: Annotated[float, typer.Option(help="Noise that no reader sees, in initializer ranges.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Seed of noise and fresh rows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of noise and fresh rows.")] = 0,
     operator: Annotated[
         Path | None,
         typer.Option(help="A fitted operator's folder (see learn); it has its own sizes, width and depth."),
@@ -194,7 +195,7 @@ def learn(
     sequences: Annotated[int, typer.Option(min=1, help="Sequences, or images, of a batch.")] = 16,
     length: Annotated[int, typer.Option(min=2, help="Tokens of a sequence.")] = 256,
     dropout: Annotated[bool, typer.Option("--dropout", help="Fit with the model's own dropout.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the start and of the order of the data.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the start and of the order of the data.")] = 0,
     moments: Annotated[str, typer.Option(help="Adam moments: reset, transport or parts.")] = "reset",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     save_operator: Annotated[
@@ -398,6 +399,10 @@ def main() -> None:
     except KeyboardInterrupt:
         print("outgrow: interrupted; start the same command again to go on", file=sys.stderr)
         sys.exit(130)
+    except Exception:  # any: 1 means a proof that failed, and a fault of ours is none
+        traceback.print_exc()
+        print("outgrow: this is a fault of outgrow; please report what is above", file=sys.stderr)
+        sys.exit(70)
 
 
 # ---- words in, words out --------------------------------------------------------------------------------------------

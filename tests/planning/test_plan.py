@@ -125,6 +125,29 @@ def test_a_run_file_that_train_accepts(write: Callable[..., Path], tmp_path: Pat
     assert "no section run" in refused("plan", write(), "--run", target)
 
 
+@pytest.mark.parametrize(
+    ("grow", "says"),
+    [
+        ({"width": "isometrc"}, "isometric"),
+        ({"depth": "stak"}, "stack"),
+        ({"width": 5}, "width"),
+        ({"moment": "copy"}, "moments"),
+    ],
+)
+def test_a_misspelt_growth_is_no_refusal(write: Callable[..., Path], grow: dict[str, Any], says: str) -> None:
+    assert says in refused("plan", write(grow=grow))
+
+
+def test_only_plans_and_pictures_are_written(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write()
+    before = path.read_bytes()
+    assert "was not written by `outgrow plan`" in refused("plan", path, "--run", path)
+    assert "cannot be written" in refused("plan", path, "--run", tmp_path / "none" / "run.yaml")
+    assert ".png" in refused("plan", path, "--plot", tmp_path / "plan.txt")
+    assert "cannot be written" in refused("plan", path, "--plot", tmp_path / "none" / "plan.png")
+    assert path.read_bytes() == before
+
+
 def test_fit_first(write: Callable[..., Path], curve_file: Path, tmp_path: Path) -> None:
     path = write(target={"size": "large", "loss": 6.3}, law={"kind": "fit", "draws": 40})
     facts = json.loads(outgrow("plan", path, "--fit", curve_file, "--json").stdout)

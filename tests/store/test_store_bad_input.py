@@ -87,6 +87,14 @@ def test_bad_safetensors(folder: Path, kind: str) -> None:
     assert files_of(folder) == before
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.float8_e4m3fn])
+def test_quantised_weights(folder: Path, dtype: torch.dtype) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: tensor.to(dtype) for name, tensor in tensors.items()}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="numbers that outgrow does not grow"):
+        TrainingState.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_nonfinite_weights(folder: Path, value: float, dtype: torch.dtype) -> None:

@@ -73,7 +73,13 @@ def test_only_model_folders_are_overwritten(state: TrainingState, tmp_path: Path
     for name, message in (("photos", "not a model folder"), ("file", "not a folder")):
         with pytest.raises(CheckpointError, match=message):
             state.save_pretrained(tmp_path / name, overwrite=True)
-    assert files_of(tmp_path) == {"photos/cat.jpg": b"cat", "file": b"text"}
+    (tmp_path / "run" / "checkpoint-500").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_bytes(
+        b"{}"
+    )  # as Trainer leaves them: the last model, and all before it
+    with pytest.raises(CheckpointError, match=r"holds folders(.|\n)*checkpoint-500"):
+        state.save_pretrained(tmp_path / "run", overwrite=True)
+    assert files_of(tmp_path) == {"photos/cat.jpg": b"cat", "file": b"text", "run/config.json": b"{}"}
     (tmp_path / "empty").mkdir()
     state.save_pretrained(tmp_path / "empty")
     assert_same_tensors(state, TrainingState.from_pretrained(tmp_path / "empty"))

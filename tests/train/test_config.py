@@ -83,6 +83,9 @@ def test_steps_are_whole(tiny: Tiny) -> None:
         ("data.tokenizer={vocab_size: 300, path: x}", ["data.tokenizer", "not both"]),
         ("model=null", ["either model"]),
         ("stages=[]", ["stages", "at least 1"]),
+        ("seed=-1", ["seed", "greater than or equal to 0"]),
+        ("optimizer.learning_rate=.inf", ["optimizer.learning_rate", "finite"]),
+        ("stages.1.grow.noise=2000", ["stages.1.grow.noise", "1000"]),
         ("device=tpu", ["device", "'cuda'", "'tpu'"]),
     ],
 )
@@ -113,6 +116,8 @@ def test_wrong_overrides(override: str, words: str, tiny: Tiny, tmp_path: Path) 
         ("a: 1\nb: [1\nc: 2\n", "invalid YAML.*line 3"),
         ("a: 1\na: 2\n", "invalid YAML.*line 2(.|\n)*given twice"),
         ("- 1\n", "keys and values"),
+        ("output: {{ out }}\n", "invalid YAML"),
+        ("output: 2025-02-30\n", "invalid YAML"),
         ("a: !!python/object/apply:os.system [ls]\n", "invalid YAML"),
     ],
 )

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from outgrow.errors import OutgrowError
+from outgrow.store import atomic
 from outgrow.train import dry_run, train
 from outgrow.train.engine import (
     Device,
@@ -24,7 +25,7 @@ from outgrow.train.engine import (
     model_config,
     optimizer_step,
 )
-from outgrow.train.files import locked
+from outgrow.train.files import RunBusyError, locked
 from outgrow.train.folder import read_metrics
 from outgrow.train.needs import TextNeeds
 from outgrow.train.optimizer_config import AdamWConfig
@@ -147,9 +148,32 @@ def test_a_folder_in_use(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_folder_of_something_else(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("years of work")
-    with pytest.raises(OutgrowError, match="not empty and not a run"):
+    with pytest.raises(OutgrowError, match=r"not made by outgrow(.|\n)*thesis\.tex"):
         train(parse_run(tiny()), progress=False)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_with_a_run_file_of_ones_own(tiny: Tiny, tmp_path: Path) -> None:
+    """`output: .` in a project: nothing there is a run's, whatever its name."""
+    for name in ("tokenizer/vocab.txt", "final/model.bin", "run.yaml", "metrics.jsonl"):
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text("mine")
+    with pytest.raises(OutgrowError, match="not made by outgrow"):
+        train(parse_run(tiny()), progress=False)
+    found = sorted(path for path in (tmp_path / "run").rglob("*") if path.is_file())
+    assert [path.read_text() for path in found] == ["mine"] * 4
+
+
+def test_a_start_that_was_killed_early_is_started_again(tiny: Tiny, tmp_path: Path) -> None:
+    """All that is there: the lock, and a run.yaml that was half written."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".lock").touch()
+    leftover = folder / atomic._neighbour(Path("run.yaml"), "tmp").name
+    leftover.write_text("outp")
+    with locked(folder), pytest.raises(RunBusyError):
+        train(parse_run(tiny()), progress=False)
+    assert train(parse_run(tiny()), progress=False).stages
 
 
 def test_divergence_names_the_step_and_the_last_checkpoint(

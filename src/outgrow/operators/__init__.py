@@ -33,6 +33,8 @@ from outgrow.operators import (
 from outgrow.operators import width as widths
 from outgrow.operators.registry import Operator, find
 
+_MOST_NOISE = 1000.0  # in units of the initializer range; more would only destroy
+
 __all__ = ["DEPTH", "WIDTH", "Operator", "build", "usual_width"]
 
 _WIDTHS = (widths, net2net, staged, lemon, hypercloning, msg, sparkling, mup)
@@ -73,8 +75,8 @@ def build(
     widening, width_options = find(width, "width", WIDTH)
     deepening, depth_options = find(depth, "depth", DEPTH)
     large = target(small, to)
-    if noise < 0:
-        raise GrowthError("noise is a standard deviation", got=noise, expected="0 or more")
+    if not 0 <= noise <= _MOST_NOISE:
+        raise GrowthError("noise is a standard deviation", got=noise, expected=f"0 to {_MOST_NOISE:g}")
     if deepening.needs_layers and large.layers and not small.layers:
         raise GrowthError(
             f"depth operator '{depth}' copies layers, and this model has none ({small.spec.layers.count} = 0)",

@@ -5,14 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from outgrow.api import plan_growth
 from outgrow.architectures import Model, resolve
-from outgrow.errors import OutgrowError
+from outgrow.errors import ConfigError, OutgrowError
+from outgrow.operators import DEPTH, WIDTH
+from outgrow.operators.registry import find
 from outgrow.planning.config import PlanConfig
 from outgrow.planning.sizes import Candidate, sequence_length
 from outgrow.state import TrainingState
+from outgrow.train.config import GrowConfig
 from outgrow.train.engine import build_model, model_config
 from outgrow.train.needs import TextNeeds
+from outgrow.train.run_file import explain
+
+
+def check_operators(plan: PlanConfig) -> None:
+    """Raises `OutgrowError` for a `grow` that no growth can follow: a plan would take a misspelt operator for one that refuses."""
+    growth = {"to": {"any": 1}, **plan.grow}
+    try:
+        GrowConfig.model_validate(growth)
+    except ValidationError as error:
+        raise ConfigError(explain(error, growth, "grow", {"": (GrowConfig,)})) from None
+    for kind, known in (("width", WIDTH), ("depth", DEPTH)):
+        if plan.grow.get(kind) is not None:
+            find(str(plan.grow[kind]), kind, known)
 
 
 def targets(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, Any]:

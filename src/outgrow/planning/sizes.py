@@ -14,6 +14,7 @@ from outgrow.curves import Count, law_parameters
 from outgrow.errors import ConfigError, OutgrowError
 from outgrow.flops import training_flops_per_token
 from outgrow.planning.config import CandidateConfig, OperatorConfig, PlanConfig
+from outgrow.schedule import parse_count
 from outgrow.stages import Operator
 from outgrow.stages.measured import MeasuredOperator
 
@@ -49,7 +50,7 @@ def sequence_length(plan: PlanConfig) -> int:
     """Tokens that the model sees at once."""
     data = (plan.run or {}).get("data")
     given = data.get("sequence_length") if isinstance(data, Mapping) else None
-    return plan.sequence_length or int(given or 256)
+    return plan.sequence_length or parse_count(given or 256)
 
 
 def _by_number(name: str, parameters: float) -> Candidate:

@@ -12,7 +12,7 @@ from outgrow.errors import ConfigError
 from outgrow.laws import Array, Interval
 from outgrow.laws.prediction import quantiles
 from outgrow.planning.config import CurveConfig, PlanConfig
-from outgrow.planning.growable import refusal
+from outgrow.planning.growable import check_operators, refusal
 from outgrow.planning.laws import SizeLaw, size_law
 from outgrow.planning.measured import measured_operators
 from outgrow.planning.rules import RuleRow, rule_rows
@@ -63,6 +63,7 @@ class Study:
 
 def study(plan: PlanConfig, extra_curves: Sequence[CurveConfig] = ()) -> Study:
     """Work a plan out. Raises `OutgrowError` for targets and budgets that cannot be, and curves that say nothing."""
+    check_operators(plan)
     sizes = candidates(plan)
     law = size_law(plan, extra_curves, plan.target.loss)
     measured = measured_operators(plan, law)

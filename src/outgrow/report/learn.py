@@ -5,13 +5,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
+
+import torch
 
 from outgrow.api import apply, plan_fitted
 from outgrow.architectures import resolve
 from outgrow.errors import ConfigError
 from outgrow.operators.fitted import FittedOperator
-from outgrow.report.plot import COLORS, FAINT, INK, save_figure
+from outgrow.report.plot import COLORS, FAINT, INK, check_picture, save_figure
 from outgrow.report.text import amount, duration
 from outgrow.slots import Moments
 from outgrow.state import TrainingState
@@ -49,11 +51,13 @@ def learn_command(
     """Fit, save the operator, grow; returns plain data. Everything that can be refused is, before anything is read."""
     if device not in ("cpu", "cuda"):
         raise ConfigError(f"unknown device '{device}'", expected="cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("torch sees no cuda device here", fix="use --device cpu")
+    if plot is not None:
+        check_picture(plot)
+    check_result(out, keep, moments, overwrite=overwrite or dry_run)
     config = load_config(checkpoint)
     form, _, _ = begin(resolve(config), to, options)
-    for folder in filter(None, (out, keep)):
-        if not dry_run:
-            check_destination(folder, overwrite=overwrite)
     of_images = form.small.spec.objective == "image"
     free = sum(_count(shape) for shape in form.shapes().values())
     console.print(
@@ -85,6 +89,16 @@ def learn_command(
     console.print(f"Written: {out}" + ("" if keep is None else f"; operator: {keep}"))
     told = ("loss_small", "loss_start", "loss_end", "flops", "seconds")
     return {**summary, **{name: getattr(fit, name) for name in told}, "losses": list(fit.losses)}
+
+
+def check_result(out: Path, keep: Path | None, moments: str, *, overwrite: bool) -> None:
+    """Before any fit: the moments have a name, and both folders may be written."""
+    if moments not in get_args(Moments):
+        raise ConfigError(f"unknown moments '{moments}'", expected=", ".join(get_args(Moments)))
+    if keep is not None and keep.resolve() == out.resolve():
+        raise ConfigError("the operator and the grown model cannot share a folder", got=out)
+    for folder in filter(None, (out, keep)):
+        check_destination(folder, overwrite=overwrite)
 
 
 def grow_by(

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outgrow.errors import ConfigError
-from outgrow.report.learn import grow_by, refuse_options
+from outgrow.report.learn import check_result, grow_by, refuse_options
 from outgrow.slots import Moments
 from outgrow.state import TrainingState
-from outgrow.store.atomic import check_destination
 from outgrow.store.models import load_config
 from outgrow.train.lesa import LesaOptions, learn_lesa, lesa_form
 
@@ -40,9 +39,7 @@ def lesa_command(
         )
     refuse_options("lesa", unused)
     form = lesa_form(load_config(checkpoint), to, options)
-    for folder in filter(None, (out, keep)):
-        if not dry_run:
-            check_destination(folder, overwrite=overwrite)
+    check_result(out, keep, moments, overwrite=overwrite or dry_run)
     new = form.large.layers - form.small.layers
     console.print(
         f"lesa: {new} new layers between {form.small.layers}, each matrix predicted from its two neighbours; "

@@ -16,8 +16,21 @@ from outgrow.planning.plan_file import load_plan
 from outgrow.planning.run import planned_run
 from outgrow.planning.study import study
 from outgrow.planning.summary import law_summary, summary
+from outgrow.report.plot import check_picture
 from outgrow.store.atomic import write_text_atomic
 from outgrow.train.run_file import dump_yaml
+
+_WRITTEN = "# Written by `outgrow plan"
+
+
+def _check_run_file(path: Path) -> None:
+    """Only what a plan wrote is replaced by a plan."""
+    if not path.parent.is_dir() or path.is_dir():
+        raise ConfigError(f"--run {path} cannot be written", expected="a file in a folder that is there")
+    if path.is_file() and not path.read_bytes().startswith(_WRITTEN.encode()):
+        raise ConfigError(
+            f"{path} was not written by `outgrow plan`, so it is not replaced", fix="name another file"
+        )
 
 
 def plan_command(
@@ -48,10 +61,14 @@ def plan_command(
         if plot is not None or run is not None or overrides:
             raise ConfigError("--plot, --run and --set need a plan.yaml: without one, curves are only fitted")
         return _fit_only(curves, as_json)
+    if run is not None:
+        _check_run_file(run)
+    if plot is not None:
+        check_picture(plot)
     worked = study(load_plan(plans[0], overrides), [CurveConfig(path=path) for path in curves])
     result = summary(worked)
     if run is not None:
-        text = f"# Written by `outgrow plan {plans[0]}`.\n" + dump_yaml(planned_run(worked).resolved())
+        text = f"{_WRITTEN} {plans[0]}`.\n" + dump_yaml(planned_run(worked).resolved())
         write_text_atomic(run, text)
     if plot is not None:
         from outgrow.report.plan import draw_plan

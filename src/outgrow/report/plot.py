@@ -6,12 +6,14 @@ The FLOPs axis counts all stages together, the small model included: what a grow
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from outgrow.errors import ConfigError
 from outgrow.report.text import amount
 from outgrow.store.atomic import write_bytes_atomic
 
@@ -50,6 +52,16 @@ def draw_loss(rows: Sequence[dict[str, Any]], folder: Path, title: str) -> tuple
         for path in paths:
             save_figure(figure, path)
     return paths
+
+
+def check_picture(path: Path) -> None:
+    """Before any work: raises `ConfigError` where a picture could not be written at the end of it."""
+    if path.suffix not in (".png", ".svg"):
+        raise ConfigError(f"{path} is no name of a picture", expected="a name that ends in .png or .svg")
+    if not os.access(path.parent, os.W_OK) or path.is_dir():
+        raise ConfigError(
+            f"the picture cannot be written: {path}", fix="name a file in a folder that is there"
+        )
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from outgrow.errors import ConfigError
 from outgrow.proof import verify
 from outgrow.report.batches import proof_batches
+from outgrow.report.plot import check_picture
 from outgrow.report.proof import draw_proof, proof_table
 from outgrow.state import TrainingState
 
@@ -33,6 +35,12 @@ def verify_command(
     """Measure and show what the growth of `small` into `large` kept; returns plain data, with `passed` unless it is a dry run."""
     if dtype not in _DTYPES:
         raise ConfigError(f"unknown dtype '{dtype}'", expected="float64, float32 or bfloat16")
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise ConfigError(f"no device '{device}' here", expected="cpu, or cuda where torch sees one")
+    if not 0 < learning_rate < math.inf:
+        raise ConfigError("the learning rate is not a number above 0", got=learning_rate)
+    if plot is not None:
+        check_picture(plot)
     before, after = (TrainingState.from_pretrained(folder, allow_nonfinite=True) for folder in (small, large))
     batches, source = proof_batches(before, small, data, count=steps)
     what, first = next(iter(batches[0].items()))

@@ -74,6 +74,12 @@ def check_destination(destination: Path, *, overwrite: bool) -> int | None:
             got=", ".join(sorted(content)[:5]),
             fix="choose another destination",
         )
+    if folders := sorted(path.name for path in destination.iterdir() if path.is_dir()):
+        raise CheckpointError(
+            f"{destination} holds folders, which no saved model does: all in it would be lost",
+            got=", ".join(folders[:5]),
+            fix="choose another destination, or move them away",
+        )
     return destination.stat().st_ino if content else None
 
 
@@ -112,7 +118,10 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
             os.replace(temporary, path)
             sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(
+            OSError
+        ):  # below a file, or on a disk that takes nothing: what went wrong is told already
+            temporary.unlink(missing_ok=True)
 
 
 def json_text(data: Any) -> str:

@@ -24,6 +24,8 @@ from outgrow.store.safetensors_file import Entry, read_header
 from outgrow.store.source import Rows, TensorMeta, TensorSource
 from outgrow.store.stacked import Place, joined
 
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
 LINEAGE = "outgrow_lineage"
 
 
@@ -158,6 +160,13 @@ def match_names(folder: Path, disk: Mapping[str, Place], names: ModelNames) -> d
             fix="check that config.json (architectures, sizes) belongs to these weights",
         )
     for name, shape in names.shapes.items():
+        if matched[name].meta.dtype not in _DTYPES:
+            raise CheckpointError(
+                f"{name} in {folder} holds numbers that outgrow does not grow",
+                got=matched[name].meta.dtype,
+                expected="float64, float32, float16 or bfloat16",
+                fix="load the checkpoint before it was quantised, or convert it",
+            )
         if matched[name].meta.shape != shape:
             raise CheckpointError(
                 f"{name} in {folder} has the wrong shape", got=matched[name].meta.shape, expected=shape

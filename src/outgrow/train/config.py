@@ -14,7 +14,7 @@ from outgrow.schedule import WSD, Schedule, TokenCount
 from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.train.learn_config import Learning, LesaConfig
 from outgrow.train.optimizer_config import AdamWConfig, OptimizerConfig
-from outgrow.train.section import Count
+from outgrow.train.section import Count, Seed
 from outgrow.train.section import Section as _Section
 from outgrow.train.trigger import Until
 
@@ -114,9 +114,9 @@ class GrowConfig(_Section):
     """A width operator; by default `pad`, or `isometric` behind a post-norm."""
     depth: str = "stack"
     moments: Literal["transport", "keep_zero", "copy", "parts", "reset"] = "transport"
-    noise: Annotated[float, Field(ge=0)] = 0.1
+    noise: Annotated[float, Field(ge=0, le=1000)] = 0.1
     """Reader-invisible noise that lets copies part, in units of the model's initializer range."""
-    seed: int = 0
+    seed: Seed = 0
     probe: ProbeConfig | None = None
     operator: str | None = None
     """Folder of an operator that `outgrow learn` fitted; its sizes, width, depth and seed are its own."""
@@ -229,7 +229,7 @@ class RunConfig(_Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     precision: Literal["auto", "float32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    seed: int = 0
+    seed: Seed = 0
     log_every_steps: Count = 10
     tensorboard: bool = False
 

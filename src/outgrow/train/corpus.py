@@ -15,6 +15,7 @@ import json
 import lzma
 import sys
 import sysconfig
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ def _split(path: Path) -> Iterator[str]:
                     lines = []
                 else:
                     lines.append(line)
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeDecodeError) as error:
         raise ConfigError(f"the text file cannot be read: {path}", got=str(error)) from None
     if lines:
         yield "".join(lines)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from outgrow.errors import ConfigError
+from outgrow.store.atomic import is_temporary
 
 
 def cache_folder() -> Path:
@@ -27,8 +28,13 @@ def cache_folder() -> Path:
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> Path:
     """Fill a new folder by `write`; two processes may do so at once, the first one wins."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be written: {target.parent}", got=error.strerror, fix="choose another place"
+        ) from None
     try:
         temporary.chmod(0o755)
         write(temporary)
@@ -47,6 +53,31 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def claim(root: Path, own: str) -> None:
+    """Make an output folder, or check that it is one of ours: our lock and the file `own` are in it.
+
+    Raises `ConfigError` where it holds anything else, so that nothing of somebody else's is ever replaced, and where it cannot be made.
+    """
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"output is a file: {root}", fix="choose another output")
+    lock = root / ".lock"
+    there = (
+        {path.name for path in root.iterdir() if not path.name.startswith(".")} if root.is_dir() else set()
+    )
+    strange = {name for name in there if not (lock.is_file() and is_temporary(root / name))}
+    if strange and not (lock.is_file() and (root / own).is_file()):
+        raise ConfigError(
+            f"output is not empty and was not made by outgrow: {root}",
+            got=", ".join(sorted(strange)[:5]),
+            fix="choose another output",
+        )
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    except OSError as error:
+        raise ConfigError(f"output cannot be written: {root}", got=error.strerror) from None
 
 
 class RunBusyError(ConfigError):

@@ -19,13 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
 from outgrow.errors import ConfigError
 from outgrow.store.atomic import write_json_atomic, write_text_atomic
 from outgrow.train.config import RunConfig
-from outgrow.train.files import locked
-from outgrow.train.run_file import dump_yaml
+from outgrow.train.files import claim, locked
+from outgrow.train.run_file import dump_yaml, read_yaml
 
 _MAY_CHANGE = ("output", "checkpoint.keep", "tensorboard")  # has no influence on the weights
 
@@ -95,15 +93,7 @@ def opened_run(config: RunConfig) -> Iterator[RunFolder]:
     """Make or check the folder of a run and hold it until the end."""
     root = Path(config.output).expanduser()
     run_file = root / "run.yaml"
-    if root.exists() and not root.is_dir():
-        raise ConfigError(f"output is a file: {root}", fix="choose another output")
-    if root.is_dir() and not run_file.is_file() and any(not p.name.startswith(".") for p in root.iterdir()):
-        raise ConfigError(f"output is not empty and not a run: {root}", fix="choose another output")
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        (root / ".lock").touch()
-    except OSError as error:
-        raise ConfigError(f"output cannot be written: {root}", got=error.strerror) from None
+    claim(root, run_file.name)
     with locked(root):
         folder = RunFolder(root)
         if (root / "latest.json").is_file():
@@ -115,7 +105,7 @@ def opened_run(config: RunConfig) -> Iterator[RunFolder]:
 
 
 def _check_same(run_file: Path, config: RunConfig) -> None:
-    before = _flat(yaml.safe_load(run_file.read_text(encoding="utf-8")))
+    before = _flat(read_yaml(run_file))
     now = _flat(config.resolved())
     changed = sorted(
         key
@@ -175,7 +165,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    try:
+        return [json.loads(line) for line in lines[:-1] if line]
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is damaged", got=error, fix="delete the run, or bring the file back"
+        ) from None
 
 
 def prune(stage_folder: Path, keep: int) -> None:

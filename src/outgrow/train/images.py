@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -150,11 +151,12 @@ def _read(path: Path, changed: int) -> LabelledImages:
 def read_images(path: Path) -> LabelledImages:
     """Read and check one file; ConfigError names what is wrong with it."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ConfigError(f"{path} is a single array", expected=FORM)
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ConfigError(f"{path} is a single array", expected=FORM)
+        with archive:
             found = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
         raise ConfigError(f"{path} cannot be read as images", got=error, expected=FORM) from None
     if "labels" not in found:
         raise ConfigError(f"{path} lacks labels", got=sorted(found), expected=FORM)

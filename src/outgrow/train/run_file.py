@@ -77,6 +77,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
             got=getattr(error, "problem", None) or str(error),
             fix="correct this line",
         ) from None
+    except (
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:  # a mapping as a key, a day that is not, endless nesting
+        raise ConfigError(f"invalid YAML in {path}", got=error, fix="put words in quotes") from None
     if not isinstance(data, dict):
         raise ConfigError(
             f"{path} is not a file of keys and values",
@@ -118,7 +124,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         )
     try:
         value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError):
         raise ConfigError(f"the value of {key} is not valid YAML", got=text) from None
     here: Any = data
     for depth, part in enumerate(parts):

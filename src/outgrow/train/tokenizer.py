@@ -176,15 +176,25 @@ def _separator(tokenizer: Any, folder: Path, separator: str) -> int | None:
     return _special(tokenizer, folder, ("eos_token", "bos_token"), (DOCUMENT_BREAK, "</s>", "[SEP]"))
 
 
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read", got=error) from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} is not a mapping", got=type(found).__name__)
+    return found
+
+
 def _special(tokenizer: Any, folder: Path, keys: tuple[str, ...], usual: tuple[str, ...]) -> int | None:
     """A token by what the tokenizer's settings call it, else by its usual names."""
     settings: dict[str, Any] = {}
     for name in reversed(_FILES[1:]):
         if (folder / name).is_file():
-            settings.update(json.loads((folder / name).read_text(encoding="utf-8")))
+            settings.update(_mapping(folder / name))
     for token in [*(settings.get(key) for key in keys), *usual]:
         text = token.get("content") if isinstance(token, dict) else token
-        number = tokenizer.token_to_id(text) if text else None
+        number = tokenizer.token_to_id(text) if text and isinstance(text, str) else None
         if number is not None:
             return int(number)
     return None

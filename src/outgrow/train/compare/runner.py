@@ -32,7 +32,7 @@ from outgrow.train.compare.result import Point, StudyResult, Trial
 from outgrow.train.compare.study import StudyConfig
 from outgrow.train.compare.timing import by_key, model_key, study_speeds
 from outgrow.train.engine import TrainingError
-from outgrow.train.files import RunBusyError, is_held
+from outgrow.train.files import RunBusyError, claim, is_held
 from outgrow.train.folder import RunFolder, read_metrics
 from outgrow.train.loop import train
 from outgrow.train.preflight import preflight
@@ -64,7 +64,7 @@ def run_study(study: StudyConfig, say: Say = print) -> StudyResult:
     check_downstream(study)
     sweep = [branch for arm in study.arms for branch in sweep_branches(study, arm)]
     root = Path(study.output)
-    root.mkdir(parents=True, exist_ok=True)
+    claim(root, "study.yaml")
     write_text_atomic(
         root / "study.yaml", dump_yaml(study.model_dump(mode="json", by_alias=True, exclude_unset=True))
     )

@@ -18,7 +18,7 @@ from outgrow.schedule import TokenCount
 from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.train.config import GrowConfig, RunConfig
 from outgrow.train.run_file import SECTIONS, Sections, apply_override, explain, read_yaml
-from outgrow.train.section import Count, Section
+from outgrow.train.section import Count, Section, Seed
 from outgrow.train.trigger import Until
 
 _OWN = ("output", "seed", "stages", "schedule", "model", "log_every_steps", "checkpoint")
@@ -91,7 +91,7 @@ class TuningConfig(Section):
     rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
     budget: Count | None = None
     """The budget at which rates are compared; default: the largest of the arm."""
-    seed: int = 0
+    seed: Seed = 0
 
 
 class TimingConfig(Section):
@@ -109,7 +109,7 @@ class TasksConfig(Section):
     folder: str
     """Where `sst2_train.tsv.xz`, `sst2_dev.tsv.xz` ... are."""
     names: Annotated[tuple[Literal["sst2", "cola", "mrpc", "rte"], ...], Field(min_length=1)]
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     epochs: Count = 3
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     batch: Count = 32
@@ -146,7 +146,7 @@ class StudyConfig(Section):
     """The arm from scratch against which savings are read."""
     budgets: Annotated[tuple[Count, ...], Field(min_length=1)]
     """Tokens of the last stage, decay included."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     tuning: TuningConfig
     warmup_tokens: TokenCount = 0
     decay_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
