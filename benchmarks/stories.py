@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4])
     parser.add_argument("--width", default="pad")
-    parser.add_argument("--folder", type=Path, default=Path("runs/stories"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/stories-benchmark"))
     arguments = parser.parse_args()
     checkpoint = arguments.data / "ckpt" / "stories260K"
     text = arguments.data / "lm" / "tinystories_sample.txt.xz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import subprocess
@@ -149,6 +150,14 @@ def test_learn_refuses_before_any_work(
     monkeypatch.chdir(tmp_path)
     assert said in refused("learn", small, "large", "--to", "hidden_size=32", "--data", "any.txt", *words)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_message(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "out/metrics.jsonl")
+
+    monkeypatch.setattr("outgrow.report.verify.proof_batches", full)
+    assert "No space left on device: 'out/metrics.jsonl'" in refused("verify", small, small)
 
 
 def test_a_fault_of_ours_is_no_failed_proof(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:

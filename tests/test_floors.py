@@ -1,4 +1,4 @@
-"""A module imports only from its own floor and those below it (DESIGN 3), and every module is on a floor."""
+"""A module imports only from its own floor and those below it (CONTRIBUTING.md), and every module is on a floor."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ def needs(module: str) -> set[str]:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_is_on_a_floor(module: str) -> None:
-    assert floor(module) is not None, f"put '{module}' on a floor in tests/test_floors.py and in DESIGN 3"
+    assert floor(module) is not None, (
+        f"put '{module}' on a floor in tests/test_floors.py and in CONTRIBUTING.md"
+    )
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "__init__"])

@@ -396,6 +396,9 @@ def main() -> None:
     except OutgrowError as error:
         print(f"outgrow: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a full disk, a file that vanished: the system says what and where
+        print(f"outgrow: the system refused: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("outgrow: interrupted; start the same command again to go on", file=sys.stderr)
         sys.exit(130)

@@ -53,7 +53,7 @@ class GrowthPlan:
 
     @property
     def is_caged(self) -> bool:
-        """Whether copies stay equal for ever (without dropout): exact law, nothing fresh, no noise (DESIGN 2.5)."""
+        """Whether copies stay equal for ever (without dropout): exact law, nothing fresh, no noise (docs/maths.md)."""
         grown = [axis for axis in self.growth.axes.values() if axis.grows]
         even = bool(grown) and all(axis.even for axis in grown)
         return even and self.keeps_gradient_law and not self.growth.has_fresh_units

@@ -5,7 +5,7 @@
     second moment              v' = G_o² v (F_i²)ᵀ    (squares elementwise)
     its factors v ≈ r cᵀ / mean r        r' = κ_c G_o² r,   c' = κ_r F_i² c     (docs/maths.md, Factored second moments)
 
-This one table serves every operator, every architecture and every optimizer (DESIGN 2.1; checked in tests/battery).
+This one table serves every operator, every architecture and every optimizer (docs/maths.md; checked in tests/battery).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def read_event_curve(path: Path, parameters: float, tokens_per_step: float, tag:
     if importlib.util.find_spec("tensorboard") is None:
         raise ConfigError(
             f"{path}: TensorBoard files need the library tensorboard",
-            fix="pip install 'outgrow[tensorboard]'",
+            fix="pip install -e '.[tensorboard]' in outgrow's clone",
         )
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

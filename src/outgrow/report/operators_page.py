@@ -31,9 +31,9 @@ def render(
 ) -> str:
     """The page as markdown: the frame, with a table and a section per operator where it says so."""
     frame = (files("outgrow.report") / "operators_frame.md").read_text()
-    for kind, registry in (("width", width), ("depth", depth)):
+    for kind, registry, above in (("width", width, {}), ("depth", depth, width)):
         pages = "\n\n".join(section(operator) for operator in registry.values())
-        frame = frame.replace(f"<!-- {kind} -->", f"{table(registry)}\n\n{pages}")
+        frame = frame.replace(f"<!-- {kind} -->", f"{table(registry, above)}\n\n{pages}")
     return frame.replace("<!-- measured -->", measured_table(measured or {}))
 
 
@@ -43,10 +43,10 @@ def read_measured(path: Path) -> Measured:
     return found
 
 
-def table(registry: Mapping[str, Operator]) -> str:
-    """One line per operator."""
+def table(registry: Mapping[str, Operator], above: Mapping[str, Operator]) -> str:
+    """One line per operator; a name that stands `above` on the page too has the second anchor of that name."""
     rows = [
-        f"| [`{one.name}`](#{one.name}) | {one.title} | {one.function} | {one.paper} |"
+        f"| [`{one.name}`](#{one.name}{'-1' if one.name in above else ''}) | {one.title} | {one.function} | {one.paper} |"
         for one in registry.values()
     ]
     return "\n".join(["| name | what it does | function | source |", "|---|---|---|---|", *rows])

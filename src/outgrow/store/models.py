@@ -132,7 +132,11 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -
     made = config_object(config)
     if not _can_group(resolve(config), dtype):
         made._experts_implementation = "eager"
-    return cast("PreTrainedModel", model_class(config)._from_config(made, dtype=dtype))
+    cls = model_class(config)
+    try:
+        return cast("PreTrainedModel", cls._from_config(made, dtype=dtype))
+    except Exception as error:  # any: as above
+        raise CheckpointError(f"{cls.__name__} cannot be built from this config", got=error) from error
 
 
 def _can_group(model: Model, dtype: torch.dtype) -> bool:

@@ -176,7 +176,7 @@ def _cait() -> ModuleType:
         raise CheckpointError(
             "cait models need timm, which cannot be imported",
             got=error,
-            fix="pip install 'outgrow[timm]', with a torchvision built for your torch",
+            fix="pip install -e '.[timm]' in outgrow's clone, with a torchvision built for your torch",
         ) from error
     module: ModuleType = cait
     return module

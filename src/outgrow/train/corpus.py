@@ -159,7 +159,8 @@ def _hub(name: str, subset: str | None, split: str, text_field: str) -> Corpus:
 def _load_dataset(*arguments: Any, **options: Any) -> Any:
     if importlib.util.find_spec("datasets") is None:
         raise ConfigError(
-            f"data.source {arguments[0]} needs the library `datasets`", fix="pip install 'outgrow[datasets]'"
+            f"data.source {arguments[0]} needs the library `datasets`",
+            fix="pip install -e '.[datasets]' in outgrow's clone",
         )
     import datasets
 

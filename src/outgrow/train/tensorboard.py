@@ -63,5 +63,6 @@ def check_tensorboard() -> None:
     """The library is there, or an error says how to get it."""
     if importlib.util.find_spec("tensorboard") is None:
         raise ConfigError(
-            "tensorboard: the library is not installed", fix="pip install 'outgrow[tensorboard]'"
+            "tensorboard: the library is not installed",
+            fix="pip install -e '.[tensorboard]' in outgrow's clone",
         )

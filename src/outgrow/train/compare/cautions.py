@@ -61,14 +61,12 @@ def _early(result: StudyResult) -> list[str]:
         if not config.is_scratch
     }
     words = ", ".join(f"{arm} {ratio:.1f}" for arm, ratio in furthest.items() if ratio < _ENOUGH)
-    return (
-        [
-            f"read off where the baseline has seen less than {TOKENS_PER_PARAMETER} tokens per parameter ({words}): "
-            "so early savings are larger; give these arms larger budgets"
-        ]
-        if words
-        else []
-    )
+    if not words:
+        return []
+    return [
+        f"read off where the baseline has seen less than {TOKENS_PER_PARAMETER} tokens per parameter ({words}): "
+        "so early savings are larger; give these arms larger budgets"
+    ]
 
 
 def _second_baseline(result: StudyResult) -> list[str]:

@@ -88,9 +88,7 @@ def run_study(study: StudyConfig, say: Say = print) -> StudyResult:
         trained_on=machines(used, folder),
     )
     result = replace(result, cautions=cautions(result))
-    write_json_atomic(
-        root / "study.json", result.to_json()
-    )  # the savings are there, whatever the scores come to
+    write_json_atomic(root / "study.json", result.to_json())  # the savings stay, whatever the scores come to
     result = replace(result, downstream=downstream(study, ends, say))
     write_json_atomic(root / "study.json", result.to_json())
     return result
@@ -188,6 +186,7 @@ def run_pieces(
                 continue
             # Its last state is all that anybody needs of a finished piece.
             shutil.rmtree(Path(folder) / piece.key / "stages", ignore_errors=True)
+            check_same_data(pieces, folder)
             waiting.remove(piece)
             moved = True
             done += tokens_of(piece)
