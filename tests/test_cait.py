@@ -57,4 +57,4 @@ def test_without_timm_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(CheckpointError, match="need timm") as error:
         timm_models.build(CAIT)
-    assert "outgrow[timm]" in str(error.value)
+    assert "pip install -e '.[timm]'" in str(error.value)
