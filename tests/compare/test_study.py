@@ -19,6 +19,7 @@ from outgrow.train.compare import parse_study, run_study
 from outgrow.train.compare.estimate import estimate, plan_arms
 from outgrow.train.compare.pieces import all_pieces, branches, with_thresholds
 from outgrow.train.engine import TrainingError
+from outgrow.train.folder import RunFolder
 from outgrow.train.trigger import Threshold, UntilEfficiency
 
 
@@ -311,11 +312,15 @@ def test_one_folder_spelled_twice_is_one_study(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    content: dict[str, Any] = {"arms": {"scratch": {"model": SMALL}}, "budgets": [320], "seeds": [0]}
+    arms = study(corpus, tmp_path)["arms"]
+    arms.pop("identity")
+    content: dict[str, Any] = {"arms": arms, "budgets": [320], "seeds": [0]}
     real = runner.train
 
     def dying(run: Any, **options: Any) -> Any:
-        if run.stages[0].name == "decay":
+        if (
+            run.stages[0].grow is not None
+        ):  # killed when the grown state is there, and the run's pointer to it
             monkeypatch.setattr("outgrow.train.loop._train_stage", _interrupt)
         return real(run, **options)
 
@@ -325,13 +330,31 @@ def test_one_folder_spelled_twice_is_one_study(
         run_study(relative, lambda _: None)
     monkeypatch.undo()
     monkeypatch.setenv("HOME", str(tmp_path))
+    begun = [path.parent for path in tmp_path.glob("study/pieces/*/latest.json")]
+    assert any(not RunFolder(folder).is_finished for folder in begun)
     home = parse_study(study(corpus, Path("~/study"), **content))
     assert home.output == str(tmp_path / "study")
-    assert len(run_study(home, lambda _: None).points) == 1
+    assert len(run_study(home, lambda _: None).points) == 2
 
 
 def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_trigger_of_a_grown_stage_counts_the_tokens_before_it(corpus: Path, tmp_path: Path) -> None:
+    """256 tokens of the first stage: without them its curve would seem to begin anew."""
+    middle = {"tokens": 128, "grow": GROW, "until": {"loss": 3.0}, "reentry": {"rewarm_tokens": 64}}
+    arms = {
+        "scratch": {"model": {**SMALL, "num_hidden_layers": 4}},
+        "two": {
+            "model": SMALL,
+            "stages": [{"tokens": 256}, middle, {"grow": {"to": {"num_hidden_layers": 4}}}],
+        },
+    }
+    parsed = parse_study(study(corpus, tmp_path, arms=arms))
+    line = branches(parsed, "two", 0, 1e-2, (320,))[0].piece.line
+    found = [piece.settings["stages"][0].get("reentry") for piece in line]
+    assert found == [None, {"position": 256, "rewarm_tokens": 64}, None, None]
 
 
 def test_a_trigger_ends_a_small_stage(corpus: Path, tmp_path: Path) -> None:

@@ -223,6 +223,14 @@ def test_a_growth_that_cannot_be_is_found_before_any_work(tiny: Tiny, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
+def test_endless_noise_is_found_before_any_work(tiny: Tiny, tmp_path: Path) -> None:
+    content = tiny()
+    content["stages"][1]["grow"]["noise"] = 1e300
+    with pytest.raises(OutgrowError, match="noise is a standard deviation"):
+        train(parse_run(content), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_dry_run_knows_the_sizes_and_writes_nothing(tiny: Tiny, tmp_path: Path) -> None:
     run = parse_run(tiny())
     dry = dry_run(run)

@@ -118,9 +118,7 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
             os.replace(temporary, path)
             sync_folder(path.parent)
     finally:
-        with suppress(
-            OSError
-        ):  # below a file, or on a disk that takes nothing: what went wrong is told already
+        with suppress(OSError):  # the disk takes nothing: what went wrong is on its way already
             temporary.unlink(missing_ok=True)
 
 

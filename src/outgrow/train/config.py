@@ -114,7 +114,7 @@ class GrowConfig(_Section):
     """A width operator; by default `pad`, or `isometric` behind a post-norm."""
     depth: str = "stack"
     moments: Literal["transport", "keep_zero", "copy", "parts", "reset"] = "transport"
-    noise: Annotated[float, Field(ge=0, le=1000)] = 0.1
+    noise: Annotated[float, Field(ge=0)] = 0.1
     """Reader-invisible noise that lets copies part, in units of the model's initializer range."""
     seed: Seed = 0
     probe: ProbeConfig | None = None

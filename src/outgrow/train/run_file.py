@@ -59,6 +59,10 @@ def dump_yaml(data: Mapping[str, Any]) -> str:
     return str(yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True))
 
 
+_ODD = (TypeError, ValueError, RecursionError)
+"""What PyYAML lets through: a mapping as a key, a day that is none, endless nesting."""
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A mapping from a YAML file, every mistake with its line. Never builds an object."""
     try:
@@ -77,11 +81,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             got=getattr(error, "problem", None) or str(error),
             fix="correct this line",
         ) from None
-    except (
-        TypeError,
-        ValueError,
-        RecursionError,
-    ) as error:  # a mapping as a key, a day that is not, endless nesting
+    except _ODD as error:
         raise ConfigError(f"invalid YAML in {path}", got=error, fix="put words in quotes") from None
     if not isinstance(data, dict):
         raise ConfigError(
@@ -124,7 +124,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         )
     try:
         value = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, TypeError, ValueError, RecursionError):
+    except (yaml.YAMLError, *_ODD):
         raise ConfigError(f"the value of {key} is not valid YAML", got=text) from None
     here: Any = data
     for depth, part in enumerate(parts):

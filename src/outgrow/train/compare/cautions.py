@@ -125,10 +125,8 @@ def _few_seeds(result: StudyResult) -> list[str]:
 
 def _machines(result: StudyResult) -> list[str]:
     count = len(result.trained_on)
-    return (
-        [
-            f"{count} different machines or versions trained the pieces: losses may differ by more than seeds do"
-        ]
-        if count > 1
-        else []
-    )
+    if count <= 1:
+        return []
+    return [
+        f"{count} different machines or versions trained the pieces: losses may differ by more than seeds do"
+    ]

@@ -76,9 +76,7 @@ def downstream(
         before = len(kept)
         for branch, name in asked:
             if (branch.piece.key, name) not in kept:
-                with suppress(
-                    RunBusyError
-                ):  # another process measures something of this state: looked at again
+                with suppress(RunBusyError):  # another process holds this state: looked at again
                     kept[branch.piece.key, name] = _kept(study, branch, name, *measures[name], say)
         if len(kept) == before:
             time.sleep(1.0)

@@ -49,11 +49,9 @@ class Piece:
         """The run that makes this piece, in the folder of all pieces."""
         settings = {**self.settings, "output": f"{folder}/{self.key}"}
         if self.parent is not None:
-            parent = (
-                Path(folder).resolve() / self.parent.key / "final"
-            )  # another spelling of the folder is no other run
-            stage = {**settings["stages"][0], "from": str(parent)}
-            settings["stages"] = [stage]
+            # Resolved: another spelling of the folder is no other run.
+            parent = Path(folder).resolve() / self.parent.key / "final"
+            settings["stages"] = [{**settings["stages"][0], "from": str(parent)}]
         return parse_run(settings, where=f"piece {self.name}")
 
 
@@ -150,10 +148,11 @@ def _check_uncut(study: StudyConfig, arm: str, stretch: int) -> None:
     """
     stages = study.arms[arm].stages
     last = stages[-1]
-    lasting: list[tuple[str, float]] = [
-        ("reentry.rewarm_tokens", last.reentry.rewarm_tokens if last.reentry else 0)
-    ]
-    lasting.append(("masks.rise_tokens", last.masks.rise_tokens if last.masks else 0))
+    lasting: list[tuple[str, float]] = []
+    if last.reentry is not None:
+        lasting.append(("reentry.rewarm_tokens", last.reentry.rewarm_tokens))
+    if last.masks is not None:
+        lasting.append(("masks.rise_tokens", last.masks.rise_tokens))
     if last.freeze is not None:
         lasting.append(("freeze.tokens", last.freeze.tokens or math.inf))
     if (new := last.new_entries) is not None and new.fall_tokens is not None:
@@ -219,14 +218,12 @@ class _Builder:
         if place is not None:
             own = self.arm.stages[place]
             stage |= own.settings()
-            if (
-                own.until is not None and parent is not None
-            ):  # its curve began with the first stage, in another piece
+            if own.until is not None and parent is not None:
+                # The curve that its trigger fits began with the first stage, in another piece.
                 reached = self.steps * common_run(self.study).tokens_per_step
                 stage["reentry"] = {"position": reached, **stage.get("reentry", {})}
             if own.grow is not None:
-                seed = {} if own.grow.operator is not None else {"seed": self.seed}
-                stage["grow"] = {**seed, **own.grow.model_dump(mode="json", exclude_unset=True)}
+                stage["grow"] = {"seed": self.seed, **own.grow.model_dump(mode="json", exclude_unset=True)}
         settings: dict[str, Any] = {
             **common,
             "seed": self.seed,

@@ -114,9 +114,8 @@ class StudyResult:
         if compute is None:
             return None
         end = self.of(base)[self.study.seeds[0], budgets[-1]]
-        return (
-            compute / frontier.compute[-1] * end.tokens / end.parameters
-        )  # a token costs the same throughout
+        # A token costs the baseline the same throughout.
+        return compute / frontier.compute[-1] * end.tokens / end.parameters
 
     def any_size(self, loss: float) -> tuple[float | None, Side]:
         """The second baseline: FLOPs at which the best model from scratch of any size reaches a loss."""
