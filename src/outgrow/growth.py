@@ -20,6 +20,9 @@ from outgrow.errors import GrowthError, near
 from outgrow.linear import LinearMap
 from outgrow.maps import AxisMap, LayerMap, identity
 
+_MOST_TIMES = 1000
+"""No model was ever grown by such a factor in one size; without a bound a slip of the finger resolves layers for hours."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -156,6 +159,13 @@ def target(small: Model, to: Mapping[str, Any]) -> Model:
             )
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise GrowthError(f"size '{asked}' must be a positive whole number", got=repr(value))
+        now = small.layers if name == spec.layers.count else small.sizes[allowed[name]]
+        if value > _MOST_TIMES * now:
+            raise GrowthError(
+                f"size '{asked}' would grow by more than {_MOST_TIMES:,} times, which can only be a slip",
+                got=value,
+                expected=f"at most {_MOST_TIMES * now:,}",
+            )
         config[name] = value
     for name in spec.layers.lists:
         config.pop(name, None)  # per-layer lists follow the layers; `plan` writes them

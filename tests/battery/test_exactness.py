@@ -225,6 +225,8 @@ def test_repeated_layers_change_the_function_and_say_so(name: str, depth: str) -
         ("gpt2", "isometric", {"n_positions": 32}, "not a size"),
         ("llama", "isometrik", {"hidden_size": 48}, "did you mean isometric"),
         ("llama", "isometric", {"hidden_size": 48.0}, "whole number"),
+        ("llama", "isometric", {"num_hidden_layers": 999_999_999}, "more than 1,000 times"),
+        ("llama", "isometric", {"hidden_size": 999_999_999}, "more than 1,000 times"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(name: str, width: str, to: dict[str, int], says: str) -> None:

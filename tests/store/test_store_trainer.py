@@ -193,6 +193,9 @@ BAD_OPTIMIZERS = {
         lambda c: [g.update(param_names=[f"x{i}" for i in g["params"]]) for g in c["param_groups"]],
         "param_names are not",
     ),
+    "steps": (lambda c: c["state"][1].update(step=torch.ones(3)), "the step of .* is damaged"),
+    "no step": (lambda c: c["state"][1].update(step=float("nan")), "the step of .* is damaged"),
+    "rates": (lambda c: c["param_groups"][0].update(lr=torch.ones(2)), "the option lr is damaged"),
     "nothing": (lambda c: c.clear(), "not an optimizer's state"),
     "infinite": (
         lambda c: c["state"][1]["exp_avg_sq"].fill_(float("inf")),

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from battery import growing, zoo
@@ -334,6 +336,28 @@ def test_a_damaged_operator_is_refused(fitted: tuple[Path, FittedOperator, Fit],
         with pytest.raises(CheckpointError, match=message):
             load_operator(tmp_path)
     assert json.loads((fitted[0] / "operator.json").read_text())["method"] == "ligo"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("to", ["hidden_size"]),
+        ("options", None),
+        ("eps", {"rms_norm_eps": "1e-6"}),
+        ("record", 3),
+        ("source", {"model_type": "llama", "layers": "two", "shapes": {}}),
+        ("digest", 0),
+    ],
+)
+def test_an_operator_of_wrong_types_is_refused(
+    fitted: tuple[Path, FittedOperator, Fit], tmp_path: Path, field: str, value: Any
+) -> None:
+    with safe_open(fitted[0] / FILE, framework="pt") as opened:
+        content = {**json.loads(opened.metadata()["outgrow"]), field: value}
+        values = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    save_file(values, tmp_path / FILE, metadata={"outgrow": json.dumps(content)})
+    with pytest.raises(CheckpointError, match=f"its description at {field}"):
+        load_operator(tmp_path)
 
 
 def test_data_tokenizer_and_vocabulary_must_agree(checkpoint: Path, corpus: Path, tmp_path: Path) -> None:

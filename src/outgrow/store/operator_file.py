@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from outgrow.errors import CheckpointError, GrowthError
@@ -27,6 +28,31 @@ from outgrow.store.source import TensorSource
 FILE = "operator.safetensors"
 FORMAT_VERSION = 1
 _FIELDS = ("method", "options", "to", "eps", "source", "record")
+
+
+class _Source(BaseModel):
+    """What `check_source` and `check_sample` compare."""
+
+    model_config = ConfigDict(strict=True)
+
+    model_type: str
+    layers: int
+    shapes: dict[str, list[int]]
+    sample: dict[str, str] = {}
+
+
+class _Description(BaseModel):
+    """The types that a `FittedOperator` is made of."""
+
+    model_config = ConfigDict(strict=True)
+
+    method: str
+    options: dict[str, Any]
+    to: dict[str, int]
+    eps: dict[str, float]
+    source: _Source
+    record: dict[str, Any]
+    digest: str
 
 
 def save_operator(operator: FittedOperator, folder: Path, *, overwrite: bool = False) -> FittedOperator:
@@ -99,12 +125,12 @@ def _content(file: Path, text: str) -> dict[str, Any]:
             expected=FORMAT_VERSION,
             fix="install a newer outgrow",
         )
-    missing = [name for name in (*_FIELDS, "digest") if name not in content]
-    source = content.get("source")
-    if missing or not isinstance(source, dict) or not {"model_type", "layers", "shapes"} <= set(source):
-        raise CheckpointError(
-            f"{file} is damaged: its description lacks {', '.join(missing) or 'the source'}"
-        )
+    try:
+        _Description.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(f"{file} is damaged: its description at {where}", got=first["msg"]) from None
     return content
 
 

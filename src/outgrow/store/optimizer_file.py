@@ -7,6 +7,7 @@ Every count and shape is checked here: torch's own loader accepts wrong moments 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,8 +139,19 @@ def _moments(
             check_moment(str(path), name, slot, entry[slot], SLOTS[slot].shape(shape))
             moments.setdefault(slot, {})[name] = entry[slot]
         if rule.counts:
-            steps[name] = float(entry["step"])
+            steps[name] = _step(path, name, entry["step"])
     return moments, steps
+
+
+def _step(path: Path, name: str, value: Any) -> float:
+    """The step count of one parameter, a number or a tensor that holds one."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise CheckpointError(
+            f"{path}: the step of {name} is damaged", got=value, expected="a number of steps, 0 or more"
+        )
+    return float(value)
 
 
 def check_moment(where: str, name: str, slot: str, value: Any, shape: Shape) -> None:
@@ -156,12 +168,26 @@ def _optimizer_info(
 ) -> OptimizerInfo:
     described = []
     for group, names in zip(groups, order, strict=True):
-        options = {key: option(value) for key, value in group.items() if key not in ("params", "param_names")}
+        options = {
+            key: _group_option(path, key, value)
+            for key, value in group.items()
+            if key not in ("params", "param_names")
+        }
         described.append((name_from_options(str(path), options), ParamGroup(names, options)))
     found = {name for name, _ in described}
     if len(found) > 1 and not all(RULE in group.options for _, group in described):
         raise CheckpointError(f"{path} has groups of several optimizers", got=some(found))
     return OptimizerInfo(described[0][0], tuple(group for _, group in described))
+
+
+def _group_option(path: Path, key: str, value: Any) -> Any:
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise CheckpointError(
+            f"{path}: the option {key} is damaged",
+            got=f"a tensor of {tuple(value.shape)}",
+            expected="a number",
+        )
+    return option(value)
 
 
 def option(value: Any) -> Any:

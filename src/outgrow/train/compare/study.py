@@ -16,6 +16,7 @@ from outgrow.errors import ConfigError
 from outgrow.reentry import Reentry
 from outgrow.schedule import TokenCount
 from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
+from outgrow.train.compare.arm_files import with_run_files
 from outgrow.train.config import GrowConfig, RunConfig
 from outgrow.train.run_file import SECTIONS, Sections, apply_override, explain, read_yaml
 from outgrow.train.section import Count, Section, Seed
@@ -226,6 +227,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
 
 def parse_study(data: dict[str, Any], where: str = "the study") -> StudyConfig:
     """A study from plain data."""
+    data = with_run_files(data, where)
     try:
         study = StudyConfig.model_validate(data)
     except ValidationError as error:

@@ -1,0 +1,81 @@
+"""An arm given as a run file is the arm that is written out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compare.tiny import GROW, SMALL
+from compare.tiny import text_study as study
+from outgrow.errors import ConfigError
+from outgrow.train.compare import parse_study
+from outgrow.train.run_file import dump_yaml
+
+RUN: dict[str, Any] = {
+    "output": "runs/planned",
+    "data": {"tokenizer": {"vocab_size": 300}},
+    "model": SMALL,
+    "stages": [
+        {"name": "small", "tokens": "1k", "until": {"trigger": "efficiency"}},
+        {"name": "large", "tokens": 320, "grow": GROW, "reentry": {"rewarm_tokens": 64}},
+    ],
+}
+
+
+@pytest.mark.parametrize(("own", "budgets"), [({}, (320,)), ({"budgets": [320, 640]}, (320, 640))])
+def test_a_run_file_is_an_arm(
+    corpus: Path, tmp_path: Path, own: dict[str, Any], budgets: tuple[int, ...]
+) -> None:
+    """As `outgrow plan --run` writes them; the tokens of the last stage are its budget."""
+    file = tmp_path / "planned.yaml"
+    file.write_text(dump_yaml(RUN))
+    content = study(corpus, tmp_path / "study")
+    content["arms"]["planned"] = {"run": str(file), **own}
+    parsed = parse_study(content)
+    first, last = RUN["stages"]
+    written = {
+        "model": SMALL,
+        "stages": [
+            {"tokens": 1000, "until": first["until"]},
+            {"grow": GROW, "reentry": last["reentry"]},
+        ],
+        "budgets": list(budgets),
+    }
+    content["arms"]["planned"] = written
+    assert parsed == parse_study(content)
+    assert parsed.arm_budgets("planned") == budgets
+
+
+@pytest.mark.parametrize(
+    ("arm", "change", "says"),
+    [
+        ({"run": "planned.yaml", "model": SMALL}, {}, r"arms\.planned: run names a file"),
+        ({"run": 3}, {}, r"arms\.planned: run names a file"),
+        ({"run": "missing.yaml"}, {}, r"cannot be read: missing\.yaml"),
+        ({"run": "planned.yaml"}, {"model": None}, "begins with a checkpoint"),
+        ({"run": "planned.yaml"}, {"stages": []}, r"planned\.yaml: stages"),
+        ({"run": "planned.yaml"}, {"peak": 1e-3}, r"arms\.planned: stages\[1\]\.reentry\.peak"),
+    ],
+)
+def test_what_is_no_arm_is_refused(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arm: dict[str, Any],
+    change: dict[str, Any],
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, last = RUN["stages"]
+    run = {**RUN, **{key: value for key, value in change.items() if key != "peak"}}
+    if "model" in change:
+        run["stages"] = [{**first, "from": "runs/old/final"}, last]
+    if "peak" in change:
+        run["stages"] = [first, {**last, "reentry": {"peak": change["peak"]}}]
+    (tmp_path / "planned.yaml").write_text(dump_yaml(run))
+    content = study(corpus, tmp_path / "study")
+    content["arms"]["planned"] = arm
+    with pytest.raises(ConfigError, match=says):
+        parse_study(content)
