@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
 from outgrow.errors import ConfigError
-from outgrow.schedule import TokenCount
+from outgrow.section import Section, TokenCount
 
 Kind = Literal["width", "depth", "width_depth"]
 """What doubled in a growth of Shen et al.; other factors have no published constants."""
@@ -30,17 +30,13 @@ LOSS_MATCHED_RATIO: dict[Kind, float] = {"width": 1.776, "depth": 1.412, "width_
 """S_pre / S_target of one doubling, from the released code of arXiv 2203.06211."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Ratio(_Section):
+class Ratio(Section):
     """The position divided by this number."""
 
     ratio: Annotated[float, Field(gt=0)]
 
 
-class Curve(_Section):
+class Curve(Section):
     """The tokens at which another run, of the target from scratch, had the loss that this one has."""
 
     curve: str
@@ -65,7 +61,7 @@ Position = Annotated[
 ]
 
 
-class Reentry(_Section):
+class Reentry(Section):
     """How a stage's learning rate goes on after a growth."""
 
     position: Position = "keep"

@@ -8,41 +8,14 @@
 from __future__ import annotations
 
 import math
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "t": 10**12}
-
-
-def parse_count(value: Any) -> Any:
-    """A whole number written as `2000000`, `2e6`, `"2M"` or `"1.5B"`; anything else is left to the validator.
-
-    >>> parse_count("2M"), parse_count(1e6), parse_count("0.5k")
-    (2000000, 1000000, 500)
-    """
-    if isinstance(value, bool):
-        raise ValueError("expected a number such as 2000000, 2e6 or 2M")
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*([0-9_]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([kKmMgGbBtT]?)\s*", value)
-        if match is None:
-            raise ValueError("expected a number such as 2000000, 2e6 or 2M")
-        value = float(match.group(1).replace("_", "")) * _UNITS[match.group(2).lower()]
-    if isinstance(value, float):
-        if not math.isfinite(value) or abs(value - round(value)) > 1e-6 * max(1.0, abs(value)):
-            raise ValueError("expected a whole number such as 2000000, 2e6 or 2M")
-        return round(value)
-    return value
+from outgrow.section import Section, TokenCount
 
 
-TokenCount = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
-"""A number of tokens, also written `2e6` or `2M`."""
-
-
-class _Schedule(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _Schedule(Section):
     warmup_tokens: TokenCount = 0
     """Tokens over which the factor rises linearly from 0 to 1."""
 

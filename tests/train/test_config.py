@@ -86,6 +86,8 @@ def test_steps_are_whole(tiny: Tiny) -> None:
         ("seed=-1", ["seed", "greater than or equal to 0"]),
         ("optimizer.learning_rate=.inf", ["optimizer.learning_rate", "finite"]),
         ("stages.1.grow.noise=.nan", ["stages.1.grow.noise", "finite"]),
+        ("stages.1.reentry={peak: .inf}", ["stages.1.reentry.peak", "finite"]),
+        ("stages.0.until={loss: .inf}", ["stages.0.until.loss", "finite"]),
         ("device=tpu", ["device", "'cuda'", "'tpu'"]),
     ],
 )

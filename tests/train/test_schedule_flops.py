@@ -9,7 +9,8 @@ import pytest
 
 from outgrow.errors import ArchitectureError
 from outgrow.flops import model_cost
-from outgrow.schedule import WSD, Constant, Cosine, Linear, learning_rate, parse_count
+from outgrow.schedule import WSD, Constant, Cosine, Linear, learning_rate
+from outgrow.section import parse_count
 
 
 @pytest.mark.parametrize(

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from outgrow.reentry import Reentry
-from outgrow.schedule import TokenCount, parse_count
+from outgrow.section import Count, Section, TokenCount
 
-Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
-class TargetConfig(_Section):
+class TargetConfig(Section):
     """What the schedule must reach: a loss, the loss that `size` has after `tokens` from scratch, or the best for `flops`."""
 
     size: str | None = None
@@ -38,7 +33,7 @@ class TargetConfig(_Section):
         return self
 
 
-class CandidateConfig(_Section):
+class CandidateConfig(Section):
     """A size that a stage may have: config fields over the file's `model`, or a number of parameters alone."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
@@ -54,7 +49,7 @@ class CandidateConfig(_Section):
         return self
 
 
-class SeriesConfig(_Section):
+class SeriesConfig(Section):
     """Sizes in even ratios, instead of a list of candidates."""
 
     smallest: Count
@@ -68,7 +63,7 @@ class SeriesConfig(_Section):
         return self
 
 
-class ChinchillaConstants(_Section):
+class ChinchillaConstants(Section):
     """loss = E + A / N^a + B / D^b."""
 
     irreducible_loss: NotNegative
@@ -78,7 +73,7 @@ class ChinchillaConstants(_Section):
     token_exponent: Positive
 
 
-class ChinchillaLaw(_Section):
+class ChinchillaLaw(Section):
     """Hoffmann et al. (arXiv 2203.15556), the fit of Besiroglu et al. (arXiv 2404.10102), or constants of your own."""
 
     kind: Literal["chinchilla"] = "chinchilla"
@@ -87,7 +82,7 @@ class ChinchillaLaw(_Section):
     count: Literal["all", "without_embeddings"] = "all"
 
 
-class KaplanConstants(_Section):
+class KaplanConstants(Section):
     """loss = (N_c / N)^a_N + (S_c / S_min)^a_S."""
 
     parameter_scale: Positive
@@ -96,7 +91,7 @@ class KaplanConstants(_Section):
     step_exponent: Positive
 
 
-class KaplanLaw(_Section):
+class KaplanLaw(Section):
     """Kaplan et al. (arXiv 2001.08361) at a fixed batch that is the critical one of the target loss."""
 
     kind: Literal["kaplan"] = "kaplan"
@@ -107,7 +102,7 @@ class KaplanLaw(_Section):
     count: Literal["all", "without_embeddings"] = "without_embeddings"
 
 
-class CurveConfig(_Section):
+class CurveConfig(Section):
     """Curve files: a path or glob, and what the files do not say themselves."""
 
     path: str
@@ -116,7 +111,7 @@ class CurveConfig(_Section):
     tag: str = "validation/val_loss"
 
 
-class FitLaw(_Section):
+class FitLaw(Section):
     """A law fitted to your own curves."""
 
     kind: Literal["fit"] = "fit"
@@ -137,7 +132,7 @@ class FitLaw(_Section):
 LawConfig = Annotated[ChinchillaLaw | KaplanLaw | FitLaw, Field(discriminator="kind")]
 
 
-class MeasuredConfig(_Section):
+class MeasuredConfig(Section):
     """The pilot runs on which an operator's cost is measured: `metrics.jsonl` files or run folders, as a path or glob."""
 
     grown: str
@@ -146,7 +141,7 @@ class MeasuredConfig(_Section):
     """The grown size from scratch: one run, or one per grown run; absent: the curve that the plan's fitted law gives it."""
 
 
-class OperatorConfig(_Section):
+class OperatorConfig(Section):
     """A growth operator's cost: measured on runs, or given as numbers."""
 
     measured: MeasuredConfig | None = None
@@ -168,7 +163,7 @@ class OperatorConfig(_Section):
         return self
 
 
-class OperatorsConfig(_Section):
+class OperatorsConfig(Section):
     """Costs by what grows; `both` also serves candidates that are given by their parameters alone."""
 
     depth: OperatorConfig = OperatorConfig()
@@ -176,7 +171,7 @@ class OperatorsConfig(_Section):
     both: OperatorConfig = OperatorConfig()
 
 
-class PlanConfig(_Section):
+class PlanConfig(Section):
     """A whole plan. See `examples/plan.yaml`."""
 
     target: TargetConfig

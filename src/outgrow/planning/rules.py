@@ -60,8 +60,8 @@ def _shen(problem: Problem, small: int, large: int, loss: float, baseline: Stage
         flops, _ = first_at_slope(
             compute, chosen.curve.loss(compute / chosen.flops_per_token), SHEN_RULES[kind].slope, rule
         )
-    except ConfigError as error:
-        return RuleRow(rule, chosen.name, None, None, str(error).splitlines()[1].strip())
+    except ConfigError:
+        return RuleRow(rule, chosen.name, None, None, "its curve never rises to this slope")
     return _row(problem, rule, small, large, loss, baseline, flops / chosen.flops_per_token)
 
 

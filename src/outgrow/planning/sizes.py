@@ -14,7 +14,7 @@ from outgrow.curves import Count, law_parameters
 from outgrow.errors import ConfigError, OutgrowError
 from outgrow.flops import training_flops_per_token
 from outgrow.planning.config import CandidateConfig, OperatorConfig, PlanConfig
-from outgrow.schedule import parse_count
+from outgrow.section import parse_count
 from outgrow.stages import Operator
 from outgrow.stages.measured import MeasuredOperator
 

@@ -19,6 +19,7 @@ from outgrow.report.text import amount, duration
 from outgrow.store.atomic import write_text_atomic
 from outgrow.train.compare import StudyResult, load_study, run_study
 from outgrow.train.compare.estimate import estimate, plan_arms
+from outgrow.train.result import machine
 from outgrow.train.run_file import dump_yaml
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def study_report(result: StudyResult) -> StudyReport:
     root = Path(result.study.output)
     png, svg = draw_frontiers(result, root)
     savings, *others = sections(result)
-    facts = result.to_json()["machine"]
+    facts = machine()
     ends = result.points
     lead = (
         f"{len(result.study.arms)} arms, seeds {', '.join(map(str, result.study.seeds))}, "

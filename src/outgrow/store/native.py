@@ -39,9 +39,27 @@ from outgrow.store.stacked import Place
 
 MANIFEST = "outgrow.json"
 FORMAT_VERSION = 1
-RESERVED = frozenset(
-    {"config", "optimizer", "outgrow", "generation_config", "tokenizer", "tokenizer_config", "vocab"}
+ASSETS = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "merges.txt",
+    "operator.safetensors",
+    "preprocessor_config.json",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
 )
+"""Files of a tokenizer, generation defaults, a fitted operator: copied along as they are."""
+RESERVED = frozenset(
+    {"config", "optimizer", "outgrow"} | {Path(name).stem for name in ASSETS if name.endswith(".json")}
+)
+"""What no record may be called: `<record>.json` lies beside these files."""
 
 
 def moment_key(name: str, slot: str) -> str:

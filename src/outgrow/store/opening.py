@@ -25,24 +25,6 @@ from outgrow.store.safetensors_folder import SafetensorsSource, read_lineage
 from outgrow.store.source import TensorSource
 from outgrow.store.writer import Key
 
-ASSETS = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    "merges.txt",
-    "operator.safetensors",
-    "preprocessor_config.json",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-)
-"""Files of a tokenizer, generation defaults, a fitted operator: copied along as they are."""
-
 
 @dataclass(frozen=True)
 class Opened:
@@ -72,7 +54,9 @@ def load(folder: Path, *, allow_nonfinite: bool = False) -> Opened:
         source = SafetensorsSource.open(folder, model_names(config))
         contents = Contents(source, lineage=read_lineage(source.metadata))
     _check_contents(contents, allow_nonfinite)
-    return Opened(config, contents, tuple(folder / name for name in ASSETS if (folder / name).is_file()))
+    return Opened(
+        config, contents, tuple(folder / name for name in native.ASSETS if (folder / name).is_file())
+    )
 
 
 def _check_contents(contents: Contents, allow_nonfinite: bool) -> None:

@@ -13,8 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from outgrow.schedule import TokenCount
-from outgrow.train.section import Count, Section
+from outgrow.section import Count, Section, TokenCount
 
 
 class NewEntriesConfig(Section):

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, model_validator
 
 from outgrow.reentry import Curve, Ratio, Reentry
-from outgrow.schedule import WSD, Schedule, TokenCount
+from outgrow.schedule import WSD, Schedule
+from outgrow.section import Count, Seed, TokenCount
+from outgrow.section import Section as _Section
 from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.train.learn_config import Learning, LesaConfig
 from outgrow.train.optimizer_config import AdamWConfig, OptimizerConfig
-from outgrow.train.section import Count, Seed
-from outgrow.train.section import Section as _Section
 from outgrow.train.trigger import Until
 
 

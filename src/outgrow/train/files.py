@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from outgrow.errors import ConfigError
-from outgrow.store.atomic import is_temporary
+from outgrow.store.atomic import is_temporary, publishing
 
 
 def cache_folder() -> Path:
@@ -27,31 +25,19 @@ def cache_folder() -> Path:
 
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> Path:
-    """Fill a new folder by `write`; two processes may do so at once, the first one wins."""
+    """Fill a new folder by `write`, whole or not at all; of two processes one writes and the other waits for it."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        lock = target.with_name(f".{target.name}.lock").open("w")
     except OSError as error:
         raise ConfigError(
             f"cannot be written: {target.parent}", got=error.strerror, fix="choose another place"
         ) from None
-    try:
-        temporary.chmod(0o755)
-        write(temporary)
-        for path in temporary.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        try:
-            os.rename(temporary, target)
-        except OSError:
-            if not target.is_dir():  # not another process that was first
-                raise
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be written: {target}", got=error.strerror, fix="make room or choose another place"
-        ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.is_dir():
+            with publishing(target) as temporary:
+                write(temporary)
     return target
 
 

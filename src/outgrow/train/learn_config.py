@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from outgrow.train.section import Count, Section
+from outgrow.section import Count, Section
 
 
 class LearnConfig(Section):

@@ -183,7 +183,7 @@ def explain(error: ValidationError, data: Mapping[str, Any], where: str, section
     blocks = []
     for problem in error.errors():
         parts = _location(problem["loc"], data, missing=problem["type"] == "missing")
-        key = ".".join(map(str, parts)) or "the run"
+        key = ".".join(map(str, parts))
         if problem["type"] == "too_short" and problem["input"]:
             continue  # pydantic counts only the valid items; their own mistakes are already listed
         kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
@@ -196,9 +196,8 @@ def explain(error: ValidationError, data: Mapping[str, Any], where: str, section
             text = f"{where}: the key {key} is missing"
         else:
             got = problem["input"]
-            text = f"{where}: {key}: {message}" + (
-                f"\n  got:      {got!r}" if not isinstance(got, dict) else ""
-            )
+            place = f"{where}: {key}" if key else where
+            text = f"{place}: {message}" + (f"\n  got:      {got!r}" if not isinstance(got, dict) else "")
         blocks.append(text)
     return "\n".join(blocks)
 

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
 from outgrow.errors import ConfigError
 from outgrow.reentry import Factors, Kind
-from outgrow.schedule import TokenCount
+from outgrow.section import Section, TokenCount
 
 PUBLISHED_SLOPE: dict[Kind | None, float] = {
     "width": -0.0475,
@@ -50,9 +50,7 @@ class Threshold:
         return self.slope + self.per_nat / loss
 
 
-class _Watch(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _Watch(Section):
     min_tokens: TokenCount | None = None
     """Tokens of the stage before which nothing is decided (default: a tenth of them)."""
     check_tokens: Annotated[TokenCount, Field(ge=1)] | None = None

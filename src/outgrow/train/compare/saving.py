@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import log
 
 import numpy as np
@@ -34,6 +35,7 @@ class Saving:
     """Share of the bootstrap draws whose loss lay on the frontier; the interval is over these. One seed has no interval."""
 
 
+@lru_cache(maxsize=256)
 def savings(arm: Frontier, scratch: Frontier, *, draws: int = 1000) -> tuple[Saving, ...]:
     """The saving at every budget of an arm, with a 90 % interval over the seeds of both arms.
 

@@ -14,12 +14,11 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from outgrow.errors import ConfigError
 from outgrow.reentry import Reentry
-from outgrow.schedule import TokenCount
+from outgrow.section import Count, Section, Seed, TokenCount
 from outgrow.train.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.train.compare.arm_files import with_run_files
 from outgrow.train.config import GrowConfig, RunConfig
 from outgrow.train.run_file import SECTIONS, Sections, apply_override, explain, read_yaml
-from outgrow.train.section import Count, Section, Seed
 from outgrow.train.trigger import Until
 
 _OWN = ("output", "seed", "stages", "schedule", "model", "log_every_steps", "checkpoint")
