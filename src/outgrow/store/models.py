@@ -1,8 +1,8 @@
 """Everything that is asked of `transformers` (or `timm`) about a model: its config, its class, its parameter names.
 
 A model is never loaded to learn its names: it is built on the meta device, which holds shapes and no numbers.
-Code that comes with a checkpoint is never run. This is the one module that touches interfaces of `transformers`
-that may change between versions.
+Code that comes with a checkpoint is never run. Interfaces of `transformers` that may change between versions are touched
+here, in `trainer_files` (Trainer's state), `train/engine.py` (a new model's fields) and `train/compare/finetune.py`.
 """
 
 from __future__ import annotations

@@ -221,7 +221,7 @@ def _one_step(session: Session, live: Live, rate: float, treatment: Treatment) -
             f"training diverged at step {live.step + 1} (stage {run.stages[live.stage].name})",
             got=f"loss {step.loss}, gradient norm {step.gradient_norm}",
             expected="finite numbers",
-            fix="lower the learning rate or reentry.rewarm_tokens up; last good checkpoint: "
+            fix="lower the learning rate or raise reentry.rewarm_tokens; last good checkpoint: "
             + (str(session.folder.root / pointer.checkpoint) if pointer else "none yet"),
         )
     return step
