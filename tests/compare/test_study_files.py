@@ -17,7 +17,16 @@ from outgrow.train.stages import plan_stages
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "benchmarks" / "studies").rglob("*.yaml"))
-NAMES = {"lm-depth", "lm-deep", "lm-width", "lm-both", "gpt2-staged", "gpt2-staged-dropout", "bert-ligo", "vit-ligo"}
+NAMES = {
+    "lm-depth",
+    "lm-deep",
+    "lm-width",
+    "lm-both",
+    "gpt2-staged",
+    "gpt2-staged-dropout",
+    "bert-ligo",
+    "vit-ligo",
+}
 TWO_CORES = 2 * 12e9
 """FLOPs per second that models this small reach on two busy cores; by the studies' timing an idle one does 17 to 25e9."""
 
