@@ -29,7 +29,7 @@ def _draw(row: dict[str, Any], folder: Path) -> Path:
             axes.plot([len(losses)], [end], marker="o", markersize=6, color=color)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("steps after growth", color=INK)
-    axes.set_ylabel("training loss, nats per token (dots: validation)", color=INK)
+    axes.set_ylabel("training loss, nats per target (dots: validation)", color=INK)
     axes.set_title(f"{row['stage']}: operators tried, best first", loc="left", fontweight="bold", color=INK)
     axes.grid(color=FAINT, alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

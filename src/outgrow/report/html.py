@@ -46,7 +46,7 @@ def page(
     facts: Mapping[str, str],
     command: str,
     heading: str = "Stages",
-    note: str = "Losses are validation losses in nats per token, on the same held-out sequences every time.",
+    note: str = "Losses are validation losses in nats per target, on the same held-out data every time.",
     warnings: Sequence[str] = (),
     more: Sequence[TableSection] = (),
 ) -> str:

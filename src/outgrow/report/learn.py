@@ -133,7 +133,7 @@ def fit_table(fit: Fit, options: LearnOptions) -> Table:
     from rich.table import Table
 
     table = Table(title=f"fit of {options.method}, {options.fit.steps} steps", title_justify="left")
-    for column in ("held-out loss", "nats per token"):
+    for column in ("held-out loss", "nats per target"):
         table.add_column(column)
     table.add_row("small model", f"{fit.loss_small:.4f}")
     table.add_row(f"large model at the start ({options.start})", f"{fit.loss_start:.4f}")
@@ -179,7 +179,7 @@ def draw_fit(
         axes.axhline(level, color=FAINT, linewidth=1.2, linestyle=(0, (4, 3)), label="small model")
         axes.plot([], [], color=FAINT, marker="o", linestyle="none", label="held out, before and after")
         axes.set_xlabel("steps of the fit")
-        axes.set_ylabel("loss (nats per token)" + ("" if against is None else ", less the small model's"))
+        axes.set_ylabel("loss (nats per target)" + ("" if against is None else ", less the small model's"))
         axes.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=10)
         axes.grid(axis="y", color="#e7eaee", linewidth=0.8)
         axes.set_axisbelow(True)
