@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outgrow.errors import ConfigError
-from outgrow.report.choice import draw_probes
 from outgrow.report.html import TableSection, page
 from outgrow.report.plot import draw_loss
+from outgrow.report.probe import draw_probes
 from outgrow.report.text import COLUMNS, amount, duration, stage_rows, stage_table
 from outgrow.store.atomic import write_text_atomic
 from outgrow.train.folder import RunFolder, read_metrics
