@@ -109,6 +109,19 @@ def test_the_command_line_takes_images(tmp_path: Path) -> None:
     assert "images.npz,2batchesofpixel_values(4,2,15,15)" in "".join(proof.output.split())
 
 
+def test_a_proof_takes_the_bytes_that_training_takes(tmp_path: Path) -> None:
+    trained("vit")[0].save_pretrained(tmp_path / "small")
+    drawn = np.random.default_rng(0).integers(256, size=(8, 15, 15, 2), dtype=np.uint8)
+    np.savez(tmp_path / "bytes.npz", images=drawn, labels=np.arange(8) % 7)
+    run, small, large = CliRunner().invoke, str(tmp_path / "small"), str(tmp_path / "large")
+    assert run(app, ["grow", small, large, "--to", "num_hidden_layers=4"]).exit_code == 0
+    proof = run(app, ["verify", small, large, "--data", str(tmp_path / "bytes.npz"), "--steps", "2"])
+    assert proof.exit_code == 0, proof.output
+    batch = image_batches(zoo.resolved("vit"), str(tmp_path / "bytes.npz"), count=2, size=4)[0][0]
+    expected = np.moveaxis(drawn[:4], -1, 1).astype(np.float32) / 127.5 - 1
+    assert np.array_equal(batch["pixel_values"].numpy(), expected)
+
+
 GOOD = {"pixel_values": np.zeros((4, 2, 15, 15), np.float32), "labels": np.arange(4)}
 
 
@@ -117,8 +130,8 @@ GOOD = {"pixel_values": np.zeros((4, 2, 15, 15), np.float32), "labels": np.arang
     [
         ({"labels": None}, "lacks labels"),
         ({"labels": np.arange(4) + 4}, "not a class"),
-        ({"labels": np.arange(4) / 2}, "other numbers"),
-        ({"labels": np.arange(3)}, "not those that the model takes"),
+        ({"labels": np.arange(4) / 2}, "not one class number per image"),
+        ({"labels": np.arange(3)}, "not one class number per image"),
         ({"pixel_values": np.zeros((4, 3, 15, 15))}, r"images, 2, 15, 15"),
         ({"pixel_values": np.zeros((4, 2, 15, 15), np.uint8)}, "uint8"),
         ({"pixel_values": np.full((4, 2, 15, 15), np.nan)}, "not finite"),

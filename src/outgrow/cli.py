@@ -1,6 +1,7 @@
 """The command line: a verb, a folder or file, few flags. It parses words, calls the library, and prints.
 
-Exit codes: 0 done, 1 a proof that failed, 2 a mistake in the input (one message, nothing touched), 130 interrupted.
+Exit codes: 0 done, 1 a proof that failed, 2 a mistake in the input (one message, nothing touched), 70 a fault of outgrow,
+130 interrupted.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def study_report(result: StudyResult) -> StudyReport:
     """Write `report.html`, `report.md`, `frontier.png` and `frontier.svg` into the study's folder."""
     root = Path(result.study.output)
     png, svg = draw_frontiers(result, root)
-    savings, *others = sections(result)
+    tables = sections(result)
     facts = machine()
     ends = result.points
     lead = (
@@ -80,8 +80,7 @@ def study_report(result: StudyResult) -> StudyReport:
         title=title,
         lead=lead,
         picture_svg=svg.read_bytes(),
-        columns=savings.columns,
-        rows=savings.rows,
+        tables=tables,
         configuration=configuration,
         facts={
             **{k: str(v) for k, v in facts.items() if k != "versions"},
@@ -89,15 +88,12 @@ def study_report(result: StudyResult) -> StudyReport:
             "trained on": "; ".join(map(_machine, result.trained_on)),
         },
         command=str(facts["command"]),
-        heading=savings.heading,
-        note=savings.note,
         warnings=result.cautions,
-        more=others,
     )
     write_text_atomic(root / "report.html", text)
     lines = [f"# {title}", "", lead, "", "![loss against FLOPs and time](frontier.svg)", ""]
     lines += [f"> **Caution:** {caution}\n" for caution in result.cautions]
-    for section in (savings, *others):
+    for section in tables:
         lines += markdown(section)
     lines += [
         f"Trained on: {'; '.join(map(_machine, result.trained_on))}.",

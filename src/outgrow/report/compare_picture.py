@@ -8,20 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outgrow.report.plot import COLORS, FAINT, INK, save_figure
+from outgrow.report.plot import COLORS, STYLE, quiet_axes, save_figure
 from outgrow.train.compare.frontier import curve_of
 from outgrow.train.compare.result import Cost, StudyResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10.5,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "outgrow",
-    "text.color": INK,
-}
 
 
 def draw_frontiers(result: StudyResult, folder: Path) -> tuple[Path, Path]:
@@ -29,7 +21,7 @@ def draw_frontiers(result: StudyResult, folder: Path) -> tuple[Path, Path]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12.0, 5.0), dpi=150, layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         for place, arm in enumerate(result.study.arms):
@@ -83,9 +75,4 @@ def _style(axes: Axes, label: str, unit: str) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(EngFormatter(unit=unit, sep=" "))
     axes.set_xlabel(label)
-    axes.grid(axis="y", color="#e7eaee", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color("#c9cfd6")
-    axes.tick_params(length=0, which="both", labelcolor=INK, color=FAINT)
+    quiet_axes(axes)

@@ -12,8 +12,8 @@ from outgrow.api import apply
 from outgrow.operators.fitted import FittedOperator
 from outgrow.plan import GrowthPlan
 from outgrow.report.explain import costs, findings_table, verdict
-from outgrow.report.probe import writing_progress, writing_speed
 from outgrow.report.text import amount, duration
+from outgrow.report.writing import writing_progress, writing_speed
 from outgrow.state import TrainingState
 from outgrow.store.atomic import check_destination
 

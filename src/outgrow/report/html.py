@@ -40,19 +40,14 @@ def page(
     title: str,
     lead: str,
     picture_svg: bytes,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
+    tables: Sequence[TableSection],
     configuration: str,
     facts: Mapping[str, str],
     command: str,
-    heading: str = "Stages",
-    note: str = "Losses are validation losses in nats per token, on the same held-out sequences every time.",
     warnings: Sequence[str] = (),
-    more: Sequence[TableSection] = (),
 ) -> str:
     """The HTML text; everything in it is embedded."""
     picture = base64.b64encode(picture_svg).decode()
-    tables = "".join(map(_table, (TableSection(heading, columns, rows, note), *more)))
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -66,7 +61,7 @@ def page(
 <p class="lead">{escape(lead)}</p>
 <img alt="loss against FLOPs" src="data:image/svg+xml;base64,{picture}">
 {"".join(f'<p class="warning">{escape(warning)}</p>' for warning in warnings)}
-{tables}
+{"".join(map(_table, tables))}
 <h2>Command</h2>
 <pre>{escape(command)}</pre>
 <h2>Configuration</h2>

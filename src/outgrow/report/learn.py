@@ -13,7 +13,7 @@ from outgrow.api import apply, plan_fitted
 from outgrow.architectures import resolve
 from outgrow.errors import ConfigError
 from outgrow.operators.fitted import FittedOperator
-from outgrow.report.plot import COLORS, FAINT, INK, check_picture, save_figure
+from outgrow.report.plot import COLORS, FAINT, STYLE, check_picture, quiet_axes, save_figure, smooth
 from outgrow.report.text import amount, duration
 from outgrow.slots import Moments
 from outgrow.state import TrainingState
@@ -133,7 +133,7 @@ def fit_table(fit: Fit, options: LearnOptions) -> Table:
     from rich.table import Table
 
     table = Table(title=f"fit of {options.method}, {options.fit.steps} steps", title_justify="left")
-    for column in ("held-out loss", "nats per token"):
+    for column in ("held-out loss", "nats per target"):
         table.add_column(column)
     table.add_row("small model", f"{fit.loss_small:.4f}")
     table.add_row(f"large model at the start ({options.start})", f"{fit.loss_start:.4f}")
@@ -153,10 +153,7 @@ def draw_fit(
     import numpy as np
     from matplotlib.figure import Figure
 
-    from outgrow.report.plot import smooth
-
-    style = {"font.family": "DejaVu Sans", "font.size": 10.5, "text.color": INK, "axes.labelcolor": INK}
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.0, 4.6), dpi=150, layout="constrained")
         axes = figure.add_subplot()
         level = 0.0 if against is not None else next(iter(fits.values())).loss_small
@@ -179,13 +176,9 @@ def draw_fit(
         axes.axhline(level, color=FAINT, linewidth=1.2, linestyle=(0, (4, 3)), label="small model")
         axes.plot([], [], color=FAINT, marker="o", linestyle="none", label="held out, before and after")
         axes.set_xlabel("steps of the fit")
-        axes.set_ylabel("loss (nats per token)" + ("" if against is None else ", less the small model's"))
+        axes.set_ylabel("loss (nats per target)" + ("" if against is None else ", less the small model's"))
         axes.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=10)
-        axes.grid(axis="y", color="#e7eaee", linewidth=0.8)
-        axes.set_axisbelow(True)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
-        axes.tick_params(length=0)
+        quiet_axes(axes)
         axes.legend(frameon=False, fontsize=9.5)
         save_figure(figure, path)
 

@@ -158,7 +158,7 @@ def _style_axes(axes: Axes, train: Sequence[dict[str, Any]]) -> None:
         axes.set_ylim(low - 0.08 * (start - low), start + 0.12 * (start - low))
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.set_xlabel("FLOPs, all stages together")
-    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylabel("loss (nats per target)")
     quiet_axes(axes)
     axes.legend(frameon=False, loc="upper right", fontsize=9.5)
 

@@ -1,53 +1,39 @@
-"""Writing, seen from the outside: how fast this disk is, and a bar while it happens."""
+"""The picture of a probe: the loss of every operator that was tried, step by step, the chosen one in bold."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-
-def writing_speed(folder: Path, megabytes: int = 64) -> float | None:
-    """Bytes per second of a short synced write into `folder`; None where it cannot be written."""
-    block = os.urandom(1 << 20)
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            start = time.perf_counter()
-            for _ in range(megabytes):
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-            return (megabytes << 20) / (time.perf_counter() - start)
-    except OSError:
-        return None
+from outgrow.report.plot import COLORS, FAINT, INK, save_figure
 
 
-@contextmanager
-def writing_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A bar with bytes, speed and time left."""
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+def draw_probes(rows: Sequence[dict[str, Any]], folder: Path) -> tuple[Path, ...]:
+    """Write `probe-STAGE.png` into `folder` for every probe in the rows of metrics.jsonl."""
+    return tuple(_draw(row, folder) for row in rows if row["kind"] == "probe")
 
-    columns = (
-        TextColumn("writing"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("writing", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+def _draw(row: dict[str, Any], folder: Path) -> Path:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(8.0, 4.5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    for place, trial in enumerate(row["trials"]):
+        losses, end = trial["losses"], trial["loss_at_end"]
+        label = f"{trial['width']} + {trial['depth']}: " + ("diverged" if end is None else f"{end:.4f}")
+        width, color = (2.4 if place == 0 else 1.2), COLORS[place % len(COLORS)]
+        axes.plot(range(1, len(losses) + 1), losses, color=color, linewidth=width, label=label)
+        if end is not None:
+            axes.plot([len(losses)], [end], marker="o", markersize=6, color=color)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("steps after growth", color=INK)
+    axes.set_ylabel("training loss, nats per target (dots: validation)", color=INK)
+    axes.set_title(f"{row['stage']}: operators tried, best first", loc="left", fontweight="bold", color=INK)
+    axes.grid(color=FAINT, alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    path = folder / f"probe-{row['stage']}.png"
+    save_figure(figure, path)
+    return path

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from outgrow.report.plot import COLORS, FAINT, INK, save_figure
+from outgrow.report.plot import COLORS, FAINT, STYLE, quiet_axes, save_figure
 from outgrow.report.text import amount
 from outgrow.train.rates import StageRates
 
@@ -61,8 +61,7 @@ def draw_rates(points: Points, stages: Sequence[StageRates], path: Path, title: 
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    style = {"font.family": "DejaVu Sans", "font.size": 10.5, "text.color": INK, "axes.labelcolor": INK}
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.0, 3.6), dpi=150, layout="constrained")
         axes = figure.add_subplot()
         highest = max(rate for stage in points for _, rate in stage)
@@ -90,12 +89,7 @@ def draw_rates(points: Points, stages: Sequence[StageRates], path: Path, title: 
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
         axes.set_xlabel("tokens, all stages together")
         axes.set_ylabel("learning rate")
-        axes.grid(axis="y", color="#e7eaee", linewidth=0.8)
-        axes.set_axisbelow(True)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
-        axes.spines["bottom"].set_color("#c9cfd6")
-        axes.tick_params(length=0, labelcolor=INK)
+        quiet_axes(axes)
         figure.legend(frameon=False, loc="outside lower left", fontsize=9.5)
         save_figure(figure, path)
     return path

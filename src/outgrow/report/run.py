@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outgrow.errors import ConfigError
-from outgrow.report.choice import draw_probes
-from outgrow.report.html import page
+from outgrow.report.html import TableSection, page
 from outgrow.report.plot import draw_loss
+from outgrow.report.probe import draw_probes
 from outgrow.report.text import COLUMNS, amount, duration, stage_rows, stage_table
 from outgrow.store.atomic import write_text_atomic
 from outgrow.train.folder import RunFolder, read_metrics
@@ -17,6 +17,8 @@ from outgrow.train.result import StageResult, stage_results
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+_NOTE = "Losses are validation losses in nats per target, on the same held-out data every time."
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,7 @@ def run_report(output: str | Path) -> RunReport:
         title=title,
         lead=lead,
         picture_svg=svg.read_bytes(),
-        columns=COLUMNS,
-        rows=stage_rows(stages),
+        tables=[TableSection("Stages", COLUMNS, stage_rows(stages), _NOTE)],
         configuration=(root / "run.yaml").read_text(encoding="utf-8"),
         facts=_facts(machine),
         command=str(machine.get("command", "")),

@@ -94,10 +94,10 @@ def stage_rows(stages: Sequence[StageResult]) -> list[tuple[str, ...]]:
 
 
 def stage_table(stages: Sequence[StageResult]) -> Table:
-    """The stages of a run as a rich table; losses are validation losses in nats per token."""
+    """The stages of a run as a rich table; losses are validation losses in nats per target."""
     from rich.table import Table
 
-    table = Table(title="validation loss in nats per token", title_style="dim", title_justify="left")
+    table = Table(title="validation loss in nats per target", title_style="dim", title_justify="left")
     for place, column in enumerate(COLUMNS):
         table.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
     rows = stage_rows(stages)

@@ -51,7 +51,7 @@ def publishing(destination: Path, *, overwrite: bool = False, needed_bytes: int 
                 _replace(temporary, destination, before)
             else:
                 _rename_new(temporary, destination)
-            sync_folder(destination.parent)
+            sync_path(destination.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
@@ -116,7 +116,7 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            sync_folder(path.parent)
+            sync_path(path.parent)
     finally:
         with suppress(OSError):  # the disk takes nothing: what went wrong is on its way already
             temporary.unlink(missing_ok=True)
@@ -136,11 +136,11 @@ def sync_tree(folder: Path) -> None:
     """Wait until every file and folder under `folder` is on the disk."""
     for root, _, files in os.walk(folder):
         for name in files:
-            sync_folder(Path(root) / name)
-        sync_folder(Path(root))
+            sync_path(Path(root) / name)
+        sync_path(Path(root))
 
 
-def sync_folder(path: Path) -> None:
+def sync_path(path: Path) -> None:
     """fsync of one file or folder."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -34,7 +34,7 @@ class TensorMeta:
 
 
 class TensorSource(ABC):
-    """Tensors by name and slot (`weight`, `exp_avg`, `exp_avg_sq`), read by rows."""
+    """Tensors by name and slot (those of `outgrow.slots.SLOTS`), read by rows."""
 
     @abstractmethod
     def names(self, slot: str) -> tuple[str, ...]:

@@ -1,9 +1,10 @@
 """The run folder, whole at any moment: what a killed run left is enough to go on as if nothing had happened.
 
 run.yaml                       the resolved configuration: run it again, get the same run
-metrics.jsonl                  one JSON object per line: train, validation, stage, growth, trigger
+metrics.jsonl                  one JSON object per line: machine, stage, train, validation, probe, fit, growth, trigger
 latest.json                    where to continue: checkpoint, step, length of metrics.jsonl; replaced atomically
-stages/<i>-<name>/step-<n>/    training states;  stages/<i>-<name>/grown/  the state a stage started from
+stages/<i>-<name>/step-<n>/    training states;  grown/ beside them is the state a stage started from,
+                               operator/ what it fitted
 final/                         the last training state
 tokenizer/
 """

@@ -88,13 +88,13 @@ class ImageData(Data):
         pixels = self.train.pixels[chosen]
         if self.flip_crop:
             pixels = flipped_and_cropped(pixels, np.random.Generator(np.random.PCG64([_AUGMENT, seed, step])))
-        return _inputs(pixels), torch.from_numpy(self.train.labels[chosen])
+        return model_input(pixels), torch.from_numpy(self.train.labels[chosen])
 
     def validation_batches(self, sequences: int, micro_batch: int) -> list[Batch]:
         count = min(sequences, len(self.validation))
         chosen = np.arange(count, dtype=np.int64) * len(self.validation) // count
         return [
-            (_inputs(self.validation.pixels[part]), torch.from_numpy(self.validation.labels[part]))
+            (model_input(self.validation.pixels[part]), torch.from_numpy(self.validation.labels[part]))
             for part in (chosen[start : start + micro_batch] for start in range(0, count, micro_batch))
         ]
 
@@ -225,6 +225,7 @@ def _decoded(found: dict[str, NDArray[Any]], path: Path) -> NDArray[np.uint8]:
     return np.stack(images)
 
 
-def _inputs(pixels: NDArray[Any]) -> torch.Tensor:
+def model_input(pixels: NDArray[Any]) -> torch.Tensor:
+    """Pixels as the model takes them: floats stay as they are, bytes x become x / 127.5 - 1."""
     values = torch.from_numpy(np.ascontiguousarray(pixels))
     return values.float() / 127.5 - 1 if values.dtype == torch.uint8 else values

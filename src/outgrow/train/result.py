@@ -18,7 +18,7 @@ _LIBRARIES = ("outgrow", "torch", "transformers", "tokenizers", "safetensors", "
 
 @dataclass(frozen=True)
 class StageResult:
-    """One stage: losses are validation losses in nats per token; None where there is none (yet)."""
+    """One stage: losses are validation losses in nats per target; None where there is none (yet)."""
 
     name: str
     parameters: int

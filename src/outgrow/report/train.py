@@ -20,7 +20,6 @@ def run_command(
     *,
     dry_run: bool = False,
     as_json: bool = False,
-    show_config: bool = True,
 ) -> dict[str, Any]:
     """Do (or with `dry_run` only size up) the run of a file; prints a table, or with `as_json` JSON.
 
@@ -30,7 +29,7 @@ def run_command(
     >>> run_command("examples/quickstart.yaml", ["stages.0.tokens=1M"])  # doctest: +SKIP
     """
     run = load_run(path, overrides)
-    if show_config and not as_json:
+    if not as_json:
         print(dump_yaml(run.resolved()), file=sys.stderr)
     result = _dry(run, as_json) if dry_run else _train(run, as_json)
     if as_json:

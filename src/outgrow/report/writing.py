@@ -1,0 +1,53 @@
+"""Writing, seen from the outside: how fast this disk is, and a bar while it happens."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def writing_speed(folder: Path, megabytes: int = 64) -> float | None:
+    """Bytes per second of a short synced write into `folder`; None where it cannot be written."""
+    block = os.urandom(1 << 20)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            start = time.perf_counter()
+            for _ in range(megabytes):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+            return (megabytes << 20) / (time.perf_counter() - start)
+    except OSError:
+        return None
+
+
+@contextmanager
+def writing_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar with bytes, speed and time left."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("writing"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("writing", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
