@@ -33,9 +33,10 @@ def learn_options(growth: GrowConfig) -> LearnOptions | LesaOptions:
     assert wanted is not None, "the growth is learned"
     if isinstance(wanted, LesaConfig):
         return LesaOptions(wanted.width, growth.noise, wanted.steps, wanted.hidden, wanted.rank, growth.seed)
+    rate = usual_rate(wanted.start) if wanted.learning_rate is None else wanted.learning_rate
     fit = FitOptions(
         steps=wanted.steps,
-        learning_rate=wanted.learning_rate or usual_rate(wanted.start),
+        learning_rate=rate,
         warmup=wanted.warmup_steps,
         dropout=wanted.dropout,
         seed=growth.seed,
