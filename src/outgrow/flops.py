@@ -151,14 +151,14 @@ def parameter_count(config: Mapping[str, Any]) -> int:
 
 def _is_table(signature: Signature, model: Model) -> bool:
     """Whether one of its dimensions counts tokens or positions: an embedding, the head or the head's bias."""
-    return any(model.axes[name].through in ("lookup", "fixed") for dim in signature.dims for name in dim.axes)
+    return any(model.axes[name].is_table for dim in signature.dims for name in dim.axes)
 
 
 def _is_product(signature: Signature, model: Model) -> bool:
     """Whether activations are multiplied by this weight: it writes one axis and reads another, not a table."""
     reads = signature.axes("reads")
     return bool(reads and signature.axes("writes")) and all(
-        model.axes[name].through not in ("lookup", "fixed") for name in reads
+        not model.axes[name].is_table for name in reads
     )
 
 

@@ -84,6 +84,11 @@ class BatchConfig(_Section):
             raise ValueError(f"micro_batch {self.micro_batch} does not divide sequences {self.sequences}")
         return self
 
+    @property
+    def at_once(self) -> int:
+        """Sequences of one forward pass."""
+        return self.micro_batch or self.sequences
+
 
 class CandidateConfig(_Section):
     """Operators to try; one that is not named is the growth's own."""

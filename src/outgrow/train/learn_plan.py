@@ -76,11 +76,6 @@ def learning_flops(config: Mapping[str, Any], growth: GrowConfig, run: RunConfig
     if isinstance(options, LesaOptions):
         return float(lesa_flops(lesa_form(config, growth.to, options), options))
     form, values, _ = begin(resolve(config), growth.to, options)
-    step = items(run) * run.tokens_per_step // run.batch.sequences
+    step = run.batch.at_once * run.tokens_per_step // run.batch.sequences
     plain = step * training_flops(form.large.config, run.data.sequence_length)[1]
     return float(options.fit.steps * (plain + 3 * making_flops(form, values)))
-
-
-def items(run: RunConfig) -> int:
-    """Sequences, or images, of one step of a fit: as many as the run holds in memory at once."""
-    return run.batch.micro_batch or run.batch.sequences
