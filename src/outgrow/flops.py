@@ -95,9 +95,8 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
     """
     model = resolve(config)
     matrices, apart, met = 0, 0, model.active_sizes
-    for parameter in model.parameters.values():
-        signatures = [one for one in (parameter.signature, *parameter.tied) if _is_product(one, model)]
-        weights = sum(prod(one.shape(met)) for one in signatures)
+    for parameter, signature in matrix_products(model):
+        weights = prod(signature.shape(met))
         if parameter.at is None:
             matrices += weights
         else:
