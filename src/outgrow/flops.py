@@ -156,9 +156,7 @@ def _is_table(signature: Signature, model: Model) -> bool:
 def _is_product(signature: Signature, model: Model) -> bool:
     """Whether activations are multiplied by this weight: it writes one axis and reads another, not a table."""
     reads = signature.axes("reads")
-    return bool(reads and signature.axes("writes")) and all(
-        not model.axes[name].is_table for name in reads
-    )
+    return bool(reads and signature.axes("writes")) and all(not model.axes[name].is_table for name in reads)
 
 
 @dataclass(frozen=True)
