@@ -84,15 +84,19 @@ def grow(
             help="Width operator: see `outgrow operators`. Default: pad, or isometric behind a post-norm."
         ),
     ] = None,
-    depth: Annotated[str, typer.Option(help="Depth operator: see `outgrow operators`.")] = "stack",
+    depth: Annotated[
+        str | None, typer.Option(help="Depth operator: see `outgrow operators`. Default: stack.")
+    ] = None,
     moments: Annotated[
         str | None,
         typer.Option(
             help="Adam moments: transport, keep_zero, copy, parts or reset. Default: transport; with --operator reset."
         ),
     ] = None,
-    noise: Annotated[float, typer.Option(help="Noise that no reader sees, in initializer ranges.")] = 0.1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of noise and fresh rows.")] = 0,
+    noise: Annotated[
+        float | None, typer.Option(help="Noise that no reader sees, in initializer ranges. Default: 0.1.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of noise and fresh rows. Default: 0.")] = None,
     operator: Annotated[
         Path | None,
         typer.Option(help="A fitted operator's folder (see learn); it has its own sizes, width and depth."),
@@ -109,7 +113,7 @@ def grow(
 
     Example: [bold]outgrow grow small/ large/ --to hidden_size=768 --to num_hidden_layers=12[/]
     """
-    from outgrow.api import plan_fitted, plan_growth
+    from outgrow.api import plan_asked
     from outgrow.report.grow import grow_command
     from outgrow.store.models import load_config
     from outgrow.store.operator_file import load_operator
@@ -117,18 +121,11 @@ def grow(
     _quiet_transformers()
     if not to and operator is None:
         raise ConfigError("nothing says what to grow", expected="--to NAME=NUMBER, or --operator FOLDER")
-    if operator is not None and (width, depth, noise, seed) != (None, "stack", 0.1, 0):
-        raise ConfigError(
-            "a fitted operator has its own width, depth and seed", fix="leave those options out"
-        )
     sizes = dict(_size(word) for word in to)
-    how = cast("Moments", moments or ("transport" if operator is None else "reset"))
     config = load_config(checkpoint)
     fitted = None if operator is None else load_operator(operator)
-    if fitted is None:
-        plan = plan_growth(config, to=sizes, width=width, depth=depth, moments=how, noise=noise, seed=seed)
-    else:
-        plan = plan_fitted(config, fitted, to=sizes, moments=how)
+    how = _given(width=width, depth=depth, noise=noise, seed=seed)
+    plan = plan_asked(config, fitted, to=sizes, moments=cast("Moments | None", moments), **how)
     summary = grow_command(
         checkpoint,
         out,
