@@ -142,6 +142,10 @@ def test_verify_refuses_before_any_work(small: Path, words: list[str], said: str
         (["--moments", "trnsport"], "transport"),
         (["--plot", "none/fit.png"], "cannot be written"),
         (["--save-operator", "large"], "cannot share"),
+        (["--learning-rate", "0"], "a learning rate above 0"),
+        (["--start", "published", "--width", "pad"], "--start published has no use for --width"),
+        (["--rank", "7", "--hidden", "3"], "--method ligo --start exact has no use for --hidden, --rank"),
+        (["--data", "any.npz", "--length", "9"], "on images has no use for --length"),
     ],
 )
 def test_learn_refuses_before_any_work(

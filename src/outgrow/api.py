@@ -11,7 +11,7 @@ from typing import Any
 
 from outgrow.architectures import resolve
 from outgrow.errors import ArchitectureError, CheckpointError, GrowthError
-from outgrow.operators import build
+from outgrow.operators import USUAL, build, unusual
 from outgrow.operators.fitted import FittedOperator
 from outgrow.plan import GrowthPlan, plan
 from outgrow.slots import Moments
@@ -26,10 +26,10 @@ def grow(
     *,
     to: Mapping[str, Any] | None = None,
     width: str | None = None,
-    depth: str = "stack",
+    depth: str = USUAL["depth"],
     moments: Moments | None = None,
-    noise: float = 0.1,
-    seed: int = 0,
+    noise: float = USUAL["noise"],
+    seed: int = USUAL["seed"],
     operator: str | Path | None = None,
 ) -> TrainingState:
     """The state of a larger model that continues this one: weights, moments, steps, options and records.
@@ -49,24 +49,31 @@ def grow(
     >>> grow(small, to={"hidden_size": 12, "num_hidden_layers": 2}).source.meta("model.norm.weight", "weight").shape
     (12,)
     """
-    if operator is not None:
-        if (width, depth, noise, seed) != (None, "stack", 0.1, 0):
-            raise GrowthError(
-                "a fitted operator has its own width, depth and seed", fix="leave those arguments out"
-            )
-        fitted = load_operator(Path(operator))
-        growth_plan = plan_fitted(state.config, fitted, to=to, moments=moments or "reset")
-        return apply(growth_plan, state, operator=fitted)
-    growth_plan = plan_growth(
-        state.config,
-        to=to or {},
-        width=width,
-        depth=depth,
-        moments=moments or "transport",
-        noise=noise,
-        seed=seed,
-    )
-    return apply(growth_plan, state)
+    fitted = None if operator is None else load_operator(Path(operator))
+    how = {"width": width, "depth": depth, "noise": noise, "seed": seed}
+    return apply(plan_asked(state.config, fitted, to=to, moments=moments, **how), state, operator=fitted)
+
+
+def plan_asked(
+    config: Mapping[str, Any],
+    fitted: FittedOperator | None,
+    *,
+    to: Mapping[str, Any] | None,
+    moments: Moments | None,
+    **how: Any,
+) -> GrowthPlan:
+    """The plan of a growth by a fitted operator, or by the operators that `how` names.
+
+    Raises GrowthError where a fitted operator is told a width, depth, noise or seed: it has its own.
+    """
+    if fitted is None:
+        return plan_growth(config, to=to or {}, moments=moments or "transport", **how)
+    own = unusual(**how)
+    if own:
+        raise GrowthError(
+            "a fitted operator has its own width, depth, noise and seed", fix=f"leave out {', '.join(own)}"
+        )
+    return plan_fitted(config, fitted, to=to, moments=moments or "reset")
 
 
 def plan_growth(
@@ -74,10 +81,10 @@ def plan_growth(
     *,
     to: Mapping[str, Any],
     width: str | None = None,
-    depth: str = "stack",
+    depth: str = USUAL["depth"],
     moments: Moments = "transport",
-    noise: float = 0.1,
-    seed: int = 0,
+    noise: float = USUAL["noise"],
+    seed: int = USUAL["seed"],
 ) -> GrowthPlan:
     """What `grow` would do, from the config alone: every recipe, what is kept, and why not where not."""
     small = resolve(config)

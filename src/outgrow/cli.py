@@ -85,15 +85,19 @@ def grow(
             help="Width operator: see `outgrow operators`. Default: pad, or isometric behind a post-norm."
         ),
     ] = None,
-    depth: Annotated[str, typer.Option(help="Depth operator: see `outgrow operators`.")] = "stack",
+    depth: Annotated[
+        str | None, typer.Option(help="Depth operator: see `outgrow operators`. Default: stack.")
+    ] = None,
     moments: Annotated[
         str | None,
         typer.Option(
             help="Adam moments: transport, keep_zero, copy, parts or reset. Default: transport; with --operator reset."
         ),
     ] = None,
-    noise: Annotated[float, typer.Option(help="Noise that no reader sees, in initializer ranges.")] = 0.1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of noise and fresh rows.")] = 0,
+    noise: Annotated[
+        float | None, typer.Option(help="Noise that no reader sees, in initializer ranges. Default: 0.1.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of noise and fresh rows. Default: 0.")] = None,
     operator: Annotated[
         Path | None,
         typer.Option(help="A fitted operator's folder (see learn); it has its own sizes, width and depth."),
@@ -110,7 +114,7 @@ def grow(
 
     Example: [bold]outgrow grow small/ large/ --to hidden_size=768 --to num_hidden_layers=12[/]
     """
-    from outgrow.api import plan_fitted, plan_growth
+    from outgrow.api import plan_asked
     from outgrow.report.grow import grow_command
     from outgrow.store.models import load_config
     from outgrow.store.operator_file import load_operator
@@ -118,18 +122,11 @@ def grow(
     _quiet_transformers()
     if not to and operator is None:
         raise ConfigError("nothing says what to grow", expected="--to NAME=NUMBER, or --operator FOLDER")
-    if operator is not None and (width, depth, noise, seed) != (None, "stack", 0.1, 0):
-        raise ConfigError(
-            "a fitted operator has its own width, depth and seed", fix="leave those options out"
-        )
     sizes = dict(_size(word) for word in to)
-    how = cast("Moments", moments or ("transport" if operator is None else "reset"))
     config = load_config(checkpoint)
     fitted = None if operator is None else load_operator(operator)
-    if fitted is None:
-        plan = plan_growth(config, to=sizes, width=width, depth=depth, moments=how, noise=noise, seed=seed)
-    else:
-        plan = plan_fitted(config, fitted, to=sizes, moments=how)
+    how = _given(width=width, depth=depth, noise=noise, seed=seed)
+    plan = plan_asked(config, fitted, to=sizes, moments=cast("Moments | None", moments), **how)
     summary = grow_command(
         checkpoint,
         out,
@@ -182,10 +179,18 @@ def learn(
     ] = None,
     warmup: Annotated[int | None, typer.Option(help="Steps of its warm-up. Default: a tenth.")] = None,
     start: Annotated[
-        str, typer.Option(help="Where the fit begins: exact, published, or WIDTH,DEPTH as selection,stack.")
-    ] = "exact",
-    width: Annotated[str, typer.Option(help="Width operator that an exact start begins at.")] = "isometric",
-    depth: Annotated[str, typer.Option(help="Depth operator that an exact start begins at.")] = "identity",
+        str | None,
+        typer.Option(
+            help="Where the fit begins: exact (default), published, or WIDTH,DEPTH as selection,stack."
+        ),
+    ] = None,
+    width: Annotated[
+        str | None,
+        typer.Option(help="Width operator of an exact start, or of lesa's layers. Default: isometric."),
+    ] = None,
+    depth: Annotated[
+        str | None, typer.Option(help="Depth operator of an exact start. Default: identity.")
+    ] = None,
     rank: Annotated[
         int | None,
         typer.Option(min=1, help="Rank of Mango's ring (default 1), or singular vectors of lesa (128)."),
@@ -193,12 +198,14 @@ def learn(
     hidden: Annotated[
         int | None, typer.Option(min=1, help="Hidden units of lesa's network. Default: 64.")
     ] = None,
-    sequences: Annotated[int, typer.Option(min=1, help="Sequences, or images, of a batch.")] = 16,
-    length: Annotated[int, typer.Option(min=2, help="Tokens of a sequence.")] = 256,
+    sequences: Annotated[
+        int | None, typer.Option(min=1, help="Sequences, or images, of a batch. Default: 16.")
+    ] = None,
+    length: Annotated[int | None, typer.Option(min=2, help="Tokens of a sequence. Default: 256.")] = None,
     dropout: Annotated[bool, typer.Option("--dropout", help="Fit with the model's own dropout.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the start and of the order of the data.")] = 0,
     moments: Annotated[str, typer.Option(help="Adam moments: reset, transport or parts.")] = "reset",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="cpu (default) or cuda.")] = None,
     save_operator: Annotated[
         Path | None, typer.Option(help="Keep the fitted operator in this folder, to apply it again.")
     ] = None,
@@ -217,63 +224,59 @@ def learn(
     from outgrow.report.learn_lesa import lesa_command
     from outgrow.train.fit import FitOptions
     from outgrow.train.learn import LearnOptions, usual_rate
+    from outgrow.train.learn_config import unread
     from outgrow.train.lesa import LesaOptions
 
     _quiet_transformers()
-    console = open_console(quiet=as_json)
-    sizes, how = dict(_size(word) for word in to), cast("Moments", moments)
+    sizes = dict(_size(word) for word in to)
+    given = _given(
+        data=data,
+        learning_rate=learning_rate,
+        warmup=warmup,
+        dropout=dropout or None,
+        plot=plot,
+        start=start,
+        width=width,
+        depth=depth,
+        rank=rank,
+        hidden=hidden,
+        steps=steps,
+        sequences=sequences,
+        length=length,
+        device=device,
+    )
+    always: dict[str, Any] = {
+        "moments": cast("Moments", moments),
+        "keep": save_operator,
+        "overwrite": overwrite,
+        "dry_run": dry_run,
+        "console": open_console(quiet=as_json),
+    }
     if method == "lesa":
-        usual = {"start": "exact", "depth": "identity", "sequences": 16, "length": 256, "device": "cpu"}
-        given = {"start": start, "depth": depth, "sequences": sequences, "length": length, "device": device}
-        unused = {
-            "--data": data,
-            "--learning-rate": learning_rate,
-            "--warmup": warmup,
-            "--dropout": dropout or None,
-            "--plot": plot,
-            **{f"--{name}": None if usual[name] == value else value for name, value in given.items()},
-        }
-        own = {"steps": steps, "hidden": hidden, "rank": rank}
-        summary = lesa_command(
-            checkpoint,
-            out,
-            sizes,
-            LesaOptions(
-                width, seed=seed, **{name: value for name, value in own.items() if value is not None}
-            ),
-            unused=unused,
-            moments=how,
-            keep=save_operator,
-            overwrite=overwrite,
-            dry_run=dry_run,
-            console=console,
-        )
+        own = {name: given.pop(name) for name in ("width", "steps", "hidden", "rank") if name in given}
+        options = LesaOptions(seed=seed, **own)
+        summary = lesa_command(checkpoint, out, sizes, options, unused=_flags(given), **always)
     else:
-        refuse_options(method, {"--hidden": hidden})
+        start = start or LearnOptions.start
+        unused = [name for name in ("hidden", *unread(method, start)) if name in given]
+        refuse_options(f"{method} --start {start}", _flags({name: given[name] for name in unused}))
         if data is None:
             raise ConfigError(f"--method {method} is fitted to data", fix="give --data TEXT, or images.npz")
-        fit = FitOptions(
-            100 if steps is None else steps,
-            learning_rate or usual_rate(start),
-            warmup,
-            dropout=dropout,
-            seed=seed,
-        )
+        if data.endswith(".npz"):
+            refuse_options(f"{method} on images", {"--length": length})
+        peak = usual_rate(start) if learning_rate is None else learning_rate
+        fit = FitOptions(learning_rate=peak, dropout=dropout, seed=seed, **_given(steps=steps, warmup=warmup))
         summary = learn_command(
             checkpoint,
             out,
             sizes,
             data,
-            LearnOptions(method, start, width, depth, rank or 1, fit),
-            sequences=sequences,
-            length=length,
-            moments=how,
-            device=device,
-            keep=save_operator,
+            LearnOptions(method, start, fit=fit, **_given(width=width, depth=depth, rank=rank)),
+            sequences=sequences or 16,
+            length=length or 256,
+            device=device or "cpu",
             plot=plot,
-            overwrite=overwrite,
-            dry_run=dry_run,
-            console=console,
+            **always,
         )
     if as_json:
         _print_json(summary)
@@ -422,6 +425,16 @@ def _size(word: str) -> tuple[str, int]:
         raise ConfigError(
             f"--to {word}: not a whole number", got=value, expected="as hidden_size=768"
         ) from None
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Options that were given: the others have their defaults where they are used."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _flags(options: dict[str, Any]) -> dict[str, Any]:
+    """Options under the names they have on the command line."""
+    return {f"--{name.replace('_', '-')}": value for name, value in options.items()}
 
 
 def _quiet_transformers() -> None:

@@ -265,7 +265,7 @@ class Cookbook:
         return layer is not None and not layers.rows[layer] and not silent
 
     def is_lookup(self, dim: Dim) -> bool:
-        return any(self.growth.small.axes[name].through in ("lookup", "fixed") for name in dim.axes)
+        return any(self.growth.small.axes[name].is_table for name in dim.axes)
 
     def later_copies(self, parameter: Parameter, part: Part) -> tuple[Mask, ...]:
         """Units that are no first copy of an old one, in the dimensions where a part's noise is asked for."""

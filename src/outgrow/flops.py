@@ -95,9 +95,8 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
     """
     model = resolve(config)
     matrices, apart, met = 0, 0, model.active_sizes
-    for parameter in model.parameters.values():
-        signatures = [one for one in (parameter.signature, *parameter.tied) if _is_product(one, model)]
-        weights = sum(prod(one.shape(met)) for one in signatures)
+    for parameter, signature in matrix_products(model):
+        weights = prod(signature.shape(met))
         if parameter.at is None:
             matrices += weights
         else:
@@ -151,15 +150,13 @@ def parameter_count(config: Mapping[str, Any]) -> int:
 
 def _is_table(signature: Signature, model: Model) -> bool:
     """Whether one of its dimensions counts tokens or positions: an embedding, the head or the head's bias."""
-    return any(model.axes[name].through in ("lookup", "fixed") for dim in signature.dims for name in dim.axes)
+    return any(model.axes[name].is_table for dim in signature.dims for name in dim.axes)
 
 
 def _is_product(signature: Signature, model: Model) -> bool:
     """Whether activations are multiplied by this weight: it writes one axis and reads another, not a table."""
     reads = signature.axes("reads")
-    return bool(reads and signature.axes("writes")) and all(
-        model.axes[name].through not in ("lookup", "fixed") for name in reads
-    )
+    return bool(reads and signature.axes("writes")) and all(not model.axes[name].is_table for name in reads)
 
 
 @dataclass(frozen=True)

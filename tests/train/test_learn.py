@@ -317,6 +317,12 @@ def test_sizes_that_disagree_and_starts_that_do_not_exist(
         (SIZES, LearnOptions(method="lgo"), "did you mean ligo"),
         (SIZES, LearnOptions(method="mango"), "cannot begin"),
         (SIZES, LearnOptions(method="mango", start="published", rank=0), "rank"),
+        (
+            SIZES,
+            LearnOptions(start="published", width="no-such", depth="nonsense"),
+            "no use for width, depth",
+        ),
+        (SIZES, LearnOptions(rank=7), "ligo from start exact has no use for rank"),
     ):
         with pytest.raises(GrowthError, match=message):
             begin(small, to, options)

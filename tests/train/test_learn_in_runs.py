@@ -150,6 +150,23 @@ def test_a_fitted_operator_between_stages(tiny: Tiny, tmp_path: Path, operator: 
         assert not (tmp_path / "wrong" / "metrics.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("learn", "says"),
+    [
+        ({"start": "published", "width": "pad"}, "ligo from start published has no use for width"),
+        ({"rank": 2}, "ligo from start exact has no use for rank"),
+        ({"method": "mango", "start": "published", "depth": "stack"}, "no use for depth"),
+    ],
+)
+def test_what_a_fit_does_not_read_is_refused(
+    tiny: Tiny, tmp_path: Path, learn: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(OutgrowError, match=says):
+        parse_run(learning(tiny, tmp_path, **learn))
+    published = parse_run(learning(tiny, tmp_path, start="published"))
+    assert parse_run(published.resolved()) == published
+
+
 def test_predicted_layers_need_their_own_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
     run = tiny(output=str(tmp_path / "first"))
     run["model"]["num_hidden_layers"] = 3

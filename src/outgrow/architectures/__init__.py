@@ -214,6 +214,19 @@ def growable(spec: ArchitectureSpec) -> dict[str, str]:
     return {one: meaning for one, meaning in found.items() if one not in fixed(spec)}
 
 
+def longest_sequence(config: Mapping[str, Any]) -> int | None:
+    """Tokens that a model has positions for, where its config says so; RoBERTa's start behind its padding index.
+
+    >>> longest_sequence({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1})
+    512
+    """
+    found = config.get("max_position_embeddings", config.get("n_positions"))
+    if found is None:
+        return None
+    behind = int(config.get("pad_token_id") or 0) + 1 if config.get("model_type") == "roberta" else 0
+    return int(found) - behind
+
+
 def fixed(spec: ArchitectureSpec) -> dict[str, str]:
     """Config fields that count units of an axis that cannot grow, with that axis.
 

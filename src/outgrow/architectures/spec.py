@@ -46,6 +46,11 @@ class AxisSpec(_Strict):
         """Whether a target may ask for more units of this axis."""
         return self.through not in ("router", "input", "fixed")
 
+    @property
+    def is_table(self) -> bool:
+        """Whether its units are tokens or positions, whose rows are looked up."""
+        return self.through in ("lookup", "fixed")
+
 
 class ParameterSpec(_Strict):
     """A parameter: its signature, the config field or class under which it exists, what it is tied to, where it works."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 from typing import Any, Literal
 
-from outgrow.architectures import resolve
+from outgrow.flops import model_cost
 
 Count = Literal["all", "without_embeddings"]
 
@@ -19,15 +18,5 @@ def law_parameters(config: Mapping[str, Any], count: Count) -> int:
     >>> law_parameters(tiny, "all") - law_parameters(tiny, "without_embeddings")
     160
     """
-    model = resolve(config)
-    if count == "all":
-        return model.num_parameters
-    tables = ("lookup", "fixed")
-    return sum(
-        prod(parameter.signature.shape(model.sizes))
-        for parameter in model.parameters.values()
-        if not any(
-            model.axes[name].through in tables
-            for name in parameter.signature.axes("reads") | parameter.signature.axes("writes")
-        )
-    )
+    cost = model_cost(config)
+    return cost.parameters if count == "all" else cost.non_embedding

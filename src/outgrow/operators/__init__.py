@@ -35,13 +35,25 @@ from outgrow.operators.registry import Operator, find
 
 _MOST_NOISE = 1000.0  # in units of the initializer range; more would only destroy
 
-__all__ = ["DEPTH", "WIDTH", "Operator", "build", "usual_width"]
+__all__ = ["DEPTH", "USUAL", "WIDTH", "Operator", "build", "unusual", "usual_width"]
+
+USUAL: Mapping[str, Any] = {"width": None, "depth": "stack", "noise": 0.1, "seed": 0}
+"""How a state grows where nobody says: no width is the `usual_width` of the model."""
 
 _WIDTHS = (widths, net2net, staged, lemon, hypercloning, msg, sparkling, mup)
 _DEPTHS = (depths, staged_depth, gstack, middle, upscaling, progressive, lemon_depth)
 _FAMILIES = tuple(family.OPERATORS for family in (*_WIDTHS, *_DEPTHS))
 WIDTH: dict[str, Operator] = {one.name: one for family in _FAMILIES for one in family if one.kind == "width"}
 DEPTH: dict[str, Operator] = {one.name: one for family in _FAMILIES for one in family if one.kind == "depth"}
+
+
+def unusual(**asked: Any) -> list[str]:
+    """Names of what was asked for and is not usual.
+
+    >>> unusual(depth="stack", noise=0.0)
+    ['noise']
+    """
+    return [name for name, value in asked.items() if value != USUAL[name]]
 
 
 def usual_width(small: Model) -> str:
@@ -58,7 +70,7 @@ def build(
     to: Mapping[str, Any],
     *,
     width: str | None = None,
-    depth: str = "stack",
+    depth: str = USUAL["depth"],
     noise: float = 0.0,
     seed: int = 0,
 ) -> Growth:

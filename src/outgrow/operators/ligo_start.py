@@ -87,7 +87,7 @@ class _Axes:
         spec = self._small.axes.get(name)
         if not (isinstance(axis.forward, Select) and isinstance(axis.backward, Select)):
             return axis
-        if spec is not None and spec.through in ("dot", "raw", "lookup", "fixed"):
+        if spec is not None and (spec.is_table or spec.through in ("dot", "raw")):
             return axis
         read, written = axis.backward, axis.forward
         shared = (read.index >= 0) & (read.index == written.index)

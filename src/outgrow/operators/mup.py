@@ -124,7 +124,7 @@ def _fan_in(parameter: Parameter, small: Model, large: Model) -> float:
 
 def _ratio(dim: Dim, small: Model, large: Model) -> float:
     """d / D of a dimension; tokens and positions do not count."""
-    if any(small.axes[name].through in ("lookup", "fixed") for name in dim.axes):
+    if any(small.axes[name].is_table for name in dim.axes):
         return 1.0
     return dim.size(small.sizes) / dim.size(large.sizes)
 

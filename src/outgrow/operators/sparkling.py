@@ -127,7 +127,7 @@ def _random_columns(growth: Growth) -> dict[str, tuple[Part, ...]]:
     for parameter in growth.large.parameters.values():
         for name in parameter.signature.axes("reads"):
             axis = growth.axes[name]
-            if axis.grows and growth.small.axes[name].through not in ("lookup", "fixed"):
+            if axis.grows and not growth.small.axes[name].is_table:
                 share = fan_in_factor(axis.small, axis.large, "random")
                 found[parameter.pattern] = (Part(noise=share, noise_on="reads"),)
     return found

@@ -74,7 +74,7 @@ def block_diagonal(growth: Growth, factor: int) -> dict[str, tuple[Part, ...]]:
         {name: _copy(axis, number) for name, axis in maps.items() if name in growth.small.axes and axis.grows}
         for number in range(factor)
     ]
-    tokens = {name for name, spec in growth.small.axes.items() if spec.through in ("lookup", "fixed")}
+    tokens = {name for name, spec in growth.small.axes.items() if spec.is_table}
     grows = {name for name, axis in maps.items() if axis.grows} - tokens
 
     def both(parameter: Parameter) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from outgrow.architectures import resolve
+from outgrow.architectures import longest_sequence, resolve
 from outgrow.errors import ConfigError
 from outgrow.proof import Batch
 from outgrow.report.images import image_batches
@@ -30,14 +30,7 @@ def proof_batches(
     model = resolve(state.config)
     if model.spec.objective == "image":
         return image_batches(model, source, count=count, size=sequences)
-    positions = min(
-        int(state.config.get(key) or length) for key in ("max_position_embeddings", "n_positions")
-    )
-    if state.config.get("model_type") == "roberta":
-        positions -= (
-            int(state.config.get("pad_token_id") or 0) + 1
-        )  # its positions start behind the padding index
-    length = min(length, positions)
+    length = min(length, longest_sequence(state.config) or length)
     wanted = count * sequences * length
     if not (folder / "tokenizer.json").is_file():
         if source is not None:

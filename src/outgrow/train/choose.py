@@ -102,7 +102,7 @@ def _try(
             live.optimizer,
             session.data.batch(run.seed, run.data.skip_steps + place, run.batch.sequences),
             learning_rate=course.learning_rate(place),
-            micro_batch=run.batch.micro_batch or run.batch.sequences,
+            micro_batch=run.batch.at_once,
             clip=run.optimizer.gradient_clip,
             device=session.device,
             seed=(run.seed, run.data.skip_steps + place),

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
+from outgrow.operators import USUAL, unusual
 from outgrow.reentry import Curve, Ratio, Reentry
 from outgrow.schedule import WSD, Schedule
 from outgrow.section import Count, Seed, TokenCount
@@ -84,6 +85,11 @@ class BatchConfig(_Section):
             raise ValueError(f"micro_batch {self.micro_batch} does not divide sequences {self.sequences}")
         return self
 
+    @property
+    def at_once(self) -> int:
+        """Sequences of one forward pass."""
+        return self.micro_batch or self.sequences
+
 
 class CandidateConfig(_Section):
     """Operators to try; one that is not named is the growth's own."""
@@ -112,11 +118,11 @@ class GrowConfig(_Section):
     """Target sizes by config field, for example `{hidden_size: 192, num_hidden_layers: 6}`; a fitted operator has its own."""
     width: str | None = None
     """A width operator; by default `pad`, or `isometric` behind a post-norm."""
-    depth: str = "stack"
+    depth: str = USUAL["depth"]
     moments: Literal["transport", "keep_zero", "copy", "parts", "reset"] = "transport"
-    noise: Annotated[float, Field(ge=0)] = 0.1
+    noise: Annotated[float, Field(ge=0)] = USUAL["noise"]
     """Reader-invisible noise that lets copies part, in units of the model's initializer range."""
-    seed: Seed = 0
+    seed: Seed = USUAL["seed"]
     probe: ProbeConfig | None = None
     operator: str | None = None
     """Folder of an operator that `outgrow learn` fitted; its sizes, width, depth and seed are its own."""
@@ -141,17 +147,17 @@ class GrowConfig(_Section):
     def _has_one_way(self) -> GrowConfig:
         if sum(one is not None for one in (self.probe, self.operator, self.learn)) > 1:
             raise ValueError("give one of probe, operator and learn")
-        usual: dict[str, Any] = {"width": None, "depth": "stack"}
-        if not isinstance(self.learn, LesaConfig):
-            usual["noise"] = 0.1
-        own = [name for name, value in usual.items() if getattr(self, name) != value]
-        if self.learn is not None and own:
+        own = unusual(width=self.width, depth=self.depth, noise=self.noise, seed=self.seed)
+        read = ("noise", "seed") if isinstance(self.learn, LesaConfig) else ("seed",)
+        unread = [name for name in own if name not in read]
+        if self.learn is not None and unread:
             raise ValueError(
-                f"a learned operator has no use for {', '.join(own)}: see learn.width and learn.depth"
+                f"a learned operator has no use for {', '.join(unread)}: see learn.width and learn.depth"
             )
-        if self.operator is not None and (own or self.seed):
-            words = ", ".join([*own, *(["seed"] if self.seed else [])])
-            raise ValueError(f"a fitted operator has its own width, depth, noise and seed: leave out {words}")
+        if self.operator is not None and own:
+            raise ValueError(
+                f"a fitted operator has its own width, depth, noise and seed: leave out {', '.join(own)}"
+            )
         return self
 
 

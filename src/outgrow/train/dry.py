@@ -84,7 +84,7 @@ def dry_run(run: RunConfig) -> DryRun:
 
 
 def _stage(run: RunConfig, plan: StagePlan, device: Device, rate: float | None) -> DryStage:
-    micro_batch = run.batch.micro_batch or run.batch.sequences
+    micro_batch = run.batch.at_once
     memory = training_memory(
         plan.config,
         sequences=micro_batch,
@@ -118,7 +118,7 @@ def _measured_rate(run: RunConfig, plan: StagePlan, device: Device) -> float | N
     """FLOPs per second of the first stage's model on one micro-batch: the third step of three."""
     if plan.cost.parameters > _LARGEST_PROBE:
         return None
-    micro_batch = run.batch.micro_batch or run.batch.sequences
+    micro_batch = run.batch.at_once
     model = build_model(plan.config).to(device.name)
     optimizer = build_optimizer(model, run.optimizer)
     batch = objective_of(plan.config).example(plan.config, micro_batch, run.data.sequence_length)

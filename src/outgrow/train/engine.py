@@ -123,6 +123,11 @@ class Step:
     gradient_norm: float
 
 
+def step_seed(seed: int, step: int) -> int:
+    """What torch's random numbers of a step begin with."""
+    return (seed * 1_000_003 + step) % 2**63
+
+
 def optimizer_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -139,7 +144,7 @@ def optimizer_step(
 
     `update` is entered around the optimizer's own step (see `train/boost.py`).
     """
-    torch.manual_seed((seed[0] * 1_000_003 + seed[1]) % 2**63)
+    torch.manual_seed(step_seed(*seed))
     model.train()
     optimizer.zero_grad(set_to_none=True)
     inputs, targets = batch

@@ -22,7 +22,7 @@ from outgrow.operators.learned import Form, Values
 from outgrow.plan import plan
 from outgrow.proof import Batch
 from outgrow.store.models import build_model
-from outgrow.train.engine import Device, TrainingError
+from outgrow.train.engine import Device, TrainingError, step_seed
 from outgrow.train.grown_model import GrownModel
 from outgrow.train.progress import Progress, Silent
 
@@ -135,7 +135,7 @@ def fit_step(
 ) -> float:
     """One update of the operator's numbers; returns the loss before it."""
     if options.dropout:
-        torch.manual_seed((options.seed * 1_000_003 + step) % 2**63)
+        torch.manual_seed(step_seed(options.seed, step))
     grown.model.train(options.dropout)
     optimizer.zero_grad(set_to_none=True)
     loss = _loss(grown, batch, device)

@@ -26,6 +26,7 @@ from outgrow.state import TrainingState
 from outgrow.store.operator_file import learned_values
 from outgrow.train.engine import Device
 from outgrow.train.fit import Fit, FitOptions, fit
+from outgrow.train.learn_config import unread
 from outgrow.train.progress import Progress
 
 
@@ -111,6 +112,13 @@ def begin(
     """The form of a method and its first numbers: everything that can be refused, before any tensor is read."""
     if options.method not in METHODS:
         raise GrowthError(f"unknown learned operator '{options.method}' ({near(options.method, METHODS)})")
+    names = unread(options.method, options.start)
+    unused = [name for name in names if getattr(options, name) != getattr(LearnOptions, name)]
+    if unused:
+        raise GrowthError(
+            f"{options.method} from start {options.start} has no use for {', '.join(unused)}",
+            fix="leave out what it does not use",
+        )
     return METHODS[options.method](small, to, options)
 
 

@@ -9,6 +9,15 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from outgrow.section import Count, Section
 
 
+def unread(method: str, start: str) -> tuple[str, ...]:
+    """Options that a fit by this method from this start never reads.
+
+    >>> unread("ligo", "exact"), unread("mango", "published")
+    (('rank',), ('width', 'depth'))
+    """
+    return (*(() if start == "exact" else ("width", "depth")), *(() if method == "mango" else ("rank",)))
+
+
 class LearnConfig(Section):
     """What is fitted, from where, and for how long (docs/learned.md)."""
 
@@ -31,6 +40,18 @@ class LearnConfig(Section):
     def _warms_up(self) -> LearnConfig:
         if self.warmup_steps is not None and self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be fewer than steps {self.steps}")
+        return self
+
+    @model_validator(mode="after")
+    def _reads_all(self) -> LearnConfig:
+        usual = type(self).model_fields
+        unused = [
+            name for name in unread(self.method, self.start) if getattr(self, name) != usual[name].default
+        ]
+        if unused:
+            raise ValueError(
+                f"{self.method} from start {self.start} has no use for {', '.join(unused)}: leave out what it does not use"
+            )
         return self
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from outgrow.architectures import load
+from outgrow.architectures import load, longest_sequence
 from outgrow.errors import ConfigError
 from outgrow.proof import Batch
 from outgrow.train import objectives
@@ -122,7 +122,7 @@ def text_data(
         )
     if objective == "masked":
         check_tokens(tokenizer)
-    length = min(length, _positions(config) or length)
+    length = min(length, longest_sequence(config) or length)
     tokens, _ = encoded(open_corpus(source, limit_bytes=limit_bytes), tokenizer)
     cut = len(tokens) - max(round(len(tokens) * validation_share), length + 1)
     train, held_out = Windows(tokens[: max(cut, 0)], length), Windows(tokens[max(cut, 0) :], length)
@@ -146,12 +146,3 @@ def _check_tokens(windows: Windows, rows: int) -> None:
             got=f"token {highest}",
             expected=f"below vocab_size = {rows}",
         )
-
-
-def _positions(config: Mapping[str, Any]) -> int | None:
-    """Longest sequence; RoBERTa's positions start behind its padding index."""
-    found = config.get("max_position_embeddings", config.get("n_positions"))
-    if found is None:
-        return None
-    behind = int(config.get("pad_token_id") or 0) + 1 if config.get("model_type") == "roberta" else 0
-    return int(found) - behind

@@ -33,9 +33,10 @@ def learn_options(growth: GrowConfig) -> LearnOptions | LesaOptions:
     assert wanted is not None, "the growth is learned"
     if isinstance(wanted, LesaConfig):
         return LesaOptions(wanted.width, growth.noise, wanted.steps, wanted.hidden, wanted.rank, growth.seed)
+    rate = usual_rate(wanted.start) if wanted.learning_rate is None else wanted.learning_rate
     fit = FitOptions(
         steps=wanted.steps,
-        learning_rate=wanted.learning_rate or usual_rate(wanted.start),
+        learning_rate=rate,
         warmup=wanted.warmup_steps,
         dropout=wanted.dropout,
         seed=growth.seed,
@@ -75,11 +76,6 @@ def learning_flops(config: Mapping[str, Any], growth: GrowConfig, run: RunConfig
     if isinstance(options, LesaOptions):
         return float(lesa_flops(lesa_form(config, growth.to, options), options))
     form, values, _ = begin(resolve(config), growth.to, options)
-    step = items(run) * run.tokens_per_step // run.batch.sequences
+    step = run.batch.at_once * run.tokens_per_step // run.batch.sequences
     plain = step * training_flops(form.large.config, run.data.sequence_length)[1]
     return float(options.fit.steps * (plain + 3 * making_flops(form, values)))
-
-
-def items(run: RunConfig) -> int:
-    """Sequences, or images, of one step of a fit: as many as the run holds in memory at once."""
-    return run.batch.micro_batch or run.batch.sequences

@@ -21,7 +21,7 @@ from outgrow.train.config import GrowConfig
 from outgrow.train.course import Course
 from outgrow.train.learn import LearnOptions, learn
 from outgrow.train.learn_data import forward_batch
-from outgrow.train.learn_plan import items, learn_options
+from outgrow.train.learn_plan import learn_options
 from outgrow.train.lesa import LesaOptions, learn_lesa
 from outgrow.train.session import Session, row_at
 
@@ -64,7 +64,7 @@ def _fit(
 
     def batch(place: int) -> Batch:
         return forward_batch(
-            objective, session.data.batch(run.seed, run.data.skip_steps + step + place, items(run))
+            objective, session.data.batch(run.seed, run.data.skip_steps + step + place, run.batch.at_once)
         )
 
     fitted, fit = learn(
@@ -73,7 +73,7 @@ def _fit(
         batch,
         [forward_batch(objective, one) for one in session.validation],
         options,
-        data={**session.data.record, "seed": run.seed, "step": step, "sequences": items(run)},
+        data={**session.data.record, "seed": run.seed, "step": step, "sequences": run.batch.at_once},
         device=session.device,
         progress=session.progress,
     )

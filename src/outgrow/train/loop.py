@@ -209,7 +209,7 @@ def _one_step(session: Session, live: Live, rate: float, treatment: Treatment) -
             live.optimizer,
             session.data.batch(run.seed, place, run.batch.sequences),
             learning_rate=rate,
-            micro_batch=run.batch.micro_batch or run.batch.sequences,
+            micro_batch=run.batch.at_once,
             clip=run.optimizer.gradient_clip,
             device=session.device,
             seed=(run.seed, place),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from outgrow.architectures import resolve
+from outgrow.architectures import longest_sequence, resolve
 from outgrow.errors import ConfigError
 
 
@@ -50,9 +50,7 @@ class TextNeeds(Needs):
                 got=config["vocab_size"],
                 expected=f"at least {self.vocab_size}",
             )
-        positions = config.get("max_position_embeddings", config.get("n_positions"))
-        if positions is not None and config["model_type"] == "roberta":
-            positions -= int(config.get("pad_token_id") or 0) + 1  # they start behind the padding index
+        positions = longest_sequence(config)
         if positions is not None and positions < self.sequence_length:
             raise ConfigError(
                 "data.sequence_length is longer than the model's positions",

@@ -75,7 +75,7 @@ def open_session(
     """Everything fixed for this process: the plan with the real vocabulary, the log cut to the pointer, the clock."""
     device = choose_device(run)
     plans = plan_stages(run, data.needs)
-    micro_batch = run.batch.micro_batch or run.batch.sequences
+    micro_batch = run.batch.at_once
     return Session(
         run=run,
         plans=plans,
