@@ -159,7 +159,7 @@ def target(small: Model, to: Mapping[str, Any]) -> Model:
             )
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise GrowthError(f"size '{asked}' must be a positive whole number", got=repr(value))
-        now = small.layers if name == spec.layers.count else small.sizes[allowed[name]]
+        now = max(1, small.layers if name == spec.layers.count else small.sizes[allowed[name]])
         if value > _MOST_TIMES * now:
             raise GrowthError(
                 f"size '{asked}' would grow by more than {_MOST_TIMES:,} times, which can only be a slip",

@@ -129,7 +129,7 @@ def other_text(state: Path, run: RunConfig, source: str, sequences: int) -> floa
     model = load_model(state, device)
     config: Any = model.config
     data: Data = hide(text) if load(config.model_type).objective == "masked" else text
-    micro_batch = run.batch.micro_batch or run.batch.sequences
+    micro_batch = run.batch.at_once
     return math.exp(evaluate(model, data.validation_batches(sequences, micro_batch), device))
 
 

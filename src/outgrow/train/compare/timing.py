@@ -135,7 +135,7 @@ class _Turn:
                 self._optimizer,
                 self._batch,
                 learning_rate=1e-9,
-                micro_batch=self._run.batch.micro_batch or self._run.batch.sequences,
+                micro_batch=self._run.batch.at_once,
                 clip=self._run.optimizer.gradient_clip,
                 device=self._device,
                 seed=(0, step),
