@@ -11,7 +11,7 @@ from compare.tiny import GROW, SMALL
 from compare.tiny import text_study as study
 from outgrow.errors import ConfigError
 from outgrow.train.compare import parse_study
-from outgrow.train.run_file import dump_yaml
+from outgrow.train.run_file import dump_yaml, parse_run
 
 RUN: dict[str, Any] = {
     "output": "runs/planned",
@@ -24,13 +24,14 @@ RUN: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize("resolved", [False, True])
 @pytest.mark.parametrize(("own", "budgets"), [({}, (320,)), ({"budgets": [320, 640]}, (320, 640))])
 def test_a_run_file_is_an_arm(
-    corpus: Path, tmp_path: Path, own: dict[str, Any], budgets: tuple[int, ...]
+    corpus: Path, tmp_path: Path, own: dict[str, Any], budgets: tuple[int, ...], resolved: bool
 ) -> None:
-    """As `outgrow plan --run` writes them; the tokens of the last stage are its budget."""
+    """As written by hand, or with every default as `outgrow plan --run` does; the tokens of the last stage are its budget."""
     file = tmp_path / "planned.yaml"
-    file.write_text(dump_yaml(RUN))
+    file.write_text(dump_yaml(parse_run(RUN).resolved() if resolved else RUN))
     content = study(corpus, tmp_path / "study")
     content["arms"]["planned"] = {"run": str(file), **own}
     parsed = parse_study(content)

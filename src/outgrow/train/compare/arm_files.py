@@ -47,7 +47,7 @@ def _read(arm: Mapping[str, Any], where: str) -> dict[str, Any]:
             expected="a run with a model of its own",
         )
     stages = [
-        stage.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"name"})
+        stage.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"name"})
         for stage in run.stages
     ]
     last = stages[-1].pop("tokens")
