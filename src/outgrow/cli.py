@@ -272,10 +272,8 @@ def learn(
             sizes,
             data,
             LearnOptions(method, start, fit=fit, **_given(width=width, depth=depth, rank=rank)),
-            sequences=sequences or 16,
-            length=length or 256,
-            device=device or "cpu",
             plot=plot,
+            **_given(sequences=sequences, length=length, device=device),
             **always,
         )
     if as_json:

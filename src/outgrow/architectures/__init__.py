@@ -215,7 +215,7 @@ def growable(spec: ArchitectureSpec) -> dict[str, str]:
 
 
 def longest_sequence(config: Mapping[str, Any]) -> int | None:
-    """Tokens that a model has positions for, where its config says so; RoBERTa's start behind its padding index.
+    """Tokens that a model has positions for, where its config says so.
 
     >>> longest_sequence({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1})
     512
@@ -223,8 +223,8 @@ def longest_sequence(config: Mapping[str, Any]) -> int | None:
     found = config.get("max_position_embeddings", config.get("n_positions"))
     if found is None:
         return None
-    behind = int(config.get("pad_token_id") or 0) + 1 if config.get("model_type") == "roberta" else 0
-    return int(found) - behind
+    behind = load(str(config["model_type"])).positions_behind_padding
+    return int(found) - (int(config.get("pad_token_id") or 0) + 1 if behind else 0)
 
 
 def fixed(spec: ArchitectureSpec) -> dict[str, str]:

@@ -97,6 +97,8 @@ class ArchitectureSpec(_Strict):
     """Size expressions that transformers' own config class wants to be whole numbers."""
     sequence: str | None = None
     """Length of every sequence, as one dimension of a signature, where the config fixes it (patches and tokens of an image)."""
+    positions_behind_padding: bool = False
+    """Whether the first position is not 0 but the one behind `pad_token_id`."""
     attended: str | None = None
     """Pairs of positions that attend to each other in blocks outside the layers, as one dimension of a signature."""
     disk: dict[str, str] = {}

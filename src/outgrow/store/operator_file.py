@@ -27,7 +27,6 @@ from outgrow.store.source import TensorSource
 
 FILE = "operator.safetensors"
 FORMAT_VERSION = 1
-_FIELDS = ("method", "options", "to", "eps", "source", "record")
 
 
 class _Source(BaseModel):
@@ -53,6 +52,9 @@ class _Description(BaseModel):
     source: _Source
     record: dict[str, Any]
     digest: str
+
+
+_FIELDS = tuple(name for name in _Description.model_fields if name != "digest")
 
 
 def save_operator(operator: FittedOperator, folder: Path, *, overwrite: bool = False) -> FittedOperator:

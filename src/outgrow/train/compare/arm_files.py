@@ -51,4 +51,4 @@ def _read(arm: Mapping[str, Any], where: str) -> dict[str, Any]:
         for stage in run.stages
     ]
     last = stages[-1].pop("tokens")
-    return {"model": run.model, "stages": stages, "budgets": arm.get("budgets") or [last]}
+    return {"model": run.model, "stages": stages, "budgets": arm.get("budgets", [last])}

@@ -35,7 +35,7 @@ class Saving:
     """Share of the bootstrap draws whose loss lay on the frontier; the interval is over these. One seed has no interval."""
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256)  # a report asks for each of them many times
 def savings(arm: Frontier, scratch: Frontier, *, draws: int = 1000) -> tuple[Saving, ...]:
     """The saving at every budget of an arm, with a 90 % interval over the seeds of both arms.
 
