@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -24,18 +25,16 @@ def test_of_two_that_want_a_folder_one_writes_it(tmp_path: Path) -> None:
         assert go_on.wait(20)
         (folder / "who").write_text(who)
 
-    first = threading.Thread(
-        target=write_folder, args=(tmp_path / "a", lambda folder: write(folder, "first"))
-    )
-    first.start()
-    assert begun.wait(20)
-    second = threading.Thread(
-        target=write_folder, args=(tmp_path / "a", lambda folder: write(folder, "second"))
-    )
-    second.start()
-    go_on.set()
-    first.join(20)
-    second.join(20)
+    def asked(who: str) -> Path:
+        return write_folder(tmp_path / "a", lambda folder: write(folder, who))
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(asked, "first")
+        assert begun.wait(20)
+        second = pool.submit(asked, "second")
+        assert not wait([second], timeout=0.3).done  # it waits: neither an error nor a second copy
+        go_on.set()
+        assert first.result(20) == second.result(20) == tmp_path / "a"
     assert written == ["first"]
     assert (tmp_path / "a" / "who").read_text() == "first"
 
