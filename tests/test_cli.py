@@ -73,6 +73,28 @@ def test_inspect_grow_verify(small: Path, tmp_path: Path) -> None:
     assert (tmp_path / "proof.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize(
+    ("saved", "computed"), [("bfloat16", "float64"), ("float32", "bfloat16"), ("float32", "float32")]
+)
+def test_verify_judges_no_gradients_in_half_precision(
+    small: Path, tmp_path: Path, saved: str, computed: str
+) -> None:
+    """Rounding moves them far more than any error of ours: shown, not judged, and the growth is not called broken."""
+    LlamaForCausalLM.from_pretrained(small, dtype=saved).save_pretrained(tmp_path / "small")
+    exact = ("--width", "isometric", "--noise", "0", "--moments", "transport")
+    assert outgrow("grow", tmp_path / "small", tmp_path / "large", *SIZES, *exact).returncode == 0
+    result = outgrow(
+        "verify", tmp_path / "small", tmp_path / "large", "--dtype", computed, "--steps", "2", "--json"
+    )
+    assert result.returncode == 0, result.stdout
+    report = json.loads(result.stdout)
+    half = "bfloat16" in (saved, computed)
+    assert report["gradient_promised"]
+    assert (report["gradient_error"] > 1e-3) == half
+    assert report["gradient_kept"] is (None if half else True)
+    assert ("half precision alone" in report["verdict"]) == half
+
+
 def test_verify_notices_a_wrong_weight(small: Path, tmp_path: Path) -> None:
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file

@@ -38,7 +38,7 @@ Batch = Mapping[str, Tensor]
 """`input_ids` and `labels`, int64 (sequences, tokens); or `pixel_values`, float (images, channels, rows, columns), and
 `labels`, int64 (images)."""
 
-GRADIENT_TOLERANCE = 1e-4
+_GRADIENT_TOLERANCE = 1e-4
 """Of the gradient law, per tensor: norms in float32 reach 1e-5 (tests/battery/test_exactness.py), a wrong transport 1e-3."""
 
 CAGED = 1e-6
@@ -83,6 +83,8 @@ class Report:
     moment_norms: Mapping[str, tuple[float, float]]
     first_update: Mapping[str, FirstUpdate]
     tolerance: float
+    gradient_tolerance: float | None
+    """None in half precision, whose rounding alone moves gradients by 1 to 30 %: there they are shown, and not judged."""
     matches_plan: bool
     findings: tuple[Mapping[str, Any], ...] = field(default=())
 
@@ -92,12 +94,17 @@ class Report:
         return self.function_error <= self.tolerance
 
     @property
+    def gradient_kept(self) -> bool | None:
+        """Whether the gradient law holds within rounding; None where half precision cannot tell."""
+        return None if self.gradient_tolerance is None else self.gradient_error <= self.gradient_tolerance
+
+    @property
     def passed(self) -> bool:
         """Whether everything that the operators promise holds, and the state is what its plan says."""
         return (
             (self.function_kept or not self.promised)
             and self.matches_plan
-            and (self.gradient_error <= GRADIENT_TOLERANCE or not self.gradient_promised)
+            and (self.gradient_kept is not False or not self.gradient_promised)
         )
 
     @property
@@ -116,8 +123,13 @@ class Report:
             parts.append(
                 f"The function changes, as this operator does (loss {self.loss_small:.3f} → {self.loss_large:.3f})"
             )
-        if self.gradient_error <= GRADIENT_TOLERANCE:
+        if self.gradient_kept:
             parts.append("its gradients are the small model's, transported, so the moments are exact")
+        elif self.gradient_promised and self.gradient_kept is None:
+            parts.append(
+                f"gradients should be transports and differ by {self.gradient_error:.1e}, which half precision alone can do"
+                " (float64 tells)"
+            )
         elif self.gradient_promised:
             parts.append(f"BROKEN: gradients should be transports, but differ by {self.gradient_error:.1e}")
         else:
@@ -139,6 +151,7 @@ class Report:
         return {
             **asdict(self),
             "function_kept": self.function_kept,
+            "gradient_kept": self.gradient_kept,
             "passed": self.passed,
             "verdict": self.verdict,
         }
@@ -166,7 +179,7 @@ def verify(
         )
     plan = replay(small.config, large.lineage[-1], large.assets)
     _check_sizes(plan, large)
-    tolerance = _tolerance(plan, large, dtype)
+    tolerance, gradient_tolerance = _tolerances(plan, large, dtype)
     law_plan = (
         plan
         if plan.moments == "transport"
@@ -209,6 +222,7 @@ def verify(
         },
         first_update=updates,
         tolerance=tolerance,
+        gradient_tolerance=gradient_tolerance,
         matches_plan=matches,
         findings=tuple(vars(finding) for finding in plan.compensation.findings),
     )
@@ -356,13 +370,14 @@ def _check_sizes(plan: GrowthPlan, large: TrainingState) -> None:
             )
 
 
-def _tolerance(plan: GrowthPlan, large: TrainingState, dtype: torch.dtype) -> float:
-    """Rounding: of the dtype, of the saved weights, and of RMSNorm, which transformers computes in float32 in any dtype."""
+def _tolerances(plan: GrowthPlan, large: TrainingState, dtype: torch.dtype) -> tuple[float, float | None]:
+    """Of the loss and of the gradient law, by rounding: of the dtype, of the saved weights, and of RMSNorm, which
+    transformers computes in float32 in any dtype."""
     dtypes = {dtype, *(large.source.meta(name, "weight").dtype for name in large.source.names("weight"))}
     if dtypes & {torch.bfloat16, torch.float16}:
-        return 2e-3
+        return 2e-3, None
     float32_norms = any(spec.norm == "rms" for spec in plan.small.axes.values())
-    return 1e-5 if torch.float32 in dtypes or float32_norms else 1e-9
+    return 1e-5 if torch.float32 in dtypes or float32_norms else 1e-9, _GRADIENT_TOLERANCE
 
 
 def _train(

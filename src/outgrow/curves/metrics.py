@@ -16,6 +16,8 @@ from outgrow.curves.counting import Count, law_parameters
 from outgrow.curves.curve import Curve, make_curve
 from outgrow.errors import ConfigError
 
+_DAMAGED = "the file is damaged: bring it back, or delete the run"
+
 
 def read_metrics_curve(path: Path, count: Count) -> Curve:
     """Tokens and validation loss of the first stage; raises `ConfigError` with line and field."""
@@ -58,12 +60,14 @@ def read_rows(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], tuple[str, 
     notes = ("the last line is cut short and left out",) if lines[-1].strip() else ()
     rows = []
     for number, line in enumerate(lines[:-1], start=1):
+        if not line.strip():
+            continue
         try:
-            row = json.loads(line) if line.strip() else {}
+            row = json.loads(line)
         except ValueError as error:
-            raise ConfigError(f"{path}, line {number}: not JSON", got=str(error)) from None
+            raise ConfigError(f"{path}, line {number}: not JSON", got=str(error), fix=_DAMAGED) from None
         if not isinstance(row, dict):
-            raise ConfigError(f"{path}, line {number}: not a row", got=type(row).__name__)
+            raise ConfigError(f"{path}, line {number}: not a row", got=type(row).__name__, fix=_DAMAGED)
         rows.append((number, row))
     return rows, notes
 

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from outgrow.curves.metrics import read_rows
 from outgrow.errors import ConfigError
 from outgrow.store.atomic import write_json_atomic, write_text_atomic
 from outgrow.train.config import RunConfig
@@ -163,15 +164,7 @@ class MetricsLog:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All whole rows; a line cut short by a kill is left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    try:
-        return [json.loads(line) for line in lines[:-1] if line]
-    except ValueError as error:
-        raise ConfigError(
-            f"{path} is damaged", got=error, fix="delete the run, or bring the file back"
-        ) from None
+    return [row for _, row in read_rows(path)[0]] if path.is_file() else []
 
 
 def prune(stage_folder: Path, keep: int) -> None:
