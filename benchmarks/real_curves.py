@@ -31,8 +31,8 @@ from outgrow.laws.power import Array
 from outgrow.planning.config import FitLaw
 from outgrow.planning.laws import SizeLaw, fitted_law
 from outgrow.planning.plan_file import parse_plan
-from outgrow.planning.study import Study, study
 from outgrow.planning.summary import law_summary, summary
+from outgrow.planning.worked import WorkedPlan, work_out
 from outgrow.report.plot import COLORS, FAINT, INK, STYLE, quiet_axes
 from outgrow.stages import replay
 from outgrow.store.atomic import write_json_atomic
@@ -95,7 +95,7 @@ def switches(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def triggered(place: Place, plan: Study, seed: int) -> dict[str, Any]:
+def triggered(place: Place, plan: WorkedPlan, seed: int) -> dict[str, Any]:
     """Where the trigger ended the stages of a seed, and what that costs: by the law over the plan, and as a saving measured."""
     target = plan.path.losses[-1]
     found = switches(place.folder(PLAN, f"trigger-{seed}"))
@@ -109,7 +109,7 @@ def triggered(place: Place, plan: Study, seed: int) -> dict[str, Any]:
     }
 
 
-def report(place: Place, plan: Study, law: SizeLaw) -> dict[str, Any]:
+def report(place: Place, plan: WorkedPlan, law: SizeLaw) -> dict[str, Any]:
     """All numbers, as plain data."""
     target = plan.path.losses[-1]
     read = [saving_at(place, f"planned-{seed}", seed, target) for seed in PLAN.seeds]
@@ -127,7 +127,7 @@ def report(place: Place, plan: Study, law: SizeLaw) -> dict[str, Any]:
     }
 
 
-def draw(place: Place, plan: Study, law: SizeLaw, found: dict[str, Any]) -> None:
+def draw(place: Place, plan: WorkedPlan, law: SizeLaw, found: dict[str, Any]) -> None:
     """Left and middle: curves, laws, and the sizes that they never saw. Right: the largest, from scratch and staged."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -172,7 +172,7 @@ def _draw_law(axes: Axes, place: Place, ladder: Ladder, law: SizeLaw, last: dict
     axes.legend(frameon=False, title="parameters", fontsize=9)
 
 
-def _draw_runs(axes: Axes, place: Place, plan: Study, found: dict[str, Any]) -> None:
+def _draw_runs(axes: Axes, place: Place, plan: WorkedPlan, found: dict[str, Any]) -> None:
     runs = {"from scratch": (INK, [f"scratch-{PLAN.sizes[-1]}-{seed}" for seed in PLAN.seeds])}
     runs["as planned"] = (COLORS[0], [f"planned-{seed}" for seed in PLAN.seeds])
     runs["by trigger"] = (COLORS[1], [f"trigger-{seed}" for seed in PLAN.seeds])
@@ -201,7 +201,7 @@ def main() -> None:
     options = parser.parse_args()
     place = Place(options.data, options.work)
     do(place.first_runs())
-    plan = study(parse_plan(place.plan_file(PLAN)))
+    plan = work_out(parse_plan(place.plan_file(PLAN)))
     do(planned_runs(place, plan))
     law = fitted_law(FitLaw.model_validate(place.plan_file(LAW)["law"]))
     found = report(place, plan, law)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from outgrow.planning.run import planned_run
-from outgrow.planning.study import Study
+from outgrow.planning.worked import WorkedPlan
 from outgrow.train import train
 from outgrow.train.files import RunBusyError, is_held
 from outgrow.train.folder import RunFolder
@@ -167,7 +167,7 @@ class Place:
         }
 
 
-def planned_runs(place: Place, plan: Study) -> list[dict[str, Any]]:
+def planned_runs(place: Place, plan: WorkedPlan) -> list[dict[str, Any]]:
     """The plan with every seed, and with the trigger in place of the planned tokens."""
     assert len(plan.path.sizes) > 1, "the plan grows nothing"
     run = planned_run(plan).model_dump(mode="json", by_alias=True, exclude_unset=True)
@@ -184,7 +184,7 @@ def planned_runs(place: Place, plan: Study) -> list[dict[str, Any]]:
     ]
 
 
-def until(plan: Study, place: int) -> dict[str, Any]:
+def until(plan: WorkedPlan, place: int) -> dict[str, Any]:
     """The trigger of a stage with the fitted law's own numbers: its exponent, and how much lower the next size's asymptote is."""
     law = plan.law.fitted[0].law
     small, large = (plan.candidates[plan.path.sizes[k]].parameters for k in (place, place + 1))

@@ -18,7 +18,7 @@ from real_curves_runs import PLAN, Place
 from outgrow.planning.config import FitLaw
 from outgrow.planning.laws import fitted_law
 from outgrow.planning.plan_file import parse_plan
-from outgrow.planning.study import study
+from outgrow.planning.worked import work_out
 
 STAGES = (2, 3, 8)
 
@@ -26,7 +26,7 @@ STAGES = (2, 3, 8)
 def savings(law: dict[str, Any], parameters: float, ratio: float) -> list[float]:
     """The best saving with so many stages, against the target's size from scratch."""
     sizes = np.geomspace(parameters / 60, parameters, 60).round().astype(int).tolist()
-    plan = study(
+    plan = work_out(
         parse_plan(
             {
                 "target": {"size": "59", "tokens": round(ratio * parameters)},

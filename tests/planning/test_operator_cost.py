@@ -18,7 +18,7 @@ from outgrow.curves.grown import read_grown_curve
 from outgrow.errors import ConfigError
 from outgrow.planning.cautions import cautions
 from outgrow.planning.plan_file import parse_plan
-from outgrow.planning.study import study
+from outgrow.planning.worked import work_out
 from outgrow.stages import replay
 from outgrow.stages.measured import MeasuredOperator, PilotCost, pilot_cost
 from planning import pilots
@@ -259,14 +259,14 @@ def test_a_plan_takes_what_was_measured(tmp_path: Path, plan: Callable[..., dict
     assert [Path(one["grown"]).parent.name for one in found["pilots"]] == [f"grown-{k}" for k in range(3)]
     assert [Path(one["scratch"]).parent.name for one in found["pilots"]] == [f"scratch-{k}" for k in range(3)]
     typed = {"loss_gap": found["loss_gap"], "lost_tokens": round(found["lost_tokens"])}
-    given = study(parse_plan(plan(**typed)))
+    given = work_out(parse_plan(plan(**typed)))
     assert facts["schedules"][1]["flops"] == pytest.approx(given.paths[1].total_flops, rel=1e-6)
-    assert facts["schedules"][1]["saving"] < study(parse_plan(plan())).saving(1)
+    assert facts["schedules"][1]["saving"] < work_out(parse_plan(plan())).saving(1)
 
 
 def test_the_plans_own_fit_serves_as_the_curve(tmp_path: Path, plan: Callable[..., dict[str, Any]]) -> None:
     log = write(tmp_path / "grown", grown_log())
-    worked = study(parse_plan(plan(measured={"grown": str(log)})))
+    worked = work_out(parse_plan(plan(measured={"grown": str(log)})))
     cost = worked.measured["both"]
     assert cost.lost_tokens == pytest.approx(600_000, rel=0.01)
     assert "the fitted curve of" in cost.pilots[0].own
@@ -279,7 +279,7 @@ def test_the_plans_own_fit_serves_as_the_curve(tmp_path: Path, plan: Callable[..
 
 def test_a_gain_is_told_and_not_planned_with(tmp_path: Path, plan: Callable[..., dict[str, Any]]) -> None:
     pair = seeds(tmp_path, 1, lost=lambda since: -500_000.0, gap=0.0)
-    worked = study(parse_plan(plan(measured=pair)))
+    worked = work_out(parse_plan(plan(measured=pair)))
     assert worked.measured["both"].lost_tokens == pytest.approx(-500_000, rel=0.2)
     assert worked.problem.operators[2].lost_tokens == 0
     said = " ".join(cautions(worked))
@@ -291,16 +291,16 @@ def test_what_is_to_be_known_about_a_measured_cost(
     tmp_path: Path, plan: Callable[..., dict[str, Any]]
 ) -> None:
     drifting = {"grown": str(write(tmp_path / "drift", grown_log(lost=lambda since: 0.21 * since, count=20)))}
-    assert "had not settled" in " ".join(cautions(study(parse_plan(plan(measured=drifting)))))
+    assert "had not settled" in " ".join(cautions(work_out(parse_plan(plan(measured=drifting)))))
     numbers = {**plan(measured=seeds(tmp_path, 1)), "law": {"kind": "chinchilla"}, "model": None}
     numbers["candidates"] = [{"name": "small", "parameters": "1M"}, {"name": "large", "parameters": "4M"}]
-    said = " ".join(cautions(study(parse_plan(numbers))))
+    said = " ".join(cautions(work_out(parse_plan(numbers))))
     assert "lost tokens are taken to be the same" in said
     for folder, sequences in (("grown-0", 8), ("scratch-0", 16)):
         (tmp_path / folder / "run.yaml").write_text(yaml.safe_dump({"batch": {"sequences": sequences}}))
     log = tmp_path / "scratch-0" / "metrics.jsonl"
     log.write_text(log.read_text().replace('"peak": 0.001', '"peak": 0.003'))
-    (pilot,) = study(parse_plan(numbers)).measured["both"].pilots
+    (pilot,) = work_out(parse_plan(numbers)).measured["both"].pilots
     assert "differs in more than the growth: batch.sequences 8 and 16" in pilot.notes[-1]
     assert "the learning rate's peak 0.001 and 0.003" in pilot.notes[-1]
 

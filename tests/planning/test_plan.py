@@ -16,8 +16,8 @@ import yaml
 from outgrow.laws import Chinchilla
 from outgrow.planning.cautions import cautions
 from outgrow.planning.plan_file import parse_plan
-from outgrow.planning.study import study
 from outgrow.planning.summary import summary
+from outgrow.planning.worked import work_out
 from outgrow.train.run_file import load_run
 from test_cli import outgrow, refused
 
@@ -109,7 +109,7 @@ def test_a_run_file_that_train_accepts(write: Callable[..., Path], tmp_path: Pat
     )
     assert result.returncode == 0, result.stderr
     loaded = load_run(target)
-    worked = study(parse_plan({**PLAN, "run": run, "grow": {"depth": "interleave"}}))
+    worked = work_out(parse_plan({**PLAN, "run": run, "grow": {"depth": "interleave"}}))
     assert [stage.name for stage in loaded.stages] == [worked.candidates[p].name for p in worked.path.sizes]
     assert len(loaded.stages) > 1
     assert [stage.tokens for stage in loaded.stages] == [round(tokens) for tokens in worked.path.tokens]
@@ -168,7 +168,7 @@ def test_fit_first(write: Callable[..., Path], curve_file: Path, tmp_path: Path)
 def test_a_curve_per_size(write: Callable[..., Path], tmp_path: Path) -> None:
     plan = parse_plan({**PLAN, "target": {"size": "large", "loss": 6.3}})
     lines = ["run,parameters,tokens,loss"]
-    for one in study(plan).candidates:
+    for one in work_out(plan).candidates:
         for seed, luck in enumerate((0.998, 1 / 0.998)):  # two runs of a size: the curve goes between them
             for tokens in np.geomspace(1e5, 1e8, 20):
                 loss = luck * float(LAW.loss(one.parameters, tokens))
@@ -176,14 +176,14 @@ def test_a_curve_per_size(write: Callable[..., Path], tmp_path: Path) -> None:
     path = tmp_path / "own.csv"
     path.write_text("\n".join(lines))
     law = {"kind": "fit", "form": "per_size", "draws": 20, "curves": [{"path": str(path)}]}
-    own = study(parse_plan({**PLAN, "target": {"size": "large", "loss": 6.3}, "law": law}))
+    own = work_out(parse_plan({**PLAN, "target": {"size": "large", "loss": 6.3}, "law": law}))
     np.testing.assert_allclose(
-        own.path.flops, study(plan).path.flops, rtol=1e-3
+        own.path.flops, work_out(plan).path.flops, rtol=1e-3
     )  # losses have 6 digits in the file
 
 
 def test_numbers_alone_and_a_budget() -> None:
-    worked = study(
+    worked = work_out(
         parse_plan(
             {
                 "target": {"flops": 1e17},
@@ -198,14 +198,16 @@ def test_numbers_alone_and_a_budget() -> None:
 
 
 def test_kaplans_law_counts_without_embeddings() -> None:
-    worked = study(parse_plan({**PLAN, "target": {"size": "large", "loss": 5.5}, "law": {"kind": "kaplan"}}))
+    worked = work_out(
+        parse_plan({**PLAN, "target": {"size": "large", "loss": 5.5}, "law": {"kind": "kaplan"}})
+    )
     assert worked.candidates[0].parameters == 2608  # 4 * 16 * 16 attention, 3 * 16 * 32 MLP, 3 * 16 gains
     assert worked.saving(1) > 0.05
 
 
 def test_warnings_in_plain_words() -> None:
     base = {**PLAN, "target": {"size": "large", "tokens": "200M"}, "stages": 2}
-    worked = study(
+    worked = work_out(
         parse_plan(
             {
                 **base,
@@ -221,15 +223,15 @@ def test_warnings_in_plain_words() -> None:
         "no interval",
     ):
         assert words in said
-    decayed = study(parse_plan({**PLAN, "run": {"schedule": {"kind": "linear"}}}))
+    decayed = work_out(parse_plan({**PLAN, "run": {"schedule": {"kind": "linear"}}}))
     assert "already decayed" in " ".join(cautions(decayed))
     measured = {**base, "operators": {"both": {"loss_gap": 0.01, "lost_tokens": "10k"}}}
-    assert "taken to be perfect" not in " ".join(cautions(study(parse_plan(measured))))
+    assert "taken to be perfect" not in " ".join(cautions(work_out(parse_plan(measured))))
 
 
 def test_a_growth_that_the_operators_refuse_is_planned_around() -> None:
     plan = {**PLAN, "grow": {"width": "duplicate"}}  # 16 -> 24 and 16 -> 48: only the second is a multiple
-    worked = study(parse_plan(plan))
+    worked = work_out(parse_plan(plan))
     assert all(path.sizes[:2] != (0, 1) for path in worked.paths)
     assert any("small → medium" in text for text in cautions(worked))
 
@@ -239,14 +241,14 @@ def test_a_growth_that_ends_in_another_model_is_planned_around() -> None:
         "name": "large",
         "sizes": sizes(48, 3, 2),
     }  # heads of 24; the small one's of 8 would be kept
-    worked = study(parse_plan({**PLAN, "candidates": [PLAN["candidates"][0], wider_heads]}))
+    worked = work_out(parse_plan({**PLAN, "candidates": [PLAN["candidates"][0], wider_heads]}))
     assert all(len(path.sizes) == 1 for path in worked.paths)
     assert any("query_dim 8, not 24" in text for text in cautions(worked))
 
 
 def test_limits_on_the_growth_factor() -> None:
     factor = {"largest_factor": 3.0}
-    worked = study(parse_plan({**PLAN, "operators": {"both": factor, "width": factor, "depth": factor}}))
+    worked = work_out(parse_plan({**PLAN, "operators": {"both": factor, "width": factor, "depth": factor}}))
     for path in worked.paths:
         numbers = [worked.candidates[place].parameters for place in path.sizes]
         assert all(large <= 3 * small for small, large in pairwise(numbers))
@@ -300,6 +302,6 @@ def test_the_example_works() -> None:
 
 def test_a_rule_far_below_its_evidence_says_so() -> None:
     """G_stack's timing was fitted to 10^18 FLOPs and more; at 10^10 it asks for an endless first stage."""
-    (row,) = [one for one in summary(study(parse_plan(PLAN)))["rules"] if "G_stack" in one["rule"]]
+    (row,) = [one for one in summary(work_out(parse_plan(PLAN)))["rules"] if "G_stack" in one["rule"]]
     assert row["saving"] is None
     assert "costs more than the baseline" in row["why_not"]

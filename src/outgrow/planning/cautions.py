@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from outgrow.curves import law_parameters
 from outgrow.planning.sizes import KINDS
-from outgrow.planning.study import Study
+from outgrow.planning.worked import WorkedPlan
 from outgrow.schedule import Schedule
 
 OVER_TRAINED = 20.0
@@ -20,7 +20,7 @@ UNSETTLED = 0.1
 """Range of a pilot's lost tokens over its last half, as a share of its tokens after the growth, beyond which we warn."""
 
 
-def cautions(study: Study) -> tuple[str, ...]:
+def cautions(worked: WorkedPlan) -> tuple[str, ...]:
     """Every warning about the schedule to take."""
     return tuple(
         text
@@ -35,56 +35,56 @@ def cautions(study: Study) -> tuple[str, ...]:
             _decaying,
             _edge,
         )
-        for text in rule(study)
-    ) + tuple(f"left out, the operators refuse it: {text}" for text in study.refused)
+        for text in rule(worked)
+    ) + tuple(f"left out, the operators refuse it: {text}" for text in worked.refused)
 
 
-def _counting(study: Study) -> Iterator[str]:
-    if study.candidates[0].fields is None:
+def _counting(worked: WorkedPlan) -> Iterator[str]:
+    if worked.candidates[0].fields is None:
         yield (
             "Candidates are numbers of parameters alone: a token is taken to cost 6 FLOPs per parameter, "
             "without attention and head."
         )
 
 
-def _uncertain(study: Study) -> Iterator[str]:
-    if not study.law.draws:
+def _uncertain(worked: WorkedPlan) -> Iterator[str]:
+    if not worked.law.draws:
         yield (
             "The law was not fitted to your curves, so the saving has no interval, and sizes, data and learning "
             "rates of your own may follow another one."
         )
         return
-    saving = study.savings[study.chosen]
-    if saving is not None and len(study.path.sizes) > 1 and saving.low <= 0:
+    saving = worked.savings[worked.chosen]
+    if saving is not None and len(worked.path.sizes) > 1 and saving.low <= 0:
         yield f"The saving's interval includes 0 ({saving.low:.1%} to {saving.high:.1%}): more curves would decide it."
-    for fitted in study.law.fitted:
+    for fitted in worked.law.fitted:
         if fitted.quality.starts_agreeing < 0.05:
             yield "Few starts of the fit agree on the best law: the curves hardly determine it."
 
 
-def _operators(study: Study) -> Iterator[str]:
-    used = _used(study)
-    for kind, cost in zip(KINDS, study.problem.operators, strict=True):
+def _operators(worked: WorkedPlan) -> Iterator[str]:
+    used = _used(worked)
+    for kind, cost in zip(KINDS, worked.problem.operators, strict=True):
         perfect = not (cost.loss_gap or cost.lost_tokens or cost.flops)
-        if kind in used and kind not in study.measured and perfect:
+        if kind in used and kind not in worked.measured and perfect:
             yield (
                 f"The growth in {kind} is taken to be perfect (no loss gap, no lost tokens): measure it on a pilot and "
                 f"put it into operators.{kind}."
             )
 
 
-def _used(study: Study) -> dict[str, list[tuple[int, int]]]:
+def _used(worked: WorkedPlan) -> dict[str, list[tuple[int, int]]]:
     """Kinds of growth of the schedule to take, with their places of sizes."""
     used: dict[str, list[tuple[int, int]]] = {}
-    for i, j in zip(study.path.sizes, study.path.sizes[1:], strict=False):
-        used.setdefault(KINDS[int(study.problem.operator_of[i, j])], []).append((i, j))
+    for i, j in zip(worked.path.sizes, worked.path.sizes[1:], strict=False):
+        used.setdefault(KINDS[int(worked.problem.operator_of[i, j])], []).append((i, j))
     return used
 
 
-def _measured(study: Study) -> Iterator[str]:
+def _measured(worked: WorkedPlan) -> Iterator[str]:
     """How far a measured cost can be trusted for the growths that it is used for."""
-    for kind, pairs in _used(study).items():
-        cost = study.measured.get(kind)
+    for kind, pairs in _used(worked).items():
+        cost = worked.measured.get(kind)
         if cost is None:
             continue
         if cost.lost_tokens < 0:
@@ -100,9 +100,11 @@ def _measured(study: Study) -> Iterator[str]:
                 f"The lost tokens of the growth in {kind} had not settled: {low:.3g} to {high:.3g} over the last half of "
                 f"a pilot of {trained:.3g} tokens after the growth. A longer pilot, or more validation sequences, would decide it."
             )
-        count = study.plan.law.count
+        count = worked.plan.law.count
         large = law_parameters(cost.pilots[0].config, count)
-        far = [study.candidates[j] for _, j in pairs if not 0.5 < study.candidates[j].parameters / large < 2]
+        far = [
+            worked.candidates[j] for _, j in pairs if not 0.5 < worked.candidates[j].parameters / large < 2
+        ]
         if far:
             yield (
                 f"The cost of the growth in {kind} was measured on a model of {large:.3g} parameters and is used for "
@@ -110,9 +112,9 @@ def _measured(study: Study) -> Iterator[str]:
             )
 
 
-def _factors(study: Study) -> Iterator[str]:
-    for i, j in zip(study.path.sizes, study.path.sizes[1:], strict=False):
-        small, large = study.candidates[i], study.candidates[j]
+def _factors(worked: WorkedPlan) -> Iterator[str]:
+    for i, j in zip(worked.path.sizes, worked.path.sizes[1:], strict=False):
+        small, large = worked.candidates[i], worked.candidates[j]
         factor = large.parameters / small.parameters
         if factor > SUPPORTED_FACTOR * 1.01:
             yield (
@@ -121,11 +123,11 @@ def _factors(study: Study) -> Iterator[str]:
             )
 
 
-def _over_trained(study: Study) -> Iterator[str]:
+def _over_trained(worked: WorkedPlan) -> Iterator[str]:
     seen = 0.0
-    for place, tokens in list(zip(study.path.sizes, study.path.tokens, strict=True))[:-1]:
+    for place, tokens in list(zip(worked.path.sizes, worked.path.tokens, strict=True))[:-1]:
         seen += tokens
-        one = study.candidates[place]
+        one = worked.candidates[place]
         if seen > OVER_TRAINED * one.parameters:
             yield (
                 f"{one.name} is grown after {seen / one.parameters:.0f} tokens per parameter: a base beyond "
@@ -133,42 +135,42 @@ def _over_trained(study: Study) -> Iterator[str]:
             )
 
 
-def _beyond(study: Study) -> Iterator[str]:
+def _beyond(worked: WorkedPlan) -> Iterator[str]:
     """The law asked about what it never saw: one line per column."""
-    stages = list(zip(study.path.sizes, study.path.losses, strict=True))
+    stages = list(zip(worked.path.sizes, worked.path.losses, strict=True))
     asked = {
-        "parameters": [(place, study.candidates[place].parameters) for place, _ in stages],
-        "tokens": [(place, float(study.problem.sizes[place].curve.tokens(loss))) for place, loss in stages],
+        "parameters": [(place, worked.candidates[place].parameters) for place, _ in stages],
+        "tokens": [(place, float(worked.problem.sizes[place].curve.tokens(loss))) for place, loss in stages],
     }
     for name, values in asked.items():
-        seen = study.law.ranges.get(name)
+        seen = worked.law.ranges.get(name)
         beyond = [(place, value) for place, value in values if seen is not None and seen.outside(value)]
         if beyond and seen is not None:
-            listed = ", ".join(f"{study.candidates[place].name} at {value:.3g}" for place, value in beyond)
+            listed = ", ".join(f"{worked.candidates[place].name} at {value:.3g}" for place, value in beyond)
             yield f"Extrapolation in {name}: {listed}; the law saw {seen.low:.3g} to {seen.high:.3g}."
 
 
-def _decaying(study: Study) -> Iterator[str]:
-    run = study.plan.run
+def _decaying(worked: WorkedPlan) -> Iterator[str]:
+    run = worked.plan.run
     if run is None:
         return
     try:
         schedule = TypeAdapter(Schedule).validate_python(run.get("schedule", {"kind": "wsd"}))
     except ValidationError:
         return  # run.yaml's own check names the mistake where the run is written
-    total, seen = study.path.total_tokens, 0.0
-    for place, tokens in list(zip(study.path.sizes, study.path.tokens, strict=True))[:-1]:
+    total, seen = worked.path.total_tokens, 0.0
+    for place, tokens in list(zip(worked.path.sizes, worked.path.tokens, strict=True))[:-1]:
         seen += tokens
         factor = schedule.factor(seen, total)
         if seen > schedule.warmup_tokens and factor < 0.99:
             yield (
-                f"At the growth after {study.candidates[place].name} the learning rate has already decayed to "
+                f"At the growth after {worked.candidates[place].name} the learning rate has already decayed to "
                 f"{factor:.0%} of its peak: grow in the stable part (schedule wsd with a smaller decay_share)."
             )
 
 
-def _edge(study: Study) -> Iterator[str]:
-    if study.plan.target.size is None and study.path.sizes[-1] == len(study.candidates) - 1:
+def _edge(worked: WorkedPlan) -> Iterator[str]:
+    if worked.plan.target.size is None and worked.path.sizes[-1] == len(worked.candidates) - 1:
         yield "The largest candidate is the best final size: a larger one might be better still."
-    if len(study.path.sizes) > 1 and study.path.sizes[0] == 0 and len(study.candidates) > 2:
+    if len(worked.path.sizes) > 1 and worked.path.sizes[0] == 0 and len(worked.candidates) > 2:
         yield "The smallest candidate is the best first size: a smaller one might be better still."

@@ -9,34 +9,34 @@ from typing import Any
 from outgrow.laws import Interval
 from outgrow.planning.cautions import cautions
 from outgrow.planning.laws import SizeLaw
-from outgrow.planning.study import Study
+from outgrow.planning.worked import WorkedPlan
 from outgrow.stages import Operator, StagePath
 from outgrow.stages.measured import PilotCost
 
 
-def summary(study: Study) -> dict[str, Any]:
+def summary(worked: WorkedPlan) -> dict[str, Any]:
     """Everything that the table and the picture show."""
     return {
-        "target": study.plan.target.model_dump(exclude_none=True),
-        "law": law_summary(study.law),
-        "operators": [_operator(study, one) for one in study.problem.operators],
+        "target": worked.plan.target.model_dump(exclude_none=True),
+        "law": law_summary(worked.law),
+        "operators": [_operator(worked, one) for one in worked.problem.operators],
         "schedules": [
             {
-                **_path(study, path),
-                "saving": study.saving(place),
-                "saving_interval": _interval(study.savings[place]),
-                "baseline_flops": study.baselines[place].total_flops,
-                "baseline_size": study.candidates[study.baselines[place].sizes[0]].name,
+                **_path(worked, path),
+                "saving": worked.saving(place),
+                "saving_interval": _interval(worked.savings[place]),
+                "baseline_flops": worked.baselines[place].total_flops,
+                "baseline_size": worked.candidates[worked.baselines[place].sizes[0]].name,
             }
-            for place, path in enumerate(study.paths)
+            for place, path in enumerate(worked.paths)
         ],
-        "chosen_stages": len(study.path.sizes),
+        "chosen_stages": len(worked.path.sizes),
         "sensitivity": [
             {"switch": place, "token_factor": factors.tolist(), "compute_ratio": _finite(costs.tolist())}
-            for place, (factors, costs) in enumerate(study.sensitivity())
+            for place, (factors, costs) in enumerate(worked.sensitivity())
         ],
-        "rules": [asdict(row) for row in study.rules],
-        "warnings": list(cautions(study)),
+        "rules": [asdict(row) for row in worked.rules],
+        "warnings": list(cautions(worked)),
     }
 
 
@@ -62,9 +62,9 @@ def law_summary(law: SizeLaw) -> dict[str, Any]:
     }
 
 
-def _operator(study: Study, operator: Operator) -> dict[str, Any]:
+def _operator(worked: WorkedPlan, operator: Operator) -> dict[str, Any]:
     """What is planned with, and where it was measured, what it was measured as."""
-    measured = study.measured.get(operator.name)
+    measured = worked.measured.get(operator.name)
     numbers = {
         "growth": operator.name,
         **{name: value for name, value in asdict(operator).items() if name != "name"},
@@ -96,14 +96,14 @@ def _pilot(one: PilotCost) -> dict[str, Any]:
     }
 
 
-def _path(study: Study, path: StagePath) -> dict[str, Any]:
+def _path(worked: WorkedPlan, path: StagePath) -> dict[str, Any]:
     return {
         "flops": path.total_flops,
         "final_loss": path.losses[-1],
         "stages": [
             {
-                "size": study.candidates[place].name,
-                "parameters": study.candidates[place].parameters,
+                "size": worked.candidates[place].name,
+                "parameters": worked.candidates[place].parameters,
                 "tokens": tokens,
                 "flops": flops,
                 "end_loss": loss,

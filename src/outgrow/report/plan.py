@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from outgrow.planning.laws import SizeLaw
-from outgrow.planning.study import Study
 from outgrow.planning.summary import law_summary
+from outgrow.planning.worked import WorkedPlan
 from outgrow.report.plot import COLORS, FAINT, INK, STYLE, quiet_axes, save_figure
 from outgrow.report.text import amount
 from outgrow.stages import loss_along
@@ -40,7 +40,7 @@ def law_table(law: SizeLaw) -> Table:
     return table
 
 
-def plan_table(study: Study) -> Table:
+def plan_table(worked: WorkedPlan) -> Table:
     """Every schedule, stage by stage; the one to take is marked."""
     from rich.table import Table
 
@@ -53,11 +53,11 @@ def plan_table(study: Study) -> Table:
         ("", "stage", "parameters", "tokens", "tokens/param", "FLOPs", "end loss", "saving", "90 % interval")
     ):
         table.add_column(column, justify="left" if place < 2 else "right")
-    for place, path in enumerate(study.paths):
-        taken = place == study.chosen
-        interval = study.savings[place]
+    for place, path in enumerate(worked.paths):
+        taken = place == worked.chosen
+        interval = worked.savings[place]
         for k, size in enumerate(path.sizes):
-            one, last = study.candidates[size], k == len(path.sizes) - 1
+            one, last = worked.candidates[size], k == len(path.sizes) - 1
             seen = sum(path.tokens[: k + 1])
             table.add_row(
                 "▶" if taken and k == 0 else "",
@@ -67,7 +67,7 @@ def plan_table(study: Study) -> Table:
                 f"{seen / one.parameters:.1f}",
                 amount(path.flops[k]),
                 f"{path.losses[k]:.4f}",
-                f"{study.saving(place):.1%}" if last else "",
+                f"{worked.saving(place):.1%}" if last else "",
                 f"{interval.low:.1%} to {interval.high:.1%}" if last and interval is not None else "",
                 end_section=last,
                 style="bold" if taken else None,
@@ -75,14 +75,14 @@ def plan_table(study: Study) -> Table:
     return table
 
 
-def rules_table(study: Study) -> Table:
+def rules_table(worked: WorkedPlan) -> Table:
     """The published rules beside the optimum."""
     from rich.table import Table
 
     table = Table(title="published rules on the same curves", title_style="dim", title_justify="left")
     for place, column in enumerate(("rule", "from", "grow after", "saving")):
         table.add_column(column, justify="left" if place < 2 else "right", overflow="fold")
-    for row in study.rules:
+    for row in worked.rules:
         tokens = "" if row.switch_tokens is None else f"{amount(row.switch_tokens)} tokens"
         table.add_row(
             row.rule,
@@ -93,28 +93,28 @@ def rules_table(study: Study) -> Table:
     return table
 
 
-def draw_plan(study: Study, path: Path) -> None:
+def draw_plan(worked: WorkedPlan, path: Path) -> None:
     """Left: every size's curve, the staged path along them, its switches and its band. Right: switching early or late."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        staged = len(study.path.sizes) > 1
+        staged = len(worked.path.sizes) > 1
         figure = Figure(figsize=(11.0, 5.2) if staged else (8.0, 5.2), dpi=150, layout="constrained")
         if staged:
             left, right = figure.subplots(1, 2, width_ratios=(2.1, 1.0))
-            _draw_sensitivity(right, study)
+            _draw_sensitivity(right, worked)
         else:
             left = figure.subplots()
-        _draw_paths(left, study)
+        _draw_paths(left, worked)
         save_figure(figure, path)
 
 
-def _draw_paths(axes: Axes, study: Study) -> None:
-    problem, path, baseline = study.problem, study.path, study.baseline
+def _draw_paths(axes: Axes, worked: WorkedPlan) -> None:
+    problem, path, baseline = worked.problem, worked.path, worked.baseline
     low = path.flops[0] / 12
     flops = np.geomspace(low, 2.5 * max(path.total_flops, baseline.total_flops), 500)
-    for place in _shown(study):
+    for place in _shown(worked):
         size = problem.sizes[place]
         axes.plot(
             flops,
@@ -124,9 +124,9 @@ def _draw_paths(axes: Axes, study: Study) -> None:
             alpha=0.7,
             zorder=1,
         )
-    _draw_points(axes, study, flops)
-    _band(axes, study, baseline.sizes, (), flops[flops <= baseline.total_flops], INK)
-    _band(axes, study, path.sizes, path.tokens[:-1], flops[flops <= path.total_flops], COLORS[0])
+    _draw_points(axes, worked, flops)
+    _band(axes, worked, baseline.sizes, (), flops[flops <= baseline.total_flops], INK)
+    _band(axes, worked, path.sizes, path.tokens[:-1], flops[flops <= path.total_flops], COLORS[0])
     size = problem.sizes[baseline.sizes[0]]
     until = np.geomspace(low, baseline.total_flops, 300)
     axes.plot(
@@ -149,14 +149,14 @@ def _draw_paths(axes: Axes, study: Study) -> None:
         axes.plot(part, loss, color=color, linewidth=2.6, label=label, zorder=4, solid_capstyle="round")
         axes.plot(end, path.losses[k], "o", color=color, markersize=7, markeredgecolor="white", zorder=5)
         spent = end
-    saving = study.saving(study.chosen)
+    saving = worked.saving(worked.chosen)
     axes.annotate(
         "",
         (path.total_flops, path.losses[-1]),
         xytext=(baseline.total_flops, path.losses[-1]),
         arrowprops={"arrowstyle": "->", "color": INK, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 5},
     )
-    interval = study.savings[study.chosen]
+    interval = worked.savings[worked.chosen]
     words = f"{saving:.1%} less compute"
     if interval is not None:
         words += f" (90 %: {interval.low:.1%} to {interval.high:.1%})"
@@ -176,16 +176,16 @@ def _draw_paths(axes: Axes, study: Study) -> None:
     axes.set_xscale("log")
     axes.set_xlim(low, flops[-1])
     axes.set_ylim(end - 0.06 * (top - end), top)
-    _name_curves(axes, study, float(flops[-1]), 0.045 * (top - end))
+    _name_curves(axes, worked, float(flops[-1]), 0.045 * (top - end))
     axes.set_xlabel("FLOPs, all stages together")
     axes.set_ylabel("loss (nats per token)")
     quiet_axes(axes)
     axes.legend(frameon=False, loc="upper right", fontsize=9)
 
 
-def _name_curves(axes: Axes, study: Study, flops: float, gap: float) -> None:
+def _name_curves(axes: Axes, worked: WorkedPlan, flops: float, gap: float) -> None:
     """The sizes' names at the ends of their curves, pushed apart where curves end close together."""
-    sizes = [study.problem.sizes[place] for place in _shown(study)]
+    sizes = [worked.problem.sizes[place] for place in _shown(worked)]
     ends = sorted((float(size.curve.loss(flops / size.flops_per_token)), size.name) for size in sizes)
     height = -np.inf
     for loss, name in ends:
@@ -204,19 +204,19 @@ def _name_curves(axes: Axes, study: Study, flops: float, gap: float) -> None:
         )
 
 
-def _shown(study: Study) -> Sequence[int]:
+def _shown(worked: WorkedPlan) -> Sequence[int]:
     """The sizes whose curves are drawn: all of a few, else those of the schedule and some between."""
-    count = len(study.candidates)
+    count = len(worked.candidates)
     if count <= _MOST_CURVES:
         return range(count)
-    used = {*study.path.sizes, *study.baseline.sizes}
+    used = {*worked.path.sizes, *worked.baseline.sizes}
     first, last = min(used), max(used)
     return sorted({*used, *np.linspace(first, last, _MOST_CURVES - 2).astype(int).tolist()})
 
 
-def _draw_points(axes: Axes, study: Study, flops: Array) -> None:
+def _draw_points(axes: Axes, worked: WorkedPlan, flops: Array) -> None:
     """The measured losses behind a fitted law, at what their size costs."""
-    for place, curve in enumerate(study.law.curves):
+    for place, curve in enumerate(worked.law.curves):
         rate = curve.flops_per_token or 6 * curve.parameters
         label = "measured" if place == 0 else None
         axes.plot(
@@ -225,27 +225,27 @@ def _draw_points(axes: Axes, study: Study, flops: Array) -> None:
 
 
 def _band(
-    axes: Axes, study: Study, sizes: Sequence[int], early: Sequence[float], flops: Array, color: str
+    axes: Axes, worked: WorkedPlan, sizes: Sequence[int], early: Sequence[float], flops: Array, color: str
 ) -> None:
     """The middle 90 % of the law's draws, along a schedule."""
     from dataclasses import replace
 
-    if not study.law.draws or len(flops) < 2:
+    if not worked.law.draws or len(flops) < 2:
         return
     losses = []
-    for draw in study.law.draws[:100]:
+    for draw in worked.law.draws[:100]:
         other = replace(
-            study.problem,
-            sizes=tuple(replace(size, curve=draw(size.parameters)) for size in study.problem.sizes),
+            worked.problem,
+            sizes=tuple(replace(size, curve=draw(size.parameters)) for size in worked.problem.sizes),
         )
         losses.append(loss_along(other, sizes, early, flops))
     low, high = np.quantile(np.array(losses), (0.05, 0.95), axis=0)
     axes.fill_between(flops, low, high, color=color, alpha=0.16, linewidth=0, zorder=2)
 
 
-def _draw_sensitivity(axes: Axes, study: Study) -> None:
-    for k, (factors, costs) in enumerate(study.sensitivity()):
-        name = study.candidates[study.path.sizes[k]].name
+def _draw_sensitivity(axes: Axes, worked: WorkedPlan) -> None:
+    for k, (factors, costs) in enumerate(worked.sensitivity()):
+        name = worked.candidates[worked.path.sizes[k]].name
         axes.plot(
             factors,
             100 * (costs - 1),
@@ -253,7 +253,7 @@ def _draw_sensitivity(axes: Axes, study: Study) -> None:
             linewidth=2.0,
             label=f"growing {name}",
         )
-    scratch = 100 * (study.baseline.total_flops / study.path.total_flops - 1)
+    scratch = 100 * (worked.baseline.total_flops / worked.path.total_flops - 1)
     axes.axhline(scratch, color=INK, linewidth=1.2, linestyle=(0, (5, 2)))
     axes.annotate(
         "one stage",

@@ -14,8 +14,8 @@ from outgrow.planning.config import CurveConfig, FitLaw
 from outgrow.planning.laws import fitted_law
 from outgrow.planning.plan_file import load_plan
 from outgrow.planning.run import planned_run
-from outgrow.planning.study import study
 from outgrow.planning.summary import law_summary, summary
+from outgrow.planning.worked import work_out
 from outgrow.report.plot import check_picture
 from outgrow.store.atomic import write_text_atomic
 from outgrow.train.run_file import dump_yaml
@@ -65,7 +65,7 @@ def plan_command(
         _check_run_file(run)
     if plot is not None:
         check_picture(plot)
-    worked = study(load_plan(plans[0], overrides), [CurveConfig(path=path) for path in curves])
+    worked = work_out(load_plan(plans[0], overrides), [CurveConfig(path=path) for path in curves])
     result = summary(worked)
     if run is not None:
         text = f"{_WRITTEN} {plans[0]}`.\n" + dump_yaml(planned_run(worked).resolved())

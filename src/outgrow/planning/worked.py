@@ -22,7 +22,7 @@ from outgrow.stages.measured import MeasuredOperator
 
 
 @dataclass(frozen=True)
-class Study:
+class WorkedPlan:
     """All that a plan came to. `baselines[k]` is one stage to the final loss of `paths[k]`."""
 
     plan: PlanConfig
@@ -61,7 +61,7 @@ class Study:
         )
 
 
-def study(plan: PlanConfig, extra_curves: Sequence[CurveConfig] = ()) -> Study:
+def work_out(plan: PlanConfig, extra_curves: Sequence[CurveConfig] = ()) -> WorkedPlan:
     """Work a plan out. Raises `OutgrowError` for targets and budgets that cannot be, and curves that say nothing."""
     check_operators(plan)
     sizes = candidates(plan)
@@ -79,7 +79,7 @@ def study(plan: PlanConfig, extra_curves: Sequence[CurveConfig] = ()) -> Study:
     problem, paths, refused = _best_possible(plan, sizes, problem)
     baselines = tuple(best_for_loss(problem, path.losses[-1], 1)[0] for path in paths)
     chosen = _worth(paths, baselines, plan.worth)
-    return Study(
+    return WorkedPlan(
         plan=plan,
         candidates=sizes,
         law=law,
