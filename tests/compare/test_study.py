@@ -295,14 +295,18 @@ def test_a_rate_that_diverges_is_a_result_of_the_sweep(corpus: Path, tmp_path: P
         run_study(wild, lambda _: None)
 
 
-def test_a_source_that_has_changed_is_noticed(corpus: Path, tmp_path: Path) -> None:
-    text = tmp_path / "text.txt"
+@pytest.mark.parametrize("changed", ["text.txt", "held_out.txt"])
+def test_a_source_that_has_changed_is_noticed(corpus: Path, tmp_path: Path, changed: str) -> None:
+    text, held_out = tmp_path / "text.txt", tmp_path / "held_out.txt"
     text.write_bytes(corpus.read_bytes())
-    content: dict[str, Any] = {"arms": {"scratch": {"model": SMALL}}, "budgets": [320]}
-    run_study(parse_study(study(text, tmp_path / "out", seeds=[0], **content)), lambda _: None)
-    text.write_text(text.read_text().replace("e", "a"))
+    held_out.write_bytes(corpus.read_bytes()[:9_000])
+    content = study(text, tmp_path / "out", arms={"scratch": {"model": SMALL}}, budgets=[320])
+    content["common"]["data"]["validation_source"] = str(held_out)
+    run_study(parse_study({**content, "seeds": [0]}), lambda _: None)
+    words = (tmp_path / changed).read_text().splitlines(keepends=True)
+    (tmp_path / changed).write_text("".join(reversed(words)))  # as long as before
     with pytest.raises(ConfigError, match="trained on different data"):
-        run_study(parse_study(study(text, tmp_path / "out", seeds=[0, 1], **content)), lambda _: None)
+        run_study(parse_study(content), lambda _: None)
 
 
 def test_one_folder_spelled_twice_is_one_study(

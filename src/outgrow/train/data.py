@@ -129,6 +129,7 @@ class TrainingData(Data):
             "sequence_length": self.train.length,
             "tokenizer": self.tokenizer.key,
             "fingerprint": _fingerprint(self.train.tokens),
+            "validation_fingerprint": _fingerprint(self.validation.tokens),
         }
 
 

@@ -71,8 +71,6 @@ class ImageData(Data):
 
     @property
     def record(self) -> dict[str, Any]:
-        first = np.ascontiguousarray(self.train.pixels[: min(len(self.train), 64)])
-        digest = hashlib.sha256(first.tobytes() + self.train.labels.tobytes())
         return {
             "objective": "image",
             "description": self.description,
@@ -80,7 +78,8 @@ class ImageData(Data):
             "validation_images": len(self.validation),
             "shape": list(self.train.pixels.shape[1:]),
             "classes": self.classes,
-            "fingerprint": digest.hexdigest()[:32],
+            "fingerprint": _fingerprint(self.train),
+            "validation_fingerprint": _fingerprint(self.validation),
         }
 
     def batch(self, seed: int, step: int, sequences: int) -> Batch:
@@ -97,6 +96,12 @@ class ImageData(Data):
             (model_input(self.validation.pixels[part]), torch.from_numpy(self.validation.labels[part]))
             for part in (chosen[start : start + micro_batch] for start in range(0, count, micro_batch))
         ]
+
+
+def _fingerprint(images: LabelledImages) -> str:
+    """Of the first images and all labels: enough to notice another file."""
+    first = np.ascontiguousarray(images.pixels[: min(len(images), 64)])
+    return hashlib.sha256(first.tobytes() + images.labels.tobytes()).hexdigest()[:32]
 
 
 def flipped_and_cropped(pixels: NDArray[Any], random: np.random.Generator) -> NDArray[Any]:
