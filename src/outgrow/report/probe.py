@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from outgrow.report.plot import COLORS, FAINT, INK, save_figure
+from outgrow.report.plot import COLORS, FAINT, STYLE, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def draw_probes(rows: Sequence[dict[str, Any]], folder: Path) -> tuple[Path, ...]:
@@ -15,11 +18,20 @@ def draw_probes(rows: Sequence[dict[str, Any]], folder: Path) -> tuple[Path, ...
 
 
 def _draw(row: dict[str, Any], folder: Path) -> Path:
+    import matplotlib
     from matplotlib.figure import Figure
+
+    path = folder / f"probe-{row['stage']}.png"
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.0, 4.5), dpi=150, layout="constrained")
+        _draw_trials(figure.add_subplot(), row)
+        save_figure(figure, path)
+    return path
+
+
+def _draw_trials(axes: Axes, row: dict[str, Any]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(8.0, 4.5), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
     for place, trial in enumerate(row["trials"]):
         losses, end = trial["losses"], trial["loss_at_end"]
         label = f"{trial['width']} + {trial['depth']}: " + ("diverged" if end is None else f"{end:.4f}")
@@ -28,12 +40,9 @@ def _draw(row: dict[str, Any], folder: Path) -> Path:
         if end is not None:
             axes.plot([len(losses)], [end], marker="o", markersize=6, color=color)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("steps after growth", color=INK)
-    axes.set_ylabel("training loss, nats per target (dots: validation)", color=INK)
-    axes.set_title(f"{row['stage']}: operators tried, best first", loc="left", fontweight="bold", color=INK)
+    axes.set_xlabel("steps after growth")
+    axes.set_ylabel("training loss, nats per target (dots: validation)")
+    axes.set_title(f"{row['stage']}: operators tried, best first", loc="left", fontweight="bold")
     axes.grid(color=FAINT, alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    path = folder / f"probe-{row['stage']}.png"
-    save_figure(figure, path)
-    return path
