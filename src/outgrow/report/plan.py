@@ -111,33 +111,55 @@ def draw_plan(worked: WorkedPlan, path: Path) -> None:
 
 
 def _draw_paths(axes: Axes, worked: WorkedPlan) -> None:
-    problem, path, baseline = worked.problem, worked.path, worked.baseline
+    path, baseline = worked.path, worked.baseline
     low = path.flops[0] / 12
     flops = np.geomspace(low, 2.5 * max(path.total_flops, baseline.total_flops), 500)
     for place in _shown(worked):
-        size = problem.sizes[place]
-        axes.plot(
-            flops,
-            size.curve.loss(flops / size.flops_per_token),
-            color=FAINT,
-            linewidth=0.9,
-            alpha=0.7,
-            zorder=1,
-        )
+        axes.plot(flops, _curve(worked, place, flops), color=FAINT, linewidth=0.9, alpha=0.7, zorder=1)
     _draw_points(axes, worked, flops)
     _band(axes, worked, baseline.sizes, (), flops[flops <= baseline.total_flops], INK)
     _band(axes, worked, path.sizes, path.tokens[:-1], flops[flops <= path.total_flops], COLORS[0])
-    size = problem.sizes[baseline.sizes[0]]
-    until = np.geomspace(low, baseline.total_flops, 300)
+    _draw_baseline(axes, worked, low)
+    _draw_stages(axes, worked, low)
+    axes.annotate(
+        "",
+        (path.total_flops, path.losses[-1]),
+        xytext=(baseline.total_flops, path.losses[-1]),
+        arrowprops={"arrowstyle": "->", "color": INK, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 5},
+    )
+    axes.set_title(_title(worked), loc="left", fontsize=11.5, fontweight="bold", pad=10)
+    axes.set_xscale("log")
+    axes.set_xlim(low, flops[-1])
+    height = _set_heights(axes, worked, low, float(flops[-1]))
+    _name_curves(axes, worked, float(flops[-1]), 0.045 * height)
+    axes.set_xlabel("FLOPs, all stages together")
+    axes.set_ylabel("loss (nats per token)")
+    quiet_axes(axes)
+    axes.legend(frameon=False, loc="upper right", fontsize=9)
+
+
+def _curve(worked: WorkedPlan, place: int, flops: Array) -> Array:
+    """Loss of one size, trained from scratch with so many FLOPs."""
+    size = worked.problem.sizes[place]
+    return size.curve.loss(flops / size.flops_per_token)
+
+
+def _draw_baseline(axes: Axes, worked: WorkedPlan, low: float) -> None:
+    (place,) = worked.baseline.sizes
+    until = np.geomspace(low, worked.baseline.total_flops, 300)
     axes.plot(
         until,
-        size.curve.loss(until / size.flops_per_token),
+        _curve(worked, place, until),
         color=INK,
         linewidth=1.6,
         linestyle=(0, (5, 2)),
-        label=f"one stage: {size.name}, {amount(baseline.total_flops)} FLOPs",
+        label=f"one stage: {worked.problem.sizes[place].name}, {amount(worked.baseline.total_flops)} FLOPs",
         zorder=3,
     )
+
+
+def _draw_stages(axes: Axes, worked: WorkedPlan, low: float) -> None:
+    problem, path = worked.problem, worked.path
     spent = 0.0
     for k, place in enumerate(path.sizes):
         color, end = COLORS[k % len(COLORS)], spent + path.flops[k]
@@ -149,38 +171,27 @@ def _draw_paths(axes: Axes, worked: WorkedPlan) -> None:
         axes.plot(part, loss, color=color, linewidth=2.6, label=label, zorder=4, solid_capstyle="round")
         axes.plot(end, path.losses[k], "o", color=color, markersize=7, markeredgecolor="white", zorder=5)
         spent = end
-    saving = worked.saving(worked.chosen)
-    axes.annotate(
-        "",
-        (path.total_flops, path.losses[-1]),
-        xytext=(baseline.total_flops, path.losses[-1]),
-        arrowprops={"arrowstyle": "->", "color": INK, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 5},
-    )
-    interval = worked.savings[worked.chosen]
-    words = f"{saving:.1%} less compute"
+
+
+def _title(worked: WorkedPlan) -> str:
+    path, interval = worked.path, worked.savings[worked.chosen]
+    if len(path.sizes) == 1:
+        return f"loss {path.losses[-1]:.3f}: one stage is best"
+    words = f"{worked.saving(worked.chosen):.1%} less compute"
     if interval is not None:
         words += f" (90 %: {interval.low:.1%} to {interval.high:.1%})"
-    axes.set_title(
-        f"loss {path.losses[-1]:.3f} in {len(path.sizes)} stages: {words}"
-        if len(path.sizes) > 1
-        else f"loss {path.losses[-1]:.3f}: one stage is best",
-        loc="left",
-        fontsize=11.5,
-        fontweight="bold",
-        pad=10,
-    )
-    first = float(problem.sizes[path.sizes[0]].curve.loss(low / problem.sizes[path.sizes[0]].flops_per_token))
-    end = float(min(size.curve.loss(flops[-1] / size.flops_per_token) for size in problem.sizes))
-    bottom = path.losses[-1]
-    top = min(first, bottom + 3 * (path.losses[0] - bottom)) if len(path.sizes) > 1 else first
-    axes.set_xscale("log")
-    axes.set_xlim(low, flops[-1])
+    return f"loss {path.losses[-1]:.3f} in {len(path.sizes)} stages: {words}"
+
+
+def _set_heights(axes: Axes, worked: WorkedPlan, low: float, flops: float) -> float:
+    """Losses shown: from the best size's end up to the first stage's begin, if that is not too far; returns their range."""
+    path = worked.path
+    top = float(_curve(worked, path.sizes[0], np.array(low)))
+    if len(path.sizes) > 1:
+        top = min(top, path.losses[-1] + 3 * (path.losses[0] - path.losses[-1]))
+    end = min(float(_curve(worked, place, np.array(flops))) for place in range(len(worked.problem.sizes)))
     axes.set_ylim(end - 0.06 * (top - end), top)
-    _name_curves(axes, worked, float(flops[-1]), 0.045 * (top - end))
-    axes.set_xlabel("FLOPs, all stages together")
-    axes.set_ylabel("loss (nats per token)")
-    quiet_axes(axes)
-    axes.legend(frameon=False, loc="upper right", fontsize=9)
+    return top - end
 
 
 def _name_curves(axes: Axes, worked: WorkedPlan, flops: float, gap: float) -> None:
