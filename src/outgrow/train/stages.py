@@ -18,7 +18,7 @@ from outgrow.plan import GrowthPlan
 from outgrow.reentry import Curve, Factors, Ratio, entry_peak, matched_ratio
 from outgrow.state import TrainingState
 from outgrow.store.grown import GrownView
-from outgrow.train.config import GrowConfig, RunConfig
+from outgrow.train.config import GrowConfig, RunConfig, StageConfig
 from outgrow.train.engine import build_model, model_config
 from outgrow.train.learn_plan import begun_state, check_operator, learning_flops
 from outgrow.train.needs import Needs
@@ -91,44 +91,18 @@ def candidates(growth: GrowConfig) -> tuple[GrowConfig, ...]:
     )
 
 
-def _probe_steps(growth: GrowConfig | None) -> int:
-    if growth is None or growth.probe is None:
-        return 0
-    return growth.probe.steps * len(growth.probe.candidates)
-
-
 def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
     """Every stage's model, growths tried without weights: a target that cannot be is an error before any training."""
     state = _first_state(run, needs)
     peak = run.optimizer.learning_rate
     plans: list[StagePlan] = []
     for index, stage in enumerate(run.stages):
-        small, growth = state.config, None
-        if stage.grow is not None:
-            try:
-                check_operator(stage.grow, index)
-                grown = [grow_state(state, one) for one in candidates(stage.grow)]
-            except OutgrowError as error:
-                raise type(error)(f"stages.{index}.grow: {error}") from None
-            state = grown[0]  # all candidates have the same sizes
-            growth = state.source.plan if isinstance(state.source, GrownView) else None
-        try:
-            frozen = check_treatment(stage, growth, tuple(resolve(state.config).parameters))
-        except OutgrowError as error:
-            raise type(error)(f"stages.{index}: {error}") from None
+        small, factors = state.config, None
+        state, growth = _grown(state, stage.grow, index)
+        frozen = _frozen(stage, growth, state.config, index)
         needs.check(state.config)
-        cost = model_cost(state.config)
-        tokens = run.stage_steps(index) * run.tokens_per_step
-        flops = float(tokens * training_flops(state.config, run.data.sequence_length)[1])
-        probe_flops = flops / run.stage_steps(index) * _probe_steps(stage.grow)
-        probe_flops += 0.0 if stage.grow is None else learning_flops(small, stage.grow, run)
-        cheap = 0 if stage.freeze is None else stage.freeze.steps(run.tokens_per_step, run.stage_steps(index))
-        cheap_flops = float(frozen_training_flops(state.config, run.data.sequence_length, frozen))
-        cheap_flops *= run.tokens_per_step
-        flops += cheap * (cheap_flops - flops / run.stage_steps(index))
-        factors = (
-            None if stage.grow is None else growth_factors(small, state.config, run.data.sequence_length)
-        )
+        if stage.grow is not None:
+            factors = growth_factors(small, state.config, run.data.sequence_length)
         position = stage.reentry.position
         if position == "loss_matched":
             assert factors is not None, "RunConfig asks for a growth"
@@ -136,25 +110,73 @@ def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
         peak = entry_peak(stage.reentry.peak, peak, model_cost(small).non_embedding, factors)
         if plans:
             plans[-1] = replace(plans[-1], threshold=_threshold(run, index - 1, factors))
+        flops, cheap_steps, cheap_flops = _flops(run, index, state.config, frozen)
         plans.append(
             StagePlan(
                 name=stage.name,
                 config=state.config,
-                cost=cost,
+                cost=model_cost(state.config),
                 steps=run.stage_steps(index),
-                tokens=tokens,
+                tokens=run.stage_steps(index) * run.tokens_per_step,
                 flops=flops,
                 peak=peak,
                 position=position,
                 threshold=None,
                 growth=growth,
-                probe_flops=probe_flops,
-                cheap_steps=cheap,
+                probe_flops=_growth_flops(run, stage.grow, small, state.config),
+                cheap_steps=cheap_steps,
                 cheap_flops=cheap_flops,
             )
         )
     plans[-1] = replace(plans[-1], threshold=_threshold(run, len(plans) - 1, None))
     return tuple(plans)
+
+
+def _grown(
+    state: TrainingState, growth: GrowConfig | None, index: int
+) -> tuple[TrainingState, GrowthPlan | None]:
+    """The state that a stage starts from, and how it was grown."""
+    if growth is None:
+        return state, None
+    try:
+        check_operator(growth, index)
+        grown = [grow_state(state, one) for one in candidates(growth)]
+    except OutgrowError as error:
+        raise type(error)(f"stages.{index}.grow: {error}") from None
+    first = grown[0]  # all candidates have the same sizes
+    return first, first.source.plan if isinstance(first.source, GrownView) else None
+
+
+def _frozen(
+    stage: StageConfig, growth: GrowthPlan | None, config: Mapping[str, Any], index: int
+) -> frozenset[str]:
+    """Tensors that the stage freezes."""
+    try:
+        return check_treatment(stage, growth, tuple(resolve(config).parameters))
+    except OutgrowError as error:
+        raise type(error)(f"stages.{index}: {error}") from None
+
+
+def _flops(
+    run: RunConfig, index: int, config: Mapping[str, Any], frozen: frozenset[str]
+) -> tuple[float, int, float]:
+    """Of a whole stage; its steps with frozen tensors, and what each of these costs."""
+    stage, steps = run.stages[index], run.stage_steps(index)
+    full = float(run.tokens_per_step * training_flops(config, run.data.sequence_length)[1])
+    cheap = float(run.tokens_per_step * frozen_training_flops(config, run.data.sequence_length, frozen))
+    cheap_steps = 0 if stage.freeze is None else stage.freeze.steps(run.tokens_per_step, steps)
+    return full * steps + cheap_steps * (cheap - full), cheap_steps, cheap
+
+
+def _growth_flops(
+    run: RunConfig, growth: GrowConfig | None, small: Mapping[str, Any], large: Mapping[str, Any]
+) -> float:
+    """Of the operators that are tried, or the one that is fitted, before a stage."""
+    if growth is None:
+        return 0.0
+    tried = 0 if growth.probe is None else growth.probe.steps * len(growth.probe.candidates)
+    step = float(run.tokens_per_step * training_flops(large, run.data.sequence_length)[1])
+    return tried * step + learning_flops(small, growth, run)
 
 
 def growth_factors(small: Mapping[str, Any], large: Mapping[str, Any], sequence_length: int) -> Factors:
