@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -112,6 +113,59 @@ def test_verify_notices_a_wrong_weight(small: Path, tmp_path: Path) -> None:
     assert not json.loads(result.stdout)["matches_plan"]
 
 
+def test_a_grown_state_is_no_proof_of_itself(small: Path, tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    assert outgrow("grow", small, large, *SIZES).returncode == 0
+    assert "not grown from this small one" in refused("verify", large, large)
+    again = outgrow("grow", large, large, "--to", "hidden_size=32", "--overwrite")
+    assert again.returncode == 0
+    assert "prove it" not in again.stdout
+
+
+@pytest.mark.parametrize(("depth", "kept"), [("stack", False), ("identity", True)])
+def test_copied_layers_are_not_called_caged(small: Path, tmp_path: Path, depth: str, kept: bool) -> None:
+    """They stand at other depths and part at once: what lies outside the small model's subspace is not defined."""
+    words = ("--to", "num_hidden_layers=4", "--depth", depth)
+    assert outgrow("grow", small, tmp_path / "large", *words).returncode == 0
+    result = outgrow(
+        "verify", small, tmp_path / "large", "--steps", "2", "--json", "--plot", tmp_path / "proof.svg"
+    )
+    report = json.loads(result.stdout)
+    assert report["function_kept"] == kept
+    assert report["escape"] is None
+    assert "caged" not in report["verdict"]
+
+
+def test_a_class_without_description_is_named(small: Path, tmp_path: Path) -> None:
+    from transformers import LlamaForSequenceClassification
+
+    config = LlamaConfig.from_pretrained(small)
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path / "other")
+    for message in (
+        refused("inspect", tmp_path / "other"),
+        refused("grow", tmp_path / "other", tmp_path / "large", *SIZES),
+    ):
+        assert "describes another class of model" in message
+        assert "LlamaForSequenceClassification" in message
+
+
+def test_a_dry_run_refuses_the_destinations_that_the_run_does(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for out, said in ((small, "already exists"), (tmp_path / "file" / "large", "is not a folder")):
+        for words in ((), ("--dry-run",)):
+            assert said in refused("grow", small, out, *SIZES, *words)
+
+
+def test_every_file_of_a_tokenizer_goes_along(small: Path, tmp_path: Path) -> None:
+    source = tmp_path / "small"
+    shutil.copytree(small, source)
+    names = {"tekken.json", "chat_template.json", "processor_config.json", "vocab.bpe", "tokenizer.model.v3"}
+    for name in names:
+        (source / name).write_text("{}")
+    assert outgrow("grow", source, tmp_path / "large", *SIZES).returncode == 0
+    assert names <= {path.name for path in (tmp_path / "large").iterdir()}
+
+
 def test_dry_run_touches_nothing(small: Path, tmp_path: Path) -> None:
     result = outgrow("grow", small, tmp_path / "large", *SIZES, "--dry-run", "--json")
     plan = json.loads(result.stdout)
@@ -137,6 +191,8 @@ def test_dry_run_touches_nothing(small: Path, tmp_path: Path) -> None:
         (["--to", "hidden_size=32", "--noise", "inf"], "noise"),
         (["--to", "hidden_size=32", "--noise", "nan"], "noise"),
         (["--to", "hidden_size=32", "--seed", "-1"], "seed"),
+        (["--to", "hidden_size=32", "--to", "hidden_size=48"], "hidden_size is given twice"),
+        (["--to", "hidden_size=32", "--width", ""], "unknown width operator"),
     ],
 )
 def test_mistakes_in_words(small: Path, tmp_path: Path, words: list[str], said: str) -> None:
@@ -165,6 +221,7 @@ def test_verify_refuses_before_any_work(small: Path, words: list[str], said: str
         (["--plot", "none/fit.png"], "cannot be written"),
         (["--save-operator", "large"], "cannot share"),
         (["--learning-rate", "0"], "a learning rate above 0"),
+        (["--learning-rate", "nan"], "a learning rate above 0"),
         (["--start", "published", "--width", "pad"], "--start published has no use for --width"),
         (["--rank", "7", "--hidden", "3"], "--method ligo --start exact has no use for --hidden, --rank"),
         (["--data", "any.npz", "--length", "9"], "on images has no use for --length"),

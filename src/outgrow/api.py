@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from outgrow.architectures import resolve
+from outgrow.architectures import Model, resolve
 from outgrow.errors import ArchitectureError, CheckpointError, GrowthError
 from outgrow.operators import USUAL, build, unusual
 from outgrow.operators.fitted import FittedOperator
@@ -50,7 +50,9 @@ def grow(
     (12,)
     """
     fitted = None if operator is None else load_operator(Path(operator))
-    how = {"width": width, "depth": depth, "noise": noise, "seed": seed}
+    how: dict[str, Any] = {"width": width, "depth": depth, "noise": noise, "seed": seed}
+    if fitted is not None:
+        how = {name: how[name] for name in unusual(**how)}
     return apply(plan_asked(state.config, fitted, to=to, moments=moments, **how), state, operator=fitted)
 
 
@@ -68,10 +70,9 @@ def plan_asked(
     """
     if fitted is None:
         return plan_growth(config, to=to or {}, moments=moments or "transport", **how)
-    own = unusual(**how)
-    if own:
+    if how:
         raise GrowthError(
-            "a fitted operator has its own width, depth, noise and seed", fix=f"leave out {', '.join(own)}"
+            "a fitted operator has its own width, depth, noise and seed", fix=f"leave out {', '.join(how)}"
         )
     return plan_fitted(config, fitted, to=to, moments=moments or "reset")
 
@@ -117,18 +118,30 @@ def plan_fitted(
 def _checked(growth_plan: GrowthPlan) -> GrowthPlan:
     """The plan, where transformers builds the same tensors from its config."""
     try:
-        expected = named_shapes(growth_plan.config)
+        check_described(growth_plan.large, growth_plan.config)
     except CheckpointError as error:
         raise GrowthError(f"transformers refuses the target's config: {error}") from None
-    ours = {name: growth_plan.large.shape(name) for name in growth_plan.large.parameters}
-    if ours != expected:
-        wrong = sorted(set(ours.items()) ^ set(expected.items()))[:3]
-        raise ArchitectureError(
-            f"the architecture file of {growth_plan.small.spec.model_type} does not describe this model",
-            got=wrong,
-            fix="report this config: the file in src/outgrow/architectures is incomplete",
-        )
     return growth_plan
+
+
+def check_described(model: Model, config: Mapping[str, Any]) -> None:
+    """Raises ArchitectureError where transformers builds other tensors from a config than its architecture file says."""
+    expected = named_shapes(config)
+    ours = {name: model.shape(name) for name in model.parameters}
+    if ours == expected:
+        return
+    (kind,) = config.get("architectures") or (model.spec.class_,)
+    if kind != model.spec.class_:
+        raise ArchitectureError(
+            f"the architecture file of {model.spec.model_type} describes another class of model",
+            got=kind,
+            expected=model.spec.class_,
+        )
+    raise ArchitectureError(
+        f"the architecture file of {model.spec.model_type} does not describe this model",
+        got=sorted(set(ours.items()) ^ set(expected.items()))[:3],
+        fix="report this config: the file in src/outgrow/architectures is incomplete",
+    )
 
 
 def replay(config: Mapping[str, Any], entry: Mapping[str, Any], assets: tuple[Path, ...] = ()) -> GrowthPlan:
@@ -156,7 +169,9 @@ def apply(
         check_sample(operator, state.source)
     if operator is not None and operator.file is not None:
         assets = (*(path for path in assets if path.name != FILE), operator.file)
-    steps = {}
+    steps, records = {}, state.records
+    if state.steps and growth_plan.moments == "reset" and not {"run", "trainer"} & set(records):
+        records = {**records, "run": {"step": int(max(state.steps.values()))}}  # no tensor counts it any more
     if state.steps and growth_plan.moments != "reset":
         sources = growth_plan.steps
         steps = {
@@ -169,7 +184,7 @@ def apply(
         source=GrownView(growth_plan, state.source),
         steps=steps,
         optimizer=None if state.optimizer is None else _grown_groups(growth_plan, state.optimizer),
-        records=state.records,
+        records=records,
         lineage=(*state.lineage, _lineage(growth_plan)),
         assets=assets,
     )

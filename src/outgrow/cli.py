@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -45,6 +46,7 @@ def inspect(checkpoint: Folder, as_json: Json = False, allow_nonfinite: NonFinit
 
     Example: [bold]outgrow inspect small/[/]
     """
+    from outgrow.api import check_described
     from outgrow.architectures import growable, resolve
     from outgrow.report.explain import axis_table, size_table, state_facts
     from outgrow.state import TrainingState
@@ -52,6 +54,7 @@ def inspect(checkpoint: Folder, as_json: Json = False, allow_nonfinite: NonFinit
     _quiet_transformers()
     state = TrainingState.from_pretrained(checkpoint, allow_nonfinite=allow_nonfinite)
     model = resolve(state.config)
+    check_described(model, state.config)
     if as_json:
         axes = {
             name: {"size": model.sizes[name], "through": spec.through} for name, spec in model.axes.items()
@@ -122,7 +125,7 @@ def grow(
     _quiet_transformers()
     if not to and operator is None:
         raise ConfigError("nothing says what to grow", expected="--to NAME=NUMBER, or --operator FOLDER")
-    sizes = dict(_size(word) for word in to)
+    sizes = _sizes(to)
     config = load_config(checkpoint)
     fitted = None if operator is None else load_operator(operator)
     how = _given(width=width, depth=depth, noise=noise, seed=seed)
@@ -228,7 +231,7 @@ def learn(
     from outgrow.train.lesa import LesaOptions
 
     _quiet_transformers()
-    sizes = dict(_size(word) for word in to)
+    sizes = _sizes(to)
     given = _given(
         data=data,
         learning_rate=learning_rate,
@@ -411,6 +414,16 @@ def main() -> None:
 
 
 # ---- words in, words out --------------------------------------------------------------------------------------------
+
+
+def _sizes(words: Sequence[str]) -> dict[str, int]:
+    sizes = dict[str, int]()
+    for word in words:
+        name, size = _size(word)
+        if name in sizes:
+            raise ConfigError(f"--to {name} is given twice", got=f"{sizes[name]} and {size}")
+        sizes[name] = size
+    return sizes
 
 
 def _size(word: str) -> tuple[str, int]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import isclose, sqrt
+from typing import Any
 
 import torch
 
@@ -316,6 +317,8 @@ def _dot(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, 
         return False, False, f"the dot product with {spec.with_} changes"
     if spec.rotary and not _keeps_frequencies(axes[name]):
         return False, False, "rotary pairs would turn at another frequency"
+    if spec.rotary and axes[name].grows and (bound := _rope_types(growth.small.config) - _SCALABLE_ROPE):
+        return False, False, f"rotary positions of type {', '.join(sorted(bound))} depend on the head's size"
     return True, True, ""
 
 
@@ -327,6 +330,17 @@ def _keeps_frequencies(axis: AxisMap) -> bool:
     pairs, old = torch.arange(axis.small), axis.small // 2
     places = torch.where(pairs < old, pairs * factor, axis.large // 2 + (pairs - old) * factor)
     return torch.equal(forward.index[places], pairs)
+
+
+_SCALABLE_ROPE = {"default", "linear", "llama3", "proportional"}
+"""Types whose pair k·i of a k times larger head turns as fast as pair i: what they do to a frequency depends on it alone."""
+
+
+def _rope_types(config: Mapping[str, Any]) -> set[str]:
+    """Types of the rotary positions, which a config names once or for each type of layer."""
+    found = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    each = [one for one in found.values() if isinstance(one, Mapping)] or [found]
+    return {str(one.get("rope_type", one.get("type", "default"))) for one in each}
 
 
 def _raw(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
@@ -364,12 +378,15 @@ def _layers(growth: Growth) -> Finding:
     kept = [layers.rows[layer] for layer in spoken] == [((old, 1.0),) for old in range(layers.small)]
     note = _SILENCING[layers.silenced] if kept else ""
     if kept and growth.small.spec.layers.norm == "post":
-        note += "; the norm before becomes (1, 0)"
+        note += "; the norm before becomes (1, 0), which is exact but for its eps"
     why = ""
     if not kept:
         fresh = any(not layers.rows[layer] for layer in spoken)
         why = "new layers hold random weights and speak" if fresh else "layers are applied more than once"
-    return Finding("layers", layers.small, layers.large, "stack of layers", kept, kept, note, why)
+    gradient = kept
+    if kept and layers.grows and growth.small.config.get("output_router_logits"):
+        gradient, why = False, "the routers' balancing loss is a mean over all layers, new ones too"
+    return Finding("layers", layers.small, layers.large, "stack of layers", kept, gradient, note, why)
 
 
 _SILENCING = {

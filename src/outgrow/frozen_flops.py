@@ -41,9 +41,9 @@ def frozen_training_flops(config: Mapping[str, Any], sequence_length: int, froze
         flows = lowest < place or (lowest == place < model.layers)
         passes = 1 + flows + (parameter.name not in frozen)
         total += 2 * prod(signature.shape(met)) * count * passes
-    per_layer = model_cost(config).attention_width // model.layers
     passes = sum(3 if lowest <= layer else 1 for layer in range(model.layers))
-    total += 2 * per_layer * length * length * passes
+    if model.layers:
+        total += 2 * (model_cost(config).attention_width // model.layers) * length * length * passes
     if model.spec.attended is not None:  # behind the layers, where gradients always flow
         total += 6 * (model_cost(config).apart - products_apart)
     return total if model.sequence is not None else total // length

@@ -147,9 +147,11 @@ def target(small: Model, to: Mapping[str, Any]) -> Model:
     for name, expression in spec.pin.items():
         if config.get(name) is None:
             config[name] = evaluate(expression, config)
-    allowed = growable(spec)
+    allowed, said = growable(spec), dict[str, str]()
     for asked, value in to.items():
         name = spec.aliases.get(asked, asked)
+        if said.setdefault(name, asked) != asked:
+            raise GrowthError(f"'{said[name]}' and '{asked}' are the same size", fix="give one of them")
         if name not in allowed:
             stays = fixed(spec).get(name)
             why = f"axis '{stays}' stays as it is; " if stays else ""

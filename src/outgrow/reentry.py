@@ -121,6 +121,10 @@ def entry_peak(rule: str | float, peak: float, parameters: float, factors: Facto
     assert factors is not None, "RunConfig asks for a growth"
     if rule == "mup":
         return peak / factors.width
+    if not parameters:
+        raise ConfigError(
+            "reentry.peak: size_law knows no rate for a model without layers", fix="give a number"
+        )
     return peak * size_law(parameters * factors.parameters) / size_law(parameters)
 
 

@@ -163,6 +163,11 @@ def shape(name: str, which: str) -> dict[str, int]:
     return sizes
 
 
+def deeper(name: str, which: str, layers: int) -> dict[str, int]:
+    """The same sizes with another number of layers."""
+    return {**shape(name, which), zoo.resolved(name).spec.layers.count: layers}
+
+
 def planned(
     name: str,
     to: Mapping[str, int],

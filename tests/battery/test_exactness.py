@@ -7,12 +7,14 @@ such case is therefore checked twice, as transformers runs it and with norms in 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from battery import growing, zoo
+from outgrow.api import plan_growth
 from outgrow.axes import Dim
 from outgrow.errors import GrowthError, OutgrowError
 from outgrow.linear import direct_sum, kron
@@ -103,6 +105,38 @@ def test_what_changes_the_function_says_so(name: str, width: str, which: str) ->
     assert max(law.values()) > 1e-2
 
 
+@pytest.mark.parametrize(
+    ("rope", "kept"),
+    [
+        ({"rope_type": "default"}, True),
+        ({"rope_type": "linear", "factor": 4.0}, True),
+        (
+            {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+            | {"original_max_position_embeddings": 16},
+            True,
+        ),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}, False),
+        ({"rope_type": "dynamic", "factor": 4.0}, False),
+    ],
+)
+def test_rotary_positions_that_depend_on_the_heads_size(rope: dict[str, Any], kept: bool) -> None:
+    """Scaled by frequency alone they are kept; ramps and bases in units of the head's size are not (2309.00071)."""
+    rope = {"rope_theta": 10000.0, **rope}
+    full = {**zoo.config("llama"), "architectures": ["LlamaForCausalLM"]}
+    full |= {"max_position_embeddings": 8, "rope_parameters": rope}
+    model = zoo.build(full)
+    plan = plan_growth(full, to={"head_dim": 2 * full["head_dim"]}, width="isometric", noise=0.0)
+    assert plan.keeps_function == kept
+    large = growing.grown(plan, model)
+    with torch.no_grad():
+        tokens = zoo.batch(rows=2, columns=32)
+        before, after = model(input_ids=tokens).logits, large(input_ids=tokens).logits
+    if kept:
+        torch.testing.assert_close(after, before, rtol=0, atol=1e-5)
+    elif rope["rope_type"] == "dynamic":  # beyond max_position_embeddings
+        assert float((after - before).abs().max()) > 1e-4
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.5])
 @pytest.mark.parametrize(
     ("name", "width"), [pair for pair in growing.pairs() if zoo.family(pair[0]) != "vit"]
@@ -182,9 +216,7 @@ def activations(plan: GrowthPlan, dim: Dim) -> Tensor:
 )
 def test_names_and_shapes_are_a_real_models(name: str, width: str, depth: str) -> None:
     which = growing.usual(width, zoo.family(name))
-    plan = growing.planned(
-        name, {**growing.shape(name, which), "num_hidden_layers": 6}, width=width, depth=depth
-    )
+    plan = growing.planned(name, growing.deeper(name, which, 6), width=width, depth=depth)
     with torch.device("meta"):
         real = zoo.empty(dict(plan.config))
     expected = {tensor: tuple(parameter.shape) for tensor, parameter in real.named_parameters()}
@@ -222,6 +254,7 @@ def test_repeated_layers_change_the_function_and_say_so(name: str, depth: str) -
         ("llama", "isometric", {"hidden_size": 20}, "would shrink"),
         ("llama", "isometric", {"num_hidden_layers": 2}, "fewer layers"),
         ("llama", "isometric", {"hidden_sise": 48}, "did you mean hidden_size"),
+        ("gpt2", "pad", {"n_embd": 32, "hidden_size": 36}, "are the same size"),
         ("gpt2", "isometric", {"n_positions": 32}, "not a size"),
         ("llama", "isometrik", {"hidden_size": 48}, "did you mean isometric"),
         ("llama", "isometric", {"hidden_size": 48.0}, "whole number"),

@@ -46,7 +46,7 @@ def state(name: str) -> dict[str, dict[str, Tensor]]:
     return slots
 
 
-def sizes(name: str, width: str) -> dict[str, int]:
+def sizes(name: str, width: str, layers: int = 5) -> dict[str, int]:
     family = zoo.family(name)
     special = {
         "duplicate": "double",
@@ -55,7 +55,7 @@ def sizes(name: str, width: str) -> dict[str, int]:
     }
     which = special.get(width) or growing.usual(width, family)
     tokens = {} if family == "vit" else {"vocab_size": 41}
-    return {**growing.shape(name, which), "num_hidden_layers": 5, **tokens}
+    return {**growing.deeper(name, which, layers), **tokens}
 
 
 def cast(slots: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
@@ -132,7 +132,7 @@ def test_two_tensors_draw_different_numbers() -> None:
 @pytest.mark.parametrize("depth", growing.COPYING)
 @pytest.mark.parametrize(("name", "width"), OPERATORS)
 def test_groups_of_same_contents_are_the_same(name: str, width: str, depth: str) -> None:
-    made = growing.planned(name, {**sizes(name, width), "num_hidden_layers": 8}, width=width, depth=depth)
+    made = growing.planned(name, sizes(name, width, layers=8), width=width, depth=depth)
     view = growing.view(made, **state(name))
     shared = 0
     for slot in SLOTS:

@@ -49,6 +49,18 @@ def test_a_run_file_is_an_arm(
     assert parsed.arm_budgets("planned") == budgets
 
 
+def test_a_run_file_keeps_the_moments_of_a_learned_growth(corpus: Path, tmp_path: Path) -> None:
+    """`transport` is the default of other growths, and a learned one resets where nobody says."""
+    grow = {**GROW, "learn": {"steps": 3}, "moments": "transport"}
+    first, last = RUN["stages"]
+    (tmp_path / "planned.yaml").write_text(dump_yaml({**RUN, "stages": [first, {**last, "grow": grow}]}))
+    content = study(corpus, tmp_path / "study")
+    content["arms"]["planned"] = {"run": str(tmp_path / "planned.yaml")}
+    last_stage = parse_study(content).arms["planned"].stages[-1]
+    assert last_stage.grow is not None
+    assert last_stage.grow.moments == "transport"
+
+
 @pytest.mark.parametrize(
     ("arm", "change", "says"),
     [

@@ -214,7 +214,20 @@ def test_a_growth_that_cannot_be_is_found_before_any_training(corpus: Path, tmp_
             {"arms": {"a": {"model": SMALL, "stages": [{"tokens": 9}, {"grow": {"operator": "folder"}}]}}},
             r"stages\[1\].grow.learn",
         ),
+        (
+            {
+                "arms": {
+                    "a": {
+                        "model": SMALL,
+                        "stages": [{"tokens": 9}, {"grow": GROW, "reentry": {"position": 5}}],
+                    }
+                }
+            },
+            r"stages\[1\].reentry.position: a study trains at a constant rate",
+        ),
         ({"tuning": {"rates": [1e-2], "budget": 100}}, "none of the budgets"),
+        ({"common": {"data": {"skip_steps": 3}}}, "common.data.skip_steps: the study sets this itself"),
+        ({"common": {"optimizer": {"learning_rate": 1e-3}}}, "common.optimizer.learning_rate"),
         ({"common": {"stages": []}}, "the study sets this itself"),
         ({"common": {"bach": {}}}, "unknown key common.bach"),
         ({"arms": {"scratch": {"model": SMALL, "stages": [{"tokens": 5}]}}}, "takes its length from budgets"),
@@ -290,6 +303,8 @@ def test_a_rate_that_diverges_is_a_result_of_the_sweep(corpus: Path, tmp_path: P
     again: list[str] = []
     assert run_study(parsed, again.append) == result
     assert not any("% of the tokens" in line for line in again)
+    (left,) = estimate(parsed, plan_arms(parsed), measure=False)
+    assert left.there == left.pieces
     wild = parse_study(study(corpus, tmp_path / "wild", tuning={"rates": [1e30]}, **content))
     with pytest.raises(TrainingError, match="arm 'scratch' diverges at every learning rate"):
         run_study(wild, lambda _: None)

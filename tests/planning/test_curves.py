@@ -100,6 +100,12 @@ def break_row(place: int, **values: Any) -> list[dict[str, Any]]:
     return log
 
 
+def changed_row(kind: str, **values: Any) -> list[dict[str, Any]]:
+    log = rows()
+    next(row for row in log if row["kind"] == kind).update(values)
+    return log
+
+
 @pytest.mark.parametrize(
     ("log", "said"),
     [
@@ -110,6 +116,10 @@ def break_row(place: int, **values: Any) -> list[dict[str, Any]]:
         (break_row(3, flops=9e9), "flops and tokens do not fit together"),
         (rows(3), "too few points"),
         (rows()[2:4], "no row of kind 'stage'"),
+        (changed_row("train", lr=float("nan")), "line 3: lr is not a finite number"),
+        (changed_row("stage", config=None), "line 2: the stage's row has no config"),
+        (changed_row("stage", config="llama"), "line 2: the stage's row has no config"),
+        (changed_row("stage", stage=None), "line 2: the stage has no name"),
     ],
 )
 def test_mistakes_in_metrics(write: Callable[..., Path], log: list[dict[str, Any]], said: str) -> None:
@@ -123,6 +133,13 @@ def test_metrics_that_are_no_log(write: Callable[..., Path], tmp_path: Path) -> 
     (tmp_path / "run.yaml").write_text("stages: [{name: a, from: other/final}]\n")
     write(rows())
     assert "did not start from scratch" in refused(CurveFile(path))
+    for damaged in (b"a: [\n", b"\x00\xff\xfe"):
+        (tmp_path / "run.yaml").write_bytes(damaged)
+        assert "the run.yaml beside it is damaged" in refused(CurveFile(path))
+    (tmp_path / "run.yaml").write_text("stages: [a]\n")
+    assert read_curves(
+        CurveFile(write([*rows(), {"step": 3}]))
+    )  # rows of other kinds are none of its business
 
 
 def csv(tmp_path: Path, text: str) -> Path:

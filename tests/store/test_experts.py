@@ -129,3 +129,17 @@ def test_parts_that_make_no_whole(folder: Path) -> None:
     fifth = FIRST.replace("experts.0", "experts.4")
     with pytest.raises(CheckpointError, match=r"unknown: .*experts\.4\.w1"):
         TrainingState.from_pretrained(resaved(folder, {**tensors, fifth: tensors[FIRST].clone()}))
+
+
+@pytest.mark.parametrize(("to", "kept"), [({"num_hidden_layers": 4}, False), ({"hidden_size": 24}, True)])
+def test_a_balancing_loss_over_all_layers_has_no_gradient_law(to: dict[str, int], kept: bool) -> None:
+    """The function, the logits, is kept; the routers' loss beside it is a mean over old and new layers."""
+    model = tiny_mixtral()
+    model.config.output_router_logits, model.config.router_aux_loss_coef = True, 0.5
+    small = TrainingState.from_model(model)
+    large = outgrow.grow(small, to=to, width="isometric", depth="identity", noise=0.0)
+    tokens = torch.randint(3, 11, (2, 9), generator=torch.Generator().manual_seed(0))
+    report = verify(small, large, [{"input_ids": tokens, "labels": tokens}], steps=1)
+    assert report.promised
+    assert report.gradient_promised == kept
+    assert report.passed

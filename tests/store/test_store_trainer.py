@@ -115,6 +115,17 @@ def test_trainer_continues_a_state_that_never_saw_one(run: Path, tmp_path: Path)
     assert watch.state.global_step == 5
 
 
+@pytest.mark.parametrize("format", ["trainer", "native"])
+def test_moments_that_are_reset_leave_the_step(run: Path, tmp_path: Path, format: Any) -> None:
+    """The schedule and the data go on, though no tensor counts its steps any more."""
+    full = TrainingState.from_pretrained(run / "checkpoint-3")
+    state = TrainingState(full.config, full.source, full.steps, full.optimizer)
+    grown = grow(state, to={"num_hidden_layers": 3}, moments="reset")
+    written = grown.save_pretrained(tmp_path / "large", format=format)
+    name, key = {"trainer": ("trainer_state.json", "global_step"), "native": ("outgrow.json", "step")}[format]
+    assert json.loads((written / name).read_text())[key] == 3
+
+
 def test_optimizer_pt_is_a_whole_zip_without_surprises(run: Path, tmp_path: Path) -> None:
     state = TrainingState.from_pretrained(run / "checkpoint-3")
     written = state.save_pretrained(tmp_path / "out", format="trainer")

@@ -62,6 +62,18 @@ def test_the_best_is_kept_and_everything_counted(tiny: Callable[..., dict[str, A
     assert (tmp_path / "run" / "probe-large.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize(
+    "asks", [{"freeze": {"what": "old"}}, {"new_entries": {"multiplier": 2}}, {"masks": {"rise_tokens": 64}}]
+)
+def test_what_is_new_is_not_known_before_a_probe_has_chosen(
+    tiny: Callable[..., dict[str, Any]], tmp_path: Path, asks: dict[str, Any]
+) -> None:
+    run = with_probe(tiny, tmp_path / "bad")
+    run["stages"][1] |= asks
+    with pytest.raises(OutgrowError, match="a probe has still to choose"):
+        parse_run(run)
+
+
 def test_mistakes_in_a_probe_are_named_before_any_training(
     tiny: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:

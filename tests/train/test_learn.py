@@ -224,6 +224,21 @@ def test_verify_replays_a_fitted_growth(
         verify(state, TrainingState.from_pretrained(tmp_path / "large"), [], steps=1)
 
 
+@pytest.mark.parametrize(("method", "start"), [("mango", "published"), ("ligo", "published")])
+def test_verify_replays_every_method(
+    checkpoint: Path, corpus: Path, tmp_path: Path, method: Any, start: str
+) -> None:
+    """Their weights are sums of several tensors, so there is no subspace to escape from."""
+    state = TrainingState.from_pretrained(checkpoint)
+    data = text_data(state.config, checkpoint, str(corpus), sequences=2, length=16)
+    options = LearnOptions(method=method, start=start, fit=FitOptions(steps=2))
+    operator, _ = learn(state, SIZES, data.batch, data.evaluation(1), options, data=data.record)
+    save_operator(operator, tmp_path / "op")
+    report = verify(state, grow(state, operator=tmp_path / "op"), [data.batch(0)], steps=1)
+    assert report.matches_plan
+    assert report.escape is None
+
+
 def test_rows_of_a_dense_growth_have_the_same_bits_however_they_are_read() -> None:
     """A matrix product rounds by its shape: panels keep streaming, sharded loading and memory alike."""
     config = {**zoo.config("gpt2"), "vocab_size": 2 * PANEL_ROWS + 77, "n_embd": 40, "n_inner": 300}

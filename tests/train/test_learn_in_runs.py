@@ -16,6 +16,7 @@ from outgrow.errors import OutgrowError
 from outgrow.flops import training_flops
 from outgrow.store.operator_file import load_operator, save_operator
 from outgrow.train import dry_run, train
+from outgrow.train.data import TrainingData
 from outgrow.train.fit import FitOptions, fit_step
 from outgrow.train.learn import LearnOptions, learn
 from outgrow.train.lesa import LesaOptions, learn_lesa
@@ -36,6 +37,31 @@ def learning(tiny: Tiny, output: Path, **learn_: Any) -> dict[str, Any]:
     run = tiny(output=str(output))
     run["stages"][1]["grow"]["learn"] = {**LEARN, **learn_}
     return run
+
+
+def test_the_fit_sees_the_batches_that_training_reads_next(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first half of each, where a micro-batch is half a batch (docs/learned.md)."""
+    read, whole = list[tuple[int, int, torch.Tensor]](), TrainingData.batch
+
+    def recorded(data: TrainingData, seed: int, step: int, sequences: int) -> Any:
+        found = whole(data, seed, step, sequences)
+        read.append((step, sequences, found[0]))
+        return found
+
+    def spied(state: Any, to: Any, batch: Callable[[int], Any], *rest: Any, **more: Any) -> Any:
+        for place in range(4):
+            tokens = batch(place)["input_ids"]
+            step, sequences, inputs = read[-1]
+            assert (step, sequences) == (12 + place, 4)
+            assert torch.equal(tokens[:, : inputs.shape[1]], inputs[:2])
+        return learn(state, to, batch, *rest, **more)
+
+    monkeypatch.setattr(TrainingData, "batch", recorded)
+    monkeypatch.setattr("outgrow.train.learn_stage.learn", spied)
+    train(parse_run(learning(tiny, tmp_path / "run")), progress=False)
+    assert (12, 4) in {(step, sequences) for step, sequences, _ in read}
 
 
 def test_an_operator_is_fitted_on_the_runs_own_data(tiny: Tiny, tmp_path: Path) -> None:

@@ -223,6 +223,30 @@ def test_a_growth_that_cannot_be_is_found_before_any_work(tiny: Tiny, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_checkpoint_that_cannot_read_the_data_is_found_before_any_work(tiny: Tiny, tmp_path: Path) -> None:
+    """Its loss before the growth is measured on the same tokens, and it has no rows for the new ones."""
+    train(parse_run(tiny(output=str(tmp_path / "small"), stages=tiny()["stages"][:1])), progress=False)
+    run = tiny(data={**tiny()["data"], "tokenizer": {"vocab_size": 320}})
+    del run["model"]
+    start, grow = str(tmp_path / "small" / "final"), {"to": {"vocab_size": 320}}
+    run["stages"] = [{"name": "large", "tokens": 64, "from": start, "grow": grow}]
+    with pytest.raises(OutgrowError, match="the checkpoint cannot take the data before it grows"):
+        train(parse_run(run), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_may_begin_without_layers(tiny: Tiny) -> None:
+    """arXiv 2511.04981: the first model is an embedding and a head."""
+    run = tiny()
+    run["model"]["num_hidden_layers"] = 0
+    run["stages"][1]["grow"] = {"to": {"num_hidden_layers": 2}, "depth": "random"}
+    small, large = train(parse_run(run), progress=False).stages
+    assert small.parameters < large.parameters
+    run["stages"][1]["reentry"] = {"position": "loss_matched"}
+    with pytest.raises(OutgrowError, match="for doublings only"):
+        dry_run(parse_run(run))
+
+
 def test_endless_noise_is_found_before_any_work(tiny: Tiny, tmp_path: Path) -> None:
     content = tiny()
     content["stages"][1]["grow"]["noise"] = 1e300

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from outgrow.curves.counting import law_parameters
 from outgrow.curves.curve import make_curve
-from outgrow.curves.metrics import number_in, read_rows
+from outgrow.curves.metrics import config_in, number_in, read_rows
 from outgrow.errors import ConfigError
 from outgrow.laws.power import Array, array
 
@@ -65,7 +65,7 @@ def read_grown_curve(path: Path) -> GrownCurve:
     opening = next((one for one in after if one[1].get("kind") == "stage"), None)
     if opening is None:
         raise ConfigError(f"{path}: no row of kind 'stage' after the growth, so the grown model is not known")
-    config = _config(path, *opening)
+    config = config_in(path, *opening)
     notes += _rate_before(path, before)
     found = [one for one in after if one[1].get("kind") == "validation"]
     curve = make_curve(
@@ -86,7 +86,7 @@ def read_grown_curve(path: Path) -> GrownCurve:
         )
     if not full.all():
         notes += (f"{int((~full).sum())} points in re-warm-up or decay left out",)
-    smaller = [_config(path, *one) for one in before if one[1].get("kind") == "stage"]
+    smaller = [config_in(path, *one) for one in before if one[1].get("kind") == "stage"]
     return GrownCurve(
         source=str(path),
         loss_before=_loss(path, *here, "loss_before"),
@@ -105,13 +105,6 @@ def _loss(path: Path, line: int, row: dict[str, Any], name: str) -> float:
     if not np.isfinite(value) or value <= 0:
         raise ConfigError(f"{path}, line {line}: {name} is not a positive number", got=value)
     return value
-
-
-def _config(path: Path, line: int, row: dict[str, Any]) -> Mapping[str, Any]:
-    config = row.get("config")
-    if not isinstance(config, Mapping):
-        raise ConfigError(f"{path}, line {line}: the stage's row has no config, so the model is not known")
-    return config
 
 
 def _rates(path: Path, rows: _Rows) -> tuple[Array, Array]:

@@ -83,7 +83,7 @@ def build(
     >>> build(small, {"hidden_size": 12, "n_layer": 2}).layers.large
     2
     """
-    width = width or usual_width(small)
+    width = usual_width(small) if width is None else width
     widening, width_options = find(width, "width", WIDTH)
     deepening, depth_options = find(depth, "depth", DEPTH)
     large = target(small, to)

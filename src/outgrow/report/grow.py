@@ -31,8 +31,7 @@ def grow_command(
     console: Console,
 ) -> dict[str, Any]:
     """Show the plan, and grow by it; returns plain data. All that is cheap to refuse is, before any tensor is read."""
-    if not dry_run:
-        check_destination(out, overwrite=overwrite)
+    check_destination(out, overwrite=overwrite)
     state = TrainingState.from_pretrained(checkpoint, allow_nonfinite=allow_nonfinite)
     summary = {**plan.describe(), "costs": _costs(plan, state, out, probe=dry_run), "output": str(out)}
     _print_plan(console, plan, summary["costs"])
@@ -40,7 +39,9 @@ def grow_command(
         grown = apply(plan, state, operator=fitted)
         with writing_progress(console) as progress:
             grown.save_pretrained(out, format=format, overwrite=overwrite, progress=progress)  # type: ignore[arg-type]
-        console.print(f"Written: {out}   (prove it: outgrow verify {checkpoint} {out})")
+        replaced = checkpoint.resolve() == out.resolve()
+        hint = "" if replaced else f"   (prove it: outgrow verify {checkpoint} {out})"
+        console.print(f"Written: {out}{hint}")
     return summary
 
 

@@ -26,11 +26,12 @@ def proof_table(report: Report, *, worst: int = 6) -> Table:
     table.add_row("gradient-law error, worst tensor", f"{report.gradient_error:.1e}", _wanted_law(report))
     for one in report.gradient[:worst]:
         table.add_row(f"  {one.name}", f"{one.error:.1e}", "")
-    table.add_row(
-        f"escape, at growth → after {report.steps} steps",
-        f"{report.escape_start:.2%} → {report.escape:.2%}",
-        "> 0",
-    )
+    if report.escape is not None:
+        table.add_row(
+            f"escape, at growth → after {report.steps} steps",
+            f"{report.escape_start:.2%} → {report.escape:.2%}",
+            "> 0",
+        )
     table.add_row(
         f"loss after {report.steps - 1} steps, small and large",
         f"{report.losses_small[-1]:.4f} and {report.losses_large[-1]:.4f}",
@@ -100,4 +101,7 @@ def _draw_losses(axes: Axes, report: Report) -> None:
 
 def _title(report: Report) -> str:
     kept = "function kept" if report.function_kept else "function changed"
-    return f"{report.model_type}: {kept} (loss gap {report.function_error:.1e}), escape {report.escape:.2%} after {report.steps} steps"
+    title = f"{report.model_type}: {kept} (loss gap {report.function_error:.1e})"
+    if report.escape is None:
+        return title
+    return f"{title}, escape {report.escape:.2%} after {report.steps} steps"

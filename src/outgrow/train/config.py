@@ -188,6 +188,11 @@ class StageConfig(_Section):
             raise ValueError(
                 "new_entries, masks and freeze.what: old need a growth in the same stage to know what is new"
             )
+        if self.grow is not None and self.grow.probe is not None and self.asks_what_is_new:
+            raise ValueError(
+                "new_entries, masks and freeze.what: old depend on the growth, which a probe has still to choose:"
+                " leave one of them out"
+            )
         if self.masks is not None and self.masks.rise_tokens > self.tokens:
             raise ValueError(f"masks.rise_tokens {self.masks.rise_tokens} is more than the stage's tokens")
         if self.masks is not None and self.until is not None:

@@ -8,6 +8,7 @@ its numbers towards zero. Here the warm-up is a tenth of the steps, and nothing 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class FitOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.learning_rate <= 0:
+        if self.steps < 1 or not 0 < self.learning_rate < math.inf:
             raise ConfigError(
                 "a fit needs at least one step and a learning rate above 0",
                 got=f"{self.steps} steps at {self.learning_rate}",

@@ -63,9 +63,9 @@ def _fit(
     objective = load(str(state.config["model_type"])).objective
 
     def batch(place: int) -> Batch:
-        return forward_batch(
-            objective, session.data.batch(run.seed, run.data.skip_steps + step + place, run.batch.at_once)
-        )
+        whole = session.data.batch(run.seed, run.data.skip_steps + step + place, run.batch.sequences)
+        items, targets = (part[: run.batch.at_once] for part in whole)
+        return forward_batch(objective, (items, targets))
 
     fitted, fit = learn(
         state,

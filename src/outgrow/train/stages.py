@@ -5,13 +5,14 @@ This is the only module of training that calls `outgrow.grow`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from outgrow.architectures import resolve
-from outgrow.errors import OutgrowError
+from outgrow.errors import ConfigError, OutgrowError
 from outgrow.flops import Cost, model_cost, training_flops
 from outgrow.frozen_flops import frozen_training_flops
 from outgrow.plan import GrowthPlan
@@ -94,6 +95,7 @@ def candidates(growth: GrowConfig) -> tuple[GrowConfig, ...]:
 def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
     """Every stage's model, growths tried without weights: a target that cannot be is an error before any training."""
     state = _first_state(run, needs)
+    _check_first(run, state, needs)
     peak = run.optimizer.learning_rate
     plans: list[StagePlan] = []
     for index, stage in enumerate(run.stages):
@@ -130,6 +132,19 @@ def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
         )
     plans[-1] = replace(plans[-1], threshold=_threshold(run, len(plans) - 1, None))
     return tuple(plans)
+
+
+def _check_first(run: RunConfig, state: TrainingState, needs: Needs) -> None:
+    """A checkpoint that the first stage grows is evaluated on the run's data too, before the growth."""
+    try:
+        needs.check(state.config)
+    except OutgrowError as error:
+        if run.stages[0].grow is None:
+            raise
+        raise ConfigError(
+            f"stages.0.from: the checkpoint cannot take the data before it grows: {error}",
+            fix="grow it by `outgrow grow` first, and begin with the result",
+        ) from None
 
 
 def _grown(
@@ -187,10 +202,16 @@ def growth_factors(small: Mapping[str, Any], large: Mapping[str, Any], sequence_
     width, layers = ([model.sizes[stream] for model in models], [model.layers for model in models])
     return Factors(
         width=width[1] / width[0],
-        layers=layers[1] / layers[0],
-        parameters=costs[1].non_embedding / costs[0].non_embedding,
+        layers=_times(layers),
+        parameters=_times([cost.non_embedding for cost in costs]),
         flops=flops[1] / flops[0],
     )
+
+
+def _times(sizes: Sequence[int]) -> float:
+    """How many times the first the second is; a model may begin without layers (arXiv 2511.04981)."""
+    small, large = sizes
+    return large / small if small else math.inf
 
 
 def _threshold(run: RunConfig, index: int, factors: Factors | None) -> Threshold | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from outgrow.errors import ConfigError
+from outgrow.train.config import StageConfig
 from outgrow.train.run_file import load_run
 
 
@@ -46,9 +47,14 @@ def _read(arm: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"{where}.run: {arm['run']} begins with a checkpoint, whose compute nobody counted",
             expected="a run with a model of its own",
         )
-    stages = [
-        stage.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"name"})
-        for stage in run.stages
-    ]
+    stages = [_stage(stage) for stage in run.stages]
     last = stages[-1].pop("tokens")
     return {"model": run.model, "stages": stages, "budgets": arm.get("budgets", [last])}
+
+
+def _stage(stage: StageConfig) -> dict[str, Any]:
+    """What a stage says, without what is usual: most of it is no word of an arm."""
+    said = stage.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"name"})
+    if stage.grow is not None and stage.grow.learn is not None:
+        said["grow"]["moments"] = stage.grow.moments  # a learned operator has another default
+    return said

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from outgrow.flops import training_flops
 from outgrow.train.compare.pieces import Piece, all_pieces, arm_run, branches, common_run, with_thresholds
-from outgrow.train.compare.runner import best_rate, is_finished, sweep_branches, sweep_trials, tokens_of
+from outgrow.train.compare.runner import best_rate, is_done, sweep_branches, sweep_trials, tokens_of
 from outgrow.train.compare.study import StudyConfig, TimingConfig
 from outgrow.train.compare.timing import by_key, known_speeds, model_key, time_models
 from outgrow.train.preflight import preflight
@@ -66,7 +66,7 @@ def estimate(study: StudyConfig, plans: Plans, *, measure: bool = True) -> tuple
 def _rate(study: StudyConfig, arm: str) -> float:
     """The rate that the sweep chose, where it is done."""
     sweep = sweep_branches(study, arm)
-    if all(is_finished(branch.piece, study.pieces_folder) for branch in sweep):
+    if all(is_done(branch.piece, study.pieces_folder) for branch in sweep):
         return best_rate(sweep_trials(sweep, study.pieces_folder), arm)
     return study.tuning.rates[0]
 
@@ -85,7 +85,7 @@ def _arm(
         + (plans[piece.stage].probe_flops if "grow" in piece.settings["stages"][0] else 0.0)
         for piece in own
     )
-    there = {piece.key for piece in own if is_finished(piece, study.pieces_folder)}
+    there = {piece.key for piece in own if is_done(piece, study.pieces_folder)}
     keys = {piece.key: model_key(plans[piece.stage].config) for piece in own}
     known = all(key in speeds for key in keys.values())
     seconds = {piece: tokens[piece] * speeds[model] for piece, model in keys.items()} if known else None

@@ -242,6 +242,11 @@ def diverged(piece: Piece, folder: str) -> bool:
     return any((Path(folder) / one.key / _DIVERGED).is_file() for one in piece.line)
 
 
+def is_done(piece: Piece, folder: str) -> bool:
+    """Whether nothing is left to train of a piece: it is there, or its rate diverged."""
+    return is_finished(piece, folder) or diverged(piece, folder)
+
+
 def flops_of(piece: Piece, folder: str) -> float:
     """FLOPs that a piece used, up to the last row of its log where it diverged."""
     rows = read_metrics(RunFolder(Path(folder) / piece.key).metrics)

@@ -22,6 +22,7 @@ from outgrow.train.run_file import SECTIONS, Sections, apply_override, explain, 
 from outgrow.train.trigger import Until
 
 _OWN = ("output", "seed", "stages", "schedule", "model", "log_every_steps", "checkpoint")
+_OWN_INSIDE = (("data", "skip_steps"), ("optimizer", "learning_rate"))
 
 
 class ArmStage(Section):
@@ -61,6 +62,10 @@ class ArmConfig(Section):
         if self.stages[0].grow is not None:
             raise ValueError("stages[0].grow: a new model has nothing to grow from")
         for place, stage in enumerate(self.stages):
+            if stage.reentry is not None and stage.reentry.position != "keep":
+                raise ValueError(
+                    f"stages[{place}].reentry.position: a study trains at a constant rate and decays in branches; leave it out"
+                )
             if stage.reentry is not None and stage.reentry.peak != "keep":
                 raise ValueError(
                     f"stages[{place}].reentry.peak: a study sweeps the learning rate; give stages[{place}].rate, a multiple of it"
@@ -175,6 +180,9 @@ class StudyConfig(Section):
         for name in _OWN:
             if name in self.common:
                 raise ValueError(f"common.{name}: the study sets this itself")
+        for section, name in _OWN_INSIDE:
+            if isinstance(self.common.get(section), dict) and name in self.common[section]:
+                raise ValueError(f"common.{section}.{name}: the study sets this itself")
         for arm, config in self.arms.items():
             budgets = config.budgets or self.budgets
             if list(budgets) != sorted(set(budgets)):
