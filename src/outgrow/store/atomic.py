@@ -61,7 +61,9 @@ def check_destination(destination: Path, *, overwrite: bool) -> int | None:
     """The inode of the folder that would be replaced, None where there is none; an error where it may not be."""
     above = next(path for path in destination.absolute().parents if os.path.lexists(path))
     if not above.is_dir():
-        raise CheckpointError(f"{above} is not a folder", fix="choose another destination")
+        raise CheckpointError(
+            f"{destination} cannot be written: {above} is not a folder", fix="choose another destination"
+        )
     if not os.path.lexists(destination):
         return None
     if not destination.is_dir():
