@@ -137,11 +137,9 @@ class Report:
             parts.append(
                 f"gradients differ from their transport by up to {self.gradient_error:.1e}, so moments are approximate"
             )
-        if self.escape is None:
-            pass
-        elif self.escape < CAGED:
+        if self.escape is not None and self.escape < CAGED:
             parts.append("but copies stay equal: the new capacity is caged; use noise or another operator")
-        else:
+        elif self.escape is not None:
             parts.append(
                 f"and copies part: {self.escape:.1%} of the weights lie outside the small subspace after {self.steps} steps"
             )
@@ -400,9 +398,8 @@ def _tolerances(plan: GrowthPlan, large: TrainingState, dtype: torch.dtype) -> t
         return 2e-3, None
     float32_norms = any(spec.norm == "rms" for spec in plan.small.axes.values())
     tolerance = 1e-5 if torch.float32 in dtypes or float32_norms else 1e-9
-    if (
-        plan.small.spec.layers.norm == "post"
-    ):  # a silent layer normalizes twice more what is normalized: exact but for eps
+    if plan.small.spec.layers.norm == "post":
+        # A silent layer normalizes twice what is normalized already: exact but for its eps.
         eps = max(float(plan.config[spec.eps]) for spec in plan.small.axes.values() if spec.eps is not None)
         tolerance += 2 * eps * (plan.large.layers - plan.small.layers)
     return tolerance, _GRADIENT_TOLERANCE
