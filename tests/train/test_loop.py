@@ -242,6 +242,8 @@ def test_a_run_may_begin_without_layers(tiny: Tiny) -> None:
     run["stages"][1]["grow"] = {"to": {"num_hidden_layers": 2}, "depth": "random"}
     small, large = train(parse_run(run), progress=False).stages
     assert small.parameters < large.parameters
+    with pytest.raises(OutgrowError, match="has no matrices for Muon"):
+        dry_run(parse_run({**run, "optimizer": {"name": "muon"}}))
     run["stages"][1]["reentry"] = {"position": "loss_matched"}
     with pytest.raises(OutgrowError, match="for doublings only"):
         dry_run(parse_run(run))

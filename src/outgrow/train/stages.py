@@ -23,6 +23,7 @@ from outgrow.train.config import GrowConfig, RunConfig, StageConfig
 from outgrow.train.engine import build_model, model_config
 from outgrow.train.learn_plan import begun_state, check_operator, learning_flops
 from outgrow.train.needs import Needs
+from outgrow.train.optimizer_config import MuonConfig
 from outgrow.train.optimizers import check_start
 from outgrow.train.treatment import check_treatment
 from outgrow.train.trigger import Threshold, UntilEfficiency, threshold
@@ -101,6 +102,11 @@ def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
     for index, stage in enumerate(run.stages):
         small, factors = state.config, None
         state, growth = _grown(state, stage.grow, index)
+        if growth is not None and not growth.small.layers and isinstance(run.optimizer, MuonConfig):
+            raise ConfigError(
+                f"stages.{index}.grow: a model without layers has no matrices for Muon, so its state has no group for new ones",
+                fix="begin with one layer, or with optimizer.name: adamw",
+            )
         frozen = _frozen(stage, growth, state.config, index)
         needs.check(state.config)
         if stage.grow is not None:
