@@ -22,6 +22,7 @@ from outgrow.report.images import image_batches
 from outgrow.store.models import build_model
 from outgrow.store.safetensors_file import read_header
 from outgrow.store.safetensors_folder import weight_files
+from outgrow.train.images import ImageData, LabelledImages
 
 NAMES = ["vit", "deit", "deit-teacher"]
 TO = {"hidden_size": 48, "num_attention_heads": 8, "intermediate_size": 80, "num_hidden_layers": 4}
@@ -176,3 +177,16 @@ def test_flops_per_image_agree_with_pytorch(name: str) -> None:
     assert unit == "image"
     assert model_cost(config).length == 9 + (2 if "deit" in name else 1)
     assert abs(counter.get_total_flops() / (4 * flops) - 1) < 0.01
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_other_pixels_are_other_data(part: str) -> None:
+    """Not only the first images count."""
+    labels = np.zeros(200, dtype=np.int64)
+    parts = {
+        name: LabelledImages(np.zeros((200, 3, 8, 8), dtype=np.uint8), labels)
+        for name in ("train", "validation")
+    }
+    before = ImageData(**parts, classes=1, flip_crop=False, description="").record
+    parts[part].pixels[64:] = 1
+    assert ImageData(**parts, classes=1, flip_crop=False, description="").record != before

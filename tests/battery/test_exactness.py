@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from battery import growing, zoo
-from outgrow.api import plan_growth
+from outgrow.api import grow, plan_growth
 from outgrow.axes import Dim
 from outgrow.errors import GrowthError, OutgrowError
 from outgrow.linear import direct_sum, kron
 from outgrow.maps import AxisMap, identity
 from outgrow.operators import DEPTH
 from outgrow.plan import GrowthPlan
+from outgrow.proof import verify
+from outgrow.state import TrainingState
 
 CASES = [pytest.param(*case, id="-".join(case)) for case in growing.cases(growing.EXACT)]
 CHANGED = [pytest.param(*case, id="-".join(case)) for case in growing.cases(growing.INEXACT)]
@@ -274,3 +276,16 @@ def test_unknown_operators_and_moments() -> None:
         growing.planned("llama", {"num_hidden_layers": 6}, moments="keep_zeros")  # type: ignore[arg-type]
     with pytest.raises(GrowthError, match="standard deviation"):
         growing.planned("llama", {"hidden_size": 48}, noise=-1.0)
+
+
+@pytest.mark.parametrize("eps", [1e-12, 1e-5])
+def test_silent_post_norm_layers_are_exact_up_to_their_eps(eps: float) -> None:
+    """They normalize what is normalized already; the proof's tolerance knows."""
+    full = {**zoo.config("bert"), "architectures": ["BertForMaskedLM"], "layer_norm_eps": eps}
+    small = TrainingState.from_model(zoo.build(full))
+    tokens = zoo.batch()
+    large = grow(small, to={"num_hidden_layers": 4}, depth="identity")
+    report = verify(small, large, [{"input_ids": tokens, "labels": tokens}], steps=1)
+    assert report.promised
+    assert report.function_kept
+    assert (report.function_error > 1e-9) == (eps > 1e-9)

@@ -316,6 +316,14 @@ def test_another_source_is_refused_by_name_and_shape() -> None:
     assert "proj.bias' differs" in refuse(operator, attention_bias=True)
 
 
+@pytest.mark.parametrize("words", [("--depth", "stack"), ("--noise", "0.1"), ("--width", "pad")])
+def test_options_beside_an_operator_are_refused_though_they_are_usual(
+    fitted: tuple[Path, FittedOperator, Fit], checkpoint: Path, tmp_path: Path, words: tuple[str, str]
+) -> None:
+    message = refused("grow", checkpoint, tmp_path / "large", "--operator", fitted[0], *words)
+    assert f"leave out {words[0].removeprefix('--')}" in message
+
+
 def test_sizes_that_disagree_and_starts_that_do_not_exist(
     fitted: tuple[Path, FittedOperator, Fit], checkpoint: Path
 ) -> None:
