@@ -373,13 +373,13 @@ def _matches(expected: TrainingState, saved: TrainingState) -> bool:
 
 def _check_sizes(plan: GrowthPlan, large: TrainingState) -> None:
     """Raises CheckpointError where the lineage was written for another source, or the state has other sizes than it says."""
-    said, here = large.lineage[-1].get("from"), plan.describe()["from"]
-    wrong = [name for name in here if isinstance(said, Mapping) and said.get(name) != here[name]]
-    if isinstance(said, Mapping) and wrong:
+    said, here = large.lineage[-1].get("from", {}), plan.describe()["from"]
+    wrong = [name for name in here if name in said and said[name] != here[name]]
+    if wrong:
         raise CheckpointError(
             "the large state was not grown from this small one: it has other sizes",
             got=", ".join(f"{name} {here[name]}" for name in wrong),
-            expected=", ".join(f"{name} {said.get(name)}" for name in wrong),
+            expected=", ".join(f"{name} {said[name]}" for name in wrong),
         )
     for name, size in plan.config.items():
         if isinstance(size, int) and large.config.get(name) != size:

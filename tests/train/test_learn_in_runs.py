@@ -43,7 +43,7 @@ def test_the_fit_sees_the_batches_that_training_reads_next(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first half of each, where a micro-batch is half a batch (docs/learned.md)."""
-    read, whole = list[tuple[int, int, torch.Tensor]](), TrainingData.batch
+    read, whole, checked = list[tuple[int, int, torch.Tensor]](), TrainingData.batch, list[int]()
 
     def recorded(data: TrainingData, seed: int, step: int, sequences: int) -> Any:
         found = whole(data, seed, step, sequences)
@@ -56,12 +56,13 @@ def test_the_fit_sees_the_batches_that_training_reads_next(
             step, sequences, inputs = read[-1]
             assert (step, sequences) == (12 + place, 4)
             assert torch.equal(tokens[:, : inputs.shape[1]], inputs[:2])
+            checked.append(place)
         return learn(state, to, batch, *rest, **more)
 
     monkeypatch.setattr(TrainingData, "batch", recorded)
     monkeypatch.setattr("outgrow.train.learn_stage.learn", spied)
     train(parse_run(learning(tiny, tmp_path / "run")), progress=False)
-    assert (12, 4) in {(step, sequences) for step, sequences, _ in read}
+    assert checked == [0, 1, 2, 3]
 
 
 def test_an_operator_is_fitted_on_the_runs_own_data(tiny: Tiny, tmp_path: Path) -> None:

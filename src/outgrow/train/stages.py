@@ -96,19 +96,15 @@ def candidates(growth: GrowConfig) -> tuple[GrowConfig, ...]:
 def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
     """Every stage's model, growths tried without weights: a target that cannot be is an error before any training."""
     state = _first_state(run, needs)
-    _check_first(run, state, needs)
     peak = run.optimizer.learning_rate
     plans: list[StagePlan] = []
     for index, stage in enumerate(run.stages):
         small, factors = state.config, None
         state, growth = _grown(state, stage.grow, index)
-        if growth is not None and not growth.small.layers and isinstance(run.optimizer, MuonConfig):
-            raise ConfigError(
-                f"stages.{index}.grow: a model without layers has no matrices for Muon, so its state has no group for new ones",
-                fix="begin with one layer, or with optimizer.name: adamw",
-            )
         frozen = _frozen(stage, growth, state.config, index)
         needs.check(state.config)
+        if growth is not None:
+            _check_source(run, small, needs, index)
         if stage.grow is not None:
             factors = growth_factors(small, state.config, run.data.sequence_length)
         position = stage.reentry.position
@@ -140,17 +136,20 @@ def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
     return tuple(plans)
 
 
-def _check_first(run: RunConfig, state: TrainingState, needs: Needs) -> None:
-    """A checkpoint that the first stage grows is evaluated on the run's data too, before the growth."""
+def _check_source(run: RunConfig, small: Mapping[str, Any], needs: Needs, index: int) -> None:
+    """What a growth asks of its source beyond its sizes: a loss on the run's data before it, and groups that new tensors join."""
     try:
-        needs.check(state.config)
-    except OutgrowError as error:
-        if run.stages[0].grow is None:
-            raise
+        needs.check(small)
+    except OutgrowError as error:  # only a checkpoint: other sources were models of this run
         raise ConfigError(
-            f"stages.0.from: the checkpoint cannot take the data before it grows: {error}",
+            f"stages.{index}.from: the checkpoint cannot take the data before it grows: {error}",
             fix="grow it by `outgrow grow` first, and begin with the result",
         ) from None
+    if not resolve(small).layers and isinstance(run.optimizer, MuonConfig):
+        raise ConfigError(
+            f"stages.{index}.grow: a model without layers has no matrices for Muon, so its state has no group for new ones",
+            fix="begin with one layer, or with optimizer.name: adamw",
+        )
 
 
 def _grown(
