@@ -18,7 +18,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     4: ("growth", "constraints", "cookbook", "plan", "multipliers", "new_entries"),
     5: ("operators",),
     6: ("state", "store"),
-    7: ("api", "growth_cost", "proof"),
+    7: ("api", "growth_cost", "verdict", "proof"),
     8: ("flops", "frozen_flops", "memory", "section", "schedule", "reentry", "laws", "curves", "stages"),
     9: ("train", "planning"),
     10: ("console", "report", "cli", "__main__", "__init__"),
