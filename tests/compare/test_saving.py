@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from outgrow.train.compare.frontier import Frontier
-from outgrow.train.compare.saving import savings
+from outgrow.train.compare.saving import Saving, savings, seeds_for, student_95
 
 
 def curve(compute: tuple[float, ...], factor: float = 1.0, noise: float = 0.0, seed: int = 0) -> Frontier:
@@ -59,3 +59,25 @@ def test_a_loss_outside_the_frontier_has_no_saving() -> None:
     (one,) = savings(better, Frontier((1e12, 2e12), ((4.0, 3.5),)))
     assert one.saving is None
     assert one.side == "better than every budget"
+
+
+def test_the_seeds_that_are_said_bring_the_interval_there() -> None:
+    """Ten seeds of a spread say how many it takes for ± 3 points; that many of the same spread have it, one less has not."""
+    spread = 0.06
+
+    def with_seeds(count: int) -> Saving:
+        half = student_95(count - 1) * spread / count**0.5
+        return Saving(1.0, 3.0, 0.2, 0.2 - half, 0.2 + half, 0.25, "inside", 1.0)
+
+    wanted = seeds_for(with_seeds(10), 10, 0.03)
+    assert wanted is not None
+    enough, short = with_seeds(wanted), with_seeds(wanted - 1)
+    assert enough.low is not None
+    assert short.low is not None
+    assert enough.low >= 0.17 > short.low
+    assert seeds_for(with_seeds(10), 10, 1e-4) is None
+
+
+def test_students_quantiles_beyond_the_table() -> None:
+    """Published: 1.796 for 11 degrees of freedom, 1.697 for 30, 1.660 for 100."""
+    assert [round(student_95(degrees), 3) for degrees in (11, 30, 100)] == [1.796, 1.697, 1.660]

@@ -10,7 +10,7 @@ from outgrow.report.html import TableSection
 from outgrow.report.text import amount, duration
 from outgrow.train.compare.estimate import ArmEstimate
 from outgrow.train.compare.result import StudyResult
-from outgrow.train.compare.saving import Saving
+from outgrow.train.compare.saving import Saving, seeds_for
 
 SAVINGS = (
     "arm",
@@ -30,6 +30,8 @@ SAVINGS_NOTE = (
     "model, measured in turns on one machine, and the growth. Against any size: FLOPs saved against the best model from scratch of "
     "any size in the study. The sweep of learning rates is the same for all arms and not counted."
 )
+NEAR = 0.05
+"""Half an interval that tells a saving worth the trouble from none."""
 OTHERS = (
     "arm",
     "budget",
@@ -38,11 +40,13 @@ OTHERS = (
     "FLOPs saved, small model sunk",
     "saved at equal tokens",
     "loss difference",
+    f"seeds for ± {100 * NEAR:.0f} points",
 )
 OTHERS_NOTE = (
     "Not savings at equal loss and equal honesty, but often quoted as such. Speed-up: C of the baseline / C - 1. Small model sunk: "
     "its stages taken as free. At equal tokens: 1 - C / C of the baseline on as many tokens, small stages included; the loss "
-    "difference beside it (above 0: worse than the baseline) is what that saving was paid with."
+    "difference beside it (above 0: worse than the baseline) is what that saving was paid with. Seeds: how many would bring the interval of the FLOPs saved there, "
+    "by the spread of these; for planning a study, not for stopping one."
 )
 
 
@@ -99,6 +103,7 @@ def other_rows(result: StudyResult) -> list[tuple[str, ...]]:
                     _saved(sunk[arm][place]),
                     "outside" if tokens.saving is None else percent(tokens.saving),
                     "" if tokens.loss_difference is None else f"{tokens.loss_difference:+.4f}",
+                    "" if (seeds := seeds_for(one, len(result.study.seeds), NEAR)) is None else f"{seeds}",
                 )
             )
     return rows

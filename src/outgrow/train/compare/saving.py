@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import log
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +76,7 @@ def _saving(
     if equal is not None:
         saving, speed_up = 1 - compute / equal, equal / compute - 1
         if count > 1 and len(values) > 1:
-            reach = _STUDENT_95[min(count - 1, len(_STUDENT_95)) - 1] * (count / (count - 1)) ** 0.5
+            reach = student_95(count - 1) * (count / (count - 1)) ** 0.5
             low, high = saving - reach * float(values.std()), saving + reach * float(values.std())
     return Saving(compute, loss, saving, low, high, speed_up, side, len(values) / len(picks))
 
@@ -115,5 +116,38 @@ def at_equal_tokens(
     return tuple(found)
 
 
+def seeds_for(saving: Saving, seeds: int, half_width: float) -> int | None:
+    """About how many seeds would bring the interval to ± `half_width`, if they spread as these `seeds` do.
+
+        t(n - 1) · s / √n <= half_width        s = √seeds · (high - low) / 2 / t(seeds - 1)
+
+    For planning a study; to add seeds until a bound lies where one wants it is no measurement. None without an interval,
+    and beyond 1,000.
+
+    >>> one = Saving(1.0, 3.0, 0.2, 0.1, 0.3, 0.25, "inside", 1.0)
+    >>> seeds_for(one, 3, 0.05), seeds_for(one, 3, 0.1)
+    (6, 3)
+    """
+    if saving.low is None or saving.high is None:
+        return None
+    spread = seeds**0.5 * (saving.high - saving.low) / 2 / student_95(seeds - 1)
+    wide_enough = half_width * (1 + 1e-9)
+    return next((n for n in range(2, 1001) if student_95(n - 1) * spread / n**0.5 <= wide_enough), None)
+
+
+def student_95(degrees: int) -> float:
+    """95 % quantile of Student's t: a table, and beyond it the expansion in 1 / degrees (Fisher and Cornish, 1960).
+
+    >>> student_95(2), round(student_95(29), 3)
+    (2.92, 1.699)
+    """
+    if degrees <= len(_STUDENT_95):
+        return _STUDENT_95[degrees - 1]
+    z = NormalDist().inv_cdf(0.95)
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / degrees + second / degrees**2 + third / degrees**3
+
+
 _STUDENT_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812)
-"""95 % quantile of Student's t for 1, 2, 3 ... degrees of freedom."""
+"""For 1, 2, 3 ... degrees of freedom."""
