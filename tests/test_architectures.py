@@ -19,7 +19,8 @@ from outgrow.architectures import Model, growable, known, load, resolve
 from outgrow.architectures.expressions import evaluate
 from outgrow.architectures.spec import ArchitectureSpec
 from outgrow.axes import Dim
-from outgrow.errors import ArchitectureError
+from outgrow.errors import ArchitectureError, GrowthError
+from outgrow.growth import target
 
 TYPES = [name for name in known() if load(name).library == "transformers"]
 """CaiT, which is timm's, is tested in a process of its own: tests/test_cait.py."""
@@ -41,6 +42,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "gpt2": [{"tie_word_embeddings": False}],
     "bert": [{"tie_word_embeddings": False}],
     "roberta": [{"tie_word_embeddings": False}],
+    "gpt_neox": [{"tie_word_embeddings": True}, {"attention_bias": False}],
     "llama": [
         {"tie_word_embeddings": True},
         {"attention_bias": True},
@@ -64,6 +66,7 @@ def base(model_type: str) -> dict[str, Any]:
     family = {
         "qwen3_moe": zoo.QWEN3_MOE,
         "gpt2": zoo.GPT2,
+        "gpt_neox": zoo.NEOX,
         "bert": zoo.BERT,
         "roberta": {**zoo.BERT, **zoo.ROBERTA},
     }
@@ -139,6 +142,13 @@ def test_head_dim_and_kv_heads_may_be_derived() -> None:
     assert model.sizes["query_dim"] == 12
     assert model.sizes["kv_heads"] == 4
     assert model.sizes["group"] == 1
+
+
+def test_heads_that_keep_their_size_say_which_sizes_go_together() -> None:
+    small = resolve(zoo.config("gpt_neox"))
+    assert target(small, {"hidden_size": 40, "num_attention_heads": 5}).sizes["query_dim"] == 8
+    with pytest.raises(GrowthError, match=r"choose sizes with hidden_size // num_attention_heads = 8"):
+        target(small, {"hidden_size": 48})
 
 
 # ---- mistakes in a file ---------------------------------------------------------------------------------------------

@@ -183,7 +183,10 @@ def target(small: Model, to: Mapping[str, Any]) -> Model:
             )
         if not spec.axes[name].can_grow and large.sizes[name] != size:
             raise GrowthError(
-                f"axis '{name}' of {spec.model_type} cannot grow", got=large.sizes[name], expected=size
+                f"axis '{name}' ({spec.axes[name].size}) of {spec.model_type} cannot grow",
+                got=large.sizes[name],
+                expected=size,
+                fix=f"choose sizes with {spec.axes[name].size} = {size}",
             )
     if large.layers < small.layers:
         raise GrowthError(

@@ -106,6 +106,9 @@ def _norm_bytes(model: Model, itemsize: int) -> int:
         inside = 2 if axis.norm == "rms" else 1
         one_for_all = itemsize == _FLOAT32 and _is_read(model, name)
         total += _FLOAT32 * width * (inside + int(one_for_all))
+    if model.config.get(model.spec.layers.parallel or ""):  # a layer's two norms keep one input
+        stream = next(model.sizes[name] for name, axis in model.axes.items() if axis.through == "stream")
+        total -= _FLOAT32 * model.layers * stream
     if itemsize < _FLOAT32:
         for _, signature in matrix_products(model):
             reads = signature.axes("reads")

@@ -63,20 +63,36 @@ _LLAMA: dict[str, Sizes] = {
 }
 _NAMES = {"n_inner": "intermediate_size", "n_layer": "num_hidden_layers"}
 _VIT = {which: {_NAMES.get(name, name): size for name, size in to.items()} for which, to in _GPT2.items()}
-SHAPES: dict[str, dict[str, Sizes]] = {"gpt2": _GPT2, "bert": _BERT, "llama": _LLAMA, "vit": _VIT}
+_NEOX: dict[str, Sizes] = {
+    "double": {"hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 80, "num_hidden_layers": 6},
+    "triple": {"hidden_size": 72, "num_attention_heads": 9, "intermediate_size": 120},
+    "mlp double": {"intermediate_size": 80, "num_hidden_layers": 4},
+    "mlp odd": {"intermediate_size": 47, "num_hidden_layers": 4},
+    "heads": {"hidden_size": 40, "num_attention_heads": 5, "intermediate_size": 47, "num_hidden_layers": 5},
+}
+SHAPES: dict[str, dict[str, Sizes]] = {
+    "gpt2": _GPT2,
+    "neox": _NEOX,
+    "bert": _BERT,
+    "llama": _LLAMA,
+    "vit": _VIT,
+}
 
 EXACT: dict[tuple[str, str], tuple[str, ...]] = {
     # Every shape here must keep the function. Odd streams: not under LayerNorm by copies, not after the sum by padding.
     ("isometric", "gpt2"): ("double", "head_dim", "mlp odd"),
     ("isometric", "vit"): ("double", "head_dim", "mlp odd"),
+    ("isometric", "neox"): ("double", "mlp odd"),
     ("isometric", "bert"): ("double", "heads", "mlp odd"),
     ("isometric", "llama"): ("double", "odd", "head_dim", "group odd", "kv"),
     ("duplicate", "gpt2"): ("double", "triple", "mlp double"),
     ("duplicate", "vit"): ("double", "triple", "mlp double"),
+    ("duplicate", "neox"): ("double", "triple", "mlp double"),
     ("duplicate", "bert"): ("double", "triple", "mlp double"),
     ("duplicate", "llama"): ("double", "group", "mlp double", "kv"),
     ("pad", "gpt2"): ("double", "head_dim", "heads", "odd"),
     ("pad", "vit"): ("double", "head_dim", "heads", "odd"),
+    ("pad", "neox"): ("double", "heads"),
     ("pad", "bert"): ("mlp double", "mlp odd", "mlp odd, deep"),
     ("pad", "llama"): ("double", "odd", "head_dim", "group odd"),
     ("staged", "gpt2"): ("double", "triple", "mlp double"),

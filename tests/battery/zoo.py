@@ -53,6 +53,14 @@ QWEN2 = {**{name: size for name, size in LLAMA.items() if name != "head_dim"}, "
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 ROBERTA = {"pad_token_id": 1, "bos_token_id": 0, "layer_norm_eps": 1e-12}
 BIASES = {"attention_bias": True, "mlp_bias": True}
+NEOX = {
+    "hidden_size": 24,
+    "num_attention_heads": 3,
+    "num_hidden_layers": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 32,
+    "vocab_size": 37,
+}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "gpt2": {"model_type": "gpt2", **GPT2},
@@ -70,6 +78,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen3-tied": {"model_type": "qwen3", **LLAMA, "tie_word_embeddings": True},
     "mixtral": {"model_type": "mixtral", **MIXTRAL},
     "qwen3_moe": {"model_type": "qwen3_moe", **QWEN3_MOE},
+    "gpt_neox": {"model_type": "gpt_neox", **NEOX},
+    "gpt_neox-serial": {
+        "model_type": "gpt_neox",
+        **NEOX,
+        "use_parallel_residual": False,
+        "attention_bias": False,
+    },
     "vit": {"model_type": "vit", **VIT},
     "deit": {"model_type": "deit", **VIT, "qkv_bias": False},
     "deit-teacher": {"model_type": "deit", **VIT, **TEACHER},
@@ -77,10 +92,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def family(name: str) -> str:
-    """`gpt2` (pre-norm LayerNorm), `vit` (the same, on images), `bert` (post-norm LayerNorm) or `llama` (pre-norm RMSNorm)."""
+    """`gpt2` (pre-norm LayerNorm), `vit` (the same, on images), `neox` (the same, heads of one size), `bert` (post-norm
+    LayerNorm) or `llama` (pre-norm RMSNorm)."""
     if load(CONFIGS[name]["model_type"]).objective == "image":
         return "vit"
-    families = {"gpt2": "gpt2", "bert": "bert", "roberta": "bert"}
+    families = {"gpt2": "gpt2", "gpt_neox": "neox", "bert": "bert", "roberta": "bert"}
     return families.get(CONFIGS[name]["model_type"], "llama")
 
 

@@ -211,7 +211,7 @@ def growable(spec: ArchitectureSpec) -> dict[str, str]:
         if axis.can_grow:
             for one in fields(axis.size):
                 found.setdefault(one, name)
-    return {one: meaning for one, meaning in found.items() if one not in fixed(spec)}
+    return found
 
 
 def longest_sequence(config: Mapping[str, Any]) -> int | None:
@@ -228,7 +228,7 @@ def longest_sequence(config: Mapping[str, Any]) -> int | None:
 
 
 def fixed(spec: ArchitectureSpec) -> dict[str, str]:
-    """Config fields that count units of an axis that cannot grow, with that axis.
+    """Config fields that count units of axes that cannot grow, and of no other, with the axis.
 
     >>> fixed(load("mixtral"))
     {'num_local_experts': 'experts', 'num_experts_per_tok': 'experts'}
@@ -240,6 +240,7 @@ def fixed(spec: ArchitectureSpec) -> dict[str, str]:
         for expression in (axis.size, axis.active)
         if expression is not None
         for one in sorted(fields(expression))
+        if one not in growable(spec)
     }
 
 

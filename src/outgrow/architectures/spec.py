@@ -28,7 +28,9 @@ class AxisSpec(_Strict):
     lookup       indexed by tokens
     router       a choice: the router's logits, and the experts, `active` of which work for a token; cannot grow
     input        the values of the data (pixels), read by matrices; cannot grow
-    fixed        cannot grow
+    fixed        rows of a table with a place each (positions, labels); cannot grow
+
+    With `grows: false` an axis of another kind keeps its size in this family, as where heads are added and never widened.
     """
 
     size: str
@@ -40,11 +42,12 @@ class AxisSpec(_Strict):
     rotary: bool = False
     like: str | None = None
     active: str | None = None
+    grows: bool = True
 
     @property
     def can_grow(self) -> bool:
         """Whether a target may ask for more units of this axis."""
-        return self.through not in ("router", "input", "fixed")
+        return self.grows and self.through not in ("router", "input", "fixed")
 
     @property
     def is_table(self) -> bool:
@@ -77,6 +80,8 @@ class LayersSpec(_Strict):
     first_norm: str | None = None
     last_norm: str | None = None
     lists: tuple[str, ...] = ()
+    parallel: str | None = None
+    """Config field that is true where both branches of a layer read the same stream, so that their norms share an input."""
 
 
 class ArchitectureSpec(_Strict):

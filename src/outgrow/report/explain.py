@@ -85,7 +85,8 @@ def axis_table(model: Model) -> Table:
     for column in ("axis", "size", "config", "passes through", "function kept when"):
         table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
     for name, spec in model.axes.items():
-        table.add_row(name, str(model.sizes[name]), spec.size, spec.through, KEPT_WHEN[spec.through])
+        when = KEPT_WHEN[spec.through] if spec.grows else "keeps its size in this family"
+        table.add_row(name, str(model.sizes[name]), spec.size, spec.through, when)
     table.add_row(
         "layers",
         str(model.layers),
