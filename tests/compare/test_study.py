@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -18,6 +20,8 @@ from outgrow.report.compare_tables import sections
 from outgrow.train.compare import parse_study, run_study
 from outgrow.train.compare.estimate import estimate, plan_arms
 from outgrow.train.compare.pieces import all_pieces, branches, with_thresholds
+from outgrow.train.compare.result import Trial
+from outgrow.train.compare.runner import best_rate
 from outgrow.train.engine import TrainingError
 from outgrow.train.folder import RunFolder
 from outgrow.train.trigger import Threshold, UntilEfficiency
@@ -202,6 +206,7 @@ def test_a_growth_that_cannot_be_is_found_before_any_training(corpus: Path, tmp_
         ({"seeds": []}, "seeds"),
         ({"seeds": [0, 1, 0]}, "seeds: 0, 1, 0 has one of them twice"),
         ({"tuning": {"rates": [1e-2, 0.01]}}, "tuning.rates: .* twice"),
+        ({"tuning": {"rates": [1e-2], "seeds": [1, 1]}}, "tuning.seeds: .* twice"),
         (
             {"arms": {"scratch": {"model": SMALL, "stages": [{"until": {"loss": 3}}]}}},
             "its tokens and until out",
@@ -293,7 +298,7 @@ def test_what_the_pieces_would_cut_is_refused(
 
 def test_a_rate_that_diverges_is_a_result_of_the_sweep(corpus: Path, tmp_path: Path) -> None:
     content: dict[str, Any] = {"arms": {"scratch": {"model": SMALL}}, "budgets": [3200], "seeds": [0]}
-    wide = {"rates": [1e-2, 1e30], "seed": 0}
+    wide = {"rates": [1e-2, 1e30], "seeds": [0]}
     parsed, said = parse_study(study(corpus, tmp_path / "wide", tuning=wide, **content)), []
     result = run_study(parsed, said.append)
     assert result.rates == {"scratch": 1e-2}
@@ -308,6 +313,39 @@ def test_a_rate_that_diverges_is_a_result_of_the_sweep(corpus: Path, tmp_path: P
     wild = parse_study(study(corpus, tmp_path / "wild", tuning={"rates": [1e30]}, **content))
     with pytest.raises(TrainingError, match="arm 'scratch' diverges at every learning rate"):
         run_study(wild, lambda _: None)
+
+
+def test_a_sweep_over_seeds_reads_the_mean(corpus: Path, tmp_path: Path) -> None:
+    """Seed 0 alone would take the smaller rate; over both seeds the larger is ahead."""
+    ends = [("a", 0, 1e-3, 3.0), ("a", 0, 2e-3, 3.1), ("a", 1, 1e-3, 3.4), ("a", 1, 2e-3, 3.2)]
+    trials = [Trial(arm, seed, rate, 320, loss) for arm, seed, rate, loss in ends]
+    assert best_rate(trials, "a") == 2e-3
+    assert best_rate(trials[:2], "a") == 1e-3
+    assert best_rate([*trials, Trial("a", 2, 2e-3, 320, math.inf)], "a") == 1e-3
+    tuning = {"rates": [1e-2, 2e-2], "seeds": [3, 4]}
+    result = run_study(
+        parse_study(
+            study(
+                corpus,
+                tmp_path,
+                arms={"scratch": {"model": SMALL}},
+                budgets=[320],
+                seeds=[0],
+                tuning=tuning,
+            )
+        ),
+        lambda _: None,
+    )
+    assert {(trial.seed, trial.rate) for trial in result.sweep} == {
+        (3, 1e-2),
+        (3, 2e-2),
+        (4, 1e-2),
+        (4, 2e-2),
+    }
+    table = next(one for one in sections(result) if one.heading == "Sweep of learning rates")
+    mean = fmean(trial.loss for trial in result.sweep if trial.rate == 1e-2)
+    assert table.rows[0][2].startswith(f"{mean:.4f}")
+    assert "mean over seeds 3, 4" in table.note
 
 
 @pytest.mark.parametrize("changed", ["text.txt", "held_out.txt"])

@@ -42,7 +42,7 @@ def text_study(corpus: Path, output: Path, **replace: Any) -> dict[str, Any]:
         "baseline": "scratch",
         "budgets": [320, 640],
         "seeds": [0, 1],
-        "tuning": {"rates": [1e-2], "seed": 0},
+        "tuning": {"rates": [1e-2], "seeds": [0]},
         "timing": {"rounds": 2, "steps": 1},
         **replace,
     }

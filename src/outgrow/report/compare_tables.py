@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from outgrow.report.html import TableSection
 from outgrow.report.text import amount, duration
 from outgrow.train.compare.estimate import ArmEstimate
-from outgrow.train.compare.result import StudyResult
+from outgrow.train.compare.result import StudyResult, trial_losses
 from outgrow.train.compare.saving import Saving, seeds_for
 
 SAVINGS = (
@@ -129,15 +129,22 @@ def _sweep(result: StudyResult) -> TableSection:
     rates = sorted({trial.rate for trial in result.sweep})
     rows = []
     for arm in result.study.arms:
-        losses = {trial.rate: trial.loss for trial in result.sweep if trial.arm == arm}
+        losses = trial_losses(result.sweep, arm)
         marks = [_loss(losses[rate]) + (" *" if rate == result.rates[arm] else "") for rate in rates]
         rows.append((arm, amount(result.study.tuning_budget(arm)), *marks))
     note = (
-        f"Decayed loss with seed {result.study.tuning.seed}; * is used for all seeds and budgets of the arm. "
+        f"Decayed loss, {_seeds(result.study.tuning.seeds)}; * is used for all seeds and budgets of the arm. "
         f"{amount(result.sweep_flops)} FLOPs, not counted in any saving."
     )
     columns = ("arm", "budget", *(f"{rate:g}" for rate in rates))
     return TableSection("Sweep of learning rates", columns, rows, note)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """Which seeds a sweep had, in words."""
+    return (
+        f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over seeds {', '.join(str(seed) for seed in seeds)}"
+    )
 
 
 def estimate_section(arms: Sequence[ArmEstimate]) -> TableSection:

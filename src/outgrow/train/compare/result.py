@@ -6,9 +6,10 @@ seconds of an end = Σ over its line of tokens · seconds per token of the piece
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from math import isfinite
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -48,10 +49,25 @@ class Trial:
     """One end of the sweep of learning rates."""
 
     arm: str
+    seed: int
     rate: float
     budget: int
     loss: float
     """Infinite where it diverged."""
+
+
+def trial_losses(trials: Iterable[Trial], arm: str) -> dict[float, float]:
+    """Rate -> mean loss over the seeds of the sweep; infinite where one diverged.
+
+    >>> sweep = [Trial("a", 0, 1e-3, 8, 3.0), Trial("a", 1, 1e-3, 8, 3.5), Trial("a", 0, 2e-3, 8, 2.5)]
+    >>> trial_losses(sweep, "a")
+    {0.001: 3.25, 0.002: 2.5}
+    """
+    found: dict[float, list[float]] = {}
+    for trial in trials:
+        if trial.arm == arm:
+            found.setdefault(trial.rate, []).append(trial.loss)
+    return {rate: fmean(losses) for rate, losses in found.items()}
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from outgrow.train.compare.pieces import (
     with_thresholds,
 )
 from outgrow.train.compare.provenance import check_same_data, machines
-from outgrow.train.compare.result import Point, StudyResult, Trial
+from outgrow.train.compare.result import Point, StudyResult, Trial, trial_losses
 from outgrow.train.compare.study import StudyConfig
 from outgrow.train.compare.timing import by_key, model_key, study_speeds
 from outgrow.train.engine import TrainingError
@@ -99,7 +99,8 @@ def sweep_branches(study: StudyConfig, arm: str) -> tuple[Branch, ...]:
     return tuple(
         branch
         for rate in study.tuning.rates
-        for branch in branches(study, arm, study.tuning.seed, rate, study.arm_budgets(arm))
+        for seed in study.tuning.seeds
+        for branch in branches(study, arm, seed, rate, study.arm_budgets(arm))
         if branch.budget == study.tuning_budget(arm)
     )
 
@@ -130,6 +131,7 @@ def sweep_trials(sweep: Sequence[Branch], folder: str) -> tuple[Trial, ...]:
     return tuple(
         Trial(
             one.arm,
+            one.seed,
             one.rate,
             one.budget,
             math.inf if diverged(one.piece, folder) else ran(one.piece, folder).loss,
@@ -139,13 +141,14 @@ def sweep_trials(sweep: Sequence[Branch], folder: str) -> tuple[Trial, ...]:
 
 
 def best_rate(trials: Sequence[Trial], arm: str) -> float:
-    """The learning rate of the lowest loss. Raises `TrainingError` where every one diverges."""
-    best = min((trial for trial in trials if trial.arm == arm), key=lambda trial: trial.loss)
-    if best.loss == math.inf:
+    """The learning rate of the lowest mean loss. Raises `TrainingError` where every one diverges on some seed."""
+    losses = trial_losses(trials, arm)
+    best = min(losses, key=lambda rate: losses[rate])
+    if losses[best] == math.inf:
         raise TrainingError(
             f"arm '{arm}' diverges at every learning rate of the sweep", fix="lower tuning.rates"
         )
-    return best.rate
+    return best
 
 
 def run_pieces(

@@ -96,7 +96,8 @@ class TuningConfig(Section):
     rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
     budget: Count | None = None
     """The budget at which rates are compared; default: the largest of the arm."""
-    seed: Seed = 0
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    """A rate's loss is the mean over these: on one seed noise may choose between neighbours."""
 
 
 class TimingConfig(Section):
@@ -166,7 +167,8 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _counts_once(self) -> StudyConfig:
-        for name, values in (("seeds", self.seeds), ("tuning.rates", self.tuning.rates)):
+        several = {"seeds": self.seeds, "tuning.rates": self.tuning.rates, "tuning.seeds": self.tuning.seeds}
+        for name, values in several.items():
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}: {', '.join(map(str, values))} has one of them twice")
         return self
