@@ -258,22 +258,14 @@ def test_existing_destination_is_left_alone(small: Path, tmp_path: Path) -> None
 
 
 def test_unknown_architecture_says_how_to_add_it(small: Path, tmp_path: Path) -> None:
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+    from transformers import OPTConfig, OPTForCausalLM
 
-    folder = tmp_path / "neox"
-    config = GPTNeoXConfig(
-        vocab_size=11,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=12,
-        bos_token_id=1,
-        eos_token_id=2,
+    folder = tmp_path / "opt"
+    config = OPTConfig(
+        vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, ffn_dim=12, bos_token_id=1
     )
-    GPTNeoXForCausalLM(config).save_pretrained(folder)
-    assert "architectures/gpt_neox.yaml" in refused(
-        "grow", folder, tmp_path / "large", "--to", "hidden_size=16"
-    )
+    OPTForCausalLM(config).save_pretrained(folder)
+    assert "architectures/opt.yaml" in refused("grow", folder, tmp_path / "large", "--to", "hidden_size=16")
 
 
 def test_not_a_model_folder(tmp_path: Path) -> None:
