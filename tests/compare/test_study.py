@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import pytest
@@ -20,9 +18,6 @@ from outgrow.report.compare_tables import sections
 from outgrow.train.compare import parse_study, run_study
 from outgrow.train.compare.estimate import estimate, plan_arms
 from outgrow.train.compare.pieces import all_pieces, branches, with_thresholds
-from outgrow.train.compare.result import Trial
-from outgrow.train.compare.runner import best_rate
-from outgrow.train.engine import TrainingError
 from outgrow.train.folder import RunFolder
 from outgrow.train.trigger import Threshold, UntilEfficiency
 
@@ -294,58 +289,6 @@ def test_what_the_pieces_would_cut_is_refused(
     with pytest.raises(ConfigError, match=says):
         run_study(parse_study(study(corpus, folder, arms=arms, **more)), lambda _: None)
     assert not folder.exists()
-
-
-def test_a_rate_that_diverges_is_a_result_of_the_sweep(corpus: Path, tmp_path: Path) -> None:
-    content: dict[str, Any] = {"arms": {"scratch": {"model": SMALL}}, "budgets": [3200], "seeds": [0]}
-    wide = {"rates": [1e-2, 1e30], "seeds": [0]}
-    parsed, said = parse_study(study(corpus, tmp_path / "wide", tuning=wide, **content)), []
-    result = run_study(parsed, said.append)
-    assert result.rates == {"scratch": 1e-2}
-    assert any("diverges" in line for line in said)
-    assert sections(result)[2].rows[0][-1] == "diverged"
-    assert json.loads((tmp_path / "wide" / "study.json").read_text())["sweep"][1]["loss"] is None
-    again: list[str] = []
-    assert run_study(parsed, again.append) == result
-    assert not any("% of the tokens" in line for line in again)
-    (left,) = estimate(parsed, plan_arms(parsed), measure=False)
-    assert left.there == left.pieces
-    wild = parse_study(study(corpus, tmp_path / "wild", tuning={"rates": [1e30]}, **content))
-    with pytest.raises(TrainingError, match="arm 'scratch' diverges at every learning rate"):
-        run_study(wild, lambda _: None)
-
-
-def test_a_sweep_over_seeds_reads_the_mean(corpus: Path, tmp_path: Path) -> None:
-    """Seed 0 alone would take the smaller rate; over both seeds the larger is ahead."""
-    ends = [("a", 0, 1e-3, 3.0), ("a", 0, 2e-3, 3.1), ("a", 1, 1e-3, 3.4), ("a", 1, 2e-3, 3.2)]
-    trials = [Trial(arm, seed, rate, 320, loss) for arm, seed, rate, loss in ends]
-    assert best_rate(trials, "a") == 2e-3
-    assert best_rate(trials[:2], "a") == 1e-3
-    assert best_rate([*trials, Trial("a", 2, 2e-3, 320, math.inf)], "a") == 1e-3
-    tuning = {"rates": [1e-2, 2e-2], "seeds": [3, 4]}
-    result = run_study(
-        parse_study(
-            study(
-                corpus,
-                tmp_path,
-                arms={"scratch": {"model": SMALL}},
-                budgets=[320],
-                seeds=[0],
-                tuning=tuning,
-            )
-        ),
-        lambda _: None,
-    )
-    assert {(trial.seed, trial.rate) for trial in result.sweep} == {
-        (3, 1e-2),
-        (3, 2e-2),
-        (4, 1e-2),
-        (4, 2e-2),
-    }
-    table = next(one for one in sections(result) if one.heading == "Sweep of learning rates")
-    mean = fmean(trial.loss for trial in result.sweep if trial.rate == 1e-2)
-    assert table.rows[0][2].startswith(f"{mean:.4f}")
-    assert "mean over seeds 3, 4" in table.note
 
 
 @pytest.mark.parametrize("changed", ["text.txt", "held_out.txt"])

@@ -233,6 +233,7 @@ def fixed(spec: ArchitectureSpec) -> dict[str, str]:
     >>> fixed(load("mixtral"))
     {'num_local_experts': 'experts', 'num_experts_per_tok': 'experts'}
     """
+    free = growable(spec)
     return {
         one: name
         for name, axis in spec.axes.items()
@@ -240,7 +241,7 @@ def fixed(spec: ArchitectureSpec) -> dict[str, str]:
         for expression in (axis.size, axis.active)
         if expression is not None
         for one in sorted(fields(expression))
-        if one not in growable(spec)
+        if one not in free
     }
 
 

@@ -142,9 +142,8 @@ def _sweep(result: StudyResult) -> TableSection:
 
 def _seeds(seeds: Sequence[int]) -> str:
     """Which seeds a sweep had, in words."""
-    return (
-        f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over seeds {', '.join(str(seed) for seed in seeds)}"
-    )
+    named = ", ".join(map(str, seeds))
+    return f"mean over seeds {named}" if len(seeds) > 1 else f"seed {named}"
 
 
 def estimate_section(arms: Sequence[ArmEstimate]) -> TableSection:

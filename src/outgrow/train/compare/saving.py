@@ -131,8 +131,8 @@ def seeds_for(saving: Saving, seeds: int, half_width: float) -> int | None:
     if saving.low is None or saving.high is None:
         return None
     spread = seeds**0.5 * (saving.high - saving.low) / 2 / student_95(seeds - 1)
-    wide_enough = half_width * (1 + 1e-9)
-    return next((n for n in range(2, 1001) if student_95(n - 1) * spread / n**0.5 <= wide_enough), None)
+    limit = half_width * (1 + 1e-9)  # these seeds' own half width, computed back, is itself but for rounding
+    return next((n for n in range(2, 1001) if student_95(n - 1) * spread / n**0.5 <= limit), None)
 
 
 def student_95(degrees: int) -> float:
