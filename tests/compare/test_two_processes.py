@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 from compare.tiny import text_study
+from outgrow.train.compare import parse_study
+from outgrow.train.compare.pieces import all_pieces
+from outgrow.train.compare.runner import run_pieces, sweep_branches
 
 
 def test_two_processes_share_the_work(corpus: Path, tmp_path: Path) -> None:
@@ -30,3 +33,21 @@ def test_two_processes_share_the_work(corpus: Path, tmp_path: Path) -> None:
     assert keys[0] | keys[1] == keys[2]
     assert keys[0]
     assert keys[1]
+
+
+def test_the_time_left_counts_what_another_process_has_trained(corpus: Path, tmp_path: Path) -> None:
+    """Once the first piece of three is there, somebody else trains the rest: nothing is left."""
+    study = parse_study(text_study(corpus, tmp_path, tuning={"rates": [1e-3, 2e-3, 4e-3]}))
+    pieces = all_pieces(sweep_branches(study, "scratch"))
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if len(said) == 2:
+            run_pieces(pieces, study.pieces_folder, lambda _: None, "another process")
+
+    run_pieces(pieces, study.pieces_folder, say, "sweep")
+    assert "% of the tokens" in said[1]
+    assert " 100%" not in said[1]
+    assert len(said) == 1 + len(pieces)
+    assert all("; 100% of the tokens, about 0 min left" in line for line in said[2:])

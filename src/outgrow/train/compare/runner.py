@@ -161,7 +161,7 @@ def run_pieces(
     """
     waiting = [piece for piece in pieces if not is_finished(piece, folder)]
     here = sum(map(tokens_of, waiting))
-    total, done, began = here + later, 0, time.monotonic()
+    total, began = here + later, time.monotonic()
     if waiting:
         after = f", {later:,} after it" if later else ""
         say(f"{title}: {len(waiting)} of {len(pieces)} pieces to train, {here:,} tokens{after}")
@@ -192,10 +192,12 @@ def run_pieces(
             check_same_data(pieces, folder)
             waiting.remove(piece)
             moved = True
-            done += tokens_of(piece)
-            left = (time.monotonic() - began) / done * (total - done)  # a piece that diverged is in neither
+            # What other processes have trained since counts too; a piece that diverged counts nowhere.
+            left = later + sum(tokens_of(one) for one in waiting if not is_finished(one, folder))
+            done = total - left
+            minutes = (time.monotonic() - began) / done * left / 60
             say(
-                f"{title}: {piece.name} ({piece.key}); {done / total:.0%} of the tokens, about {left / 60:.0f} min left"
+                f"{title}: {piece.name} ({piece.key}); {done / total:.0%} of the tokens, about {minutes:.0f} min left"
             )
         if not moved:
             time.sleep(2.0)
