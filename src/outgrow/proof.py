@@ -14,7 +14,7 @@ step counts of new entries are sane.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -115,9 +115,12 @@ def verify(
 
 def loss_and_gradients(model: torch.nn.Module, batch: Batch) -> tuple[float, dict[str, Tensor]]:
     """Mean loss of a batch and its gradient with respect to every parameter (zeros where there is none)."""
-    device = next(model.parameters()).device
+    like = next(model.parameters())
     model.zero_grad(set_to_none=True)
-    loss = batch_loss(model, {key: value.to(device) for key, value in batch.items()})
+    moved = {
+        key: value.to(like if value.is_floating_point() else like.device) for key, value in batch.items()
+    }
+    loss = batch_loss(model, moved)
     torch.autograd.backward(loss)
     gradients = {
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach().clone()
@@ -126,12 +129,14 @@ def loss_and_gradients(model: torch.nn.Module, batch: Batch) -> tuple[float, dic
     return float(loss.detach()), gradients
 
 
-def batch_loss(model: torch.nn.Module, batch: Batch) -> Tensor:
+def batch_loss(model: Callable[..., Any], batch: Batch) -> Tensor:
     """The loss that the model itself reports; of images the cross-entropy of its logits (some classes report none)."""
     if "pixel_values" not in batch:
         return cast(Tensor, model(**batch).loss)
-    output = model(batch["pixel_values"].to(next(model.parameters()).dtype))
-    return torch.nn.functional.cross_entropy(getattr(output, "logits", output), batch["labels"])
+    output = model(batch["pixel_values"])
+    logits: Tensor = getattr(output, "logits", output)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return torch.nn.functional.cross_entropy(wide, batch["labels"])
 
 
 def gradient_law(

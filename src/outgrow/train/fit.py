@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from outgrow.errors import ConfigError
 from outgrow.operators.learned import Form, Values
 from outgrow.plan import plan
-from outgrow.proof import Batch
+from outgrow.proof import Batch, batch_loss
 from outgrow.store.models import build_model
 from outgrow.train.engine import Device, TrainingError, step_seed
 from outgrow.train.grown_model import GrownModel
@@ -190,11 +190,6 @@ def fit_flops(
 
 
 def _loss(model: Callable[..., Any], batch: Batch, device: Device) -> Tensor:
-    """The loss that the model itself reports; of images the cross-entropy of its logits (some classes report none)."""
-    moved = {key: value.to(device.name) for key, value in batch.items()}
+    """Of a batch, on the device and in its precision."""
     with device.autocast():
-        if "pixel_values" not in moved:
-            loss: Tensor = model(**moved).loss
-            return loss
-        output = model(moved["pixel_values"])
-    return nn.functional.cross_entropy(getattr(output, "logits", output).float(), moved["labels"])
+        return batch_loss(model, {key: value.to(device.name) for key, value in batch.items()})
