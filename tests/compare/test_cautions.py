@@ -10,7 +10,7 @@ import pytest
 from compare.tiny import SMALL, text_study
 from outgrow.train.compare import parse_study
 from outgrow.train.compare.cautions import cautions
-from outgrow.train.compare.result import Point, StudyResult
+from outgrow.train.compare.result import Point, StudyResult, Trial
 
 
 def result(
@@ -70,6 +70,21 @@ def test_a_saving_that_is_read_too_early(corpus: Path, tmp_path: Path) -> None:
     assert "less than 20 tokens per parameter (stack 14.4)" in caution
     (short,) = cautions(result(corpus, tmp_path, tokens=10_000))
     assert short.startswith("the baseline sees 10.0 tokens per parameter")
+
+
+def test_a_sweep_that_settles_nothing(corpus: Path, tmp_path: Path) -> None:
+    """Seeds of the baseline spread by 0.1 nats at the sweep's budget, so one seed decides no gap below 0.141."""
+    found = result(corpus, tmp_path)
+    points = tuple(
+        replace(point, loss=point.loss + 0.1 * (point.seed - 1)) if point.arm == "scratch" else point
+        for point in found.points
+    )
+    near = tuple(Trial("scratch", 0, rate, 640, loss) for rate, loss in [(1e-3, 4.13), (2e-3, 4.0)])
+    far = (replace(near[0], loss=4.15), near[1])
+    (caution,) = cautions(replace(found, points=points, sweep=near))
+    assert "(scratch 0.002 over 0.001 by 0.1300 ± 0.1414 nats)" in caution
+    assert cautions(replace(found, points=points, sweep=far)) == ()
+    assert cautions(replace(found, sweep=near)) == ()  # seeds that do not spread
 
 
 def test_pieces_from_two_machines(corpus: Path, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ length: there any small model is ahead, and a saving means nothing.
 from __future__ import annotations
 
 import math
+from statistics import stdev
 
-from outgrow.train.compare.result import StudyResult
+from outgrow.train.compare.result import StudyResult, trial_losses
 
 TOKENS_PER_PARAMETER = 20
 _ENOUGH = 0.95 * TOKENS_PER_PARAMETER
@@ -21,6 +22,7 @@ def cautions(result: StudyResult) -> tuple[str, ...]:
         _early,
         _second_baseline,
         _edges,
+        _open_rates,
         _outside,
         _cut_intervals,
         _few_seeds,
@@ -96,6 +98,29 @@ def _edges(result: StudyResult) -> list[str]:
         "the true best may lie beyond"
         for arm, rate in result.rates.items()
         if rate in (rates[0], rates[-1])
+    ]
+
+
+def _open_rates(result: StudyResult) -> list[str]:
+    """The sweep's best rate is ahead of the next by less than the standard error of their difference: √(2 / n) · spread of a seed."""
+    study = result.study
+    words = []
+    for arm in study.arms if len(study.seeds) > 1 else ():
+        losses = trial_losses(result.sweep, arm)
+        if len(losses) < 2:
+            continue
+        best, second = sorted(losses, key=lambda rate: losses[rate])[:2]
+        place = study.arm_budgets(arm).index(study.tuning_budget(arm))
+        spread = stdev(one[place] for one in result.frontier(arm).losses)
+        error = (2 / len(study.tuning.seeds)) ** 0.5 * spread
+        ahead = losses[second] - losses[best]
+        if ahead < error:
+            words.append(f"{arm} {best:g} over {second:g} by {ahead:.4f} ± {error:.4f} nats")
+    if not words:
+        return []
+    return [
+        f"the sweep does not settle the learning rate ({', '.join(words)}) and no interval here knows of that: "
+        "more `tuning.seeds` would"
     ]
 
 
