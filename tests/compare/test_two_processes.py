@@ -1,4 +1,4 @@
-"""Two real processes share one study, and come to the bits of one."""
+"""Processes share a study: two real ones come to the bits of one, and the time left counts what others have trained."""
 
 from __future__ import annotations
 

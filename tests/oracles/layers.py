@@ -1,4 +1,4 @@
-"""What the oracles of depth share: random states, and grown tensors taken apart by layer."""
+"""What the oracles share: random states, and grown tensors taken apart by layer."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def _open_rates(result: StudyResult) -> list[str]:
         return []
     return [
         f"the sweep does not settle the learning rate ({', '.join(words)}) and no interval here knows of that: "
-        "more `tuning.seeds` would"
+        "name more in `tuning.seeds`"
     ]
 
 

@@ -1,7 +1,7 @@
-"""Every operator a second time: naive loops straight from its formula, in numpy, without any of outgrow's algebra.
+"""isometric, duplicate and pad a second time: naive loops straight from the formula, in numpy, without any of outgrow's algebra.
 
 Two tensor sets stand for all: a Llama (RMSNorm, grouped queries, gated MLP, untied) and a GPT-2 (LayerNorm, Conv1D,
-fused query | key | value, tied). Each has one layer's worth of formulas; layers are mapped by name.
+fused query | key | value, tied). Each has one layer's worth of formulas.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ from math import sqrt
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
-from battery import growing, zoo
+from battery import growing
+from oracles.layers import SLOTS, state
 
 Array = NDArray[np.float64]
 Tensors = dict[str, Array]
 Copies = list[int]  # new unit -> old unit, or -1 for a new unit that copies nothing
-
-SLOTS = ("weight", "exp_avg", "exp_avg_sq")
 
 
 def cyclic(small: int, large: int) -> Copies:
@@ -292,20 +290,6 @@ GPT2_TO = {
 ORACLES = {"llama": (llama, LLAMA_TO), "gpt2": (gpt2, GPT2_TO)}
 
 
-def state(name: str) -> dict[str, dict[str, torch.Tensor]]:
-    """Weights and moments, random."""
-    generator = torch.Generator().manual_seed(11)
-    weights = growing.weights(zoo.build(zoo.config(name)))
-    return {
-        slot: {
-            tensor: torch.randn(value.shape, generator=generator, dtype=torch.float64)
-            ** (2 if slot == "exp_avg_sq" else 1)
-            for tensor, value in weights.items()
-        }
-        for slot in SLOTS
-    }
-
-
 @pytest.mark.parametrize("slot", SLOTS)
 @pytest.mark.parametrize("width", ["isometric", "duplicate", "pad"])
 @pytest.mark.parametrize("name", ORACLES)
@@ -351,67 +335,3 @@ def test_padding_is_silent_on_one_side() -> None:
         assert bool((up[:, 24:] != 0).all())
     assert not view.read("model.embed_tokens.weight", "weight")[:, 24:].any()
     assert bool((view.read("lm_head.weight", "weight")[:, 24:] != 0).all())
-
-
-# ---- depth ----------------------------------------------------------------------------------------------------------
-
-
-def depth_oracle(operator: str, small: int, large: int) -> list[tuple[int, bool]]:
-    """New layer -> (old layer, whether its branches are silenced)."""
-    if operator == "stack":  # 0 1 2 0 1 2 ...
-        return [(layer % small, False) for layer in range(large)]
-    layers: list[tuple[int, bool]] = []
-    for old in range(small):  # 0 0 1 1 2 2: old layer j has the copies j·L'/L ≤ new < (j+1)·L'/L
-        copies = [new for new in range(large) if old * large <= new * small < (old + 1) * large]
-        layers += [(old, operator == "identity" and place > 0) for place, _ in enumerate(copies)]
-    return layers
-
-
-BRANCH_ENDS = ("attn.c_proj", "mlp.c_proj", "self_attn.o_proj", "mlp.down_proj")
-
-
-@pytest.mark.parametrize("large", [3, 4, 5, 6, 7])
-@pytest.mark.parametrize("operator", ["stack", "interleave", "identity"])
-@pytest.mark.parametrize(
-    ("name", "prefix"), [("llama-tied-bias", "model.layers."), ("gpt2", "transformer.h.")]
-)
-def test_depth(name: str, prefix: str, operator: str, large: int) -> None:
-    old = state(name)
-    plan = growing.planned(name, {"num_hidden_layers": large}, depth=operator)
-    view = growing.view(plan, **old)
-    layers = depth_oracle(operator, 3, large)
-    assert len(layers) == large
-    for slot in SLOTS:
-        for tensor in view.names(slot):
-            grown = view.read(tensor, slot)
-            if not tensor.startswith(prefix):
-                assert torch.equal(grown, old[slot][tensor])
-                continue
-            layer, rest = tensor.removeprefix(prefix).split(".", 1)
-            source, silent = layers[int(layer)]
-            if silent and (slot != "weight" or rest.startswith(BRANCH_ENDS)):
-                assert not grown.any()
-            else:
-                assert torch.equal(grown, old[slot][f"{prefix}{source}.{rest}"])
-
-
-def test_depth_under_post_norm() -> None:
-    """BERT 3 → 5 by identity is 0 · 1 · 2: the layer before a silent one gives its last norm to it."""
-    old = state("bert")
-    view = growing.view(growing.planned("bert", {"num_hidden_layers": 5}), **old)
-    ones, zeros = torch.ones(24, dtype=torch.float64), torch.zeros(24, dtype=torch.float64)
-    layer = "bert.encoder.layer."
-    assert depth_oracle("identity", 3, 5) == [(0, False), (0, True), (1, False), (1, True), (2, False)]
-    for new, source in ((0, 0), (2, 1)):
-        for kind, neutral in (("weight", ones), ("bias", zeros)):
-            last = f"output.LayerNorm.{kind}"
-            first = f"attention.output.LayerNorm.{kind}"
-            moved = old["weight"][f"{layer}{source}.{last}"]
-            assert torch.equal(view.read(f"{layer}{new}.{last}", "weight"), neutral)
-            assert torch.equal(view.read(f"{layer}{new + 1}.{first}", "weight"), neutral)
-            assert torch.equal(view.read(f"{layer}{new + 1}.{last}", "weight"), moved)
-            kept_first = view.read(f"{layer}{new}.{first}", "weight")
-            assert torch.equal(kept_first, old["weight"][f"{layer}{source}.{first}"])
-        for end in ("attention.output.dense", "output.dense"):
-            assert not view.read(f"{layer}{new + 1}.{end}.weight", "weight").any()
-            assert not view.read(f"{layer}{new + 1}.{end}.bias", "weight").any()
