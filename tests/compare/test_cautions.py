@@ -33,6 +33,7 @@ def result(
             loss=5 - cost / 1000,
             accuracy=None,
             tokens=tokens,
+            tokens_sunk=tokens,
             flops=cost,
             flops_sunk=cost,
             seconds=cost,

@@ -40,7 +40,7 @@ def test_a_causal_study_with_scores_that_are_kept(corpus: Path, tmp_path: Path) 
     assert set(scores) == {"lambada_accuracy", "lambada_perplexity", "same_perplexity"}
     assert scores["same_perplexity"][0] < 300  # better than chance
     assert scores["lambada_perplexity"][0] < 300
-    assert [section.heading for section in sections(result)][2] == "Downstream"
+    assert "Downstream" in [section.heading for section in sections(result)]
     assert sum("downstream" in line for line in said) == 2 * 2
     said.clear()
     assert run_study(study, said.append).scores("stack") == scores

@@ -49,12 +49,21 @@ OTHERS_NOTE = (
     "by the spread of these; for planning a study, not for stopping one."
 )
 
+WORTHS = ("arm", "budget", "small tokens", "share", "worth", "cost", "FLOPs saved")
+WORTHS_NOTE = (
+    "FLOPs saved = share * (worth - cost). Share: of the baseline's tokens at equal loss, how many the stages before the last have seen. "
+    "Worth: for how many tokens of the baseline one of these stands; cost: how many it costs in FLOPs. A growth saves where "
+    "the worth is above the cost; worth 1 and cost 0 would save the whole share."
+)
+
 
 def sections(result: StudyResult) -> tuple[TableSection, ...]:
-    """All tables of the report, the savings first."""
+    """All tables of the report that have a row, the savings first."""
     savings = TableSection("Savings at equal loss", SAVINGS, saving_rows(result), SAVINGS_NOTE)
     others = TableSection("Other figures", OTHERS, other_rows(result), OTHERS_NOTE)
-    return (savings, others, *_downstream(result), _sweep(result))
+    worths = TableSection("What limits the savings", WORTHS, worth_rows(result), WORTHS_NOTE)
+    tables = (savings, worths, others, *_downstream(result), _sweep(result))
+    return tuple(table for table in tables if table.rows)
 
 
 def saving_rows(result: StudyResult) -> list[tuple[str, ...]]:
@@ -82,6 +91,25 @@ def saving_rows(result: StudyResult) -> list[tuple[str, ...]]:
                 )
             )
     return rows
+
+
+def worth_rows(result: StudyResult) -> list[tuple[str, ...]]:
+    """One row per budget of every arm that grows and has a saving."""
+    flops, worths = result.savings("flops"), result.worths()
+    return [
+        (
+            arm,
+            amount(budget),
+            amount(one.tokens),
+            percent(one.share),
+            f"{one.worth:.2f}" + ("" if one.low is None else f" ({one.low:.2f} to {one.high:.2f})"),
+            f"{one.cost:.2f}",
+            percent(paid.saving),
+        )
+        for arm in result.study.arms
+        for budget, one, paid in zip(result.study.arm_budgets(arm), worths[arm], flops[arm], strict=True)
+        if one is not None and paid.saving is not None
+    ]
 
 
 def other_rows(result: StudyResult) -> list[tuple[str, ...]]:

@@ -17,6 +17,7 @@ import numpy as np
 from outgrow.train.compare.frontier import Frontier, Side, compute_at, least_compute
 from outgrow.train.compare.saving import EqualTokens, Saving, at_equal_tokens, savings
 from outgrow.train.compare.study import StudyConfig
+from outgrow.train.compare.worth import Worth, worth_of
 from outgrow.train.result import machine
 
 Cost = Literal["flops", "seconds", "flops_sunk"]
@@ -35,6 +36,8 @@ class Point:
     accuracy: float | None
     """On the validation images; None for text."""
     tokens: int
+    tokens_sunk: int
+    """Without the small stages."""
     flops: float
     flops_sunk: float
     """Without the small stages."""
@@ -115,6 +118,20 @@ class StudyResult:
             for arm in self.study.arms
         }
 
+    def worths(self) -> dict[str, tuple[Worth | None, ...]]:
+        """What the tokens of each arm's small stages are worth and cost, at every budget."""
+        paid, sunk, base = self.savings("flops"), self.savings("flops_sunk"), self.study.baseline
+        token = self.frontier(base).compute[-1] / self._tokens(base)[-1]
+        return {
+            arm: tuple(
+                worth_of(one, without, whole - last, token)
+                for one, without, whole, last in zip(
+                    paid[arm], sunk[arm], self._tokens(arm), self._tokens(arm, "tokens_sunk"), strict=True
+                )
+            )
+            for arm in self.study.arms
+        }
+
     def scores(self, arm: str) -> dict[str, tuple[float, ...]]:
         """Downstream scores of an arm's largest budget, one value per seed; of images also the validation accuracy."""
         own, budget = self.of(arm), self.study.arm_budgets(arm)[-1]
@@ -159,6 +176,7 @@ class StudyResult:
             "equal_tokens": {
                 arm: [asdict(one) for one in found] for arm, found in self.equal_tokens().items()
             },
+            "worths": {arm: [one and asdict(one) for one in found] for arm, found in self.worths().items()},
             "read_at_tokens_per_parameter": {
                 arm: [self.tokens_per_parameter(float(loss)) for loss in self.frontier(arm).mean()]
                 for arm in self.study.arms
@@ -170,10 +188,10 @@ class StudyResult:
             "downstream": {arm: self.scores(arm) for arm in self.study.arms},
         }
 
-    def _tokens(self, arm: str) -> list[int]:
+    def _tokens(self, arm: str, which: Literal["tokens", "tokens_sunk"] = "tokens") -> list[int]:
         """Mean over seeds: a trigger ends a stage early or late."""
         own, seeds = self.of(arm), self.study.seeds
         return [
-            round(np.mean([own[seed, budget].tokens for seed in seeds]))
+            round(np.mean([getattr(own[seed, budget], which) for seed in seeds]))
             for budget in self.study.arm_budgets(arm)
         ]

@@ -205,7 +205,7 @@ def run_pieces(
 
 def point_of(branch: Branch, folder: str, speeds: Mapping[str, float]) -> Point:
     """What a finished branch came to: its own loss, and the cost of its whole line."""
-    line = [ran(piece, folder) for piece in branch.piece.line]
+    line, last = ([ran(piece, folder) for piece in some] for some in (branch.piece.line, branch.last_stage))
     end = line[-1]
     return Point(
         arm=branch.arm,
@@ -215,8 +215,9 @@ def point_of(branch: Branch, folder: str, speeds: Mapping[str, float]) -> Point:
         loss=end.loss,
         accuracy=end.accuracy,
         tokens=sum(one.tokens for one in line),
+        tokens_sunk=sum(one.tokens for one in last),
         flops=sum(one.flops for one in line),
-        flops_sunk=sum(ran(piece, folder).flops for piece in branch.last_stage),
+        flops_sunk=sum(one.flops for one in last),
         seconds=sum(one.tokens * speeds[model_key(one.config)] + one.growth_seconds for one in line),
         parameters=model_cost(end.config).non_embedding,
         folder=branch.piece.key,
