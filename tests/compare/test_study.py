@@ -16,8 +16,10 @@ from outgrow.errors import ConfigError, OutgrowError
 from outgrow.report.compare import compare_dry, study_report
 from outgrow.report.compare_tables import sections
 from outgrow.train.compare import parse_study, run_study
-from outgrow.train.compare.estimate import estimate, plan_arms
+from outgrow.train.compare.check import check_study
+from outgrow.train.compare.estimate import estimate
 from outgrow.train.compare.pieces import all_pieces, branches, with_thresholds
+from outgrow.train.compare.runner import run_pieces
 from outgrow.train.folder import RunFolder
 from outgrow.train.trigger import Threshold, UntilEfficiency
 
@@ -145,7 +147,7 @@ def test_a_study_is_extended_by_a_seed_and_keeps_what_it_has(corpus: Path, tmp_p
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("pieces/*/metrics.jsonl")}
     assert len(before) == 2  # trunk and decay
     wider = parse_study(study(corpus, tmp_path, seeds=[0, 1], **content))
-    planned = estimate(wider, plan_arms(wider), measure=False)
+    planned = estimate(wider, check_study(wider, lambda _: None), measure=False)
     assert [(one.pieces, one.there) for one in planned] == [(4, 2)]
     result = run_study(wider, lambda _: None)
     assert {point.seed for point in result.points} == {0, 1}
@@ -158,7 +160,7 @@ def test_the_estimate_is_what_is_then_spent(corpus: Path, tmp_path: Path) -> Non
     content = study(corpus, tmp_path, seeds=[0], tuning={"rates": [1e-2, 2e-2], "budget": 320})
     content["arms"].pop("identity")
     parsed = parse_study(content)
-    planned = estimate(parsed, plan_arms(parsed))
+    planned = estimate(parsed, check_study(parsed, lambda _: None))
     assert not (tmp_path / "pieces").exists()
     assert all(one.seconds is not None and one.seconds == one.seconds_left for one in planned)
     run_study(parsed, lambda _: None)
@@ -166,7 +168,10 @@ def test_the_estimate_is_what_is_then_spent(corpus: Path, tmp_path: Path) -> Non
     assert sum(one.pieces for one in planned) == len(logs)
     assert sum(one.tokens for one in planned) == sum(row["tokens"] for row in logs)
     assert sum(one.flops for one in planned) == pytest.approx(sum(row["flops"] for row in logs))
-    assert all(one.there == one.pieces for one in estimate(parsed, plan_arms(parsed), measure=False))
+    assert all(
+        one.there == one.pieces
+        for one in estimate(parsed, check_study(parsed, lambda _: None), measure=False)
+    )
 
 
 def test_a_dry_run_writes_nothing(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -302,8 +307,25 @@ def test_a_source_that_has_changed_is_noticed(corpus: Path, tmp_path: Path, chan
     run_study(parse_study({**content, "seeds": [0]}), lambda _: None)
     words = (tmp_path / changed).read_text().splitlines(keepends=True)
     (tmp_path / changed).write_text("".join(reversed(words)))  # as long as before
-    with pytest.raises(ConfigError, match="trained on different data"):
+    before = set((tmp_path / "out" / "pieces").iterdir())
+    with pytest.raises(ConfigError, match="has changed since its first pieces"):
         run_study(parse_study(content), lambda _: None)
+    assert set((tmp_path / "out" / "pieces").iterdir()) == before  # and nothing was trained to find out
+
+
+def test_pieces_of_two_sources_are_never_one_study(corpus: Path, tmp_path: Path) -> None:
+    """The second source came while a process was at work: each piece is right, together they are not."""
+    content = study(corpus, tmp_path / "out", arms={"scratch": {"model": SMALL}}, budgets=[320])
+    parsed = parse_study({**content, "seeds": [0]})
+    run_study(parsed, lambda _: None)
+    piece = branches(parsed, "scratch", 0, 1e-2, (320,))[0].piece
+    pointer = RunFolder(tmp_path / "out" / "pieces" / piece.key).root / "latest.json"
+    saved = json.loads(pointer.read_text())
+    saved["data"]["fingerprint"] = "another"
+    pointer.write_text(json.dumps(saved))
+    for seeds in ([0], [0, 1]):
+        with pytest.raises(ConfigError, match="trained on different data"):
+            run_study(parse_study({**content, "seeds": seeds}), lambda _: None)
 
 
 def test_one_folder_spelled_twice_is_one_study(
@@ -353,9 +375,18 @@ def test_a_trigger_of_a_grown_stage_counts_the_tokens_before_it(corpus: Path, tm
         },
     }
     parsed = parse_study(study(corpus, tmp_path, arms=arms))
-    line = branches(parsed, "two", 0, 1e-2, (320,))[0].piece.line
-    found = [piece.settings["stages"][0].get("reentry") for piece in line]
-    assert found == [None, {"position": 256, "rewarm_tokens": 64}, None, None]
+    first, second, *rest = branches(parsed, "two", 0, 1e-2, (320,))[0].piece.line
+    folder = parsed.pieces_folder
+    run_pieces([first], folder, lambda _: None, "one")
+    reentry = second.run(folder).stages[0].reentry
+    assert (reentry.position, reentry.rewarm_tokens) == (256, 64)
+    assert all(piece.run(folder).stages[0].reentry.position == "keep" for piece in (first, *rest))
+    # A trigger may have ended the first stage: then its last row says how far its curve goes. `keep` is no other wish.
+    log = RunFolder(Path(folder) / first.key).metrics
+    log.write_text(log.read_text().replace('"tokens": 256', '"tokens": 192'))
+    arms["two"]["stages"][1]["reentry"]["position"] = "keep"
+    again = branches(parse_study(study(corpus, tmp_path, arms=arms)), "two", 0, 1e-2, (320,))[0].piece.line[1]
+    assert again.run(folder).stages[0].reentry.position == 192
 
 
 def test_a_trigger_ends_a_small_stage(corpus: Path, tmp_path: Path) -> None:
@@ -371,7 +402,7 @@ def test_a_trigger_ends_a_small_stage(corpus: Path, tmp_path: Path) -> None:
     result = run_study(parsed, lambda _: None)
     first, _ = (point.tokens for point in result.points if point.arm == "loss")
     assert 64 * 80 <= first - 320 < 64 * 150  # eight rows of ten steps are the least that is fitted
-    numbers = with_thresholds(parsed, plan_arms(parsed)).arms["law"].stages[0].until
+    numbers = with_thresholds(parsed, check_study(parsed, lambda _: None)).arms["law"].stages[0].until
     assert isinstance(numbers, UntilEfficiency)
     assert isinstance(numbers.threshold, Threshold)  # a piece does not see the growth that its law asks for
     assert numbers.threshold.slope < 0

@@ -14,7 +14,8 @@ from compare.tiny import SMALL
 from compare.tiny import text_study as study
 from outgrow.report.compare_tables import sections
 from outgrow.train.compare import parse_study, run_study
-from outgrow.train.compare.estimate import estimate, plan_arms
+from outgrow.train.compare.check import check_study
+from outgrow.train.compare.estimate import estimate
 from outgrow.train.compare.result import Trial
 from outgrow.train.compare.runner import best_rate
 from outgrow.train.engine import TrainingError
@@ -57,7 +58,7 @@ def test_a_rate_that_diverges_is_a_result_of_the_sweep(corpus: Path, tmp_path: P
     again: list[str] = []
     assert run_study(parsed, again.append) == result
     assert not any("% of the tokens" in line for line in again)
-    (left,) = estimate(parsed, plan_arms(parsed), measure=False)
+    (left,) = estimate(parsed, check_study(parsed, lambda _: None), measure=False)
     assert left.there == left.pieces
     wild = parse_study(study(corpus, tmp_path / "wild", tuning={"rates": [1e30]}, **content))
     with pytest.raises(TrainingError, match="arm 'scratch' diverges at every learning rate"):

@@ -11,7 +11,7 @@ import outgrow.train.compare.timing as timing
 from compare.tiny import text_study
 from outgrow.errors import ConfigError
 from outgrow.train.compare import parse_study
-from outgrow.train.compare.estimate import plan_arms
+from outgrow.train.compare.check import check_study
 from outgrow.train.compare.pieces import common_run
 
 
@@ -19,7 +19,9 @@ def test_models_take_turns_and_are_measured_once(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = parse_study(text_study(corpus, tmp_path))
-    models = timing.by_key([plan.config for plans in plan_arms(study).values() for plan in plans])
+    models = timing.by_key(
+        [plan.config for plans in check_study(study, lambda _: None).values() for plan in plans]
+    )
     assert len(models) == 2  # one layer and two, whatever operator grew it
     order: list[int] = []
 

@@ -45,6 +45,27 @@ def bits(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
 
 
+def test_a_run_that_goes_on_elsewhere_says_so(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import outgrow.train.loop as loop
+
+    def killed(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    real, here = loop._next_stage, loop.machine()
+    for system in (None, "another system", "another system"):
+        monkeypatch.setattr(loop, "_next_stage", killed)
+        if system is not None:
+            monkeypatch.setattr(loop, "machine", lambda system=system: {**here, "system": system})
+        with pytest.raises(KeyboardInterrupt):
+            train(parse_run(tiny()), progress=False)
+    monkeypatch.setattr(loop, "_next_stage", real)
+    train(parse_run(tiny()), progress=False)
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["system"] for row in rows if row["kind"] == "machine"] == [here["system"], "another system"]
+
+
 def test_a_run_learns_grows_and_reports(tiny: Tiny, tmp_path: Path) -> None:
     run = parse_run(tiny())
     result = train(run, progress=False)

@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
 
 from outgrow.console import open_console
 from outgrow.report.compare_picture import draw_frontiers
@@ -18,7 +21,8 @@ from outgrow.report.html import TableSection, page
 from outgrow.report.text import amount, duration
 from outgrow.store.atomic import write_text_atomic
 from outgrow.train.compare import StudyResult, load_study, run_study
-from outgrow.train.compare.estimate import estimate, plan_arms
+from outgrow.train.compare.check import check_study
+from outgrow.train.compare.estimate import estimate
 from outgrow.train.result import machine
 from outgrow.train.run_file import dump_yaml
 
@@ -39,13 +43,14 @@ class StudyReport:
 def compare_command(path: str | Path, overrides: Sequence[str] = (), *, as_json: bool = False) -> StudyReport:
     """Do a study, or what is left of it, and report on it."""
     study, notes, console = load_study(path, overrides), open_console(errors=True), open_console()
-    result = run_study(study, say=notes.print)
+    say = partial(notes.print, markup=False)
+    result = run_study(study, say, report=study_report)
     report = study_report(result)
     if as_json:
         print(json.dumps(result.to_json(), indent=1))
         return report
     for caution in result.cautions:
-        console.print(f"[yellow]caution:[/] {caution}")
+        console.print(f"[yellow]caution:[/] {escape(caution)}")
     for section in sections(result):
         console.print(rich_table(section))
     console.print(f"report: {report.html}\npicture: {report.png}")
@@ -55,7 +60,7 @@ def compare_command(path: str | Path, overrides: Sequence[str] = (), *, as_json:
 def compare_dry(path: str | Path, overrides: Sequence[str] = (), *, as_json: bool = False) -> None:
     """Check a study and say what it takes and what is there; nothing is trained or written."""
     study = load_study(path, overrides)
-    found = estimate(study, plan_arms(study))
+    found = estimate(study, check_study(study, partial(open_console(errors=True).print, markup=False)))
     if as_json:
         print(json.dumps([asdict(one) for one in found], indent=1))
     else:
@@ -135,6 +140,6 @@ def rich_table(section: TableSection) -> Table:
     for row in section.rows:
         if previous and row[0] != previous:
             table.add_section()
-        table.add_row(*(("", *row[1:]) if row[0] == previous else row))
+        table.add_row(*map(escape, ("", *row[1:]) if row[0] == previous else row))
         previous = row[0]
     return table

@@ -206,7 +206,7 @@ def estimate_section(arms: Sequence[ArmEstimate]) -> TableSection:
     )
     columns = ("arm", "pieces", "there", "tokens", "FLOPs", "time", "time left", "tokens/param")
     note = (
-        "Sweeps and all seeds. A piece that arms share counts for the first. Validation and downstream scores come on top. "
+        "Sweeps and all seeds. A piece that arms share counts for the first. Validation, the fits of learned operators (in time) and downstream scores come on top. "
         "Tokens/param: largest budget, without embeddings."
     )
     return TableSection("What the study takes", columns, rows, note)

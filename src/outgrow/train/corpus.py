@@ -17,9 +17,10 @@ import sys
 import sysconfig
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from outgrow.errors import ConfigError
 
@@ -116,20 +117,27 @@ def _texts(paths: list[Path]) -> Corpus:
     return Corpus(_key("texts", _stamps(paths)), _describe(paths), documents)
 
 
-def _split(path: Path) -> Iterator[str]:
+@contextmanager
+def open_text(path: Path, *, encoding: str = "utf-8", newline: str | None = None) -> Iterator[IO[str]]:
+    """A text file, .xz and .gz unpacked; ConfigError where it is missing, broken or no text, also in the middle of reading."""
     opener: Any = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
-    lines: list[str] = []
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            for line in file:
-                if line.strip() == DOCUMENT_BREAK:
-                    if lines:
-                        yield "".join(lines)
-                    lines = []
-                else:
-                    lines.append(line)
+        with opener(path, "rt", encoding=encoding, newline=newline) as file:
+            yield file
     except (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeDecodeError) as error:
         raise ConfigError(f"the text file cannot be read: {path}", got=str(error)) from None
+
+
+def _split(path: Path) -> Iterator[str]:
+    lines: list[str] = []
+    with open_text(path) as file:
+        for line in file:
+            if line.strip() == DOCUMENT_BREAK:
+                if lines:
+                    yield "".join(lines)
+                lines = []
+            else:
+                lines.append(line)
     if lines:
         yield "".join(lines)
 

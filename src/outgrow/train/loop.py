@@ -29,7 +29,7 @@ from outgrow.train.engine import (
     measure,
     optimizer_step,
 )
-from outgrow.train.folder import Pointer, opened_run, prune
+from outgrow.train.folder import Pointer, opened_run, prune, read_metrics
 from outgrow.train.learn_stage import grow_learned
 from outgrow.train.opening import open_data
 from outgrow.train.optimizers import build_optimizer
@@ -114,6 +114,7 @@ def _begin(session: Session) -> Live:
 
 def _resume(session: Session, pointer: Pointer) -> Live:
     session.progress.say(f"continuing after step {pointer.step} from {pointer.checkpoint}")
+    _say_versions(session)
     course = Course(session.run, session.plans, tuple(Begun(**stage) for stage in pointer.stages))
     return load(session, session.folder.root / pointer.checkpoint, course, pointer.step)
 
@@ -285,4 +286,8 @@ def _write_stage(session: Session, live: Live) -> None:
 
 
 def _say_versions(session: Session) -> None:
-    session.write({"kind": "machine", **machine(), "device": session.device.describe()})
+    """What trains from here on, unless the log's last machine is the same: a run may be continued on another one."""
+    facts = {**machine(), "device": session.device.describe()}
+    known = [row for row in read_metrics(session.folder.metrics) if row["kind"] == "machine"]
+    if not known or any(known[-1].get(name) != value for name, value in facts.items() if name != "command"):
+        session.write({"kind": "machine", **facts})

@@ -4,7 +4,7 @@
     <name>_perplexity                      another domain of text
     <task>_<metric>                        an encoder fine-tuned on a task (`finetune.py`)
 
-A score is kept in `downstream/<piece>-<what>.json` and never computed again.
+A score is kept in `downstream/<piece>-<what>.json` and not computed again unless a file that it is read from changes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ from outgrow.train.compare.finetune import finetuned
 from outgrow.train.compare.language import last_word, other_text, read_passages
 from outgrow.train.compare.pieces import Branch, common_run
 from outgrow.train.compare.study import StudyConfig
-from outgrow.train.compare.tasks import task_file
+from outgrow.train.compare.tasks import read_task, task_file
 from outgrow.train.config import RunConfig
-from outgrow.train.corpus import open_corpus
+from outgrow.train.corpus import Corpus, open_corpus
 from outgrow.train.files import RunBusyError, locked
 
 Scores = dict[str, float]
@@ -58,10 +58,31 @@ def check_downstream(study: StudyConfig) -> None:
                 f"downstream.perplexity: '{name}' cannot name a score",
                 expected=f"letters, digits, '_', '-' and '.', and none of {', '.join(sorted(others))}",
             )
-        open_corpus(source)
-    for name in asked.tasks.names if asked.tasks else ():
+        _check_length(name, open_corpus(source), common_run(study).data.sequence_length)
+    for path, name, part in _task_parts(study):
+        read_task(path, name, part)
+
+
+def _check_length(name: str, corpus: Corpus, sequence: int) -> None:
+    """A text with fewer bytes than a sequence has tokens cannot fill one."""
+    size = 0
+    for document in corpus.documents():
+        size += len(document.encode())
+        if size > sequence:
+            return
+    raise ConfigError(
+        f"downstream.perplexity.{name}: the text is shorter than one sequence: {corpus.description}",
+        got=f"{size:,} bytes",
+        expected=f"more than {sequence:,}",
+    )
+
+
+def _task_parts(study: StudyConfig) -> Iterator[tuple[Path, str, str]]:
+    """Folder, task and part of every file of tasks."""
+    tasks = study.downstream.tasks
+    for name in tasks.names if tasks else ():
         for part in ("train", "dev"):
-            task_file(Path(asked.tasks.folder).expanduser() if asked.tasks else Path(), name, part)
+            yield Path(tasks.folder if tasks else "").expanduser(), name, part
 
 
 def downstream(
@@ -88,24 +109,30 @@ def downstream(
 
 
 def _measures(study: StudyConfig) -> dict[str, tuple[Any, Measure]]:
-    """What is measured -> the settings that its result depends on, and how."""
+    """What is measured -> all that its result depends on, the files' content too, and how."""
     asked = study.downstream
     found: dict[str, tuple[Any, Measure]] = {}
     if asked.lambada is not None:
         path, most = Path(asked.lambada).expanduser(), asked.passages
-        found["lambada"] = ([asked.lambada, most], lambda state, run: last_word(state, run, path, most))
+        found["lambada"] = ([_digest(path), most], lambda state, run: last_word(state, run, path, most))
     for name, source in asked.perplexity.items():
 
         def perplexity(state: Path, run: RunConfig, name: str = name, source: str = source) -> Scores:
             return {f"{name}_perplexity": other_text(state, run, source, asked.sequences)}
 
-        found[name] = ([source, asked.sequences], perplexity)
+        found[name] = ([open_corpus(source).key, asked.sequences], perplexity)
     if asked.tasks is not None:
         tasks = asked.tasks
         for name in tasks.names:
-            settings = {**tasks.model_dump(mode="json"), "names": name}
+            files = [_digest(task_file(*one)) for one in _task_parts(study) if one[1] == name]
+            settings = {**tasks.model_dump(mode="json", exclude={"folder"}), "names": name, "files": files}
             found[name] = (settings, lambda state, run, name=name: finetuned(state, run, tasks, name))  # type: ignore[misc]
     return found
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _kept(

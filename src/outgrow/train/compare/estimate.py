@@ -2,7 +2,7 @@
 
     hours of a piece = tokens · seconds per token of its model      measured in one short round, or known from timing.json
 
-Every growth of every arm is tried without weights, so that a mistake in the last arm is found before the first one trains.
+The plans of the arms come from `check.py`, where every growth was tried without weights.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from outgrow.flops import training_flops
-from outgrow.train.compare.pieces import Piece, all_pieces, arm_run, branches, common_run, with_thresholds
+from outgrow.train.compare.check import Plans
+from outgrow.train.compare.pieces import Piece, all_pieces, branches, common_run, with_thresholds
 from outgrow.train.compare.runner import best_rate, is_done, sweep_branches, sweep_trials, tokens_of
 from outgrow.train.compare.study import StudyConfig, TimingConfig
 from outgrow.train.compare.timing import by_key, known_speeds, model_key, time_models
-from outgrow.train.preflight import preflight
 from outgrow.train.stages import StagePlan
 
-Plans = Mapping[str, Sequence[StagePlan]]
-"""Arm -> what each of its stages is."""
 _LARGEST = 300_000_000  # parameters of a model whose speed is measured
 
 
@@ -37,11 +35,6 @@ class ArmEstimate:
     seconds_left: float | None
     tokens_per_parameter: float
     """Of the largest budget, the small stages included; without embeddings."""
-
-
-def plan_arms(study: StudyConfig) -> Plans:
-    """Check every arm as a run and work out its models; raises the first mistake."""
-    return {arm: preflight(arm_run(study, arm)).stages for arm in study.arms}
 
 
 def estimate(study: StudyConfig, plans: Plans, *, measure: bool = True) -> tuple[ArmEstimate, ...]:

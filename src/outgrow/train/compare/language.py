@@ -10,9 +10,7 @@ length of the training sequences.
 
 from __future__ import annotations
 
-import gzip
 import json
-import lzma
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ from outgrow.architectures import load
 from outgrow.errors import ConfigError
 from outgrow.state import TrainingState
 from outgrow.train.config import RunConfig
-from outgrow.train.corpus import open_corpus
+from outgrow.train.corpus import open_corpus, open_text
 from outgrow.train.data import Data, TrainingData, Windows, encoded
 from outgrow.train.engine import Device, build_model, choose_device, evaluate, predict
 from outgrow.train.masked import hide
@@ -63,9 +61,8 @@ def last_word(state: Path, run: RunConfig, path: Path, most: int | None = None) 
 
 def read_passages(path: Path) -> list[str]:
     """The texts of a .jsonl file, also .xz or .gz; ConfigError names the line that is none."""
-    opener: Any = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
     found = []
-    with opener(path, "rt", encoding="utf-8") as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             try:
                 text = json.loads(line)["text"].strip()

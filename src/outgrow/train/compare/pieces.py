@@ -19,6 +19,7 @@ from typing import Any
 from outgrow.errors import ConfigError
 from outgrow.train.compare.study import ArmConfig, StudyConfig
 from outgrow.train.config import RunConfig
+from outgrow.train.folder import RunFolder, read_metrics
 from outgrow.train.run_file import parse_run
 from outgrow.train.stages import StagePlan
 
@@ -51,8 +52,20 @@ class Piece:
         if self.parent is not None:
             # Resolved: another spelling of the folder is no other run.
             parent = Path(folder).resolve() / self.parent.key / "final"
-            settings["stages"] = [{**settings["stages"][0], "from": str(parent)}]
+            stage = {**settings["stages"][0], "from": str(parent)}
+            if stage.get("until") is not None:
+                # The curve that its trigger fits began with the first stage, in another piece.
+                used = sum(piece.tokens_used(folder) for piece in self.parent.line)
+                stage["reentry"] = {**stage.get("reentry", {}), "position": used}
+            settings["stages"] = [stage]
         return parse_run(settings, where=f"piece {self.name}")
+
+    def tokens_used(self, folder: str) -> int:
+        """Tokens that it has trained on, fewer than planned where a trigger ended it; the planned ones as long as it is not finished."""
+        run = RunFolder(Path(folder) / self.key)
+        if not run.is_finished:
+            return int(self.settings["stages"][0]["tokens"])
+        return int([row for row in read_metrics(run.metrics) if row["kind"] == "validation"][-1]["tokens"])
 
 
 @dataclass(frozen=True)
@@ -218,10 +231,6 @@ class _Builder:
         if place is not None:
             own = self.arm.stages[place]
             stage |= own.settings()
-            if own.until is not None and parent is not None:
-                # The curve that its trigger fits began with the first stage, in another piece.
-                reached = self.steps * common_run(self.study).tokens_per_step
-                stage["reentry"] = {"position": reached, **stage.get("reentry", {})}
             if own.grow is not None:
                 stage["grow"] = {"seed": self.seed, **own.grow.model_dump(mode="json", exclude_unset=True)}
         settings: dict[str, Any] = {

@@ -17,17 +17,17 @@ from typing import Any
 from outgrow.flops import model_cost
 from outgrow.store.atomic import write_json_atomic, write_text_atomic
 from outgrow.train.compare.cautions import cautions
-from outgrow.train.compare.downstream import check_downstream, downstream
+from outgrow.train.compare.check import check_study
+from outgrow.train.compare.downstream import downstream
 from outgrow.train.compare.pieces import (
     Branch,
     Piece,
     all_pieces,
-    arm_run,
     branches,
     common_run,
     with_thresholds,
 )
-from outgrow.train.compare.provenance import check_same_data, machines
+from outgrow.train.compare.provenance import check_data, check_same_data, machines
 from outgrow.train.compare.result import Point, StudyResult, Trial, trial_losses
 from outgrow.train.compare.study import StudyConfig
 from outgrow.train.compare.timing import by_key, model_key, study_speeds
@@ -35,7 +35,6 @@ from outgrow.train.engine import TrainingError
 from outgrow.train.files import RunBusyError, claim, is_held
 from outgrow.train.folder import RunFolder, read_metrics
 from outgrow.train.loop import train
-from outgrow.train.preflight import preflight
 from outgrow.train.run_file import dump_yaml
 
 Say = Callable[[str], None]
@@ -55,13 +54,15 @@ class Ran:
     """Of its model."""
 
 
-def run_study(study: StudyConfig, say: Say = print) -> StudyResult:
+def run_study(
+    study: StudyConfig, say: Say = print, *, report: Callable[[StudyResult], object] = lambda result: None
+) -> StudyResult:
     """Do a study, or what is left of it; the result is also written to `study.json`.
 
+    `report` is given the savings before anything downstream is asked of the models: they stay, whatever the scores come to.
     Raises `ConfigError` before any training for a mistake in any arm, and what `train` raises.
     """
-    study = with_thresholds(study, {arm: preflight(arm_run(study, arm)).stages for arm in study.arms})
-    check_downstream(study)
+    study = with_thresholds(study, check_study(study, say))
     sweep = [branch for arm in study.arms for branch in sweep_branches(study, arm)]
     root = Path(study.output)
     claim(root, "study.yaml")
@@ -88,7 +89,8 @@ def run_study(study: StudyConfig, say: Say = print) -> StudyResult:
         trained_on=machines(used, folder),
     )
     result = replace(result, cautions=cautions(result))
-    write_json_atomic(root / "study.json", result.to_json())  # the savings stay, whatever the scores come to
+    write_json_atomic(root / "study.json", result.to_json())
+    report(result)
     result = replace(result, downstream=downstream(study, ends, say))
     write_json_atomic(root / "study.json", result.to_json())
     return result
@@ -164,6 +166,7 @@ def run_pieces(
     total, began = here + later, time.monotonic()
     if waiting:
         after = f", {later:,} after it" if later else ""
+        check_data(pieces, folder)
         say(f"{title}: {len(waiting)} of {len(pieces)} pieces to train, {here:,} tokens{after}")
     while waiting:
         moved = False

@@ -21,7 +21,7 @@ from outgrow.train.config import GrowConfig, RunConfig
 from outgrow.train.run_file import SECTIONS, Sections, apply_override, explain, read_yaml
 from outgrow.train.trigger import Until
 
-_OWN = ("output", "seed", "stages", "schedule", "model", "log_every_steps", "checkpoint")
+_OWN = ("output", "seed", "stages", "schedule", "model", "checkpoint")
 _OWN_INSIDE = (("data", "skip_steps"), ("optimizer", "learning_rate"))
 
 

@@ -6,7 +6,6 @@ F1                   = 2 TP / (2 TP + FP + FN)
 
 from __future__ import annotations
 
-import lzma
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outgrow.errors import ConfigError
+from outgrow.train.corpus import open_text
 
 Labels = NDArray[np.int64]
 
@@ -85,9 +85,9 @@ def task_file(folder: Path, name: str, part: str) -> Path:
 
 
 def read_task(folder: Path, name: str, part: str, most: int | None = None) -> list[Example]:
-    """Examples of a task in the file's order; ConfigError names a line that does not have the task's columns."""
+    """Examples of a task in the file's order; ConfigError names a line that does not have the task's columns, or a file without any."""
     task, path, found = TASKS[name], task_file(folder, name, part), []
-    with lzma.open(path, "rt", encoding="utf-8-sig", newline="\n") as file:
+    with open_text(path, encoding="utf-8-sig", newline="\n") as file:
         for number, line in enumerate(file, start=1):
             if task.header and number == 1:
                 continue
@@ -101,4 +101,6 @@ def read_task(folder: Path, name: str, part: str, most: int | None = None) -> li
             )
             if len(found) == most:
                 break
+    if not found:
+        raise ConfigError(f"no examples of {name} in {path}")
     return found

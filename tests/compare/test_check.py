@@ -1,0 +1,128 @@
+"""What a study is refused for, or warned of, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compare.tiny import GROW, SMALL, other_study, text_study
+from outgrow.errors import ConfigError
+from outgrow.report.compare import compare_command, compare_dry, rich_table
+from outgrow.report.html import TableSection
+from outgrow.train.compare import parse_study, run_study
+from outgrow.train.compare.check import check_study
+
+HEADER, RIGHT = "sentence\tlabel\n", "a good one\t1\n"
+
+
+def tasks(folder: Path, train: bytes, dev: bytes) -> dict[str, Any]:
+    """SST-2 with these two files."""
+    folder.mkdir()
+    (folder / "sst2_train.tsv.xz").write_bytes(train)
+    (folder / "sst2_dev.tsv.xz").write_bytes(dev)
+    return {"tasks": {"folder": str(folder), "names": ["sst2"], "seeds": [0]}}
+
+
+@pytest.mark.parametrize(
+    ("train", "dev", "says"),
+    [
+        (HEADER + RIGHT, HEADER + "no label\n", "sst2_dev.tsv.xz, line 2 is no example"),
+        (HEADER, HEADER + RIGHT, "no examples of sst2 in .*sst2_train"),
+        (HEADER + RIGHT, HEADER, "no examples of sst2 in .*sst2_dev"),
+        (HEADER + RIGHT, None, "cannot be read: .*sst2_dev"),
+    ],
+)
+def test_task_files_are_read_before_training(
+    corpus: Path, tmp_path: Path, train: str, dev: str | None, says: str
+) -> None:
+    packed = b"no xz" if dev is None else lzma.compress(dev.encode())
+    asked = tasks(tmp_path / "tasks", lzma.compress(train.encode()), packed)
+    data = {"source": str(corpus), "tokenizer": {"vocab_size": 300}, "sequence_length": 16}
+    with pytest.raises(ConfigError, match=says):
+        check_study(
+            parse_study(other_study(tmp_path / "out", "bert", data, downstream=asked)), lambda _: None
+        )
+
+
+def test_texts_are_looked_into_before_training(corpus: Path, tmp_path: Path) -> None:
+    short, broken = tmp_path / "short.txt", tmp_path / "broken.jsonl.xz"
+    short.write_text("too short")
+    broken.write_bytes(b"no xz")
+    for asked, says in (
+        ({"perplexity": {"other": str(short)}}, "perplexity.other: the text is shorter than one sequence"),
+        ({"lambada": str(broken)}, "cannot be read: .*broken"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            check_study(parse_study(text_study(corpus, tmp_path / "out", downstream=asked)), lambda _: None)
+
+
+def test_a_dry_run_checks_what_is_asked_downstream(corpus: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        json.dumps(text_study(corpus, tmp_path / "out", downstream={"lambada": "nowhere.jsonl"}))
+    )
+    with pytest.raises(ConfigError, match="no such file: nowhere"):
+        compare_dry(study)
+
+
+def test_a_trigger_that_cannot_fire_is_said_and_can_be_mended(corpus: Path, tmp_path: Path) -> None:
+    small = {"tokens": 64 * 150, "until": {"trigger": "efficiency"}}
+    content = text_study(corpus, tmp_path / "out")
+    content["arms"] = {
+        "scratch": content["arms"]["scratch"],
+        "law": {"model": SMALL, "stages": [small, {"grow": GROW}]},
+    }
+    said: list[str] = []
+    content["common"]["log_every_steps"] = 20
+    check_study(parse_study(content), said.append)
+    assert [line.startswith("warning: arm 'law': stage 'stage-1' logs 7 rows") for line in said] == [True]
+    content["common"]["log_every_steps"] = 2
+    check_study(parse_study(content), said.append)
+    assert len(said) == 1
+
+
+def test_the_savings_are_reported_before_scores_are_asked_for(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise ConfigError("no score")
+
+    monkeypatch.setattr("outgrow.train.compare.runner.downstream", fails)
+    study = tmp_path / "study.yaml"
+    content = text_study(corpus, tmp_path / "out", seeds=[0])
+    content["arms"].pop("identity")
+    study.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="no score"):
+        compare_command(study)
+    assert "Savings at equal loss" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_scores_of_a_file_that_has_changed_are_computed_again(corpus: Path, tmp_path: Path) -> None:
+    books = tmp_path / "books.txt"
+    books.write_bytes(corpus.read_bytes()[:6_000])
+    content = text_study(
+        corpus, tmp_path / "out", budgets=[320], downstream={"perplexity": {"books": str(books)}}
+    )
+    content["arms"] = {"scratch": content["arms"]["scratch"]}
+    first = run_study(parse_study({**content, "seeds": [0]}), lambda _: None).scores("scratch")
+    books.write_bytes(bytes(reversed(corpus.read_bytes()))[:7_000])
+    second = run_study(parse_study({**content, "seeds": [0, 1]}), lambda _: None).scores("scratch")
+    assert second["books_perplexity"][0] != first["books_perplexity"][0]
+    assert run_study(parse_study({**content, "seeds": [0]}), lambda _: None).scores("scratch")[
+        "books_perplexity"
+    ] == (second["books_perplexity"][0],)
+
+
+def test_the_name_of_an_arm_is_no_markup() -> None:
+    from rich.console import Console
+
+    console = Console(width=60)
+    with console.capture() as captured:
+        console.print(rich_table(TableSection("heading", ("arm",), [("a[/b]",), ("stack[c]",)], "note")))
+    text = captured.get()
+    assert "a[/b]" in text
+    assert "stack[c]" in text
