@@ -4,7 +4,7 @@ A small model (4 layers of 128) is really trained, then LiGO is fitted to grow i
 on the same batches, and compared with the small model's loss on them: `published` (tied, B = [I; R] with row-stochastic R, stacked layers with noise), `selection,stack`
 (tied), and `exact` (untied, at a growth that keeps the function). Without --rates each at its own learning rate.
 
-    python benchmarks/learned_starts.py --data /work/shared/data/lm/wiki_train.txt.xz [--model llama] [--steps 100]
+    python benchmarks/learned_starts.py --data ../shared/data/lm/wiki_train_00.txt.xz [--model llama] [--steps 100]
 """
 
 from __future__ import annotations

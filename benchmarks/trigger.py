@@ -1,6 +1,6 @@
 """Does the efficiency trigger fire where growing is cheapest? Two sizes trained from scratch, the trigger replayed on the small one.
 
-    python benchmarks/trigger.py shared/data/lm/tinystories_sample.txt.xz --work runs/trigger      (about 5 minutes on one core)
+    python benchmarks/trigger.py ../shared/data/lm/tinystories_sample.txt.xz --work runs/trigger      (about 5 minutes on one core)
 
 If a grown model goes on along the large model's own curve from the loss at the growth (arXiv 2203.06211), a switch at loss L costs
 C_small(L) + C_large(L_end) - C_large(L). Each curve is smoothed by its own fit E + A t^-b, b free; the cheapest L is found by trying all.

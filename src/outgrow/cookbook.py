@@ -141,7 +141,7 @@ class Cookbook:
         return layers.silenced == "norms" and not others and (dim.role != "scales" or of_stream)
 
     def moved_norm(self, parameter: Parameter) -> tuple[tuple[str | float, float], ...] | None:
-        """Post-norm: the layer before silent ones passes its last norm on to the last of them (notes/maths.md 4.9)."""
+        """Post-norm: the layer before silent ones passes its last norm on to the last of them (docs/maths.md)."""
         layers, spec = self.growth.layers, self.growth.small.spec.layers
         module, kind = parameter.tail.rsplit(".", 1)
         layer = parameter.layer

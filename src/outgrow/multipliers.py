@@ -1,4 +1,4 @@
-"""Learning-rate multipliers under which training commutes with growth (notes/maths.md 4.2).
+"""Learning-rate multipliers under which training commutes with growth (docs/maths.md).
 
 A small model's step Δ must arrive in the large weight as F_o Δ G_iᵀ. What the large optimizer makes of the grown
 gradient G_o g F_iᵀ depends on the kind of its update, and the multiplier is what is missing:

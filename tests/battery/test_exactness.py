@@ -72,7 +72,7 @@ def test_function_and_gradient_law(name: str, width: str, which: str) -> None:
 
 
 def test_every_family_has_a_shape_divisible_in_no_axis() -> None:
-    """Where the operator allows it at all (DESIGN 2.4); BERT's stream has to stay divisible."""
+    """Where the operator allows it at all; BERT's stream has to stay divisible."""
     for family, which in growing.DIVISIBLE_IN_NO_AXIS.items():
         name = family
         for width in ("isometric", "pad") if family == "llama" else ("pad",):

@@ -1,4 +1,4 @@
-"""Staged Training a second time: the paper's table entry by entry (notes/papers.md 1.2), and what 1.10 says of symmetry."""
+"""Staged Training a second time: the paper's table entry by entry (arXiv 2203.06211), and what 1.10 says of symmetry."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Growing in width: which units of an axis are copied, and how copies share.
 
-    isometric   unit i copied cᵢ times, each times 1/√cᵢ: FᵀF = I, exact at any width (ours, notes/maths.md 4.8)
+    isometric   unit i copied cᵢ times, each times 1/√cᵢ: FᵀF = I, exact at any width (ours, docs/maths.md)
     duplicate   every unit copied equally often, readers share (Net2Net, arXiv 1511.05641; HyperCloning, 2409.12903)
     pad         old units kept, new units silent: fresh on the side that keeps the function (arXiv 2308.06103, LEMON 2310.07999)
 

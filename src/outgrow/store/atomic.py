@@ -71,7 +71,8 @@ def check_destination(destination: Path, *, overwrite: bool) -> int | None:
     content = {path.name for path in destination.iterdir()}
     if content and not overwrite:
         raise CheckpointError(
-            f"{destination} already exists", fix="choose another destination, or pass overwrite=True"
+            f"{destination} already exists",
+            fix="choose another destination, or replace it: --overwrite, overwrite=True in Python",
         )
     if content and not content & {"outgrow.json", "config.json", "operator.json"}:
         raise CheckpointError(
