@@ -20,9 +20,10 @@ from outgrow.report.compare_tables import estimate_section, markdown, sections
 from outgrow.report.html import TableSection, page
 from outgrow.report.text import amount, duration
 from outgrow.store.atomic import write_text_atomic
-from outgrow.train.compare import StudyResult, load_study, run_study
+from outgrow.train.compare import StudyResult, load_study
 from outgrow.train.compare.check import check_study
 from outgrow.train.compare.estimate import estimate
+from outgrow.train.compare.runner import measure_savings, with_scores
 from outgrow.train.result import machine
 from outgrow.train.run_file import dump_yaml
 
@@ -44,7 +45,9 @@ def compare_command(path: str | Path, overrides: Sequence[str] = (), *, as_json:
     """Do a study, or what is left of it, and report on it."""
     study, notes, console = load_study(path, overrides), open_console(errors=True), open_console()
     say = partial(notes.print, markup=False)
-    result = run_study(study, say, report=study_report)
+    savings = measure_savings(study, say)
+    study_report(savings)  # they stay, whatever the scores come to
+    result = with_scores(savings, say)
     report = study_report(result)
     if as_json:
         print(json.dumps(result.to_json(), indent=1))

@@ -80,9 +80,10 @@ def _check_length(name: str, corpus: Corpus, sequence: int) -> None:
 def _task_parts(study: StudyConfig) -> Iterator[tuple[Path, str, str]]:
     """Folder, task and part of every file of tasks."""
     tasks = study.downstream.tasks
-    for name in tasks.names if tasks else ():
-        for part in ("train", "dev"):
-            yield Path(tasks.folder if tasks else "").expanduser(), name, part
+    if tasks is not None:
+        for name in tasks.names:
+            for part in ("train", "dev"):
+                yield Path(tasks.folder).expanduser(), name, part
 
 
 def downstream(

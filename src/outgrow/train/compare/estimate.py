@@ -14,7 +14,7 @@ from pathlib import Path
 from outgrow.flops import training_flops
 from outgrow.train.compare.check import Plans
 from outgrow.train.compare.pieces import Piece, all_pieces, branches, common_run, with_thresholds
-from outgrow.train.compare.runner import best_rate, is_done, sweep_branches, sweep_trials, tokens_of
+from outgrow.train.compare.runner import best_rate, is_done, sweep_branches, sweep_trials
 from outgrow.train.compare.study import StudyConfig, TimingConfig
 from outgrow.train.compare.timing import by_key, known_speeds, model_key, time_models
 from outgrow.train.stages import StagePlan
@@ -72,7 +72,7 @@ def _arm(
     speeds: Mapping[str, float],
 ) -> ArmEstimate:
     length = common_run(study).data.sequence_length
-    tokens = {piece.key: tokens_of(piece) for piece in own}
+    tokens = {piece.key: piece.tokens for piece in own}
     flops = sum(
         tokens[piece.key] * training_flops(plans[piece.stage].config, length)[1]
         + (plans[piece.stage].probe_flops if "grow" in piece.settings["stages"][0] else 0.0)

@@ -60,11 +60,16 @@ class Piece:
             settings["stages"] = [stage]
         return parse_run(settings, where=f"piece {self.name}")
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that it trains on, at most."""
+        return int(self.settings["stages"][0]["tokens"])
+
     def tokens_used(self, folder: str) -> int:
         """Tokens that it has trained on, fewer than planned where a trigger ended it; the planned ones as long as it is not finished."""
         run = RunFolder(Path(folder) / self.key)
         if not run.is_finished:
-            return int(self.settings["stages"][0]["tokens"])
+            return self.tokens
         return int([row for row in read_metrics(run.metrics) if row["kind"] == "validation"][-1]["tokens"])
 
 

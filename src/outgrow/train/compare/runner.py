@@ -54,12 +54,14 @@ class Ran:
     """Of its model."""
 
 
-def run_study(
-    study: StudyConfig, say: Say = print, *, report: Callable[[StudyResult], object] = lambda result: None
-) -> StudyResult:
-    """Do a study, or what is left of it; the result is also written to `study.json`.
+def run_study(study: StudyConfig, say: Say = print) -> StudyResult:
+    """Do a study, or what is left of it; the result is also written to `study.json`. Raises what its two parts raise."""
+    return with_scores(measure_savings(study, say), say)
 
-    `report` is given the savings before anything downstream is asked of the models: they stay, whatever the scores come to.
+
+def measure_savings(study: StudyConfig, say: Say) -> StudyResult:
+    """All of a study but its downstream scores.
+
     Raises `ConfigError` before any training for a mistake in any arm, and what `train` raises.
     """
     study = with_thresholds(study, check_study(study, say))
@@ -90,9 +92,14 @@ def run_study(
     )
     result = replace(result, cautions=cautions(result))
     write_json_atomic(root / "study.json", result.to_json())
-    report(result)
-    result = replace(result, downstream=downstream(study, ends, say))
-    write_json_atomic(root / "study.json", result.to_json())
+    return result
+
+
+def with_scores(result: StudyResult, say: Say) -> StudyResult:
+    """The result with what else is asked of its models; the savings are written already, whatever the scores come to."""
+    found = downstream(result.study, end_branches(result.study, result.rates), say)
+    result = replace(result, downstream=found)
+    write_json_atomic(Path(result.study.output) / "study.json", result.to_json())
     return result
 
 
@@ -122,7 +129,7 @@ def _tokens_after_sweep(study: StudyConfig, sweep: Sequence[Branch]) -> int:
     swept = {piece.key for piece in all_pieces(sweep)}
     ends = end_branches(study, dict.fromkeys(study.arms, study.tuning.rates[0]))
     return sum(
-        tokens_of(piece)
+        piece.tokens
         for piece in all_pieces(ends)
         if piece.key not in swept and not is_finished(piece, study.pieces_folder)
     )
@@ -162,7 +169,7 @@ def run_pieces(
     result, kept in `diverged.json`, and what would follow it is left out; else it is an error.
     """
     waiting = [piece for piece in pieces if not is_finished(piece, folder)]
-    here = sum(map(tokens_of, waiting))
+    here = sum(piece.tokens for piece in waiting)
     total, began = here + later, time.monotonic()
     if waiting:
         after = f", {later:,} after it" if later else ""
@@ -173,7 +180,7 @@ def run_pieces(
         for piece in list(waiting):
             if may_diverge and diverged(piece, folder):
                 waiting.remove(piece)
-                total -= tokens_of(piece)
+                total -= piece.tokens
                 moved = True
                 continue
             if piece.parent is not None and not is_finished(piece.parent, folder):
@@ -196,7 +203,7 @@ def run_pieces(
             waiting.remove(piece)
             moved = True
             # What other processes have trained since counts too; a piece that diverged counts nowhere.
-            left = later + sum(tokens_of(one) for one in waiting if not is_finished(one, folder))
+            left = later + sum(one.tokens for one in waiting if not is_finished(one, folder))
             done = total - left
             minutes = (time.monotonic() - began) / done * left / 60
             say(
@@ -260,11 +267,6 @@ def flops_of(piece: Piece, folder: str) -> float:
     """FLOPs that a piece used, up to the last row of its log where it diverged."""
     rows = read_metrics(RunFolder(Path(folder) / piece.key).metrics)
     return max((row["flops"] for row in rows if "flops" in row), default=0.0)
-
-
-def tokens_of(piece: Piece) -> int:
-    """Tokens that a piece trains on."""
-    return int(piece.settings["stages"][0]["tokens"])
 
 
 def _points(study: StudyConfig, ends: Sequence[Branch], say: Say) -> tuple[Point, ...]:
