@@ -160,6 +160,16 @@ def test_another_configuration_in_the_same_folder(tiny: Tiny) -> None:
         train(parse_run(tiny(stages=stages, optimizer={"learning_rate": 2e-2})), progress=False)
 
 
+def test_a_run_of_an_older_outgrow_continues(tiny: Tiny) -> None:
+    run = parse_run(tiny(stages=[{"name": "only", "tokens": 192}]))
+    train(run, progress=False)
+    file = Path(run.output) / "run.yaml"
+    written = yaml.safe_load(file.read_text())
+    del written["compile"]  # a key that it did not know
+    file.write_text(yaml.safe_dump(written))
+    assert train(run, progress=False).already_finished
+
+
 def test_a_folder_in_use(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with locked(tmp_path / "run"), pytest.raises(OutgrowError, match="another run is working"):

@@ -64,6 +64,15 @@ class Model:
         return int(self.config[self.spec.layers.count])
 
     @property
+    def layer_modules(self) -> Mapping[int, str]:
+        """Where in the model every layer is: `{0: "model.layers.0", ...}`."""
+        return {
+            parameter.layer: name.removesuffix(f".{parameter.tail}")
+            for name, parameter in self.parameters.items()
+            if parameter.layer is not None
+        }
+
+    @property
     def axes(self) -> Mapping[str, AxisSpec]:
         """What each axis passes through."""
         return self.spec.axes

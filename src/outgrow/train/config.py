@@ -240,6 +240,8 @@ class RunConfig(_Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     precision: Literal["auto", "float32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = False
+    """Train compiled models (`torch.compile`): faster steps, after a minute or so at the beginning of every stage."""
     seed: Seed = 0
     log_every_steps: Count = 10
     tensorboard: bool = False
@@ -265,6 +267,10 @@ class RunConfig(_Section):
             if index == 0 and (position == "loss_matched" or isinstance(position, Ratio | Curve)):
                 raise ValueError(
                     "stages[0].reentry.position: nothing before it: give keep or a number of tokens"
+                )
+            if self.compile and stage.masks is not None:
+                raise ValueError(
+                    f"stages[{index}].masks change the model at every step, so it cannot be compiled: leave out one"
                 )
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):

@@ -119,7 +119,7 @@ def _measured_rate(run: RunConfig, plan: StagePlan, device: Device) -> float | N
     if plan.cost.parameters > _LARGEST_PROBE:
         return None
     micro_batch = run.batch.at_once
-    model = build_model(plan.config).to(device.name)
+    model = device.place(build_model(plan.config))
     optimizer = build_optimizer(model, run.optimizer)
     batch = objective_of(plan.config).example(plan.config, micro_batch, run.data.sequence_length)
     seconds = 0.0

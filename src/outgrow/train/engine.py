@@ -1,4 +1,4 @@
-"""One optimizer step on plain PyTorch: where it runs, in which precision, and what makes it repeatable.
+"""One optimizer step on plain PyTorch: where it runs, in which precision, compiled or not, and what makes it repeatable.
 
 The random numbers of a step (dropout) come from (seed, step), so a run needs no saved generator to continue exactly.
 """
@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from outgrow.architectures import load
+from outgrow.architectures import load, resolve
 from outgrow.errors import ConfigError, OutgrowError, near
 from outgrow.store import models
 from outgrow.train.config import RunConfig
 from outgrow.train.needs import Needs
 from outgrow.train.objectives import IGNORED, Batch, objective_of, summed_loss
 
+_MOST_GRAPHS = 1024
+"""For different batches, with and without gradients, and perhaps for every layer; beyond them torch would go on uncompiled."""
 _NOT_SIZES = {"transformers_version", "architectures", "_name_or_path", "model_type", "dtype"}
 
 
@@ -30,10 +32,26 @@ class TrainingError(OutgrowError):
 
 @dataclass(frozen=True)
 class Device:
-    """Where a run computes and whether forward passes use bfloat16."""
+    """Where a run computes, whether forward passes use bfloat16, and whether the models that it trains are compiled."""
 
     name: str
     bf16: bool
+    compiled: bool = False
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """A model to be trained, on this device; where that was asked for, its layers are compiled at their first batch.
+
+        Layer by layer: they are alike, so one is compiled for all. Shapes are never made symbolic: a run that was
+        continued would have seen other ones, and must compute the same bits.
+        """
+        model = model.to(self.name)
+        if self.compiled:
+            torch.compiler.reset()  # what was compiled for models before this one
+            dynamo = torch._dynamo.config
+            dynamo.recompile_limit = dynamo.accumulated_recompile_limit = _MOST_GRAPHS
+            for name in resolve(models.config_of(model)).layer_modules.values():
+                model.get_submodule(name).compile(dynamic=False)
+        return model
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The forward pass's precision; weights and moments stay float32."""
@@ -44,7 +62,7 @@ class Device:
         name = (
             torch.cuda.get_device_name() if self.name == "cuda" else f"cpu, {torch.get_num_threads()} threads"
         )
-        return f"{name}, {'bf16 autocast' if self.bf16 else 'float32'}"
+        return f"{name}, {'bf16 autocast' if self.bf16 else 'float32'}{', compiled' if self.compiled else ''}"
 
 
 def choose_device(config: RunConfig) -> Device:
@@ -62,7 +80,22 @@ def choose_device(config: RunConfig) -> Device:
     return Device(
         "cuda" if cuda else "cpu",
         config.precision == "bf16" or (config.precision == "auto" and cuda and has_bf16),
+        config.compile,
     )
+
+
+def check_compiler(device: Device) -> None:
+    """Raise ConfigError where models are to be compiled and torch cannot: it wants a C++ compiler, or Triton on CUDA."""
+    if not device.compiled:
+        return
+    try:
+        torch.compile(torch.sin)(torch.zeros(2, device=device.name))
+    except Exception as error:  # a missing compiler is an error of another kind on every device
+        raise ConfigError(
+            "compile: torch cannot compile here",
+            got=next((line for line in str(error).splitlines() if line.strip()), type(error).__name__),
+            fix="install a C++ compiler (on CUDA also Triton), or leave compile out",
+        ) from None
 
 
 def be_repeatable() -> None:

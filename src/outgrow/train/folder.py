@@ -25,7 +25,7 @@ from outgrow.errors import ConfigError
 from outgrow.store.atomic import write_json_atomic, write_text_atomic
 from outgrow.train.config import RunConfig
 from outgrow.train.files import claim, locked
-from outgrow.train.run_file import dump_yaml, read_yaml
+from outgrow.train.run_file import dump_yaml, load_run
 
 _MAY_CHANGE = ("output", "checkpoint.keep", "tensorboard")  # has no influence on the weights
 
@@ -107,7 +107,7 @@ def opened_run(config: RunConfig) -> Iterator[RunFolder]:
 
 
 def _check_same(run_file: Path, config: RunConfig) -> None:
-    before = _flat(read_yaml(run_file))
+    before = _flat(load_run(run_file).resolved())  # with the defaults of keys that it is too old for
     now = _flat(config.resolved())
     changed = sorted(
         key

@@ -99,7 +99,7 @@ def _begin(session: Session) -> Live:
     _say_versions(session)
     if stage.start is None:
         torch.manual_seed(run.seed)
-        model = build_model(session.plans[0].config).to(session.device.name)
+        model = session.device.place(build_model(session.plans[0].config))
         live = Live(model, build_optimizer(model, run.optimizer), course, 0, ())
         _write_stage(session, live)
         return live
@@ -170,6 +170,8 @@ def _train_stage(session: Session, live: Live) -> Live:
     run, course = session.run, live.course
     first, last = course.now.first, course.last_step
     session.progress.stage(run.stages[live.stage].name, live.step - first, last - first)
+    if session.device.compiled:
+        session.progress.say("compiling the layers: the first step takes a minute or so longer")
     window, watch = _Window(session), Watch(session, live)
     treatment = make_treatment(run.stages[live.stage], session.plans[live.stage].growth, live.model)
     ended = course.now.end is not None

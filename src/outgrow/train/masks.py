@@ -100,7 +100,10 @@ def make_masks(model: nn.Module, plan: GrowthPlan, entries: Mapping[str, NewEntr
             readers.append((module, new))
         else:
             norms.append(_norm(module, large, parameter, new))
-    return Masks(tuple(norms), tuple(readers), tuple(_new_layers(model, large, originals)))
+    new_layers = tuple(
+        model.get_submodule(name) for layer, name in large.layer_modules.items() if layer not in originals
+    )
+    return Masks(tuple(norms), tuple(readers), new_layers)
 
 
 def check_masks(plan: GrowthPlan, entries: Mapping[str, NewEntries]) -> None:
@@ -168,14 +171,6 @@ def _norm(module: nn.Module, model: Model, parameter: Parameter, new: Tensor) ->
     assert spec.norm is not None, "an axis with a gain says which norm it is"
     assert spec.eps is not None, "an axis with a gain says where its eps is"
     return MaskedNorm(module, spec.norm, float(model.config[spec.eps]), new)
-
-
-def _new_layers(model: nn.Module, large: Model, originals: set[int]) -> Iterator[nn.Module]:
-    seen = set(originals)
-    for name, parameter in large.parameters.items():
-        if parameter.layer is not None and parameter.layer not in seen:
-            seen.add(parameter.layer)
-            yield model.get_submodule(name.removesuffix(f".{parameter.tail}"))
 
 
 def _weights(new: Tensor, value: float) -> Tensor:

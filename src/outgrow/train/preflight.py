@@ -9,7 +9,7 @@ from outgrow.reentry import Curve
 from outgrow.train.config import DataConfig, RunConfig
 from outgrow.train.corpus import open_corpus
 from outgrow.train.course import read_curve
-from outgrow.train.engine import choose_device
+from outgrow.train.engine import check_compiler, choose_device
 from outgrow.train.images import load_images
 from outgrow.train.masked import SPECIAL_TOKENS, check_tokens
 from outgrow.train.needs import Needs, TextNeeds
@@ -33,7 +33,7 @@ class Preflight:
 
 def preflight(run: RunConfig) -> Preflight:
     """Check device, sources, tokenizer, models and every growth; raises the first mistake."""
-    choose_device(run)
+    check_compiler(choose_device(run))
     if run.tensorboard:
         check_tensorboard()
     objective = run_objective(run)

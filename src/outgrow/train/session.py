@@ -167,7 +167,7 @@ def load(session: Session, path: Path, course: Course, step: int) -> Live:
 
 def load_state(session: Session, state: TrainingState, course: Course, step: int) -> Live:
     """The same for a state that is not on the disk."""
-    model = build_model(state.config).to(session.device.name)
+    model = session.device.place(build_model(state.config))
     optimizer = build_optimizer(model, session.run.optimizer)
     state.load_into(model, optimizer if state.optimizer is not None else None)
     return Live(model, optimizer, course, step, state.lineage)

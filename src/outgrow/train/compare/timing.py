@@ -80,7 +80,7 @@ def study_speeds(models: Models, run: RunConfig, timing: TimingConfig, root: Pat
 
 def _settings(run: RunConfig, timing: TimingConfig) -> dict[str, Any]:
     """All that a time depends on but for the model and the machine."""
-    own = run.model_dump(mode="json", include={"batch", "optimizer", "precision", "device"})
+    own = run.model_dump(mode="json", include={"batch", "optimizer", "precision", "device", "compile"})
     return {**timing.model_dump(), **own, "sequence_length": run.data.sequence_length}
 
 
@@ -120,7 +120,7 @@ class _Turn:
     def __init__(self, config: dict[str, Any], run: RunConfig, device: Device) -> None:
         torch.manual_seed(0)
         self._run, self._device = run, device
-        self._model = build_model(config).to(device.name)
+        self._model = device.place(build_model(config))
         self._optimizer = build_optimizer(self._model, run.optimizer)
         self._batch: Batch = objective_of(config).example(
             config, run.batch.sequences, run.data.sequence_length

@@ -1,0 +1,90 @@
+"""Compiled models compute what plain ones do, across a growth and frozen tensors, and a run that was killed ends in the same bits."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from outgrow.errors import ConfigError
+from outgrow.train import loop, train
+from outgrow.train.engine import Device, check_compiler
+from outgrow.train.folder import read_metrics
+from outgrow.train.run_file import parse_run
+
+Tiny = Callable[..., dict[str, Any]]
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None,
+    reason="torch.compile wants a C++ compiler",
+)
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Any:
+    """What was compiled, and torch's limits, as before."""
+    config = torch._dynamo.config
+    with config.patch(
+        recompile_limit=config.recompile_limit, accumulated_recompile_limit=config.accumulated_recompile_limit
+    ):
+        yield
+    torch.compiler.reset()
+
+
+def losses(folder: Path) -> list[float]:
+    rows = read_metrics(folder / "metrics.jsonl")
+    return [row.get("val_loss", row.get("loss")) for row in rows if row["kind"] in ("train", "validation")]
+
+
+@needs_compiler
+def test_a_compiled_run_is_the_plain_one_and_continues_in_the_same_bits(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny()
+    run["model"]["attention_dropout"] = 0.0  # compiled code draws other random numbers
+    run["stages"][1]["freeze"] = {"what": ["*norm*"], "tokens": 256}
+
+    def trained(name: str, **more: Any) -> Path:
+        train(parse_run({**run, "output": str(tmp_path / name), **more}), progress=False)
+        return tmp_path / name
+
+    compiled = trained("compiled", compile=True)
+    assert losses(compiled) == pytest.approx(losses(trained("plain")), rel=1e-4)
+    machine = next(row for row in read_metrics(compiled / "metrics.jsonl") if row["kind"] == "machine")
+    assert machine["device"].endswith("compiled")
+
+    real, saves = loop.save, []
+
+    def killed(*arguments: Any) -> None:
+        real(*arguments)
+        saves.append(arguments)
+        if len(saves) == 6:  # in the second stage, the norms still frozen
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained("killed", compile=True)
+    monkeypatch.setattr(loop, "save", real)
+    whole = (compiled / "final" / "model.safetensors").read_bytes()
+    assert (trained("killed", compile=True) / "final" / "model.safetensors").read_bytes() == whole
+
+
+def test_a_missing_compiler_is_found_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_compiler(Device("cpu", False))  # nothing is to be compiled
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("\nNo working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    with pytest.raises(ConfigError, match=r"got: +No working C\+\+ compiler found"):
+        check_compiler(Device("cpu", False, compiled=True))
+
+
+def test_masks_cannot_be_compiled(tiny: Tiny) -> None:
+    run = tiny(compile=True)
+    run["stages"][1]["masks"] = {"rise_tokens": 128}
+    with pytest.raises(ConfigError, match=r"stages\[1\]\.masks change the model at every step"):
+        parse_run(run)
