@@ -57,7 +57,10 @@ def test_the_last_word_is_right_where_every_token_is(monkeypatch: pytest.MonkeyP
     with lzma.open(path, "wt") as file:
         file.write('{"text": "a b c"}\n{"text": "b b"}\n')
     run: Any = SimpleNamespace(
-        data=SimpleNamespace(separator="auto", sequence_length=8), device="cpu", precision="float32"
+        data=SimpleNamespace(separator="auto", sequence_length=8),
+        device="cpu",
+        precision="float32",
+        compile=False,
     )
     found = language.last_word(tmp_path, run, path)
     assert found["lambada_accuracy"] == 0.5  # c follows b, b does not
