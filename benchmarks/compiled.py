@@ -11,15 +11,12 @@ import argparse
 import statistics
 import time
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
-from outgrow.train.engine import Device, be_repeatable, build_model, choose_device, evaluate, optimizer_step
+from outgrow.train.compare.timing import Turn
+from outgrow.train.engine import be_repeatable, choose_device, evaluate
 from outgrow.train.needs import TextNeeds
-from outgrow.train.objectives import Batch, objective_of
-from outgrow.train.optimizers import build_optimizer
 from outgrow.train.run_file import parse_run
 from outgrow.train.stages import plan_stages
 
@@ -45,32 +42,17 @@ def run_of(model: str, options: argparse.Namespace, *, compiled: bool):
     )
 
 
-class Turn:
-    """A model, plain or compiled, that takes so many steps when its turn comes."""
+def turn_of(model: str, options: argparse.Namespace, *, compiled: bool) -> Turn:
+    run = run_of(model, options, compiled=compiled)
+    config = plan_stages(run, TextNeeds(options.vocabulary, options.length, 0, None))[0].config
+    return Turn(config, run, choose_device(run))
 
-    def __init__(self, model: str, options: argparse.Namespace, *, compiled: bool) -> None:
-        run = run_of(model, options, compiled=compiled)
-        config = plan_stages(run, TextNeeds(options.vocabulary, options.length, 0, None))[0].config
-        torch.manual_seed(0)
-        self.device: Device = choose_device(run)
-        self.model: nn.Module = self.device.place(build_model(config))
-        self.optimizer = build_optimizer(self.model, run.optimizer)
-        self.batch: Batch = objective_of(config).example(config, options.sequences, options.length)
 
-    def seconds(self, steps: int) -> float:
-        began = time.perf_counter()
-        for step in range(steps):
-            optimizer_step(
-                self.model, self.optimizer, self.batch, learning_rate=1e-9, micro_batch=len(self.batch[0]),
-                clip=1.0, device=self.device, seed=(0, step),
-            )  # fmt: skip
-        return time.perf_counter() - began
-
-    def first(self) -> float:
-        began = time.perf_counter()
-        self.seconds(1)
-        evaluate(self.model, [self.batch], self.device)
-        return time.perf_counter() - began
+def first(turn: Turn) -> float:
+    began = time.perf_counter()
+    turn.take(1)
+    evaluate(turn.model, [turn.batch], turn.device)
+    return time.perf_counter() - began
 
 
 def main() -> None:
@@ -90,11 +72,9 @@ def main() -> None:
     table = Table("Llama", "tokens/s plain", "compiled", "speed-up (each round)", "compiling", "pays after")
     tokens = options.length * options.sequences
     for model in options.models:
-        plain, compiled = (Turn(model, options, compiled=one) for one in (False, True))
-        cost = compiled.first() - plain.first()
-        rounds = [
-            (plain.seconds(options.steps), compiled.seconds(options.steps)) for _ in range(options.rounds)
-        ]
+        plain, compiled = (turn_of(model, options, compiled=one) for one in (False, True))
+        cost = first(compiled) - first(plain)
+        rounds = [(plain.take(options.steps), compiled.take(options.steps)) for _ in range(options.rounds)]
         slow, fast = (
             statistics.median(column) / (options.steps * tokens) for column in zip(*rounds, strict=True)
         )

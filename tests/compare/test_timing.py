@@ -25,12 +25,12 @@ def test_models_take_turns_and_are_measured_once(
     assert len(models) == 2  # one layer and two, whatever operator grew it
     order: list[int] = []
 
-    def turn(self: timing._Turn, steps: int) -> float:
-        layers = int(self._model.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
+    def turn(self: timing.Turn, steps: int) -> float:
+        layers = int(self.model.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
         order.append(layers)
         return (100.0 if len(order) <= 2 else 1.0 + len(order)) * layers * steps
 
-    monkeypatch.setattr(timing._Turn, "take", turn)
+    monkeypatch.setattr(timing.Turn, "take", turn)
     run = common_run(study)
     speeds = timing.study_speeds(models, run, study.timing, tmp_path)
     assert len(order) == 2 * 3  # a round to warm up and two

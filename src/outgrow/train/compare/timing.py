@@ -101,7 +101,7 @@ def time_models(models: Models, run: RunConfig, timing: TimingConfig) -> tuple[S
     """Measure all models in turns, each with the batch, optimizer, precision and device of a run."""
     be_repeatable()
     device = choose_device(run)
-    turns = {key: _Turn(config, run, device) for key, config in models.items()}
+    turns = {key: Turn(config, run, device) for key, config in models.items()}
     seconds: dict[str, list[float]] = {key: [] for key in models}
     for place in range(timing.rounds + 1):
         for key, turn in turns.items():
@@ -114,15 +114,15 @@ def time_models(models: Models, run: RunConfig, timing: TimingConfig) -> tuple[S
     )
 
 
-class _Turn:
+class Turn:
     """One model, ready for steps on random data."""
 
     def __init__(self, config: dict[str, Any], run: RunConfig, device: Device) -> None:
         torch.manual_seed(0)
-        self._run, self._device = run, device
-        self._model = device.place(build_model(config))
-        self._optimizer = build_optimizer(self._model, run.optimizer)
-        self._batch: Batch = objective_of(config).example(
+        self._run, self.device = run, device
+        self.model = device.place(build_model(config))
+        self._optimizer = build_optimizer(self.model, run.optimizer)
+        self.batch: Batch = objective_of(config).example(
             config, run.batch.sequences, run.data.sequence_length
         )
 
@@ -131,15 +131,15 @@ class _Turn:
         began = time.perf_counter()
         for step in range(steps):
             optimizer_step(
-                self._model,
+                self.model,
                 self._optimizer,
-                self._batch,
+                self.batch,
                 learning_rate=1e-9,
                 micro_batch=self._run.batch.at_once,
                 clip=self._run.optimizer.gradient_clip,
-                device=self._device,
+                device=self.device,
                 seed=(0, step),
             )
-        if self._device.name == "cuda":
+        if self.device.name == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - began
