@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outgrow.train import train
+from outgrow.train.config import DataConfig
 from outgrow.train.folder import read_metrics
 from outgrow.train.run_file import parse_run
 from outgrow.train.stages import growth_factors
@@ -81,7 +82,7 @@ def main() -> None:
     options = parser.parse_args()
 
     small, large = (scratch(options.text, options.work, hidden) for hidden in SIZES)
-    factors = growth_factors(small[2], large[2], LENGTH)
+    factors = growth_factors(small[2], large[2], DataConfig(sequence_length=LENGTH))
     curves = [fitted(*one[:2]) for one in (small, large)]
     for name, (e, a, b) in zip(("small", "large"), curves, strict=True):
         print(f"{name}: L = {e:.3f} + {a:.3f} (t / 1M)^-{b:.2f}")

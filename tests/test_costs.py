@@ -12,16 +12,21 @@ from torch import Tensor, nn
 from battery.zoo import CONFIGS, TOKENS, batch, config
 from outgrow.architectures import known, load, resolve
 from outgrow.errors import ConfigError
-from outgrow.flops import Speed, Speeds, model_cost
+from outgrow.flops import Speed, Speeds, model_cost, training_flops
+from outgrow.frozen_flops import frozen_training_flops
 from outgrow.growth_cost import growth_cost
 from outgrow.linear import Dense, Identity
 from outgrow.memory import training_memory
 from outgrow.operators import build
 from outgrow.plan import plan
 from outgrow.recipe import Recipe, Term
+from outgrow.train.engine import Device, predict
+from outgrow.train.masked import Hiding
+from outgrow.train.objectives import summed_loss
 
 TEXT = [name for name, entry in CONFIGS.items() if load(entry["model_type"]).objective != "image"]
 """Images are counted in tests/test_vision.py and tests/test_cait.py."""
+MASKED = [name for name in TEXT if load(CONFIGS[name]["model_type"]).objective == "masked"]
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
@@ -54,6 +59,38 @@ def test_flops_agree_with_pytorch(name: str) -> None:
     assert forward.get_total_flops() == pytest.approx(cost.forward(16) * tokens.numel(), rel=0.01)
     assert backward.get_total_flops() == pytest.approx(cost.backward(16) * tokens.numel(), rel=0.01)
     assert cost.training(16) == cost.forward(16) + cost.backward(16)
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_a_masked_head_works_at_the_hidden_places_alone(name: str) -> None:
+    """The same loss and gradients as from all scores, for what the formula says in FLOPs and memory."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    content = config(name)
+    model, vocab = model_of(content, "eager"), content["vocab_size"]
+    hidden = Hiding(1, frozenset({0, 1, 2}), vocab, share=0.3).apply(batch(rows=4, columns=16), (0, 0))
+    with FlopCounterMode(display=False) as counter:
+        logits, targets = predict(model, hidden, Device("cpu", bf16=False))
+        loss = summed_loss(logits, targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+    gradients = {key: one.grad for key, one in model.named_parameters()}
+    model.zero_grad()
+    everywhere = summed_loss(model(input_ids=hidden[0]).logits, hidden[1])
+    everywhere.backward()  # type: ignore[no-untyped-call]
+    assert logits.shape == (4 * 5, vocab)
+    torch.testing.assert_close(loss, everywhere)
+    for key, one in model.named_parameters():
+        torch.testing.assert_close(gradients[key], one.grad, rtol=1e-4, atol=1e-5)
+
+    cost, counted = model_cost(content), counter.get_total_flops() / hidden[0].numel()
+    assert counted == pytest.approx(training_flops(content, 16, mask_share=0.3)[1], rel=0.01)
+    assert cost.training(16) - counted == pytest.approx(6 * cost.head_weights * 11 / 16, rel=0.05)
+    assert frozen_training_flops(content, 16, (), 0.3) == pytest.approx(counted, rel=0.01)
+    few, many = (
+        training_memory(content, sequences=4, sequence_length=16, mask_share=share) for share in (0.3, 1.0)
+    )
+    assert many.logits == few.logits * 16 / 5
+    assert many.activations - few.activations == 4 * 11 * 4 * vocab
 
 
 def test_a_token_meets_its_own_experts_and_the_memory_holds_all() -> None:
@@ -134,7 +171,7 @@ def test_activations_are_what_pytorch_keeps(name: str, flash: bool) -> None:
     content = transformers.AutoConfig.for_model(name, **{**TOKENS, **MEMORY[name]}).to_dict()
     model = model_of(content, "sdpa" if flash else "eager")
     measured = kept(model, batch(rows=2, columns=32))
-    memory = training_memory(content, sequences=2, sequence_length=32, flash=flash)
+    memory = training_memory(content, sequences=2, sequence_length=32, flash=flash, mask_share=1.0)
     assert memory.activations == pytest.approx(measured, rel=0.02)
     assert memory.weights == memory.gradients == 4 * sum(one.numel() for one in model.parameters())
 
@@ -159,7 +196,7 @@ def test_activations_under_autocast(name: str) -> None:
     content = transformers.AutoConfig.for_model(name, **{**TOKENS, **MEMORY[name]}).to_dict()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         measured = kept(model_of(content, "sdpa"), batch(rows=8, columns=32))
-    memory = training_memory(content, sequences=8, sequence_length=32, itemsize=2)
+    memory = training_memory(content, sequences=8, sequence_length=32, itemsize=2, mask_share=1.0)
     copies = memory.weights - memory.gradients
     assert memory.activations + copies == pytest.approx(measured, rel=0.05)
 

@@ -9,6 +9,10 @@ i + 1 positions, (sequence_length + 1) / 2 on average. Sliding windows are not d
 A signature says which weights take part: those that read an axis other than a look-up, tied heads included. Query heads
 that share keys (GQA) save weights and memory, not attention FLOPs. Of experts, a token's own count, and the router.
 
+A masked model makes scores at the hidden places alone (`asked_places`), so its head takes part there alone:
+
+    forward FLOPs per token = 2 * (weights outside the head) + 2 * (the head's) * asked places / sequence_length + attention
+
 An image has a length of its own, and some matrices see a part of it (patches, the class token). So its unit is the image:
 
     forward FLOPs per image = 2 * length * (weights at every position) + 2 * sum(weights * positions) + attention
@@ -26,9 +30,12 @@ from typing import Any
 
 import numpy as np
 
-from outgrow.architectures import Model, Parameter, resolve
+from outgrow.architectures import Model, Parameter, head_module, load, resolve
 from outgrow.axes import Signature
 from outgrow.errors import ConfigError
+
+MASK_SHARE = 0.15
+"""Of a sequence's places, those that BERT hides (arXiv 1810.04805)."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Cost:
     parameters: int
     non_embedding: int  # without look-up tables and the head: the N of the scaling laws
     matrix_weights: int  # weights that take part in a matrix product for every token, the head included
+    head_weights: int  # of these, the head's
     attention_width: (
         int  # layers * heads * (query_dim + value_dim): multiply-adds per token and other position
     )
@@ -57,18 +65,20 @@ class Cost:
         """
         return self.parameters - self.idle
 
-    def forward(self, sequence_length: int, *, causal: bool = False) -> int:
-        """FLOPs per token, forward, on average over a sequence."""
+    def forward(self, sequence_length: int, *, causal: bool = False, asked: int | None = None) -> int:
+        """FLOPs per token, forward, on average over a sequence; scores at `asked` of its places, by default at all."""
         seen_twice = sequence_length + 1 if causal else 2 * sequence_length
-        return 2 * self.matrix_weights + self.attention_width * seen_twice
+        silent = 0 if asked is None else sequence_length - asked
+        head = 2 * self.head_weights * silent // sequence_length
+        return 2 * self.matrix_weights - head + self.attention_width * seen_twice
 
     def backward(self, sequence_length: int, *, causal: bool = False) -> int:
         """FLOPs per token, backward: a product's two gradients are a product each."""
         return 2 * self.forward(sequence_length, causal=causal)
 
-    def training(self, sequence_length: int, *, causal: bool = False) -> int:
+    def training(self, sequence_length: int, *, causal: bool = False, asked: int | None = None) -> int:
         """FLOPs per token, forward and backward."""
-        return 3 * self.forward(sequence_length, causal=causal)
+        return 3 * self.forward(sequence_length, causal=causal, asked=asked)
 
     def fitting(self, sequence_length: int, tokens: int, map_flops: float) -> float:
         """FLOPs of one step that fits a growth operator on `tokens`, this being the target.
@@ -94,11 +104,12 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
     (824, 4704)
     """
     model = resolve(config)
-    matrices, apart, met = 0, 0, model.active_sizes
+    matrices, head, apart, met = 0, 0, 0, model.active_sizes
     for parameter, signature in matrix_products(model):
         weights = prod(signature.shape(met))
         if parameter.at is None:
             matrices += weights
+            head += weights if in_head(model, parameter, signature) else 0
         else:
             apart += weights * model.positions(parameter.at)
     heads = prod(model.sizes[name] for name, axis in model.axes.items() if axis.through == "heads")
@@ -113,7 +124,7 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
         prod(model.shape(name)) for name, one in model.parameters.items() if _is_table(one.signature, model)
     )
     total = model.num_parameters
-    return Cost(total, total - tables, matrices, width, apart, model.sequence, total - model.num_active)
+    return Cost(total, total - tables, matrices, head, width, apart, model.sequence, total - model.num_active)
 
 
 def matrix_products(model: Model) -> Iterator[tuple[Parameter, Signature]]:
@@ -124,12 +135,39 @@ def matrix_products(model: Model) -> Iterator[tuple[Parameter, Signature]]:
                 yield parameter, signature
 
 
-def training_flops_per_token(config: Mapping[str, Any], sequence_length: int) -> int:
+def in_head(model: Model, parameter: Parameter, signature: Signature) -> bool:
+    """Whether a product is one of those behind the last hidden state, which make scores of tokens; a tied embedding's second is."""
+    return signature is not parameter.signature or parameter.name.partition(".")[0] == head_module(
+        model.spec.model_type
+    )
+
+
+def hidden_places(sequence_length: int, mask_share: float = MASK_SHARE) -> int:
+    """Places of a sequence that a masked model is to find: one at least."""
+    return max(1, round(mask_share * sequence_length))
+
+
+def asked_places(config: Mapping[str, Any], sequence_length: int, mask_share: float = MASK_SHARE) -> int:
+    """At how many places of a sequence a model is asked for scores in training: at all, a masked model at the hidden ones.
+
+    >>> asked_places({"model_type": "gpt2"}, 64), asked_places({"model_type": "bert"}, 64)
+    (64, 10)
+    """
+    masked = load(str(config.get("model_type"))).objective == "masked"
+    return hidden_places(sequence_length, mask_share) if masked else sequence_length
+
+
+def training_flops_per_token(
+    config: Mapping[str, Any], sequence_length: int, mask_share: float = MASK_SHARE
+) -> int:
     """FLOPs of one token, forward and backward, in sequences of `sequence_length`."""
-    return model_cost(config).training(sequence_length)
+    asked = asked_places(config, sequence_length, mask_share)
+    return model_cost(config).training(sequence_length, asked=asked)
 
 
-def training_flops(config: Mapping[str, Any], sequence_length: int) -> tuple[str, int]:
+def training_flops(
+    config: Mapping[str, Any], sequence_length: int, mask_share: float = MASK_SHARE
+) -> tuple[str, int]:
     """The unit of a model's data, and the FLOPs of one, forward and backward: of an image where the config fixes its length.
 
     >>> tiny = {"model_type": "vit", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
@@ -138,9 +176,9 @@ def training_flops(config: Mapping[str, Any], sequence_length: int) -> tuple[str
     ('image', 19584)
     """
     cost = model_cost(config)
-    return (
-        ("token", cost.training(sequence_length)) if cost.length is None else ("image", cost.training_image())
-    )
+    if cost.length is not None:
+        return "image", cost.training_image()
+    return "token", training_flops_per_token(config, sequence_length, mask_share)
 
 
 def parameter_count(config: Mapping[str, Any]) -> int:

@@ -10,10 +10,15 @@ from math import prod
 from typing import Any
 
 from outgrow.architectures import resolve
-from outgrow.flops import matrix_products, model_cost
+from outgrow.flops import MASK_SHARE, asked_places, in_head, matrix_products, model_cost
 
 
-def frozen_training_flops(config: Mapping[str, Any], sequence_length: int, frozen: Collection[str]) -> int:
+def frozen_training_flops(
+    config: Mapping[str, Any],
+    sequence_length: int,
+    frozen: Collection[str],
+    mask_share: float = MASK_SHARE,
+) -> int:
     """FLOPs of one token (or image), forward and backward, while some parameters are frozen.
 
     A frozen matrix needs no gradient of its own, and nothing flows back to below the lowest layer that trains. That layer
@@ -36,6 +41,8 @@ def frozen_training_flops(config: Mapping[str, Any], sequence_length: int, froze
     for parameter, signature in matrix_products(model):
         place = places[parameter.name] if signature is parameter.signature else last + 1  # a tied head
         count = length if parameter.at is None else model.positions(parameter.at)
+        if in_head(model, parameter, signature):
+            count = asked_places(config, length, mask_share)
         if parameter.at is not None:
             products_apart += prod(signature.shape(met)) * count
         flows = lowest < place or (lowest == place < model.layers)

@@ -9,7 +9,7 @@
     MLP           what the nonlinearity reads, what it writes, and if gated the other factor and the product
     experts       as an MLP, for each that a token meets, and its input, and its output before and after the router's
                   share (the eager experts of transformers)
-    head          log-probabilities in float32
+    head          log-probabilities in float32, at the places that are asked for (all, of a masked model the hidden ones)
 
 These are the tensors that PyTorch keeps for the backward pass (arXiv 2205.05198 counts them for Megatron); tensors that
 two operations keep are counted once. Dropout keeps a mask more per place (left out), activation checkpointing keeps less.
@@ -24,7 +24,7 @@ from typing import Any
 
 from outgrow.architectures import Model, resolve
 from outgrow.axes import Dim, Signature
-from outgrow.flops import matrix_products, model_cost
+from outgrow.flops import MASK_SHARE, asked_places, matrix_products, model_cost
 
 _FLOAT32 = 4
 _PYTHON_GELU = {
@@ -61,11 +61,13 @@ def training_memory(
     itemsize: int = 4,
     flash: bool = True,
     moments: int = 2,
+    mask_share: float = MASK_SHARE,
 ) -> Memory:
     """Memory of one training step that sees `sequences` of `sequence_length` at once.
 
     `itemsize`: bytes of an activation, 4 or, under bf16 autocast, 2. `flash`: attention never holds its probabilities.
-    `moments`: numbers that the optimizer keeps per parameter (AdamW 2, momentum 1).
+    `moments`: numbers that the optimizer keeps per parameter (AdamW 2, momentum 1). `mask_share`: of the places of a
+    sequence, those that a masked model is to find.
 
     >>> tiny = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
     ...         "num_attention_heads": 2, "vocab_size": 10}
@@ -74,6 +76,7 @@ def training_memory(
     """
     model, cost = resolve(config), model_cost(config)
     tokens = sequences * sequence_length
+    asked = sequences * asked_places(config, sequence_length, mask_share)
     tables = (size for name, size in model.sizes.items() if model.axes[name].through == "lookup")
     vocab = max(tables, default=0)
     copies = 0 if itemsize == _FLOAT32 else itemsize * (cost.matrix_weights + cost.idle)
@@ -87,9 +90,9 @@ def training_memory(
             + model.layers * _attention(model, sequence_length, itemsize, flash)
             + itemsize * _nonlinear(model)
             + _routed(model, itemsize)
-            + _FLOAT32 * vocab
-        ),
-        logits=tokens * vocab * (itemsize + _FLOAT32),
+        )
+        + asked * _FLOAT32 * vocab,
+        logits=asked * vocab * (itemsize + _FLOAT32),
     )
 
 

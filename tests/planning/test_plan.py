@@ -125,6 +125,33 @@ def test_a_run_file_that_train_accepts(write: Callable[..., Path], tmp_path: Pat
     assert "no section run" in refused("plan", write(), "--run", target)
 
 
+def test_a_masked_plan_counts_as_its_run_does(write: Callable[..., Path], tmp_path: Path) -> None:
+    """The head at the hidden places alone, whatever their share is."""
+    text, target = tmp_path / "text.txt", tmp_path / "run.yaml"
+    text.write_text("\n\n".join(f"Document {k} says {k * k} and no more than that." for k in range(400)))
+    data = {
+        "source": str(text),
+        "tokenizer": {"vocab_size": 300},
+        "sequence_length": 16,
+        "mask_share": 0.4,
+    }
+    run = {"output": str(tmp_path / "run"), "data": data, "batch": {"sequences": 4}}
+    model = {**PLAN["model"], "model_type": "eurobert"}
+    result = outgrow("plan", write(run=run, model=model), "--run", target)
+    assert result.returncode == 0, result.stderr
+    planned = json.loads(outgrow("train", target, "--dry-run", "--json").stdout)
+    worked = work_out(parse_plan({**PLAN, "run": run, "model": model}))
+    assert planned["flops"] == pytest.approx(worked.path.total_flops, rel=1e-3)
+    fewer = work_out(
+        parse_plan({**PLAN, "run": {**run, "data": {**data, "mask_share": 0.15}}, "model": model})
+    )
+    assert fewer.candidates[0].flops_per_token < 0.8 * worked.candidates[0].flops_per_token
+    assert "run.data: mask_share" in refused("plan", write(run={**run, "data": {**data, "mask_share": 1.5}}))
+    assert "run.data: sequence_length" in refused(
+        "plan", write(run={"data": {"sequence_length": "long"}}, sequence_length=None)
+    )
+
+
 @pytest.mark.parametrize(
     ("grow", "says"),
     [

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from outgrow.errors import OutgrowError
-from outgrow.flops import training_flops
+from outgrow.flops import MASK_SHARE, training_flops
 from outgrow.state import TrainingState
 from outgrow.train import dry_run, train
 from outgrow.train.config import DataConfig
 from outgrow.train.engine import Device, build_model, measure, model_config, optimizer_step
 from outgrow.train.folder import read_metrics
 from outgrow.train.images import flipped_and_cropped, load_images, read_images
-from outgrow.train.masked import CHOSEN, Hiding, MaskedText
+from outgrow.train.masked import Hiding, MaskedText
 from outgrow.train.needs import ImageNeeds, TextNeeds
 from outgrow.train.objectives import IGNORED
 from outgrow.train.run_file import parse_run
@@ -63,7 +63,7 @@ def test_hiding_is_that_of_bert() -> None:
     assert not torch.equal(inputs, hiding.apply(tokens, (0, 7, 4))[0])
 
     chosen = targets != IGNORED
-    assert set(chosen.sum(1).tolist()) == {round(CHOSEN * 40)}
+    assert set(chosen.sum(1).tolist()) == {round(MASK_SHARE * 40)}
     assert torch.equal(targets[chosen], tokens[chosen])
     assert torch.equal(inputs[~chosen], tokens[~chosen])
     assert not bool(chosen[:, ::5].any())
@@ -90,7 +90,7 @@ def test_validation_hides_the_same_places_whatever_the_share() -> None:
 
     usual, more = (
         MaskedText(Text(), replace(hiding, share=share)).validation_batches(8, 4)  # type: ignore[arg-type]
-        for share in (CHOSEN, 0.4)
+        for share in (MASK_SHARE, 0.4)
     )
     assert len(usual) == len(more) == 2
     assert all(torch.equal(a[1], b[1]) for a, b in zip(usual, more, strict=True))

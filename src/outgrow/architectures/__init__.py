@@ -223,6 +223,22 @@ def growable(spec: ArchitectureSpec) -> dict[str, str]:
     return found
 
 
+@lru_cache(maxsize=64)
+def head_module(model_type: str) -> str | None:
+    """Where in such a model the last hidden state becomes scores of tokens; None where it never does.
+
+    >>> head_module("llama"), head_module("bert"), head_module("vit")
+    ('lm_head', 'cls', None)
+    """
+    spec = load(model_type)
+    for name, parameter in spec.parameters.items():
+        signature = parse(parameter.axes)
+        written = {spec.axes[axis].through for axis in signature.axes("writes")}
+        if "lookup" in written and signature.axes("reads"):
+            return name.partition(".")[0]
+    return None
+
+
 def longest_sequence(config: Mapping[str, Any]) -> int | None:
     """Tokens that a model has positions for, where its config says so.
 

@@ -13,7 +13,7 @@ from outgrow.errors import ConfigError, OutgrowError
 from outgrow.operators import DEPTH, WIDTH
 from outgrow.operators.registry import find
 from outgrow.planning.config import PlanConfig
-from outgrow.planning.sizes import Candidate, sequence_length
+from outgrow.planning.sizes import Candidate, planned_data
 from outgrow.state import TrainingState
 from outgrow.train.config import GrowConfig
 from outgrow.train.engine import build_model, model_config
@@ -44,7 +44,8 @@ def refusal(plan: PlanConfig, small: Candidate, large: Candidate) -> str | None:
         return None
     try:
         content = model_config(
-            dict(small.fields), TextNeeds(int(small.fields["vocab_size"]), sequence_length(plan), 0)
+            dict(small.fields),
+            TextNeeds(int(small.fields["vocab_size"]), planned_data(plan).sequence_length, 0),
         )
         config = TrainingState.from_model(build_model(content, "meta")).config
         options = {name: plan.grow[name] for name in ("width", "depth") if name in plan.grow}

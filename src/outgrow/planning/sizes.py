@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from outgrow.architectures import resolve
 from outgrow.curves import Count, law_parameters
 from outgrow.errors import ConfigError, OutgrowError
 from outgrow.flops import training_flops_per_token
 from outgrow.planning.config import CandidateConfig, OperatorConfig, PlanConfig
-from outgrow.section import parse_count
 from outgrow.stages import Operator
 from outgrow.stages.measured import MeasuredOperator
+from outgrow.train.config import DataConfig
+from outgrow.train.run_file import explain
 
 KINDS = ("depth", "width", "both")
 
@@ -36,28 +38,34 @@ def candidates(plan: PlanConfig) -> tuple[Candidate, ...]:
     if plan.series is not None:
         numbers = np.geomspace(plan.series.smallest, plan.series.largest, plan.series.count)
         return tuple(_by_number(f"{number:.4g}", float(number)) for number in numbers)
-    length = sequence_length(plan)
+    data = planned_data(plan)
     found = [
         _by_number(one.name, float(one.parameters))
         if one.parameters is not None
-        else _by_sizes(plan, place, one, length)
+        else _by_sizes(plan, place, one, data)
         for place, one in enumerate(plan.candidates)
     ]
     return tuple(sorted(found, key=lambda one: (one.flops_per_token, one.parameters)))
 
 
-def sequence_length(plan: PlanConfig) -> int:
-    """Tokens that the model sees at once."""
+def planned_data(plan: PlanConfig) -> DataConfig:
+    """The plan's data as far as a token's FLOPs depend on it: the length of sequences, and how much of them is hidden."""
     data = (plan.run or {}).get("data")
-    given = data.get("sequence_length") if isinstance(data, Mapping) else None
-    return plan.sequence_length or parse_count(given or 256)
+    known = data if isinstance(data, Mapping) else {}
+    own = {key: known[key] for key in ("sequence_length", "mask_share") if key in known}
+    if plan.sequence_length is not None:
+        own["sequence_length"] = plan.sequence_length
+    try:
+        return DataConfig.model_validate(own)
+    except ValidationError as error:
+        raise ConfigError(explain(error, own, "run.data", {})) from None
 
 
 def _by_number(name: str, parameters: float) -> Candidate:
     return Candidate(name, parameters, 6 * parameters)
 
 
-def _by_sizes(plan: PlanConfig, place: int, one: CandidateConfig, length: int) -> Candidate:
+def _by_sizes(plan: PlanConfig, place: int, one: CandidateConfig, data: DataConfig) -> Candidate:
     assert plan.model is not None
     assert one.sizes is not None
     fields = {**plan.model, **one.sizes}
@@ -65,9 +73,8 @@ def _by_sizes(plan: PlanConfig, place: int, one: CandidateConfig, length: int) -
         if "vocab_size" not in fields:
             raise ConfigError("model.vocab_size is missing: the head's cost depends on it")
         count: Count = plan.law.count
-        return Candidate(
-            one.name, law_parameters(fields, count), training_flops_per_token(fields, length), fields
-        )
+        flops = training_flops_per_token(fields, data.sequence_length, data.mask_share)
+        return Candidate(one.name, law_parameters(fields, count), flops, fields)
     except OutgrowError as error:
         raise type(error)(f"candidates.{place} ({one.name}): {error}") from None
 

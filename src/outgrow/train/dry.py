@@ -90,6 +90,7 @@ def _stage(run: RunConfig, plan: StagePlan, device: Device, rate: float | None) 
         sequences=micro_batch,
         sequence_length=plan.cost.length or run.data.sequence_length,
         itemsize=2 if device.bf16 else 4,
+        mask_share=run.data.mask_share,
     )
     state = 4 * state_numbers(plan.config, run.optimizer)
     return DryStage(
@@ -121,7 +122,9 @@ def _measured_rate(run: RunConfig, plan: StagePlan, device: Device) -> float | N
     micro_batch = run.batch.at_once
     model = device.place(build_model(plan.config))
     optimizer = build_optimizer(model, run.optimizer)
-    batch = objective_of(plan.config).example(plan.config, micro_batch, run.data.sequence_length)
+    batch = objective_of(plan.config).example(
+        plan.config, micro_batch, run.data.sequence_length, run.data.mask_share
+    )
     seconds = 0.0
     for step in range(3):
         began = time.monotonic()
@@ -136,4 +139,8 @@ def _measured_rate(run: RunConfig, plan: StagePlan, device: Device) -> float | N
             seed=(0, step),
         )
         seconds = time.monotonic() - began
-    return training_flops(plan.config, run.data.sequence_length)[1] * batch[1].numel() / seconds
+    return (
+        training_flops(plan.config, run.data.sequence_length, run.data.mask_share)[1]
+        * batch[1].numel()
+        / seconds
+    )

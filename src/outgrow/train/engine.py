@@ -137,10 +137,13 @@ def build_model(content: dict[str, Any], device: str = "cpu") -> nn.Module:
 
 
 def predict(model: nn.Module, batch: Batch, device: Device) -> Batch:
-    """Logits and targets on the model's device."""
-    inputs, targets = (part.to(device.name, non_blocking=True) for part in batch)
+    """Logits, and the targets that they are held against, on the model's device."""
+    inputs, targets = batch
     with device.autocast():
-        return objective_of(_config(model)).logits(model, inputs), targets
+        logits, asked = objective_of(_config(model)).scores(
+            model, inputs.to(device.name, non_blocking=True), targets
+        )
+    return logits, asked.to(device.name, non_blocking=True)
 
 
 def _config(model: nn.Module) -> dict[str, Any]:

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outgrow.errors import ConfigError
+from outgrow.flops import MASK_SHARE, hidden_places
 from outgrow.train.data import Data, TrainingData
 from outgrow.train.needs import TextNeeds
 from outgrow.train.objectives import IGNORED, Batch
 from outgrow.train.tokenizer import TextTokenizer
 
-CHOSEN, HIDDEN, REPLACED = 0.15, 0.8, 0.1
+HIDDEN, REPLACED = 0.8, 0.1
 SPECIAL_TOKENS = {"mask_token": "[MASK]", "pad_token": "[PAD]"}
 """What a tokenizer that is trained for this needs besides."""
 _TRAINING, _VALIDATION = 0, 1
@@ -38,7 +39,7 @@ class Hiding:
     mask: int
     special: frozenset[int]
     vocab_size: int
-    share: float = CHOSEN
+    share: float = MASK_SHARE
     """Of the places of a sequence that are chosen."""
 
     def apply(self, tokens: Tensor, key: Sequence[int]) -> Batch:
@@ -53,7 +54,7 @@ class Hiding:
         random = np.random.Generator(np.random.PCG64(list(key)))
         values: NDArray[np.int64] = tokens.numpy()
         order = random.random(values.shape) + np.isin(values, list(self.special))
-        count = max(1, round(self.share * values.shape[1]))
+        count = hidden_places(values.shape[1], self.share)
         chosen = np.zeros(values.shape, dtype=bool)
         np.put_along_axis(chosen, np.argpartition(order, count - 1, axis=1)[:, :count], True, axis=1)
         fate = random.random(values.shape)
@@ -93,14 +94,14 @@ class MaskedText(Data):
 
     def validation_batches(self, sequences: int, micro_batch: int) -> list[Batch]:
         (whole,) = self.text.validation_batches(sequences, sequences)
-        inputs, targets = replace(self.hiding, share=CHOSEN).apply(whole[0], (_VALIDATION,))
+        inputs, targets = replace(self.hiding, share=MASK_SHARE).apply(whole[0], (_VALIDATION,))
         return [
             (inputs[start : start + micro_batch], targets[start : start + micro_batch])
             for start in range(0, len(inputs), micro_batch)
         ]
 
 
-def hide(text: TrainingData, share: float = CHOSEN) -> MaskedText:
+def hide(text: TrainingData, share: float = MASK_SHARE) -> MaskedText:
     """Text for a masked model; raises ConfigError where its tokenizer has no token to hide behind."""
     tokenizer = check_tokens(text.tokenizer)
     assert tokenizer.mask is not None

@@ -3,19 +3,22 @@
     loss = Σ over targets that count of -log softmax(logits)[target]        in nats; targets of -100 do not count
 
 `causal`: the next token. `masked`: the hidden tokens (arXiv 1810.04805). `image`: the class of an image.
-The architecture file says which one a model has.
+The architecture file says which one a model has. Scores are made where a target counts: a masked model's head, a large part
+of a small model, is computed at the hidden places alone (as BERT's own code gathers them before its head).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from outgrow.architectures import load
+from outgrow.architectures import head_module, load
+from outgrow.flops import asked_places
 
 IGNORED = -100
 """A target that does not count."""
@@ -32,11 +35,14 @@ class Objective(ABC):
         """What a validation reports: `loss` in nats per target, `accuracy` as a share."""
 
     @abstractmethod
-    def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """Scores of every class: (items, classes) or (items, length, classes)."""
+    def scores(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Batch:
+        """Scores of every class, and the targets they are held against: (items, classes) or (items, length, classes).
+
+        Inputs are on the model's device, targets may be elsewhere and stay there.
+        """
 
     @abstractmethod
-    def example(self, config: Mapping[str, Any], items: int, length: int) -> Batch:
+    def example(self, config: Mapping[str, Any], items: int, length: int, mask_share: float) -> Batch:
         """Random inputs and targets, to measure speed with."""
 
 
@@ -47,11 +53,10 @@ class Causal(Objective):
     def metrics(self) -> tuple[str, ...]:
         return ("loss",)
 
-    def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        found: Tensor = model(input_ids=inputs, use_cache=False).logits
-        return found
+    def scores(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Batch:
+        return model(input_ids=inputs, use_cache=False).logits, targets
 
-    def example(self, config: Mapping[str, Any], items: int, length: int) -> Batch:
+    def example(self, config: Mapping[str, Any], items: int, length: int, mask_share: float) -> Batch:
         tokens = torch.randint(config["vocab_size"], (items, length))
         return tokens, tokens
 
@@ -63,13 +68,19 @@ class Masked(Objective):
     def metrics(self) -> tuple[str, ...]:
         return ("loss",)
 
-    def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        found: Tensor = model(input_ids=inputs).logits
-        return found
+    def scores(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Batch:
+        if targets.shape != inputs.shape:  # one class per text: fine-tuning
+            return model(input_ids=inputs).logits, targets
+        asked = targets.flatten()
+        places = (asked != IGNORED).nonzero().flatten()
+        with _head_only_at(places.to(inputs.device), model):
+            logits = model(input_ids=inputs).logits
+        return logits, asked[places]
 
-    def example(self, config: Mapping[str, Any], items: int, length: int) -> Batch:
+    def example(self, config: Mapping[str, Any], items: int, length: int, mask_share: float) -> Batch:
         tokens = torch.randint(config["vocab_size"], (items, length))
-        return tokens, tokens
+        asked = torch.arange(length) < asked_places(config, length, mask_share)
+        return tokens, torch.where(asked, tokens, IGNORED)
 
 
 class Image(Objective):
@@ -79,13 +90,29 @@ class Image(Objective):
     def metrics(self) -> tuple[str, ...]:
         return ("loss", "accuracy")
 
-    def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        found: Tensor = model(pixel_values=inputs).logits
-        return found
+    def scores(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Batch:
+        return model(pixel_values=inputs).logits, targets
 
-    def example(self, config: Mapping[str, Any], items: int, length: int) -> Batch:
+    def example(self, config: Mapping[str, Any], items: int, length: int, mask_share: float) -> Batch:
         side = config["image_size"]
         return torch.randn(items, config["num_channels"], side, side), torch.zeros(items, dtype=torch.int64)
+
+
+@contextmanager
+def _head_only_at(places: Tensor, model: nn.Module) -> Iterator[None]:
+    """Inside, the model's head sees these places of the flattened sequences: (places, hidden) for (items, length, hidden)."""
+    config: Any = model.config
+    head = head_module(config.model_type)
+    assert head is not None, "a masked model scores tokens"
+
+    def gather(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+        return (arguments[0].flatten(0, 1).index_select(0, places),)
+
+    hook = model.get_submodule(head).register_forward_pre_hook(gather)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 OBJECTIVES: dict[str, Objective] = {"causal": Causal(), "masked": Masked(), "image": Image()}

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from outgrow.architectures import load
 from outgrow.errors import ConfigError
+from outgrow.flops import MASK_SHARE
 from outgrow.store.models import load_config
 from outgrow.train.config import RunConfig
 from outgrow.train.data import Data, load_data
 from outgrow.train.images import load_images
-from outgrow.train.masked import CHOSEN, SPECIAL_TOKENS, hide
+from outgrow.train.masked import SPECIAL_TOKENS, hide
 
 
 def run_objective(run: RunConfig) -> str:
@@ -30,7 +31,7 @@ def run_objective(run: RunConfig) -> str:
             got="data.images" if run.data.images is not None else "data.source",
             expected="data.images: an .npz file" if objective == "image" else "data.source: text",
         )
-    if objective != "masked" and run.data.mask_share != CHOSEN:
+    if objective != "masked" and run.data.mask_share != MASK_SHARE:
         raise ConfigError(f"data.mask_share: {model_type} hides no tokens", fix="leave it out")
     return objective
 

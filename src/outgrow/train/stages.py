@@ -19,7 +19,7 @@ from outgrow.plan import GrowthPlan
 from outgrow.reentry import Curve, Factors, Ratio, entry_peak, matched_ratio
 from outgrow.state import TrainingState
 from outgrow.store.grown import GrownView
-from outgrow.train.config import GrowConfig, RunConfig, StageConfig
+from outgrow.train.config import DataConfig, GrowConfig, RunConfig, StageConfig
 from outgrow.train.engine import build_model, model_config
 from outgrow.train.learn_plan import begun_state, check_operator, learning_flops
 from outgrow.train.needs import Needs
@@ -106,7 +106,7 @@ def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
         if growth is not None:
             _check_source(run, small, needs, index)
         if stage.grow is not None:
-            factors = growth_factors(small, state.config, run.data.sequence_length)
+            factors = growth_factors(small, state.config, run.data)
         position = stage.reentry.position
         if position == "loss_matched":
             assert factors is not None, "RunConfig asks for a growth"
@@ -182,8 +182,9 @@ def _flops(
 ) -> tuple[float, int, float]:
     """Of a whole stage; its steps with frozen tensors, and what each of these costs."""
     stage, steps = run.stages[index], run.stage_steps(index)
-    full = float(run.tokens_per_step * training_flops(config, run.data.sequence_length)[1])
-    cheap = float(run.tokens_per_step * frozen_training_flops(config, run.data.sequence_length, frozen))
+    length, share = run.data.sequence_length, run.data.mask_share
+    full = float(run.tokens_per_step * training_flops(config, length, share)[1])
+    cheap = float(run.tokens_per_step * frozen_training_flops(config, length, frozen, share))
     cheap_steps = 0 if stage.freeze is None else stage.freeze.steps(run.tokens_per_step, steps)
     return full * steps + cheap_steps * (cheap - full), cheap_steps, cheap
 
@@ -195,14 +196,16 @@ def _growth_flops(
     if growth is None:
         return 0.0
     tried = 0 if growth.probe is None else growth.probe.steps * len(growth.probe.candidates)
-    step = float(run.tokens_per_step * training_flops(large, run.data.sequence_length)[1])
+    step = float(
+        run.tokens_per_step * training_flops(large, run.data.sequence_length, run.data.mask_share)[1]
+    )
     return tried * step + learning_flops(small, growth, run)
 
 
-def growth_factors(small: Mapping[str, Any], large: Mapping[str, Any], sequence_length: int) -> Factors:
+def growth_factors(small: Mapping[str, Any], large: Mapping[str, Any], data: DataConfig) -> Factors:
     """By how much a growth grows, from the two configs."""
     models, costs = [resolve(one) for one in (small, large)], [model_cost(one) for one in (small, large)]
-    flops = [training_flops(one, sequence_length)[1] for one in (small, large)]
+    flops = [training_flops(one, data.sequence_length, data.mask_share)[1] for one in (small, large)]
     stream = next(name for name, axis in models[0].axes.items() if axis.through == "stream")
     width, layers = ([model.sizes[stream] for model in models], [model.layers for model in models])
     return Factors(

@@ -71,10 +71,11 @@ def _arm(
     plans: Sequence[StagePlan],
     speeds: Mapping[str, float],
 ) -> ArmEstimate:
-    length = common_run(study).data.sequence_length
+    data = common_run(study).data
     tokens = {piece.key: piece.tokens for piece in own}
     flops = sum(
-        tokens[piece.key] * training_flops(plans[piece.stage].config, length)[1]
+        tokens[piece.key]
+        * training_flops(plans[piece.stage].config, data.sequence_length, data.mask_share)[1]
         + (plans[piece.stage].probe_flops if "grow" in piece.settings["stages"][0] else 0.0)
         for piece in own
     )

@@ -81,7 +81,12 @@ def study_speeds(models: Models, run: RunConfig, timing: TimingConfig, root: Pat
 def _settings(run: RunConfig, timing: TimingConfig) -> dict[str, Any]:
     """All that a time depends on but for the model and the machine."""
     own = run.model_dump(mode="json", include={"batch", "optimizer", "precision", "device", "compile"})
-    return {**timing.model_dump(), **own, "sequence_length": run.data.sequence_length}
+    return {
+        **timing.model_dump(),
+        **own,
+        "sequence_length": run.data.sequence_length,
+        "mask_share": run.data.mask_share,
+    }
 
 
 def known_speeds(path: Path, models: Models, run: RunConfig, timing: TimingConfig) -> dict[str, float] | None:
@@ -123,7 +128,7 @@ class Turn:
         self.model = device.place(build_model(config))
         self._optimizer = build_optimizer(self.model, run.optimizer)
         self.batch: Batch = objective_of(config).example(
-            config, run.batch.sequences, run.data.sequence_length
+            config, run.batch.sequences, run.data.sequence_length, run.data.mask_share
         )
 
     def take(self, steps: int) -> float:
