@@ -10,6 +10,7 @@ from torch import Tensor
 
 from battery import growing, zoo
 from outgrow.architectures import resolve
+from outgrow.flops import model_cost
 from outgrow.growth import target
 from outgrow.operators import build
 from outgrow.operators.ligo import Ligo, initial
@@ -17,6 +18,7 @@ from outgrow.operators.ligo_start import exact
 from outgrow.plan import plan
 from outgrow.train.fit import FitOptions, fit
 from outgrow.train.learn import LearnOptions, begin
+from outgrow.train.objectives import IGNORED
 
 # Every architecture family, tied and untied, at widths that its norm allows; the last begins with fresh heads and units.
 EXACT = [
@@ -33,12 +35,14 @@ EXACT = [
 
 
 def tiny(name: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
-    """Config, float64 weights and a batch of a zoo model."""
+    """Config, float64 weights and a batch of a zoo model; of a masked one every fourth place is to be found."""
     config = zoo.config(name)
     config["architectures"] = [resolve(config).spec.class_]
     tokens = zoo.batch()
     weights = growing.weights(zoo.build(config, embedding=0.3))
-    return config, weights, {"input_ids": tokens, "labels": tokens}
+    places = torch.arange(tokens.shape[1])
+    counts = places % 4 == 0 if resolve(config).spec.objective == "masked" else places >= 0
+    return config, weights, {"input_ids": tokens, "labels": torch.where(counts, tokens, IGNORED)}
 
 
 @pytest.mark.parametrize(("name", "which", "width"), EXACT)
@@ -97,9 +101,10 @@ def test_a_tied_table_is_grown_once() -> None:
         assert not {"map.final", "map.transform"} & set(form.shapes())
 
 
-def test_the_fit_counts_its_flops() -> None:
-    """Three forward passes a step, evaluations, and the making of the weights."""
-    config, weights, batch = tiny("gpt2")
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_the_fit_counts_its_flops(name: str) -> None:
+    """Three forward passes a step, evaluations, and the making of the weights; a head where a label counts."""
+    config, weights, batch = tiny(name)
     form = Ligo(resolve(config), target(resolve(config), {"num_hidden_layers": 4}))
     values = initial(form, dtype=torch.float64)
     short, long = (
@@ -107,8 +112,12 @@ def test_the_fit_counts_its_flops() -> None:
         for steps in (1, 3)
     )
     per_step = (long - short) / 2
-    tokens = batch["input_ids"].numel()
-    from outgrow.flops import training_flops_per_token
-
-    plain = training_flops_per_token(form.large.config, batch["input_ids"].shape[1]) * tokens
+    rows, columns = batch["input_ids"].shape
+    asked = int((batch["labels"][0] != IGNORED).sum())
+    plain = model_cost(form.large.config).training(columns, asked=asked) * rows * columns
     assert 1.0 < per_step / plain < 1.5
+    everywhere = {**batch, "labels": batch["input_ids"]}
+    more = fit(
+        form, values, weights, config, lambda step: everywhere, [everywhere], FitOptions(steps=1)
+    ).flops
+    assert (more > 1.05 * short) == (name == "bert")

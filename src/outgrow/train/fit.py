@@ -25,6 +25,7 @@ from outgrow.proof import Batch, batch_loss
 from outgrow.store.models import build_model
 from outgrow.train.engine import Device, TrainingError, step_seed
 from outgrow.train.grown_model import GrownModel
+from outgrow.train.objectives import head_where_asked, is_masked
 from outgrow.train.progress import Progress, Silent
 
 
@@ -189,7 +190,12 @@ def fit_flops(
     return int(forward * (3 * steps + 2 * share))
 
 
-def _loss(model: Callable[..., Any], batch: Batch, device: Device) -> Tensor:
-    """Of a batch, on the device and in its precision."""
+def _loss(model: nn.Module | GrownModel, batch: Batch, device: Device) -> Tensor:
+    """Of a batch, on the device and in its precision; a masked model's head is computed where a label counts."""
+    moved = {key: value.to(device.name) for key, value in batch.items()}
+    inner = model.model if isinstance(model, GrownModel) else model
     with device.autocast():
-        return batch_loss(model, {key: value.to(device.name) for key, value in batch.items()})
+        if not is_masked(inner):
+            return batch_loss(model, moved)
+        with head_where_asked(inner, moved["labels"]) as asked:
+            return batch_loss(model, {**moved, "labels": asked})

@@ -77,6 +77,5 @@ def learning_flops(config: Mapping[str, Any], growth: GrowConfig, run: RunConfig
         return float(lesa_flops(lesa_form(config, growth.to, options), options))
     form, values, _ = begin(resolve(config), growth.to, options)
     step = run.batch.at_once * run.tokens_per_step // run.batch.sequences
-    everywhere = 1.0  # the fit takes the model's own loss, whose head sees every place
-    plain = step * training_flops(form.large.config, run.data.sequence_length, everywhere)[1]
+    plain = step * training_flops(form.large.config, run.data.sequence_length, run.data.mask_share)[1]
     return float(options.fit.steps * (plain + 3 * making_flops(form, values)))

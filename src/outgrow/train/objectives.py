@@ -71,11 +71,8 @@ class Masked(Objective):
     def scores(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Batch:
         if targets.shape != inputs.shape:  # one class per text: fine-tuning
             return model(input_ids=inputs).logits, targets
-        asked = targets.flatten()
-        places = (asked != IGNORED).nonzero().flatten()
-        with _head_only_at(places.to(inputs.device), model):
-            logits = model(input_ids=inputs).logits
-        return logits, asked[places]
+        with head_where_asked(model, targets) as asked:
+            return model(input_ids=inputs).logits, asked
 
     def example(self, config: Mapping[str, Any], items: int, length: int, mask_share: float) -> Batch:
         tokens = torch.randint(config["vocab_size"], (items, length))
@@ -98,19 +95,31 @@ class Image(Objective):
         return torch.randn(items, config["num_channels"], side, side), torch.zeros(items, dtype=torch.int64)
 
 
+def is_masked(model: nn.Module) -> bool:
+    """Whether a live model is trained to find hidden tokens."""
+    config: Any = getattr(model, "config", None)
+    return config is not None and load(str(config.model_type)).objective == "masked"
+
+
 @contextmanager
-def _head_only_at(places: Tensor, model: nn.Module) -> Iterator[None]:
-    """Inside, the model's head sees these places of the flattened sequences: (places, hidden) for (items, length, hidden)."""
+def head_where_asked(model: nn.Module, targets: Tensor) -> Iterator[Tensor]:
+    """Inside, the head of a masked model sees the places alone whose targets count, (places, hidden) for (items, length, hidden).
+
+    Yields their targets, (places,).
+    """
     config: Any = model.config
     head = head_module(config.model_type)
     assert head is not None, "a masked model scores tokens"
+    flat = targets.flatten()
+    places = (flat != IGNORED).nonzero().flatten()
 
     def gather(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
-        return (arguments[0].flatten(0, 1).index_select(0, places),)
+        (hidden,) = arguments
+        return (hidden.flatten(0, 1).index_select(0, places.to(hidden.device)),)
 
     hook = model.get_submodule(head).register_forward_pre_hook(gather)
     try:
-        yield
+        yield flat[places]
     finally:
         hook.remove()
 
