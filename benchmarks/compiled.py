@@ -8,11 +8,11 @@ pays after the tokens at which the faster steps have paid for the compiling
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 
 from rich.console import Console
 from rich.table import Table
+from turns import in_turns, parser_of
 
 from outgrow.train.compare.timing import Turn
 from outgrow.train.engine import be_repeatable, choose_device, evaluate
@@ -56,17 +56,9 @@ def first(turn: Turn) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--models", nargs="+", default=["8x96", "6x192"], help="layers x width of Llamas")
     parser.add_argument("--vocabulary", type=int, default=512)
-    parser.add_argument("--length", type=int, default=64)
-    parser.add_argument("--sequences", type=int, default=16)
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=10)
     options = parser.parse_args()
     be_repeatable()
     table = Table("Llama", "tokens/s plain", "compiled", "speed-up (each round)", "compiling", "pays after")
@@ -74,14 +66,10 @@ def main() -> None:
     for model in options.models:
         plain, compiled = (turn_of(model, options, compiled=one) for one in (False, True))
         cost = first(compiled) - first(plain)
-        rounds = [(plain.take(options.steps), compiled.take(options.steps)) for _ in range(options.rounds)]
-        slow, fast = (
-            statistics.median(column) / (options.steps * tokens) for column in zip(*rounds, strict=True)
-        )
-        ratios = sorted(one / other for one, other in rounds)
+        turns = in_turns(plain, compiled, options)
+        slow, fast = turns.seconds_per_token()
         pays = f"{cost / (slow - fast) / 1e6:.2f} M tokens" if slow > fast else "never"
-        speed_up = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        table.add_row(model, f"{1 / slow:,.0f}", f"{1 / fast:,.0f}", speed_up, f"{cost:.0f} s", pays)
+        table.add_row(model, f"{1 / slow:,.0f}", f"{1 / fast:,.0f}", turns.speed_up(), f"{cost:.0f} s", pays)
         device = compiled.device.describe()
     Console().print(table, f"{device}, {tokens} tokens a step, vocabulary {options.vocabulary}", sep="\n")
 

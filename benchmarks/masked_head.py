@@ -9,11 +9,11 @@ A step that hides every place makes scores everywhere, which is what a model wit
 from __future__ import annotations
 
 import argparse
-import statistics
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from turns import in_turns, parser_of
 
 from outgrow.flops import training_flops
 from outgrow.train.compare.timing import Turn
@@ -60,17 +60,10 @@ def turn_of(sizes: dict[str, Any], share: float, options: argparse.Namespace) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
+    parser.set_defaults(steps=5)  # a vocabulary of 30,522 is slow on a CPU
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS)[:2])
     parser.add_argument("--shares", nargs="+", type=float, default=[0.15, 0.3])
-    parser.add_argument("--length", type=int, default=64)
-    parser.add_argument("--sequences", type=int, default=16)
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=5)
     options = parser.parse_args()
     be_repeatable()
     table = Table("model, vocabulary", "hidden", "FLOPs", "tokens/s everywhere", "hidden alone", "speed-up")
@@ -79,14 +72,15 @@ def main() -> None:
         for share in options.shares:
             (all_, most), (some, few) = (turn_of(MODELS[name], one, options) for one in (EVERYWHERE, share))
             all_.take(1), some.take(1)
-            rounds = [(all_.take(options.steps), some.take(options.steps)) for _ in range(options.rounds)]
-            slow, fast = (
-                options.steps * tokens / statistics.median(column) for column in zip(*rounds, strict=True)
-            )
-            ratios = sorted(one / other for one, other in rounds)
-            speed_up = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            turns = in_turns(all_, some, options)
+            slow, fast = (1 / one for one in turns.seconds_per_token())
             table.add_row(
-                name, f"{share:.0%}", f"{few / most - 1:.0%}", f"{slow:,.0f}", f"{fast:,.0f}", speed_up
+                name,
+                f"{share:.0%}",
+                f"{few / most - 1:.0%}",
+                f"{slow:,.0f}",
+                f"{fast:,.0f}",
+                turns.speed_up(),
             )
     Console().print(table, f"{some.device.describe()}, {tokens} tokens a step", sep="\n")
 

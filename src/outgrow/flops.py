@@ -142,7 +142,7 @@ def in_head(model: Model, parameter: Parameter, signature: Signature) -> bool:
     )
 
 
-def hidden_places(sequence_length: int, mask_share: float = MASK_SHARE) -> int:
+def hidden_places(sequence_length: int, mask_share: float) -> int:
     """Places of a sequence that a masked model is to find: one at least."""
     return max(1, round(mask_share * sequence_length))
 

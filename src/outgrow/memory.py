@@ -9,7 +9,8 @@
     MLP           what the nonlinearity reads, what it writes, and if gated the other factor and the product
     experts       as an MLP, for each that a token meets, and its input, and its output before and after the router's
                   share (the eager experts of transformers)
-    head          log-probabilities in float32, at the places that are asked for (all, of a masked model the hidden ones)
+    head          log-probabilities in float32, at the places that are asked for (all, of a masked model the hidden ones; what BERT's head
+                  does before its scores is counted at all of them, a little more than is kept)
 
 These are the tensors that PyTorch keeps for the backward pass (arXiv 2205.05198 counts them for Megatron); tensors that
 two operations keep are counted once. Dropout keeps a mask more per place (left out), activation checkpointing keeps less.

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
+from outgrow.flops import MASK_SHARE
 from outgrow.operators import USUAL, unusual
 from outgrow.reentry import Curve, Ratio, Reentry
 from outgrow.schedule import WSD, Schedule
@@ -50,7 +51,7 @@ class DataConfig(_Section):
     """Tokens that the model sees at once."""
     skip_steps: TokenCount = 0
     """Optimizer steps of this seed's order that are left out: those that the starting checkpoint was trained with."""
-    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    mask_share: Annotated[float, Field(gt=0, lt=1)] = MASK_SHARE
     """Share of a training sequence's places that a masked model is to find; validation always asks for 15 %."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Share of the tokens held out at the end of the corpus, by documents."""
