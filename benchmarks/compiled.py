@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from turns import in_turns, parser_of
 
-from outgrow.train.compare.timing import Turn
-from outgrow.train.engine import be_repeatable, choose_device, evaluate
-from outgrow.train.needs import TextNeeds
-from outgrow.train.run_file import parse_run
-from outgrow.train.stages import plan_stages
+from outgrow.comparing.timing import Turn
+from outgrow.data.needs import TextNeeds
+from outgrow.engine.step import be_repeatable, choose_device, evaluate
+from outgrow.run.run_file import parse_run
+from outgrow.training.stage_plans import plan_stages
 
 
 def run_of(model: str, options: argparse.Namespace, *, compiled: bool):

@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from outgrow.laws import Chinchilla, fit_law
-from outgrow.laws.forms import CHINCHILLA_FORM
+from outgrow.planning.laws import Chinchilla, fit_law
+from outgrow.planning.laws.forms import CHINCHILLA_FORM
 
 TRUTH = Chinchilla(1.8, 180.0, 0.32, 1200.0, 0.42)
 SIZES = np.geomspace(3e5, 1e7, 5)

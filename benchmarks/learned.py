@@ -21,18 +21,18 @@ from pathlib import Path
 import torch
 import transformers
 
-from outgrow.architectures import resolve
-from outgrow.growth import target
-from outgrow.operators import build
-from outgrow.operators.ligo import Ligo, initial
-from outgrow.operators.ligo_start import exact
-from outgrow.operators.mango import Mango
-from outgrow.operators.mango import start as mango_start
-from outgrow.plan import plan
-from outgrow.store.models import build_model, config_dict
-from outgrow.train.engine import Device
-from outgrow.train.fit import FitOptions, fit_step
-from outgrow.train.grown_model import GrownModel
+from outgrow.engine.step import Device
+from outgrow.growth.plan import plan
+from outgrow.growth.target import target
+from outgrow.learning.fit import FitOptions, fit_step
+from outgrow.learning.grown_model import GrownModel
+from outgrow.methods.build import build
+from outgrow.methods.learned.ligo import Ligo, initial
+from outgrow.methods.learned.ligo_start import exact
+from outgrow.methods.learned.mango import Mango
+from outgrow.methods.learned.mango import start as mango_start
+from outgrow.models.architecture import resolve
+from outgrow.models.library import build_model, config_dict
 
 VOCAB, SEQUENCES, LENGTH = 8192, 16, 256
 TO = {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 12}

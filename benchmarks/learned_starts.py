@@ -17,15 +17,15 @@ from statistics import fmean
 import torch
 
 from outgrow import TrainingState
-from outgrow.report.learn import draw_fit
-from outgrow.store.operator_file import learned_values
-from outgrow.train import train
-from outgrow.train.engine import Device
-from outgrow.train.fit import Fit, FitOptions, small_losses
-from outgrow.train.learn import LearnOptions, learn
-from outgrow.train.learn_data import text_data
-from outgrow.train.progress import make_progress
-from outgrow.train.run_file import parse_run
+from outgrow.data.learn_data import text_data
+from outgrow.engine.progress import make_progress
+from outgrow.engine.step import Device
+from outgrow.learning.fit import Fit, FitOptions, small_losses
+from outgrow.learning.learn import LearnOptions, learn
+from outgrow.report.fit import draw_fit
+from outgrow.run.run_file import parse_run
+from outgrow.state.operator_file import learned_values
+from outgrow.training import train
 
 MODELS = {
     "llama": {

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from turns import in_turns, parser_of
 
-from outgrow.flops import training_flops
-from outgrow.train.compare.timing import Turn
-from outgrow.train.engine import be_repeatable, choose_device
-from outgrow.train.needs import TextNeeds
-from outgrow.train.run_file import parse_run
-from outgrow.train.stages import plan_stages
+from outgrow.comparing.timing import Turn
+from outgrow.cost.flops import training_flops
+from outgrow.data.needs import TextNeeds
+from outgrow.engine.step import be_repeatable, choose_device
+from outgrow.run.run_file import parse_run
+from outgrow.training.stage_plans import plan_stages
 
 EVERYWHERE = 0.999  # a share lies below 1
 MODELS: dict[str, dict[str, Any]] = {

@@ -23,14 +23,14 @@ from statistics import mean
 from typing import Any
 
 from outgrow import TrainingState, plan_growth
-from outgrow.operators import DEPTH, WIDTH
-from outgrow.plan import plan
-from outgrow.proof import outside
-from outgrow.store.models import build_model
-from outgrow.train import train
-from outgrow.train.files import RunBusyError
-from outgrow.train.folder import RunFolder, read_metrics
-from outgrow.train.run_file import parse_run
+from outgrow.files.locks import RunBusyError
+from outgrow.growth.plan import plan
+from outgrow.methods.build import DEPTH, WIDTH
+from outgrow.models.library import build_model
+from outgrow.proof.verify import outside
+from outgrow.run.run_file import parse_run
+from outgrow.training import train
+from outgrow.training.folder import RunFolder, read_metrics
 
 
 @dataclass(frozen=True)

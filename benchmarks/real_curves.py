@@ -26,19 +26,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from real_curves_runs import LAW, MODEL, PLAN, Ladder, Place, do, planned_runs
 
-from outgrow.curves import law_parameters
-from outgrow.laws.power import Array
+from outgrow.comparing.frontier import compute_at
+from outgrow.files.atomic import write_json_atomic
 from outgrow.planning.config import FitLaw
-from outgrow.planning.laws import SizeLaw, fitted_law
+from outgrow.planning.curves import law_parameters
+from outgrow.planning.laws.power import Array
 from outgrow.planning.plan_file import parse_plan
+from outgrow.planning.plan_law import SizeLaw, fitted_law
+from outgrow.planning.stages import replay
 from outgrow.planning.summary import law_summary, summary
 from outgrow.planning.worked import WorkedPlan, work_out
 from outgrow.report.plot import COLORS, FAINT, INK, STYLE, quiet_axes
-from outgrow.stages import replay
-from outgrow.store.atomic import write_json_atomic
-from outgrow.train.compare.frontier import compute_at
-from outgrow.train.folder import read_metrics
-from outgrow.train.result import machine
+from outgrow.training.folder import read_metrics
+from outgrow.training.result import machine
 
 
 def curve(folder: Path, stage: str | None = None) -> dict[str, Array]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from outgrow.planning.run import planned_run
+from outgrow.files.locks import RunBusyError, is_held
+from outgrow.planning.planned_run import planned_run
 from outgrow.planning.worked import WorkedPlan
-from outgrow.train import train
-from outgrow.train.files import RunBusyError, is_held
-from outgrow.train.folder import RunFolder
-from outgrow.train.run_file import parse_run
+from outgrow.run.run_file import parse_run
+from outgrow.training import train
+from outgrow.training.folder import RunFolder
 
 VOCABULARY, LENGTH = 1024, 128
 MODEL = {

@@ -16,8 +16,8 @@ import numpy as np
 from real_curves_runs import PLAN, Place
 
 from outgrow.planning.config import FitLaw
-from outgrow.planning.laws import fitted_law
 from outgrow.planning.plan_file import parse_plan
+from outgrow.planning.plan_law import fitted_law
 from outgrow.planning.worked import work_out
 
 STAGES = (2, 3, 8)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from outgrow.laws import KAPLAN_BATCH, STAGED_TRAINING, Array
-from outgrow.stages import LOSS_PRESERVING, Problem, Size, StagePath, best_for_loss, practical_points
-from outgrow.stages.problem import any_larger, by_ratio
-from outgrow.stages.rules import SHEN_RULES
+from outgrow.planning.laws import KAPLAN_BATCH, STAGED_TRAINING, Array
+from outgrow.planning.stages import LOSS_PRESERVING, Problem, Size, StagePath, best_for_loss, practical_points
+from outgrow.planning.stages.problem import any_larger, by_ratio
+from outgrow.planning.stages.rules import SHEN_RULES
 
 TARGET = 2.69
 LAW, BATCH = STAGED_TRAINING, KAPLAN_BATCH

@@ -1,6 +1,6 @@
 """Do the halves of a block-diagonal growth ever part? Tiny GPT-2, float64, 12 → 24 channels: `python benchmarks/staged_symmetry.py`.
 
-drift       max |fold(train(grow(w))) - train(w)| / distance trained, with `outgrow.multipliers`: 0 if moments are exact;
+drift       max |fold(train(grow(w))) - train(w)| / distance trained, with `outgrow.growth.multipliers`: 0 if moments are exact;
             fold(W') = G_oᵀ W' F_i is the small model that W' computes on the small model's activations
 asymmetry   ‖W - PWP‖ / ‖W‖, P swaps the halves: 0 means that the model is still one of the old width
 """
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from outgrow.architectures import resolve
-from outgrow.linear import apply_transposed
-from outgrow.multipliers import multipliers
-from outgrow.operators import build
-from outgrow.plan import GrowthPlan, plan
-from outgrow.store.grown import GrownView
+from outgrow.algebra.linear import apply_transposed
+from outgrow.growth.multipliers import multipliers
+from outgrow.growth.plan import GrowthPlan, plan
+from outgrow.methods.build import build
+from outgrow.models.architecture import resolve
+from outgrow.state.grown_view import GrownView
 from outgrow.store.source import MemorySource
 
 TO = {"n_embd": 24, "n_head": 4, "n_inner": 40}

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 from outgrow import TrainingState, grow
-from outgrow.store.models import build_model
-from outgrow.train import train
-from outgrow.train.result import StageResult
-from outgrow.train.run_file import parse_run
+from outgrow.models.library import build_model
+from outgrow.run.run_file import parse_run
+from outgrow.training import train
+from outgrow.training.result import StageResult
 
 TO = {"hidden_size": 96, "num_attention_heads": 12, "num_key_value_heads": 6, "num_hidden_layers": 8}
 PROMPTS = ("Once upon a time", "Lily and Tom went to the park", "The dog was sad because")

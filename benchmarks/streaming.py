@@ -28,7 +28,7 @@ TO = {"hidden_size": 1536, "num_attention_heads": 24, "num_key_value_heads": 12,
 
 
 def config(layers: int) -> dict[str, object]:
-    from outgrow.store.models import config_dict, config_object
+    from outgrow.models.library import config_dict, config_object
 
     fields = {
         "model_type": "llama",
@@ -48,8 +48,8 @@ def config(layers: int) -> dict[str, object]:
 
 def make_source(folder: Path, gigabytes: float) -> int:
     """A random training state of about this size; returns its bytes."""
-    from outgrow.state import OptimizerInfo, ParamGroup, TrainingState
-    from outgrow.store.models import named_shapes
+    from outgrow.models.library import named_shapes
+    from outgrow.state.training_state import OptimizerInfo, ParamGroup, TrainingState
     from outgrow.store.source import MemorySource
 
     per_layer = sum(
@@ -116,7 +116,7 @@ def grow_streaming(source: Path, out: Path, layers: int) -> dict[str, float]:
 def grow_in_memory(source: Path, out: Path, layers: int) -> dict[str, float]:
     """The same growth with both models and their moments in memory."""
     from outgrow import TrainingState, grow
-    from outgrow.store.models import build_model
+    from outgrow.models.library import build_model
 
     def work() -> None:
         state = TrainingState.from_pretrained(source, allow_nonfinite=True)

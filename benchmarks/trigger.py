@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outgrow.train import train
-from outgrow.train.config import DataConfig
-from outgrow.train.folder import read_metrics
-from outgrow.train.run_file import parse_run
-from outgrow.train.stages import growth_factors
-from outgrow.train.trigger import Monitor, UntilEfficiency, threshold
+from outgrow.run.config import DataConfig
+from outgrow.run.run_file import parse_run
+from outgrow.run.until import UntilEfficiency, threshold
+from outgrow.training import train
+from outgrow.training.folder import read_metrics
+from outgrow.training.stage_plans import growth_factors
+from outgrow.training.trigger import Monitor
 
 SIZES = {32: 2_400_000, 64: 1_600_000}  # hidden size: tokens
 WARMUP, LENGTH = 40_000, 64

@@ -6,7 +6,7 @@ import argparse
 import statistics
 from dataclasses import dataclass
 
-from outgrow.train.compare.timing import Turn
+from outgrow.comparing.timing import Turn
 
 
 @dataclass(frozen=True)

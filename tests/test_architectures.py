@@ -15,12 +15,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from battery import zoo
-from outgrow.architectures import Model, growable, known, load, resolve
-from outgrow.architectures.expressions import evaluate
-from outgrow.architectures.spec import ArchitectureSpec
-from outgrow.axes import Dim
+from outgrow.algebra.axes import Dim
 from outgrow.errors import ArchitectureError, GrowthError
-from outgrow.growth import target
+from outgrow.growth.target import target
+from outgrow.models.architecture import growable, known, load, resolve
+from outgrow.models.expressions import evaluate
+from outgrow.models.model import Model
+from outgrow.models.spec import ArchitectureSpec
 
 TYPES = [name for name in known() if load(name).library == "transformers"]
 """CaiT, which is timm's, is tested in a process of its own: tests/test_cait.py."""
@@ -334,7 +335,7 @@ def test_units_have_no_order(name: str) -> None:
 def test_a_wrong_signature_breaks_the_symmetry(name: str, tensor: str, wrong: str) -> None:
     from dataclasses import replace
 
-    from outgrow.axes import parse
+    from outgrow.algebra.axes import parse
 
     right = resolve(zoo.config(name))
     parameters = {**right.parameters, tensor: replace(right.parameters[tensor], signature=parse(wrong))}

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from outgrow.architectures import growable, load, resolve
 from outgrow.errors import CheckpointError, GrowthError
-from outgrow.operators import build
-from outgrow.store import timm_models
+from outgrow.methods.build import build
+from outgrow.models import timm_models
+from outgrow.models.architecture import growable, load, resolve
 from timm_config import CAIT
 
 HERE = Path(__file__).parent

@@ -239,12 +239,12 @@ def test_a_full_disk_is_one_message(small: Path, monkeypatch: pytest.MonkeyPatch
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "out/metrics.jsonl")
 
-    monkeypatch.setattr("outgrow.report.verify.proof_batches", full)
+    monkeypatch.setattr("outgrow.commands.verify.proof_batches", full)
     assert "No space left on device: 'out/metrics.jsonl'" in refused("verify", small, small)
 
 
 def test_a_fault_of_ours_is_no_failed_proof(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outgrow.report.verify.proof_batches", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("outgrow.commands.verify.proof_batches", lambda *_, **__: 1 / 0)
     result = outgrow("verify", small, small)
     assert result.returncode == 70
     assert "ZeroDivisionError" in result.stderr

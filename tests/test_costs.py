@@ -10,19 +10,19 @@ import transformers
 from torch import Tensor, nn
 
 from battery.zoo import CONFIGS, TOKENS, batch, config
-from outgrow.architectures import known, load, resolve
+from outgrow.algebra.linear import Dense, Identity
+from outgrow.algebra.recipe import Recipe, Term
+from outgrow.cost.flops import Speed, Speeds, model_cost, training_flops
+from outgrow.cost.frozen_flops import frozen_training_flops
+from outgrow.cost.memory import training_memory
+from outgrow.data.masked import Hiding
+from outgrow.data.objectives import summed_loss
+from outgrow.engine.step import Device, predict
 from outgrow.errors import ConfigError
-from outgrow.flops import Speed, Speeds, model_cost, training_flops
-from outgrow.frozen_flops import frozen_training_flops
-from outgrow.growth_cost import growth_cost
-from outgrow.linear import Dense, Identity
-from outgrow.memory import training_memory
-from outgrow.operators import build
-from outgrow.plan import plan
-from outgrow.recipe import Recipe, Term
-from outgrow.train.engine import Device, predict
-from outgrow.train.masked import Hiding
-from outgrow.train.objectives import summed_loss
+from outgrow.growth.growth_cost import growth_cost
+from outgrow.growth.plan import plan
+from outgrow.methods.build import build
+from outgrow.models.architecture import known, load, resolve
 
 TEXT = [name for name, entry in CONFIGS.items() if load(entry["model_type"]).objective != "image"]
 """Images are counted in tests/test_vision.py and tests/test_cait.py."""
@@ -243,7 +243,7 @@ def test_copied_layers_are_read_once() -> None:
 
 
 def test_learned_maps_cost_their_products() -> None:
-    from outgrow.growth_cost import _recipe_cost
+    from outgrow.growth.growth_cost import _recipe_cost
 
     rows, columns = Dense(torch.ones(6, 4)), Dense(torch.ones(5, 3))
     recipe = Recipe(

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from outgrow.cli import app
 from outgrow.errors import GrowthError
-from outgrow.operators import DEPTH, WIDTH
+from outgrow.methods.build import DEPTH, WIDTH
 from outgrow.report.operators_page import one, read_measured, render
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -13,16 +13,17 @@ from typer.testing import CliRunner
 
 import outgrow
 from battery import zoo
-from outgrow.architectures import resolve
 from outgrow.cli import app
+from outgrow.cost.flops import model_cost, parameter_count, training_flops
+from outgrow.data.images import ImageData, LabelledImages
+from outgrow.data.proof_images import image_batches
 from outgrow.errors import ConfigError
-from outgrow.flops import model_cost, parameter_count, training_flops
-from outgrow.proof import batch_loss, verify
-from outgrow.report.images import image_batches
-from outgrow.store.models import build_model
+from outgrow.models.architecture import resolve
+from outgrow.models.forward import batch_loss
+from outgrow.models.library import build_model
+from outgrow.proof.verify import verify
 from outgrow.store.safetensors_file import read_header
 from outgrow.store.safetensors_folder import weight_files
-from outgrow.train.images import ImageData, LabelledImages
 
 NAMES = ["vit", "deit", "deit-teacher"]
 TO = {"hidden_size": 48, "num_attention_heads": 8, "intermediate_size": 80, "num_hidden_layers": 4}

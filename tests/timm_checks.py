@@ -35,17 +35,17 @@ except (ImportError, RuntimeError) as error:
 
 import outgrow  # noqa: E402
 from battery import growing  # noqa: E402
-from outgrow.architectures import resolve  # noqa: E402
 from outgrow.cli import app  # noqa: E402
+from outgrow.cost.flops import parameter_count, training_flops  # noqa: E402
+from outgrow.data.proof_images import image_batches  # noqa: E402
 from outgrow.errors import CheckpointError  # noqa: E402
-from outgrow.flops import parameter_count, training_flops  # noqa: E402
-from outgrow.operators import build  # noqa: E402
-from outgrow.plan import GrowthPlan, plan  # noqa: E402
-from outgrow.proof import loss_and_gradients, verify  # noqa: E402
-from outgrow.report.images import image_batches  # noqa: E402
-from outgrow.store import timm_models  # noqa: E402
-from outgrow.train.fit import FitOptions  # noqa: E402
-from outgrow.train.learn import LearnOptions, learn  # noqa: E402
+from outgrow.growth.plan import GrowthPlan, plan  # noqa: E402
+from outgrow.learning.fit import FitOptions  # noqa: E402
+from outgrow.learning.learn import LearnOptions, learn  # noqa: E402
+from outgrow.methods.build import build  # noqa: E402
+from outgrow.models import timm_models  # noqa: E402
+from outgrow.models.architecture import resolve  # noqa: E402
+from outgrow.proof.verify import loss_and_gradients, verify  # noqa: E402
 from timm_config import CAIT  # noqa: E402
 
 TO = {"embed_dim": 48, "num_heads": 8, "intermediate_size": 80, "class_intermediate_size": 88, "depth": 5}

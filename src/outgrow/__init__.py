@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "TrainingState": "outgrow.state",
-    "grow": "outgrow.api",
-    "plan_growth": "outgrow.api",
-    "verify": "outgrow.proof",
+    "TrainingState": "outgrow.state.training_state",
+    "grow": "outgrow.state.growing",
+    "plan_growth": "outgrow.state.growing",
+    "verify": "outgrow.proof.verify",
     "OutgrowError": "outgrow.errors",
 }
 
 __all__ = ["OutgrowError", "TrainingState", "__version__", "grow", "plan_growth", "verify"]
 
 if TYPE_CHECKING:
-    from outgrow.api import grow, plan_growth
     from outgrow.errors import OutgrowError
-    from outgrow.proof import verify
-    from outgrow.state import TrainingState
+    from outgrow.proof.verify import verify
+    from outgrow.state.asked import plan_growth
+    from outgrow.state.growing import grow
+    from outgrow.state.training_state import TrainingState
 
 
 def __getattr__(name: str) -> Any:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from outgrow.console import open_console
+from outgrow.commands.console import open_console
 from outgrow.errors import ConfigError, OutgrowError
 
 if TYPE_CHECKING:
-    from outgrow.slots import Moments
+    from outgrow.algebra.slots import Moments
 
 app = typer.Typer(
     help="Grow a transformer in the middle of its training: weights, Adam moments and schedule.",
@@ -46,10 +46,10 @@ def inspect(checkpoint: Folder, as_json: Json = False, allow_nonfinite: NonFinit
 
     Example: [bold]outgrow inspect small/[/]
     """
-    from outgrow.api import check_described
-    from outgrow.architectures import growable, resolve
+    from outgrow.models.architecture import growable, resolve
+    from outgrow.models.library import check_described
     from outgrow.report.explain import axis_table, size_table, state_facts
-    from outgrow.state import TrainingState
+    from outgrow.state.training_state import TrainingState
 
     _quiet_transformers()
     state = TrainingState.from_pretrained(checkpoint, allow_nonfinite=allow_nonfinite)
@@ -117,10 +117,10 @@ def grow(
 
     Example: [bold]outgrow grow small/ large/ --to hidden_size=768 --to num_hidden_layers=12[/]
     """
-    from outgrow.api import plan_asked
-    from outgrow.report.grow import grow_command
-    from outgrow.store.models import load_config
-    from outgrow.store.operator_file import load_operator
+    from outgrow.commands.grow import grow_command
+    from outgrow.state.asked import plan_asked
+    from outgrow.state.operator_file import load_operator
+    from outgrow.store.config_file import load_config
 
     _quiet_transformers()
     if not to and operator is None:
@@ -223,12 +223,12 @@ def learn(
 
     Example: [bold]outgrow learn small/ large/ --to hidden_size=768 --data text.xz --save-operator op/[/]
     """
-    from outgrow.report.learn import learn_command, refuse_options
-    from outgrow.report.learn_lesa import lesa_command
-    from outgrow.train.fit import FitOptions
-    from outgrow.train.learn import LearnOptions, usual_rate
-    from outgrow.train.learn_config import unread
-    from outgrow.train.lesa import LesaOptions
+    from outgrow.commands.learn import learn_command, refuse_options
+    from outgrow.commands.learn_lesa import lesa_command
+    from outgrow.learning.fit import FitOptions
+    from outgrow.learning.learn import LearnOptions, usual_rate
+    from outgrow.learning.lesa import LesaOptions
+    from outgrow.run.learn_config import unread
 
     _quiet_transformers()
     sizes = _sizes(to)
@@ -305,7 +305,7 @@ def verify(
 
     Example: [bold]outgrow verify small/ large/ --plot proof.png[/]
     """
-    from outgrow.report.verify import verify_command
+    from outgrow.commands.verify import verify_command
 
     _quiet_transformers()
     summary = verify_command(
@@ -339,7 +339,7 @@ def train(
 
     Example: [bold]outgrow train examples/quickstart.yaml --set output=runs/mine[/]
     """
-    from outgrow.report import run_command
+    from outgrow.commands.train import run_command
 
     run_command(run, overrides=set_, as_json=as_json, dry_run=dry_run)
 
@@ -365,7 +365,7 @@ def plan(
 
     Example: [bold]outgrow plan examples/plan.yaml --plot plan.png --run run.yaml[/]
     """
-    from outgrow.report.plan_command import plan_command
+    from outgrow.commands.plan import plan_command
 
     plan_command(files or [], fit or [], set_ or [], as_json=as_json, plot=plot, run=run)
 
@@ -385,7 +385,7 @@ def compare(
 
     Example: [bold]outgrow compare benchmarks/studies/lm-depth.yaml[/]
     """
-    from outgrow.report.compare import compare_command, compare_dry
+    from outgrow.commands.compare import compare_command, compare_dry
 
     _quiet_transformers()
     (compare_dry if dry_run else compare_command)(study, set_, as_json=as_json)

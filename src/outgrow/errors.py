@@ -59,3 +59,7 @@ def near(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, known, n=3, cutoff=0.5)
     listing = "known: " + ", ".join(known)
     return f"did you mean {' or '.join(close)}? {listing}" if close else listing
+
+
+class TrainingError(OutgrowError):
+    """A training that cannot go on, for example because the loss is not a number."""

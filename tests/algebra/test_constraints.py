@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from battery import growing, zoo
-from outgrow.linear import Select
-from outgrow.maps import AxisMap, copies, copy_index, padding
-from outgrow.operators import build
-from outgrow.plan import plan
+from outgrow.algebra.linear import Select
+from outgrow.algebra.maps import AxisMap, copies, copy_index, padding
+from outgrow.growth.plan import plan
+from outgrow.methods.build import build
 
 
 def told(name: str, axes: dict[str, AxisMap], to: dict[str, int]) -> dict[str, str]:

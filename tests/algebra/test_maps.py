@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from outgrow.algebra.linear import EMPTY, MEAN, Dense, Identity, LinearMap, Select, compose, direct_sum, kron
+from outgrow.algebra.maps import AxisMap, LayerMap, copies, copy_index, identity, padding, rescaled, scaled
+from outgrow.algebra.noise import normal_at, normal_rows
+from outgrow.algebra.slots import EXP_AVG, EXP_AVG_SQ, WEIGHT
 from outgrow.errors import GrowthError
-from outgrow.linear import EMPTY, MEAN, Dense, Identity, LinearMap, Select, compose, direct_sum, kron
-from outgrow.maps import AxisMap, LayerMap, copies, copy_index, identity, padding, rescaled, scaled
-from outgrow.noise import normal_at, normal_rows
-from outgrow.slots import EXP_AVG, EXP_AVG_SQ, WEIGHT
 
 
 def select(index: list[int], weight: list[float], units: int) -> Select:

@@ -10,12 +10,13 @@ from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 
 from battery import growing, zoo
-from outgrow.architectures import Model, resolve
+from outgrow.algebra.slots import SLOTS
 from outgrow.errors import OutgrowError
-from outgrow.growth import Growth
-from outgrow.operators import DEPTH, WIDTH, build
-from outgrow.plan import GrowthPlan, plan
-from outgrow.slots import SLOTS
+from outgrow.growth.growth import Growth
+from outgrow.growth.plan import GrowthPlan, plan
+from outgrow.methods.build import DEPTH, WIDTH, build
+from outgrow.models.architecture import resolve
+from outgrow.models.model import Model
 
 EXAMPLES = settings().max_examples  # 25, or 500 under HYPOTHESIS_PROFILE=search
 MODEL_TYPES = ("gpt2", "bert", "roberta", "eurobert", "llama", "mistral", "qwen2", "qwen3", "mixtral")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outgrow.axes import parse
+from outgrow.algebra.axes import parse
 from outgrow.errors import ArchitectureError
 
 SIZES = {"embed": 6, "mlp": 10, "heads": 2, "kv_heads": 3, "group": 4, "dim": 5, "vocab": 11}

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from battery import zoo
-from outgrow.operators import WIDTH, build
-from outgrow.plan import GrowthPlan, plan
-from outgrow.slots import Moments
-from outgrow.store.grown import GrownView
+from outgrow.algebra.slots import Moments
+from outgrow.growth.plan import GrowthPlan, plan
+from outgrow.methods.build import WIDTH, build
+from outgrow.state.grown_view import GrownView
 from outgrow.store.source import MemorySource
 
 Sizes = Mapping[str, int]

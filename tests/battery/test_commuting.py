@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from battery import growing, zoo
-from outgrow.api import apply
+from outgrow.algebra.slots import MOMENTS, SLOTS, Moments
+from outgrow.engine.optimizers import Lion, build_optimizer, hidden_matrices
 from outgrow.errors import GrowthError
-from outgrow.multipliers import multiplier, multipliers, muon_rate
-from outgrow.plan import GrowthPlan
-from outgrow.slots import MOMENTS, SLOTS, Moments
-from outgrow.state import TrainingState
-from outgrow.train.optimizer_config import (
+from outgrow.growth.multipliers import multiplier, multipliers, muon_rate
+from outgrow.growth.plan import GrowthPlan
+from outgrow.run.optimizer_config import (
     AdafactorConfig,
     AdamWConfig,
     LionConfig,
@@ -29,7 +28,8 @@ from outgrow.train.optimizer_config import (
     OptimizerConfig,
     SGDConfig,
 )
-from outgrow.train.optimizers import Lion, build_optimizer, hidden_matrices
+from outgrow.state.growing import apply
+from outgrow.state.training_state import TrainingState
 
 STEPS = 4
 TRIPLED = {

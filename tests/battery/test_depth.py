@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import outgrow
 from battery import growing, zoo
-from outgrow.architectures import load, resolve
 from outgrow.errors import GrowthError, OutgrowError
-from outgrow.operators import DEPTH, build
-from outgrow.plan import GrowthPlan, plan
+from outgrow.growth.plan import GrowthPlan, plan
+from outgrow.methods.build import DEPTH, build
+from outgrow.models.architecture import load, resolve
 
 KEEPS = (
     "identity",

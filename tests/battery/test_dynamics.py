@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from battery import growing, zoo
+from outgrow.algebra.slots import Moments
 from outgrow.errors import GrowthError
-from outgrow.multipliers import multipliers
-from outgrow.plan import GrowthPlan
-from outgrow.slots import Moments
+from outgrow.growth.multipliers import multipliers
+from outgrow.growth.plan import GrowthPlan
 
 LR, BETAS = 1e-2, (0.9, 0.999)
 EPS = 1e-6  # above the rounding (1e-16) of gradients that are zero in exact arithmetic, as BERT's key biases

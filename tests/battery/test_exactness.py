@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from battery import growing, zoo
-from outgrow.api import grow, plan_growth
-from outgrow.axes import Dim
+from outgrow.algebra.axes import Dim
+from outgrow.algebra.linear import direct_sum, kron
+from outgrow.algebra.maps import AxisMap, identity
 from outgrow.errors import GrowthError, OutgrowError
-from outgrow.linear import direct_sum, kron
-from outgrow.maps import AxisMap, identity
-from outgrow.operators import DEPTH
-from outgrow.plan import GrowthPlan
-from outgrow.proof import verify
-from outgrow.state import TrainingState
+from outgrow.growth.plan import GrowthPlan
+from outgrow.methods.build import DEPTH
+from outgrow.proof.verify import verify
+from outgrow.state.asked import plan_growth
+from outgrow.state.growing import grow
+from outgrow.state.training_state import TrainingState
 
 CASES = [pytest.param(*case, id="-".join(case)) for case in growing.cases(growing.EXACT)]
 CHANGED = [pytest.param(*case, id="-".join(case)) for case in growing.cases(growing.INEXACT)]

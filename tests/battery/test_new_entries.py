@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from battery import zoo
+from outgrow.algebra.linear import Dense, Identity
+from outgrow.algebra.recipe import Recipe, Term, evaluate
 from outgrow.errors import GrowthError
-from outgrow.linear import Dense, Identity
-from outgrow.new_entries import NewEntries, new_entries
-from outgrow.operators import build
-from outgrow.plan import plan
-from outgrow.recipe import Recipe, Term, evaluate
+from outgrow.growth.new_entries import NewEntries, new_entries
+from outgrow.growth.plan import plan
+from outgrow.methods.build import build
 
 WIDER: dict[str, dict[str, Any]] = {
     "gpt2": {"hidden_size": 48, "num_attention_heads": 8, "n_inner": 50, "n_layer": 5},

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from battery import growing, zoo
-from outgrow.architectures import resolve
+from outgrow.algebra.slots import Moments
 from outgrow.errors import GrowthError
-from outgrow.growth import Growth
-from outgrow.operators import build
-from outgrow.plan import GrowthPlan, plan
-from outgrow.slots import Moments
-from outgrow.store.grown import GrownView
+from outgrow.growth.growth import Growth
+from outgrow.growth.plan import GrowthPlan, plan
+from outgrow.methods.build import build
+from outgrow.models.architecture import resolve
+from outgrow.state.grown_view import GrownView
 
 SLOTS = ("weight", "exp_avg", "exp_avg_sq")
 MODELS = ["gpt2", "vit", "bert", "llama-tied-bias", "qwen3", "mixtral"]

@@ -8,7 +8,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from outgrow.architectures import Model, load, resolve
+from outgrow.models.architecture import load, resolve
+from outgrow.models.model import Model
 
 GPT2 = {"n_embd": 24, "n_head": 4, "n_layer": 3, "n_inner": 40, "n_positions": 16, "vocab_size": 37}
 BERT = {

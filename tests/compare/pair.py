@@ -14,8 +14,7 @@ from typing import Any
 import torch
 import transformers.models.llama.modeling_llama  # noqa: F401  (imported once, before the forks)
 
-from outgrow.api import grow  # noqa: F401
-from outgrow.train.compare import parse_study, run_study
+from outgrow.comparing import parse_study, run_study
 
 
 def points(content: dict[str, Any], first_piece: Callable[[], object] = bool) -> list[list[Any]]:

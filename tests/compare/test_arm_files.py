@@ -9,9 +9,10 @@ import pytest
 
 from compare.tiny import GROW, SMALL
 from compare.tiny import text_study as study
+from outgrow.comparing import parse_study
 from outgrow.errors import ConfigError
-from outgrow.train.compare import parse_study
-from outgrow.train.run_file import dump_yaml, parse_run
+from outgrow.files.yaml_file import dump_yaml
+from outgrow.run.run_file import parse_run
 
 RUN: dict[str, Any] = {
     "output": "runs/planned",

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from compare.tiny import SMALL, text_study
-from outgrow.train.compare import parse_study
-from outgrow.train.compare.cautions import cautions
-from outgrow.train.compare.result import Point, StudyResult, Trial
+from outgrow.comparing import parse_study
+from outgrow.comparing.cautions import cautions
+from outgrow.comparing.result import Point, StudyResult, Trial
 
 
 def result(

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from compare.tiny import GROW, SMALL, other_study, text_study
+from outgrow.commands.compare import compare_command, compare_dry, rich_table
+from outgrow.comparing import parse_study, run_study
+from outgrow.comparing.check import check_study
 from outgrow.errors import ConfigError
-from outgrow.report.compare import compare_command, compare_dry, rich_table
 from outgrow.report.html import TableSection
-from outgrow.train.compare import parse_study, run_study
-from outgrow.train.compare.check import check_study
 
 HEADER, RIGHT = "sentence\tlabel\n", "a good one\t1\n"
 
@@ -91,7 +91,7 @@ def test_the_savings_are_reported_before_scores_are_asked_for(
     def fails(*_: Any) -> None:
         raise ConfigError("no score")
 
-    monkeypatch.setattr("outgrow.train.compare.runner.downstream", fails)
+    monkeypatch.setattr("outgrow.comparing.runner.downstream", fails)
     study = tmp_path / "study.yaml"
     content = text_study(corpus, tmp_path / "out", seeds=[0])
     content["arms"].pop("identity")

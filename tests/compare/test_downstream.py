@@ -10,16 +10,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import outgrow.train.compare.language as language
 import pytest
 import torch
 from torch import nn
 
-import outgrow.train.compare.language as language
+from outgrow.comparing.finetune import Padded, encode
+from outgrow.comparing.language import Passage, cut_passage, padded, read_passages
+from outgrow.comparing.tasks import Example, f1, matthews, read_task
+from outgrow.engine.step import Device
 from outgrow.errors import ConfigError
-from outgrow.train.compare.finetune import Padded, encode
-from outgrow.train.compare.language import Passage, cut_passage, padded, read_passages
-from outgrow.train.compare.tasks import Example, f1, matthews, read_task
-from outgrow.train.engine import Device
 
 CPU = Device("cpu", False)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outgrow.train.compare.frontier import Curve, Frontier, best_of, compute_at, least_compute
+from outgrow.comparing.frontier import Curve, Frontier, best_of, compute_at, least_compute
 
 KNOTS = st.lists(
     st.tuples(st.floats(0.1, 3.0), st.one_of(st.just(0.0), st.floats(1e-3, 2.0))), min_size=1, max_size=7

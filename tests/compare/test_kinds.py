@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from compare.tiny import other_study
+from outgrow.commands.compare import study_report
+from outgrow.comparing import parse_study, run_study
 from outgrow.errors import ConfigError
-from outgrow.report.compare import study_report
 from outgrow.report.compare_tables import sections
-from outgrow.train.compare import parse_study, run_study
 
 
 def text(corpus: Path) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from outgrow.train.compare.frontier import Frontier
-from outgrow.train.compare.saving import Saving, savings, seeds_for, student_95
+from outgrow.comparing.frontier import Frontier
+from outgrow.comparing.saving import Saving, savings, seeds_for, student_95
 
 
 def curve(compute: tuple[float, ...], factor: float = 1.0, noise: float = 0.0, seed: int = 0) -> Frontier:

@@ -12,14 +12,14 @@ import pytest
 
 from compare.tiny import GROW, SMALL
 from compare.tiny import text_study as study
+from outgrow.commands.compare import compare_dry, study_report
+from outgrow.comparing import parse_study, run_study
+from outgrow.comparing.check import check_study
+from outgrow.comparing.estimate import estimate
+from outgrow.comparing.pieces import all_pieces, branches
 from outgrow.errors import ConfigError, OutgrowError
-from outgrow.report.compare import compare_dry, study_report
 from outgrow.report.compare_tables import sections
-from outgrow.train.compare import parse_study, run_study
-from outgrow.train.compare.check import check_study
-from outgrow.train.compare.estimate import estimate
-from outgrow.train.compare.pieces import all_pieces, branches
-from outgrow.train.folder import RunFolder
+from outgrow.training.folder import RunFolder
 
 
 def test_a_study_end_to_end(corpus: Path, tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_one_folder_spelled_twice_is_one_study(
         if (
             run.stages[0].grow is not None
         ):  # killed when the grown state is there, and the run's pointer to it
-            monkeypatch.setattr("outgrow.train.loop._train_stage", _interrupt)
+            monkeypatch.setattr("outgrow.training.loop._train_stage", _interrupt)
         return real(run, **options)
 
     monkeypatch.setattr(runner, "train", dying)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from outgrow.architectures import load
-from outgrow.flops import model_cost
-from outgrow.train.compare import StudyConfig, load_study
-from outgrow.train.compare.estimate import estimate
-from outgrow.train.compare.pieces import all_pieces, arm_run, branches, common_run
-from outgrow.train.needs import ImageNeeds, Needs, TextNeeds
-from outgrow.train.stages import plan_stages
+from outgrow.comparing import StudyConfig, load_study
+from outgrow.comparing.estimate import estimate
+from outgrow.comparing.pieces import all_pieces, arm_run, branches, common_run
+from outgrow.cost.flops import model_cost
+from outgrow.data.needs import ImageNeeds, Needs, TextNeeds
+from outgrow.models.architecture import load
+from outgrow.training.stage_plans import plan_stages
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "benchmarks" / "studies").rglob("*.yaml"))

@@ -12,13 +12,13 @@ import pytest
 
 from compare.tiny import SMALL
 from compare.tiny import text_study as study
+from outgrow.comparing import parse_study, run_study
+from outgrow.comparing.check import check_study
+from outgrow.comparing.estimate import estimate
+from outgrow.comparing.result import Trial
+from outgrow.comparing.runner import best_rate
+from outgrow.errors import TrainingError
 from outgrow.report.compare_tables import sections
-from outgrow.train.compare import parse_study, run_study
-from outgrow.train.compare.check import check_study
-from outgrow.train.compare.estimate import estimate
-from outgrow.train.compare.result import Trial
-from outgrow.train.compare.runner import best_rate
-from outgrow.train.engine import TrainingError
 
 
 def test_the_mean_over_seeds_chooses() -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import outgrow.train.compare.timing as timing
 import pytest
 
-import outgrow.train.compare.timing as timing
 from compare.tiny import text_study
+from outgrow.comparing import parse_study
+from outgrow.comparing.check import check_study
+from outgrow.comparing.pieces import common_run
 from outgrow.errors import ConfigError
-from outgrow.train.compare import parse_study
-from outgrow.train.compare.check import check_study
-from outgrow.train.compare.pieces import common_run
 
 
 def test_models_take_turns_and_are_measured_once(

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from compare.tiny import GROW, SMALL
 from compare.tiny import text_study as study
-from outgrow.train.compare import parse_study, run_study
-from outgrow.train.compare.check import check_study
-from outgrow.train.compare.pieces import branches, with_thresholds
-from outgrow.train.compare.runner import run_pieces
-from outgrow.train.folder import RunFolder
-from outgrow.train.trigger import Threshold, UntilEfficiency
+from outgrow.comparing import parse_study, run_study
+from outgrow.comparing.check import check_study
+from outgrow.comparing.pieces import branches, with_thresholds
+from outgrow.comparing.runner import run_pieces
+from outgrow.run.until import Threshold, UntilEfficiency
+from outgrow.training.folder import RunFolder
 
 
 def test_a_trigger_of_a_grown_stage_counts_the_tokens_before_it(corpus: Path, tmp_path: Path) -> None:

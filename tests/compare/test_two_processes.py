@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from compare.tiny import text_study
-from outgrow.train.compare import parse_study
-from outgrow.train.compare.pieces import all_pieces
-from outgrow.train.compare.runner import run_pieces, sweep_branches
+from outgrow.comparing import parse_study
+from outgrow.comparing.pieces import all_pieces
+from outgrow.comparing.runner import run_pieces, sweep_branches
 
 
 def test_two_processes_share_the_work(corpus: Path, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from compare.tiny import text_study
+from outgrow.comparing import parse_study
+from outgrow.comparing.result import Point, StudyResult
 from outgrow.report.compare_tables import worth_rows
-from outgrow.train.compare import parse_study
-from outgrow.train.compare.result import Point, StudyResult
 
 TOKEN = 6e6
 """FLOPs of a token of the baseline's model."""

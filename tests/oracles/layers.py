@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from battery import growing, zoo
-from outgrow.plan import GrowthPlan
-from outgrow.store.grown import GrownView
+from outgrow.growth.plan import GrowthPlan
+from outgrow.state.grown_view import GrownView
 
 SLOTS = ("weight", "exp_avg", "exp_avg_sq")
 PREFIXES = {"llama-tied-bias": "model.layers.", "gpt2": "transformer.h."}

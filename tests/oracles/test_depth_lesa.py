@@ -9,11 +9,11 @@ import torch
 
 from battery import growing, zoo
 from oracles.layers import PREFIXES, in_layers
-from outgrow.api import apply
 from outgrow.errors import GrowthError
-from outgrow.plan import plan
-from outgrow.state import TrainingState
-from outgrow.train.lesa import fit_lesa
+from outgrow.growth.plan import plan
+from outgrow.learning.lesa import fit_lesa
+from outgrow.state.growing import apply
+from outgrow.state.training_state import TrainingState
 
 ANGLE = 1.0  # layer i holds A cos(i·θ) + B sin(i·θ), so that (W_{i-1} + W_{i+1}) / (2 cos θ) = W_i, and the mean is off by cos θ
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from battery import growing, zoo
-from outgrow.growth import target
-from outgrow.operators import build
-from outgrow.operators.learned import stacked
-from outgrow.operators.ligo import Ligo, initial
-from outgrow.operators.mango import Mango, start
-from outgrow.plan import plan
+from outgrow.growth.plan import plan
+from outgrow.growth.target import target
+from outgrow.methods.build import build
+from outgrow.methods.learned.form import stacked
+from outgrow.methods.learned.ligo import Ligo, initial
+from outgrow.methods.learned.mango import Mango, start
 
 Weights = dict[str, Tensor]
 ROUNDING = {"rtol": 1e-12, "atol": 1e-12}  # float64, another order of sums
@@ -207,7 +207,7 @@ def gpt2_blocks(weights: Weights, layers: int, size: int, k: int) -> Tensor:
 def test_mango_is_the_full_tensor(rank: int) -> None:
     """The recipe path against S itself: 8 indices, contracted at once."""
     config = {**zoo.config("gpt2"), **SMALL_GPT2}
-    from outgrow.architectures import resolve
+    from outgrow.models.architecture import resolve
 
     small = resolve(config)
     form = Mango(small, target(small, GPT2_BLOCKS), rank)

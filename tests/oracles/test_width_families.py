@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from battery import growing, zoo
 from outgrow.errors import GrowthError
-from outgrow.multipliers import multipliers
-from outgrow.operators.mup import mup_multipliers
-from outgrow.operators.net2net import drawn
+from outgrow.growth.multipliers import multipliers
+from outgrow.methods.width.mup import mup_multipliers
+from outgrow.methods.width.net2net import drawn
 
 Array = NDArray[np.float64]
 Takes = list[tuple[int, float] | None]

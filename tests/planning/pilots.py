@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from outgrow.laws import PowerCurve
+from outgrow.planning.laws import PowerCurve
 
 TOKENS = 100_000
 """Between validations."""

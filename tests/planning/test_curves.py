@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from outgrow.curves import CurveFile, read_curves, select
 from outgrow.errors import ConfigError
+from outgrow.planning.curves import CurveFile, read_curves, select
 
 CONFIG = {
     "model_type": "llama",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from outgrow.errors import ConfigError
-from outgrow.laws import Chinchilla, KaplanData, KaplanSteps, PowerCurve, Saturation, fit_law
-from outgrow.laws.forms import (
+from outgrow.planning.laws import Chinchilla, KaplanData, KaplanSteps, PowerCurve, Saturation, fit_law
+from outgrow.planning.laws.forms import (
     CHINCHILLA_FORM,
     CURVE_FORM,
     KAPLAN_DATA_FORM,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from outgrow.errors import ConfigError
-from outgrow.laws import (
+from outgrow.planning.laws import (
     CHINCHILLA,
     KAPLAN_BATCH,
     KAPLAN_DATA,

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import yaml
 
-from outgrow.curves import CurveFile, read_curves
-from outgrow.curves.curve import make_curve
-from outgrow.curves.falling import falling, falling_law
-from outgrow.curves.grown import read_grown_curve
 from outgrow.errors import ConfigError
 from outgrow.planning.cautions import cautions
+from outgrow.planning.curves import CurveFile, read_curves
+from outgrow.planning.curves.curve import make_curve
+from outgrow.planning.curves.falling import falling, falling_law
+from outgrow.planning.curves.grown import read_grown_curve
 from outgrow.planning.plan_file import parse_plan
+from outgrow.planning.stages import replay
+from outgrow.planning.stages.measured import MeasuredOperator, PilotCost, pilot_cost
 from outgrow.planning.worked import work_out
-from outgrow.stages import replay
-from outgrow.stages.measured import MeasuredOperator, PilotCost, pilot_cost
 from planning import pilots
 from planning.pilots import LARGE, TOKENS, Row, config, grown_log, scratch_log, write
 from test_cli import outgrow, refused

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import yaml
 
-from outgrow.laws import Chinchilla
 from outgrow.planning.cautions import cautions
+from outgrow.planning.laws import Chinchilla
 from outgrow.planning.plan_file import parse_plan
 from outgrow.planning.summary import summary
 from outgrow.planning.worked import work_out
-from outgrow.train.run_file import load_run
+from outgrow.run.run_file import load_run
 from test_cli import outgrow, refused
 
 LAW = Chinchilla(1.9, 120.0, 0.30, 900.0, 0.40)

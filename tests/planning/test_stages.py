@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from outgrow.errors import ConfigError
-from outgrow.laws import CHINCHILLA, Chinchilla
-from outgrow.stages import (
+from outgrow.planning.laws import CHINCHILLA, Chinchilla
+from outgrow.planning.stages import (
     LOSS_PRESERVING,
     Operator,
     Problem,
@@ -22,7 +22,7 @@ from outgrow.stages import (
     replay,
     sensitivity,
 )
-from outgrow.stages.problem import any_larger
+from outgrow.planning.stages.problem import any_larger
 
 LAW = Chinchilla(1.9, 120.0, 0.30, 900.0, 0.40)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tiny_models import tiny_llama, trained_state
 
-from outgrow.state import TrainingState
+from outgrow.state.training_state import TrainingState
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausal
 
 import outgrow
 from outgrow.errors import CheckpointError, GrowthError
-from outgrow.proof import verify
-from outgrow.state import TrainingState
-from outgrow.store.models import build_model
+from outgrow.models.library import build_model
+from outgrow.proof.verify import verify
+from outgrow.state.training_state import TrainingState
 from outgrow.store.source import TensorMeta
 
 GATE_UP = "model.layers.1.mlp.experts.gate_up_proj"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import files_of, tiny_llama
 
 from outgrow.errors import CheckpointError
-from outgrow.state import TrainingState
+from outgrow.state.training_state import TrainingState
 from outgrow.store.check import check_finite
 from outgrow.store.layouts import save
 

@@ -14,14 +14,14 @@ from tiny_models import tiny_gpt2, tiny_llama, train, two_groups
 from transformers import Trainer, TrainingArguments
 from transformers.optimization import Adafactor
 
-from outgrow.api import grow
+from outgrow.algebra.slots import MOMENTS, SLOTS
+from outgrow.engine.optimizers import Lion, build_optimizer
 from outgrow.errors import CheckpointError
-from outgrow.proof import verify
-from outgrow.slots import MOMENTS, SLOTS
-from outgrow.state import OptimizerInfo, TrainingState
+from outgrow.proof.verify import verify
+from outgrow.run.optimizer_config import MuonConfig
+from outgrow.state.growing import grow
+from outgrow.state.training_state import OptimizerInfo, TrainingState
 from outgrow.store.source import MemorySource
-from outgrow.train.optimizer_config import MuonConfig
-from outgrow.train.optimizers import Lion, build_optimizer
 
 Make = Callable[[Any], torch.optim.Optimizer]
 OPTIMIZERS: dict[str, Make] = {

@@ -18,9 +18,9 @@ import torch
 from tiny_models import assert_same_tensors, files_of, tiny_llama, trained_state
 
 from outgrow.errors import CheckpointError
-from outgrow.state import TrainingState
-from outgrow.store import atomic
-from outgrow.store.atomic import publishing, write_json_atomic
+from outgrow.files import atomic
+from outgrow.files.atomic import publishing, write_json_atomic
+from outgrow.state.training_state import TrainingState
 from outgrow.store.layouts import save
 from outgrow.store.source import MemorySource
 

@@ -27,10 +27,11 @@ from tiny_models import (
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, GPT2Model
 
 from outgrow.errors import CheckpointError
-from outgrow.state import OptimizerInfo, ParamGroup, TrainingState
+from outgrow.models.library import build_model, decay_names, named_shapes
+from outgrow.state.training_state import OptimizerInfo, ParamGroup, TrainingState
 from outgrow.store.check import check_finite
+from outgrow.store.config_file import load_config
 from outgrow.store.layouts import save
-from outgrow.store.models import build_model, decay_names, load_config, named_shapes
 from outgrow.store.source import MemorySource, TensorMeta
 
 STORIES = Path("/work/shared/data/ckpt/stories260K")

@@ -13,9 +13,9 @@ import torch
 from tiny_models import assert_same_tensors, tiny_llama
 from transformers import Trainer, TrainingArguments
 
-from outgrow.api import grow
 from outgrow.errors import CheckpointError
-from outgrow.state import TrainingState
+from outgrow.state.growing import grow
+from outgrow.state.training_state import TrainingState
 from outgrow.store.source import MemorySource
 
 ROWS = [

@@ -17,7 +17,7 @@ from transformers import (
     MixtralForCausalLM,
 )
 
-from outgrow.state import TrainingState
+from outgrow.state.training_state import TrainingState
 
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 

@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 import transformers.models.llama.modeling_llama  # noqa: F401  (imported once, before the forks)
 
-from outgrow.api import grow  # noqa: F401
-from outgrow.train import load_run, train
+from outgrow.training import load_run, train
 
 
 def start(path: str) -> int:

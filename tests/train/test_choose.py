@@ -10,10 +10,10 @@ import pytest
 
 from outgrow.errors import OutgrowError
 from outgrow.report.run import run_report
-from outgrow.state import TrainingState
-from outgrow.train.folder import read_metrics
-from outgrow.train.loop import train
-from outgrow.train.run_file import parse_run
+from outgrow.run.run_file import parse_run
+from outgrow.state.training_state import TrainingState
+from outgrow.training.folder import read_metrics
+from outgrow.training.loop import train
 
 PROBE = {
     "steps": 3,

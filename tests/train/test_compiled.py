@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from outgrow.engine.step import Device, check_compiler
 from outgrow.errors import ConfigError
-from outgrow.train import loop, train
-from outgrow.train.engine import Device, check_compiler
-from outgrow.train.folder import read_metrics
-from outgrow.train.run_file import parse_run
+from outgrow.run.run_file import parse_run
+from outgrow.training import loop, train
+from outgrow.training.folder import read_metrics
 
 Tiny = Callable[..., dict[str, Any]]
 needs_compiler = pytest.mark.skipif(

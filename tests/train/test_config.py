@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from outgrow.errors import ConfigError
-from outgrow.train.config import RunConfig
-from outgrow.train.run_file import dump_yaml, load_run, parse_run
+from outgrow.files.yaml_file import dump_yaml
+from outgrow.run.config import RunConfig
+from outgrow.run.run_file import load_run, parse_run
 
 Tiny = Callable[..., dict[str, Any]]
 

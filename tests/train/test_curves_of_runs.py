@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from outgrow.curves import CurveFile, read_curves, select
-from outgrow.curves.falling import falling
-from outgrow.curves.grown import read_grown_curve
-from outgrow.flops import training_flops_per_token
-from outgrow.stages.measured import pilot_cost
-from outgrow.train.folder import read_metrics
-from outgrow.train.loop import train
-from outgrow.train.run_file import parse_run
+from outgrow.cost.flops import training_flops_per_token
+from outgrow.planning.curves import CurveFile, read_curves, select
+from outgrow.planning.curves.falling import falling
+from outgrow.planning.curves.grown import read_grown_curve
+from outgrow.planning.stages.measured import pilot_cost
+from outgrow.run.run_file import parse_run
+from outgrow.training.folder import read_metrics
+from outgrow.training.loop import train
 
 
 def test_the_log_of_a_staged_run(tiny: Callable[..., dict[str, Any]]) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from outgrow.data.corpus import open_corpus
+from outgrow.data.windows import Windows, load_data
 from outgrow.errors import ConfigError
-from outgrow.train.config import DataConfig
-from outgrow.train.corpus import open_corpus
-from outgrow.train.data import Windows, load_data
+from outgrow.run.config import DataConfig
 from train.tiny_corpus import write_corpus
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from outgrow.errors import OutgrowError
-from outgrow.train.files import write_folder
+from outgrow.files.locks import write_folder
 
 
 def test_of_two_that_want_a_folder_one_writes_it(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_what_fails_or_is_killed_leaves_no_folder(tmp_path: Path) -> None:
         write_folder(target, full)
     assert [path.name for path in tmp_path.iterdir()] == [".a.lock"]
     script = (
-        "import os, sys; from pathlib import Path; from outgrow.train.files import write_folder\n"
+        "import os, sys; from pathlib import Path; from outgrow.files.locks import write_folder\n"
         "def die(folder):\n    (folder / 'half').write_text('half'); os._exit(9)\n"
         "write_folder(Path(sys.argv[1]), die)"
     )

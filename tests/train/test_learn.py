@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from battery import growing, zoo
-from outgrow.architectures import resolve
-from outgrow.flops import model_cost
-from outgrow.growth import target
-from outgrow.operators import build
-from outgrow.operators.ligo import Ligo, initial
-from outgrow.operators.ligo_start import exact
-from outgrow.plan import plan
-from outgrow.train.fit import FitOptions, fit
-from outgrow.train.learn import LearnOptions, begin
-from outgrow.train.objectives import IGNORED
+from outgrow.cost.flops import model_cost
+from outgrow.data.objectives import IGNORED
+from outgrow.growth.plan import plan
+from outgrow.growth.target import target
+from outgrow.learning.fit import FitOptions, fit
+from outgrow.learning.learn import LearnOptions, begin
+from outgrow.methods.build import build
+from outgrow.methods.learned.ligo import Ligo, initial
+from outgrow.methods.learned.ligo_start import exact
+from outgrow.models.architecture import resolve
 
 # Every architecture family, tied and untied, at widths that its norm allows; the last begins with fresh heads and units.
 EXACT = [

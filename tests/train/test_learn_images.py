@@ -11,10 +11,10 @@ import torch
 
 from battery import zoo
 from outgrow import TrainingState
+from outgrow.data.learn_data import image_data, learn_data
 from outgrow.errors import ConfigError
-from outgrow.train.fit import FitOptions
-from outgrow.train.learn import LearnOptions, learn
-from outgrow.train.learn_data import image_data, learn_data
+from outgrow.learning.fit import FitOptions
+from outgrow.learning.learn import LearnOptions, learn
 from test_cli import outgrow, refused
 
 TO = {"hidden_size": 48, "num_attention_heads": 8, "intermediate_size": 80, "num_hidden_layers": 4}

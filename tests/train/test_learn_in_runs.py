@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from outgrow import TrainingState, verify
-from outgrow.architectures import resolve
+from outgrow.cost.flops import training_flops
+from outgrow.data.windows import TrainingData
+from outgrow.engine.treatment import make_treatment
 from outgrow.errors import OutgrowError
-from outgrow.flops import training_flops
-from outgrow.store.operator_file import load_operator, save_operator
-from outgrow.train import dry_run, train
-from outgrow.train.data import TrainingData
-from outgrow.train.fit import FitOptions, fit_step
-from outgrow.train.learn import LearnOptions, learn
-from outgrow.train.lesa import LesaOptions, learn_lesa
-from outgrow.train.run_file import parse_run
-from outgrow.train.treatment import make_treatment
+from outgrow.learning.fit import FitOptions, fit_step
+from outgrow.learning.learn import LearnOptions, learn
+from outgrow.learning.lesa import LesaOptions, learn_lesa
+from outgrow.models.architecture import resolve
+from outgrow.run.run_file import parse_run
+from outgrow.state.operator_file import load_operator, save_operator
+from outgrow.training import dry_run, train
 from train.test_loop import Tiny, bits, rows_without_times
 
 LEARN = {"steps": 4, "learning_rate": 3e-3}
@@ -60,7 +60,7 @@ def test_the_fit_sees_the_batches_that_training_reads_next(
         return learn(state, to, batch, *rest, **more)
 
     monkeypatch.setattr(TrainingData, "batch", recorded)
-    monkeypatch.setattr("outgrow.train.learn_stage.learn", spied)
+    monkeypatch.setattr("outgrow.training.learn_stage.learn", spied)
     train(parse_run(learning(tiny, tmp_path / "run")), progress=False)
     assert checked == [0, 1, 2, 3]
 
@@ -118,9 +118,9 @@ def test_a_killed_fit_gives_the_same_again(
         return call
 
     for place, real, calls in (
-        ("outgrow.train.fit.fit_step", fit_step, 2),
-        ("outgrow.train.learn_stage.save_operator", save_operator, 0),
-        ("outgrow.train.loop.make_treatment", make_treatment, 1),  # 0: the first stage's, as it goes on
+        ("outgrow.learning.fit.fit_step", fit_step, 2),
+        ("outgrow.training.learn_stage.save_operator", save_operator, 0),
+        ("outgrow.training.loop.make_treatment", make_treatment, 1),  # 0: the first stage's, as it goes on
     ):
         with monkeypatch.context() as patch:
             patch.setattr(place, killing(calls, real))

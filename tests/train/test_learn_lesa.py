@@ -10,12 +10,12 @@ import torch
 
 from battery import zoo
 from outgrow import TrainingState, grow
-from outgrow.api import apply
 from outgrow.errors import ConfigError, GrowthError
-from outgrow.new_entries import new_entries
-from outgrow.plan import plan
-from outgrow.store.operator_file import load_operator, save_operator
-from outgrow.train.lesa import LesaOptions, fit_lesa, learn_lesa
+from outgrow.growth.new_entries import new_entries
+from outgrow.growth.plan import plan
+from outgrow.learning.lesa import LesaOptions, fit_lesa, learn_lesa
+from outgrow.state.growing import apply
+from outgrow.state.operator_file import load_operator, save_operator
 from test_cli import outgrow, refused
 
 TO = {"num_hidden_layers": 4, "intermediate_size": 56}

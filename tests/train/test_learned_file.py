@@ -14,20 +14,20 @@ from safetensors.torch import save_file
 
 from battery import zoo
 from outgrow import TrainingState, grow, verify
-from outgrow.architectures import resolve
+from outgrow.algebra.recipe import PANEL_ROWS
+from outgrow.data.learn_data import text_data
+from outgrow.data.tokenizer import find_tokenizer
 from outgrow.errors import CheckpointError, ConfigError, GrowthError, OutgrowError
-from outgrow.growth import target
-from outgrow.operators.fitted import FittedOperator, describe_source
-from outgrow.operators.ligo import Ligo, initial
-from outgrow.plan import plan
-from outgrow.recipe import PANEL_ROWS
-from outgrow.store.grown import GrownView
-from outgrow.store.operator_file import FILE, load_operator, save_operator
+from outgrow.growth.plan import plan
+from outgrow.growth.target import target
+from outgrow.learning.fit import Fit, FitOptions
+from outgrow.learning.learn import LearnOptions, begin, learn
+from outgrow.methods.learned.fitted import FittedOperator, describe_source
+from outgrow.methods.learned.ligo import Ligo, initial
+from outgrow.models.architecture import resolve
+from outgrow.state.grown_view import GrownView
+from outgrow.state.operator_file import FILE, load_operator, save_operator
 from outgrow.store.source import MemorySource
-from outgrow.train.fit import Fit, FitOptions
-from outgrow.train.learn import LearnOptions, begin, learn
-from outgrow.train.learn_data import text_data
-from outgrow.train.tokenizer import find_tokenizer
 from test_cli import outgrow, refused
 
 

@@ -14,23 +14,16 @@ import pytest
 import torch
 import yaml
 
-from outgrow.errors import OutgrowError
-from outgrow.store import atomic
-from outgrow.train import dry_run, train
-from outgrow.train.engine import (
-    Device,
-    TrainingError,
-    build_model,
-    evaluate,
-    model_config,
-    optimizer_step,
-)
-from outgrow.train.files import RunBusyError, locked
-from outgrow.train.folder import read_metrics
-from outgrow.train.needs import TextNeeds
-from outgrow.train.optimizer_config import AdamWConfig
-from outgrow.train.optimizers import build_optimizer
-from outgrow.train.run_file import parse_run
+from outgrow.data.needs import TextNeeds, model_config
+from outgrow.engine.optimizers import build_optimizer
+from outgrow.engine.step import Device, build_model, evaluate, optimizer_step
+from outgrow.errors import OutgrowError, TrainingError
+from outgrow.files import atomic
+from outgrow.files.locks import RunBusyError, locked
+from outgrow.run.optimizer_config import AdamWConfig
+from outgrow.run.run_file import parse_run
+from outgrow.training import dry_run, train
+from outgrow.training.folder import read_metrics
 
 Tiny = Callable[..., dict[str, Any]]
 TIMES = ("seconds", "tokens_per_second", "growth_seconds")
@@ -100,7 +93,7 @@ def test_a_run_learns_grows_and_reports(tiny: Tiny, tmp_path: Path) -> None:
 def test_the_final_state_opens_with_transformers(tiny: Tiny, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from outgrow.state import TrainingState
+    from outgrow.state.training_state import TrainingState
 
     run = parse_run(tiny(stages=[{"name": "only", "tokens": 192}]))
     train(run, progress=False)
@@ -210,7 +203,7 @@ def test_a_start_that_was_killed_early_is_started_again(tiny: Tiny, tmp_path: Pa
 def test_divergence_names_the_step_and_the_last_checkpoint(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from outgrow.train import loop
+    from outgrow.training import loop
 
     def diverging(*arguments: Any, **options: Any) -> Any:
         step = optimizer_step(*arguments, **options)

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from battery import zoo
+from outgrow.engine.masks import MaskedNorm, Masks, check_masks, make_masks
 from outgrow.errors import OutgrowError
-from outgrow.new_entries import NewEntries, new_entries
-from outgrow.operators import build
-from outgrow.plan import GrowthPlan, plan
-from outgrow.train import train
-from outgrow.train.after_growth import MasksConfig
-from outgrow.train.masks import MaskedNorm, Masks, check_masks, make_masks
-from outgrow.train.run_file import parse_run
+from outgrow.growth.new_entries import NewEntries, new_entries
+from outgrow.growth.plan import GrowthPlan, plan
+from outgrow.methods.build import build
+from outgrow.run.after_growth import MasksConfig
+from outgrow.run.run_file import parse_run
+from outgrow.training import train
 
 Tiny = Callable[..., dict[str, Any]]
 GROWTHS: dict[str, dict[str, dict[str, Any]]] = {
@@ -86,7 +86,7 @@ def unchecked(
     model: nn.Module, growth: GrowthPlan, entries: dict[str, NewEntries], patch: pytest.MonkeyPatch
 ) -> Masks:
     """Masks of a plan whose gains and eps are made for zeros beside the old units: here they are random instead."""
-    patch.setattr("outgrow.train.masks.check_masks", lambda *_: None)
+    patch.setattr("outgrow.engine.masks.check_masks", lambda *_: None)
     return make_masks(model, growth, entries)
 
 

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 import torch
 
+from outgrow.cost.flops import MASK_SHARE, training_flops
+from outgrow.data.images import flipped_and_cropped, load_images, read_images
+from outgrow.data.masked import Hiding, MaskedText
+from outgrow.data.needs import ImageNeeds, TextNeeds, model_config
+from outgrow.data.objectives import IGNORED
+from outgrow.data.tokenizer import open_tokenizer
+from outgrow.engine.step import Device, build_model, measure, optimizer_step
 from outgrow.errors import OutgrowError
-from outgrow.flops import MASK_SHARE, training_flops
-from outgrow.state import TrainingState
-from outgrow.train import dry_run, train
-from outgrow.train.config import DataConfig
-from outgrow.train.engine import Device, build_model, measure, model_config, optimizer_step
-from outgrow.train.folder import read_metrics
-from outgrow.train.images import flipped_and_cropped, load_images, read_images
-from outgrow.train.masked import Hiding, MaskedText
-from outgrow.train.needs import ImageNeeds, TextNeeds
-from outgrow.train.objectives import IGNORED
-from outgrow.train.run_file import parse_run
-from outgrow.train.tokenizer import open_tokenizer
+from outgrow.run.config import DataConfig
+from outgrow.run.run_file import parse_run
+from outgrow.state.training_state import TrainingState
+from outgrow.training import dry_run, train
+from outgrow.training.folder import read_metrics
 
 Tiny = Callable[..., dict[str, Any]]
 CPU = Device("cpu", False)

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from outgrow.data.needs import TextNeeds, model_config
+from outgrow.engine.optimizers import build_optimizer, hidden_matrices, state_numbers
+from outgrow.engine.step import Device, build_model, optimizer_step
 from outgrow.errors import ConfigError, OutgrowError
-from outgrow.state import TrainingState
-from outgrow.train import dry_run, loop, train
-from outgrow.train.engine import Device, build_model, model_config, optimizer_step
-from outgrow.train.needs import TextNeeds
-from outgrow.train.optimizer_config import OPTIMIZERS, AdamWConfig, MuonConfig
-from outgrow.train.optimizers import build_optimizer, hidden_matrices, state_numbers
-from outgrow.train.run_file import parse_run
+from outgrow.run.optimizer_config import OPTIMIZERS, AdamWConfig, MuonConfig
+from outgrow.run.run_file import parse_run
+from outgrow.state.training_state import TrainingState
+from outgrow.training import dry_run, loop, train
 
 Tiny = Callable[..., dict[str, Any]]
 RATES = {"adamw": 1e-2, "sgd": 0.3, "lion": 2e-3, "adafactor": 3e-2, "muon": 1e-2}

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 import yaml
 
+from outgrow.commands.train import run_command
 from outgrow.errors import ConfigError
-from outgrow.reentry import LOSS_MATCHED_RATIO, Factors, entry_peak, matched_tokens, size_law
-from outgrow.report import run_command
+from outgrow.files.yaml_file import dump_yaml
 from outgrow.report.rates import rate_line
-from outgrow.schedule import WSD, Linear, learning_rate
-from outgrow.train import train
-from outgrow.train.course import Course, planned
-from outgrow.train.folder import read_metrics
-from outgrow.train.preflight import preflight
-from outgrow.train.run_file import dump_yaml, load_run, parse_run
+from outgrow.run.reentry import LOSS_MATCHED_RATIO, Factors, entry_peak, matched_tokens, size_law
+from outgrow.run.run_file import load_run, parse_run
+from outgrow.run.schedule import WSD, Linear, learning_rate
+from outgrow.training import train
+from outgrow.training.course import Course, planned
+from outgrow.training.folder import read_metrics
+from outgrow.training.preflight import preflight
 
 Tiny = Callable[..., dict[str, Any]]
 # Learning rates of the configurations in the released code of arXiv 2203.06211 (12 n_layer d² parameters each).
@@ -121,7 +122,7 @@ def test_the_learning_rate_of_the_loop_is_the_planned_one(tiny: Tiny, tmp_path: 
     assert max(row["lr"] for row in rows[12:]) == 4e-3
     assert rows[12]["lr"] == pytest.approx(4e-3 / 8)  # the middle of the first of four steps of re-warm-up
 
-    from outgrow.state import TrainingState
+    from outgrow.state.training_state import TrainingState
 
     record = TrainingState.from_pretrained(tmp_path / "run" / "final").records["schedule"]
     assert (record["peak"], record["tokens"], record["total_tokens"]) == (4e-3, 64 * 18, 64 * 18)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from outgrow.commands.train import run_command, run_report
 from outgrow.errors import ConfigError
-from outgrow.report import run_command, run_report
 from outgrow.report.text import amount, duration
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from outgrow.cost.flops import model_cost
 from outgrow.errors import ArchitectureError
-from outgrow.flops import model_cost
-from outgrow.schedule import WSD, Constant, Cosine, Linear, learning_rate
-from outgrow.section import parse_count
+from outgrow.files.section import parse_count
+from outgrow.run.schedule import WSD, Constant, Cosine, Linear, learning_rate
 
 
 @pytest.mark.parametrize(

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from battery import zoo
+from outgrow.cost.frozen_flops import frozen_training_flops
+from outgrow.engine.boost import NewRegions
+from outgrow.engine.freezing import frozen, frozen_names
+from outgrow.engine.optimizers import build_optimizer
+from outgrow.engine.step import Device, optimizer_step
 from outgrow.errors import OutgrowError
-from outgrow.frozen_flops import frozen_training_flops
-from outgrow.new_entries import NewEntries, new_entries
-from outgrow.operators import build
-from outgrow.plan import plan
-from outgrow.train import loop, train
-from outgrow.train.after_growth import FreezeConfig, NewEntriesConfig
-from outgrow.train.boost import NewRegions
-from outgrow.train.engine import Device, optimizer_step
-from outgrow.train.folder import read_metrics
-from outgrow.train.freezing import frozen, frozen_names
-from outgrow.train.optimizer_config import AdamWConfig
-from outgrow.train.optimizers import build_optimizer
-from outgrow.train.run_file import parse_run
+from outgrow.growth.new_entries import NewEntries, new_entries
+from outgrow.growth.plan import plan
+from outgrow.methods.build import build
+from outgrow.run.after_growth import FreezeConfig, NewEntriesConfig
+from outgrow.run.optimizer_config import AdamWConfig
+from outgrow.run.run_file import parse_run
+from outgrow.training import loop, train
+from outgrow.training.folder import read_metrics
 
 Tiny = Callable[..., dict[str, Any]]
 CPU = Device("cpu", False)
@@ -136,7 +136,7 @@ def test_frozen_tensors_keep_weights_moments_and_steps() -> None:
 
 def test_llama_pro_trains_its_new_blocks_alone(tiny: Tiny, tmp_path: Path) -> None:
     """A stage that freezes what is old: the weights that its growth left are those at its end, but for new layers."""
-    from outgrow.state import TrainingState
+    from outgrow.state.training_state import TrainingState
 
     run = tiny()
     run["stages"][1] |= {

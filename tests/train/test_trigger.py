@@ -9,22 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from outgrow.engine.step import optimizer_step
 from outgrow.errors import ConfigError
-from outgrow.reentry import Factors
-from outgrow.train import loop, train
-from outgrow.train.engine import optimizer_step
-from outgrow.train.folder import read_metrics
-from outgrow.train.preflight import preflight
-from outgrow.train.run_file import parse_run
-from outgrow.train.trigger import (
-    PUBLISHED_SLOPE,
-    Monitor,
-    Threshold,
-    UntilEfficiency,
-    UntilLoss,
-    fit,
-    threshold,
-)
+from outgrow.run.reentry import Factors
+from outgrow.run.run_file import parse_run
+from outgrow.run.until import PUBLISHED_SLOPE, Threshold, UntilEfficiency, UntilLoss, threshold
+from outgrow.training import loop, train
+from outgrow.training.folder import read_metrics
+from outgrow.training.preflight import preflight
+from outgrow.training.trigger import Monitor, fit
 from train.test_loop import bits, rows_without_times
 
 Tiny = Callable[..., dict[str, Any]]

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from pydantic import TypeAdapter, ValidationError
 
-from outgrow.curves import law_parameters
+from outgrow.planning.curves import law_parameters
 from outgrow.planning.sizes import KINDS
 from outgrow.planning.worked import WorkedPlan
-from outgrow.schedule import Schedule
+from outgrow.run.schedule import Schedule
 
 OVER_TRAINED = 20.0
 """Tokens per parameter beyond which a base is over-trained for growing (arXiv 2203.15556's optimum; arXiv 2510.06548)."""

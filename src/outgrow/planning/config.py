@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from outgrow.reentry import Reentry
-from outgrow.section import Count, Section, TokenCount
+from outgrow.files.section import Count, Section, TokenCount
+from outgrow.run.reentry import Reentry
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

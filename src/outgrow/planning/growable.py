@@ -7,18 +7,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from outgrow.api import plan_growth
-from outgrow.architectures import Model, resolve
+from outgrow.data.needs import TextNeeds, model_config
+from outgrow.engine.step import build_model
 from outgrow.errors import ConfigError, OutgrowError
-from outgrow.operators import DEPTH, WIDTH
-from outgrow.operators.registry import find
+from outgrow.files.yaml_file import explain
+from outgrow.methods.build import DEPTH, WIDTH
+from outgrow.methods.registry import find
+from outgrow.models.architecture import resolve
+from outgrow.models.model import Model
 from outgrow.planning.config import PlanConfig
 from outgrow.planning.sizes import Candidate, planned_data
-from outgrow.state import TrainingState
-from outgrow.train.config import GrowConfig
-from outgrow.train.engine import build_model, model_config
-from outgrow.train.needs import TextNeeds
-from outgrow.train.run_file import explain
+from outgrow.run.config import GrowConfig
+from outgrow.state.asked import plan_growth
+from outgrow.state.training_state import TrainingState
 
 
 def check_operators(plan: PlanConfig) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from outgrow.errors import ConfigError
+from outgrow.files.yaml_file import Sections, apply_override, explain, read_yaml
 from outgrow.planning.config import (
     CandidateConfig,
     ChinchillaConstants,
@@ -24,8 +25,7 @@ from outgrow.planning.config import (
     SeriesConfig,
     TargetConfig,
 )
-from outgrow.reentry import Reentry
-from outgrow.train.run_file import Sections, apply_override, explain, read_yaml
+from outgrow.run.reentry import Reentry
 
 _SECTIONS: Sections = {
     "": (PlanConfig,),

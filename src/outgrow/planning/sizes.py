@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from outgrow.architectures import resolve
-from outgrow.curves import Count, law_parameters
+from outgrow.cost.flops import training_flops_per_token
 from outgrow.errors import ConfigError, OutgrowError
-from outgrow.flops import training_flops_per_token
+from outgrow.files.yaml_file import explain
+from outgrow.models.architecture import resolve
 from outgrow.planning.config import CandidateConfig, OperatorConfig, PlanConfig
-from outgrow.stages import Operator
-from outgrow.stages.measured import MeasuredOperator
-from outgrow.train.config import DataConfig
-from outgrow.train.run_file import explain
+from outgrow.planning.curves import Count, law_parameters
+from outgrow.planning.stages import Operator
+from outgrow.planning.stages.measured import MeasuredOperator
+from outgrow.run.config import DataConfig
 
 KINDS = ("depth", "width", "both")
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from outgrow.laws import Interval
 from outgrow.planning.cautions import cautions
-from outgrow.planning.laws import SizeLaw
+from outgrow.planning.laws import Interval
+from outgrow.planning.plan_law import SizeLaw
+from outgrow.planning.stages import Operator, StagePath
+from outgrow.planning.stages.measured import PilotCost
 from outgrow.planning.worked import WorkedPlan
-from outgrow.stages import Operator, StagePath
-from outgrow.stages.measured import PilotCost
 
 
 def summary(worked: WorkedPlan) -> dict[str, Any]:

@@ -9,16 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outgrow.errors import ConfigError
-from outgrow.laws import Array, Interval
-from outgrow.laws.prediction import quantiles
 from outgrow.planning.config import CurveConfig, PlanConfig
 from outgrow.planning.growable import check_operators, refusal
-from outgrow.planning.laws import SizeLaw, size_law
-from outgrow.planning.measured import measured_operators
-from outgrow.planning.rules import RuleRow, rule_rows
+from outgrow.planning.laws import Array, Interval
+from outgrow.planning.laws.prediction import quantiles
+from outgrow.planning.pilots import measured_operators
+from outgrow.planning.plan_law import SizeLaw, size_law
+from outgrow.planning.rule_rows import RuleRow, rule_rows
 from outgrow.planning.sizes import Candidate, candidates, growths
-from outgrow.stages import Problem, Size, StagePath, best_for_flops, best_for_loss, replay, sensitivity
-from outgrow.stages.measured import MeasuredOperator
+from outgrow.planning.stages import (
+    Problem,
+    Size,
+    StagePath,
+    best_for_flops,
+    best_for_loss,
+    replay,
+    sensitivity,
+)
+from outgrow.planning.stages.measured import MeasuredOperator
 
 
 @dataclass(frozen=True)

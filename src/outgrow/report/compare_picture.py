@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from outgrow.comparing.frontier import curve_of
+from outgrow.comparing.result import Cost, StudyResult
 from outgrow.report.plot import COLORS, STYLE, quiet_axes, save_figure
-from outgrow.train.compare.frontier import curve_of
-from outgrow.train.compare.result import Cost, StudyResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

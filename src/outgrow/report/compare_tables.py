@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from math import isfinite
 from statistics import fmean, stdev
 
+from outgrow.comparing.estimate import ArmEstimate
+from outgrow.comparing.result import StudyResult, trial_losses
+from outgrow.comparing.saving import Saving, seeds_for
 from outgrow.report.html import TableSection
 from outgrow.report.text import amount, duration
-from outgrow.train.compare.estimate import ArmEstimate
-from outgrow.train.compare.result import StudyResult, trial_losses
-from outgrow.train.compare.saving import Saving, seeds_for
 
 SAVINGS = (
     "arm",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from outgrow.architectures import Model
-from outgrow.constraints import Finding
-from outgrow.flops import training_flops
-from outgrow.plan import GrowthPlan
+from outgrow.algebra.slots import SLOTS
+from outgrow.cost.flops import training_flops
+from outgrow.growth.compensation import Finding
+from outgrow.growth.plan import GrowthPlan
+from outgrow.models.model import Model
 from outgrow.report.text import amount
-from outgrow.slots import SLOTS
-from outgrow.state import TrainingState
+from outgrow.state.training_state import TrainingState
 from outgrow.store.source import TensorSource
 from outgrow.store.writer import BLOCK_BYTES, WORKERS
 

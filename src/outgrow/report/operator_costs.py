@@ -10,7 +10,7 @@ from outgrow.report.text import amount
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from outgrow.stages.measured import MeasuredOperator
+    from outgrow.planning.stages.measured import MeasuredOperator
 
 
 def operator_costs_table(measured: Mapping[str, MeasuredOperator]) -> Table:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outgrow.errors import GrowthError, near
-from outgrow.operators import DEPTH, WIDTH, Operator
-from outgrow.operators.registry import expected
+from outgrow.methods.build import DEPTH, WIDTH, Operator
+from outgrow.methods.registry import expected
 
 if TYPE_CHECKING:
     from rich.table import Table

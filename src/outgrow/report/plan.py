@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from outgrow.planning.laws import SizeLaw
+from outgrow.planning.plan_law import SizeLaw
+from outgrow.planning.stages import loss_along
 from outgrow.planning.summary import law_summary
 from outgrow.planning.worked import WorkedPlan
 from outgrow.report.plot import COLORS, FAINT, INK, STYLE, quiet_axes, save_figure
 from outgrow.report.text import amount
-from outgrow.stages import loss_along
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.table import Table
 
-    from outgrow.laws import Array
+    from outgrow.planning.laws import Array
 
 _MOST_CURVES = 9
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from outgrow.errors import ConfigError
+from outgrow.files.atomic import write_bytes_atomic
 from outgrow.report.text import amount
-from outgrow.store.atomic import write_bytes_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from outgrow.proof.verdict import Report
 from outgrow.report.plot import COLORS, FAINT, STYLE, save_figure
-from outgrow.verdict import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from outgrow.report.plot import COLORS, FAINT, STYLE, quiet_axes, save_figure
 from outgrow.report.text import amount
-from outgrow.train.rates import StageRates
+from outgrow.training.rates import StageRates
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outgrow.errors import ConfigError
+from outgrow.files.atomic import write_text_atomic
 from outgrow.report.html import TableSection, page
 from outgrow.report.plot import draw_loss
 from outgrow.report.probe import draw_probes
 from outgrow.report.text import COLUMNS, amount, duration, stage_rows, stage_table
-from outgrow.store.atomic import write_text_atomic
-from outgrow.train.folder import RunFolder, read_metrics
-from outgrow.train.result import StageResult, stage_results
+from outgrow.training.folder import RunFolder, read_metrics
+from outgrow.training.result import StageResult, stage_results
 
 if TYPE_CHECKING:
     from rich.table import Table

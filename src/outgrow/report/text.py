@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from outgrow.train.dry import DryRun
-    from outgrow.train.result import StageResult
+    from outgrow.training.dry import DryRun
+    from outgrow.training.result import StageResult
 
 COLUMNS = (
     "stage",

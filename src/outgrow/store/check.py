@@ -14,8 +14,8 @@ from os import cpu_count
 import torch
 from torch import Tensor
 
+from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
-from outgrow.slots import SLOTS
 from outgrow.store.source import Rows, TensorMeta, TensorSource
 
 BLOCK_BYTES = 32 << 20

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from outgrow.store.rules import Rule, rule_named
+from outgrow.algebra.slots import MOMENTS
+from outgrow.store.optimizer_rules import Rule, rule_named
 from outgrow.store.source import TensorSource
 
 
@@ -64,3 +65,8 @@ class Contents:
     lineage: tuple[dict[str, Any], ...] = ()
     checksums: Mapping[str, int] = field(default_factory=dict)
     """CRC-32 of the files whose tensors `source` reads, where the format stores them."""
+
+
+def has_moments(source: TensorSource) -> bool:
+    """Whether an optimizer has left anything."""
+    return any(source.names(slot) for slot in MOMENTS)

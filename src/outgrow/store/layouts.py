@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from outgrow.algebra.slots import MOMENTS, SLOTS, WEIGHT
 from outgrow.errors import CheckpointError, near
-from outgrow.slots import MOMENTS, SLOTS, WEIGHT
+from outgrow.files.atomic import check_destination, json_text, publishing
+from outgrow.models.library import named_shapes
 from outgrow.store import native, trainer_files
-from outgrow.store.atomic import check_destination, json_text, publishing
-from outgrow.store.live import has_moments
-from outgrow.store.models import named_shapes
+from outgrow.store.contents import has_moments
 from outgrow.store.pickled import record_text
 from outgrow.store.safetensors_folder import LINEAGE, some
 from outgrow.store.writer import (
@@ -42,7 +42,7 @@ from outgrow.store.writer import (
 )
 
 if TYPE_CHECKING:
-    from outgrow.state import TrainingState
+    from outgrow.state.training_state import TrainingState
 
 Format = Literal["native", "trainer", "hub"]
 FORMATS: tuple[Format, ...] = ("native", "trainer", "hub")

@@ -21,10 +21,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
-from outgrow.slots import SLOTS
+from outgrow.models.library import ModelNames, Shape
+from outgrow.store.config_file import read_json
 from outgrow.store.contents import Contents, OptimizerInfo
-from outgrow.store.models import ModelNames, Shape, read_json
 from outgrow.store.pickled import record_value
 from outgrow.store.safetensors_file import Entry
 from outgrow.store.safetensors_folder import (

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from outgrow.errors import CheckpointError
+from outgrow.files.atomic import is_temporary
+from outgrow.models.library import model_names
 from outgrow.store import native
-from outgrow.store.atomic import is_temporary
 from outgrow.store.check import scan
 from outgrow.store.checksum import combine_all
+from outgrow.store.config_file import load_config
 from outgrow.store.contents import Contents
-from outgrow.store.models import load_config, model_names
 from outgrow.store.optimizer_file import open_trainer
 from outgrow.store.safetensors_file import Entry, read_header
 from outgrow.store.safetensors_folder import SafetensorsSource, read_lineage

@@ -15,12 +15,13 @@ from typing import Any
 
 from torch import Tensor
 
+from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
-from outgrow.slots import SLOTS
+from outgrow.models.library import Shape, decay_names, meta_model, model_names
+from outgrow.store.config_file import read_json
 from outgrow.store.contents import Contents, OptimizerInfo, ParamGroup
-from outgrow.store.models import Shape, decay_names, meta_model, model_names, read_json
+from outgrow.store.optimizer_rules import RULE, check_entry, name_from_options
 from outgrow.store.pickled import load_plain, to_json
-from outgrow.store.rules import RULE, check_entry, name_from_options
 from outgrow.store.safetensors_folder import SafetensorsSource, read_lineage, some
 from outgrow.store.source import MemorySource, Rows, TensorMeta, TensorSource
 

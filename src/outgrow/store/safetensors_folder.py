@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from outgrow.errors import CheckpointError
-from outgrow.store.models import ModelNames, read_json
+from outgrow.models.library import ModelNames
+from outgrow.store.config_file import read_json
 from outgrow.store.safetensors_file import Entry, read_header
 from outgrow.store.source import Rows, TensorMeta, TensorSource
 from outgrow.store.stacked import Place, joined

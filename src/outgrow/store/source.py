@@ -34,7 +34,7 @@ class TensorMeta:
 
 
 class TensorSource(ABC):
-    """Tensors by name and slot (those of `outgrow.slots.SLOTS`), read by rows."""
+    """Tensors by name and slot (those of `outgrow.algebra.slots.SLOTS`), read by rows."""
 
     @abstractmethod
     def names(self, slot: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from outgrow.errors import CheckpointError
-from outgrow.store.models import ModelNames
+from outgrow.models.library import ModelNames
 from outgrow.store.safetensors_file import Entry
 from outgrow.store.source import Rows, TensorMeta
 

@@ -19,12 +19,12 @@ from typing import Any, cast
 
 import torch
 
+from outgrow.algebra.slots import MOMENTS
 from outgrow.errors import CheckpointError
-from outgrow.slots import MOMENTS
+from outgrow.models.library import decay_names, meta_model
 from outgrow.store.contents import OptimizerInfo, ParamGroup
-from outgrow.store.models import decay_names, meta_model
+from outgrow.store.optimizer_rules import class_defaults
 from outgrow.store.pickled import from_json
-from outgrow.store.rules import class_defaults
 from outgrow.store.safetensors_folder import some
 from outgrow.store.source import TensorMeta, TensorSource
 from outgrow.store.writer import FilePlan, Key

@@ -1,0 +1,355 @@
+"""Linear maps of one axis, small enough to stream through.
+
+A map takes an axis of `inputs` units to one of `outputs` units: `y = M x`. Nearly every growth operator moves whole
+units, so nearly every map is a gather and a multiply:
+
+    y[r] = weight[r] * x[index[r]]        (Select; index EMPTY gives 0, MEAN gives the mean of all inputs)
+
+Such maps are closed under product, Kronecker product, direct sum and composition, cost no more than a copy, and can be
+asked for a few output rows at a time. Only learned maps are `Dense`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+EMPTY = -1
+"""Select index of an output unit that reads nothing."""
+MEAN = -2
+"""Select index of an output unit that holds the mean of all inputs."""
+
+
+class LinearMap(ABC):
+    """A map from `inputs` to `outputs` units, applied along one dimension of a tensor. Final: Identity, Select, Dense."""
+
+    @property
+    @abstractmethod
+    def inputs(self) -> int:
+        """Number of units read."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """Number of units written."""
+
+    @abstractmethod
+    def apply(self, x: Tensor, dim: int) -> Tensor:
+        """Map dimension `dim` of `x` from `inputs` to `outputs` units."""
+
+    @abstractmethod
+    def rows(self, start: int, stop: int) -> LinearMap:
+        """The same map, only output units `start` to `stop`."""
+
+    @abstractmethod
+    def square(self) -> LinearMap:
+        """Every coefficient squared: the map of second moments."""
+
+    @abstractmethod
+    def sources(self) -> tuple[slice | Tensor, LinearMap]:
+        """The input units that are read, and the same map on those units alone."""
+
+    @abstractmethod
+    def covered(self) -> Tensor:
+        """bool (outputs,): which output units read anything."""
+
+    def matrix(self) -> Tensor:
+        """The coefficients as a float64 matrix (outputs, inputs): for tests, printing and small axes."""
+        return self.apply(torch.eye(self.inputs, dtype=torch.float64), 0)
+
+
+@dataclass(frozen=True)
+class Identity(LinearMap):
+    """Nothing changes.
+
+    >>> Identity(3).matrix().diagonal().tolist()
+    [1.0, 1.0, 1.0]
+    """
+
+    size: int
+
+    @property
+    def inputs(self) -> int:
+        return self.size
+
+    @property
+    def outputs(self) -> int:
+        return self.size
+
+    def apply(self, x: Tensor, dim: int) -> Tensor:
+        return x
+
+    def rows(self, start: int, stop: int) -> LinearMap:
+        if (start, stop) == (0, self.size):
+            return self
+        return Select(torch.arange(start, stop), torch.ones(stop - start, dtype=torch.float64), self.size)
+
+    def square(self) -> LinearMap:
+        return self
+
+    def sources(self) -> tuple[slice | Tensor, LinearMap]:
+        return slice(0, self.size), self
+
+    def covered(self) -> Tensor:
+        return torch.ones(self.size, dtype=torch.bool)
+
+
+@dataclass(frozen=True, eq=False)
+class Select(LinearMap):
+    """One-hot rows: output r is `weight[r]` times input `index[r]`.
+
+    >>> Select(torch.tensor([0, 1, 0, EMPTY]), torch.tensor([1.0, 1.0, 0.5, 0.0]), 2).apply(torch.tensor([4.0, 6.0]), 0).tolist()
+    [4.0, 6.0, 2.0, 0.0]
+    """
+
+    index: Tensor  # int64 (outputs,): an input unit, EMPTY or MEAN
+    weight: Tensor  # float64 (outputs,)
+    units: int  # number of inputs
+
+    def __post_init__(self) -> None:
+        assert self.index.dtype == torch.int64
+        assert self.weight.is_floating_point()
+        assert self.index.shape == self.weight.shape
+        assert not len(self.index) or int(self.index.max()) < self.units
+
+    @property
+    def inputs(self) -> int:
+        return self.units
+
+    @property
+    def outputs(self) -> int:
+        return len(self.index)
+
+    def covered(self) -> Tensor:
+        return (self.index != EMPTY) & (self.weight != 0)
+
+    @cached_property
+    def _scales(self) -> bool:
+        return bool(((self.weight != 1) | (self.index < 0)).any())
+
+    @cached_property
+    def _averages(self) -> bool:
+        return bool((self.index == MEAN).any())
+
+    @cached_property
+    def _contiguous(self) -> int | None:
+        """Start of the run of inputs, where the index is one."""
+        if not self.outputs or int(self.index[0]) < 0:
+            return None
+        start = int(self.index[0])
+        return start if torch.equal(self.index, torch.arange(start, start + self.outputs)) else None
+
+    def apply(self, x: Tensor, dim: int) -> Tensor:
+        assert x.shape[dim] == self.units, (x.shape, dim, self.units)
+        if not self.units:  # a block of rows that all read nothing: `sources` asked for no input
+            return x.new_zeros(*x.shape[:dim], self.outputs, *x.shape[dim + 1 :])
+        if self._contiguous is not None:
+            y = x.narrow(dim, self._contiguous, self.outputs)
+        else:
+            y = x.index_select(dim, self.index.clamp(min=0).to(x.device))
+        if not self._scales:
+            return y
+        shape = [1] * x.dim()
+        shape[dim] = self.outputs
+        weight = torch.where(self.index == EMPTY, 0.0, self.weight).to(x.device, x.dtype)
+        if self._averages:
+            mean = (self.index == MEAN).to(x.device).view(shape)
+            y = torch.where(mean, x.mean(dim, keepdim=True), y)
+        if self._gathered:
+            return y.mul_(weight.view(shape))
+        return y * weight.view(shape)
+
+    @cached_property
+    def _gathered(self) -> bool:
+        """Whether apply's intermediate is a fresh tensor that may be overwritten."""
+        return self._contiguous is None
+
+    def rows(self, start: int, stop: int) -> LinearMap:
+        if (start, stop) == (0, self.outputs):
+            return self
+        return Select(self.index[start:stop], self.weight[start:stop], self.units)
+
+    def square(self) -> LinearMap:
+        # A mean row has `units` coefficients w / units; squared they sum to w^2 / units, again a multiple of the mean.
+        weight = self.weight.square()
+        return Select(self.index, torch.where(self.index == MEAN, weight / self.units, weight), self.units)
+
+    def sources(self) -> tuple[slice | Tensor, LinearMap]:
+        if self._averages or not self.outputs:
+            return slice(0, self.units), self
+        used = torch.unique(self.index[self.index >= 0])
+        if not len(used):
+            return slice(0, 0), Select(self.index, self.weight, 0)
+        compact = torch.where(self.index >= 0, torch.searchsorted(used, self.index.clamp(min=0)), self.index)
+        first, last = int(used[0]), int(used[-1])
+        rows: slice | Tensor = slice(first, last + 1) if last - first + 1 == len(used) else used
+        return rows, Select(compact, self.weight, len(used))
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(LinearMap):
+    """Any matrix (outputs, inputs): learned operators, and what does not fit a gather.
+
+    >>> Dense(torch.tensor([[1.0, 0.0], [0.5, 0.5]])).apply(torch.tensor([2.0, 4.0]), 0).tolist()
+    [2.0, 3.0]
+    """
+
+    values: Tensor
+
+    @property
+    def inputs(self) -> int:
+        return self.values.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        return self.values.shape[0]
+
+    def apply(self, x: Tensor, dim: int) -> Tensor:
+        # A copy in memory of its own: products round by how their factors lie there, and bits must not depend on a file.
+        values = self.values.to(x.device, x.dtype, copy=True, memory_format=torch.contiguous_format)
+        return _multiplied(values, x, dim)
+
+    def rows(self, start: int, stop: int) -> LinearMap:
+        return Dense(self.values[start:stop])
+
+    def square(self) -> LinearMap:
+        return Dense(self.values.square())
+
+    def sources(self) -> tuple[slice | Tensor, LinearMap]:
+        return slice(0, self.inputs), self
+
+    def covered(self) -> Tensor:
+        return (self.values != 0).any(dim=1)
+
+
+def apply_transposed(map_: LinearMap, y: Tensor, dim: int) -> Tensor:
+    """Mᵀ y along one dimension: back from `outputs` to `inputs` units.
+
+    >>> apply_transposed(Select(torch.tensor([0, 1, 0]), torch.ones(3, dtype=torch.float64), 2), torch.tensor([1.0, 2.0, 3.0]), 0).tolist()
+    [4.0, 2.0]
+    """
+    if isinstance(map_, Identity):
+        return y
+    if isinstance(map_, Dense):
+        return _multiplied(map_.values.T.to(y.device, y.dtype), y, dim)
+    assert isinstance(map_, Select)
+    shape = [1] * y.dim()
+    shape[dim] = map_.outputs
+    weighted = y * map_.weight.to(y.device, y.dtype).view(shape)
+    keep = (map_.index >= 0).nonzero().flatten()
+    size = list(y.shape)
+    size[dim] = map_.inputs
+    out = torch.zeros(size, device=y.device, dtype=y.dtype)
+    out.index_add_(dim, map_.index[keep].to(y.device), weighted.index_select(dim, keep.to(y.device)))
+    mean = (map_.index == MEAN).nonzero().flatten()
+    if len(mean):
+        out += weighted.index_select(dim, mean.to(y.device)).sum(dim, keepdim=True) / map_.inputs
+    return out
+
+
+def one_hot(outer: LinearMap) -> Select | None:
+    """The map as a gather, or None if it is not one."""
+    if isinstance(outer, Identity):
+        return Select(torch.arange(outer.size), torch.ones(outer.size, dtype=torch.float64), outer.size)
+    return outer if isinstance(outer, Select) and not outer._averages else None
+
+
+def compose(outer: LinearMap, inner: LinearMap) -> LinearMap:
+    """`outer` after `inner`: the matrix product.
+
+    >>> double = Select(torch.tensor([0, 1, 0, 1]), torch.ones(4, dtype=torch.float64), 2)
+    >>> compose(Select(torch.tensor([3]), torch.ones(1, dtype=torch.float64), 4), double).index.tolist()
+    [1]
+    """
+    assert outer.inputs == inner.outputs, (outer.inputs, inner.outputs)
+    if isinstance(outer, Identity):
+        return inner
+    if isinstance(inner, Identity):
+        return outer
+    gather = one_hot(outer)
+    if gather is None or not isinstance(inner, Select):
+        return Dense(outer.matrix() @ inner.matrix())
+    safe = gather.index.clamp(min=0)
+    index = torch.where(gather.index == EMPTY, EMPTY, inner.index[safe])
+    return Select(index, gather.weight * inner.weight[safe], inner.units)
+
+
+def kron(maps: Sequence[LinearMap]) -> LinearMap:
+    """Kronecker product, outermost first: the map of a product of axes.
+
+    >>> kron([Identity(2), Select(torch.tensor([0, 0]), torch.ones(2, dtype=torch.float64), 1)]).index.tolist()
+    [0, 0, 1, 1]
+    """
+    if len(maps) == 1:
+        return maps[0]  # also keeps a map with MEAN rows a gather
+    if all(isinstance(map_, Identity) for map_ in maps):
+        size = 1
+        for map_ in maps:
+            size *= map_.inputs
+        return Identity(size)
+    gathers = [one_hot(map_) for map_ in maps]
+    result = gathers[0]
+    for right in gathers[1:]:
+        if result is None or right is None:
+            break
+        empty = (result.index == EMPTY)[:, None] | (right.index == EMPTY)[None, :]
+        index = result.index[:, None] * right.units + right.index[None, :]
+        index = torch.where(empty, EMPTY, index).flatten()
+        result = Select(
+            index, (result.weight[:, None] * right.weight[None, :]).flatten(), result.units * right.units
+        )
+    if result is not None and all(gather is not None for gather in gathers):
+        return result
+    matrix = maps[0].matrix()
+    for map_ in maps[1:]:
+        matrix = torch.kron(matrix, map_.matrix())
+    return Dense(matrix)
+
+
+def direct_sum(maps: Sequence[LinearMap]) -> LinearMap:
+    """Block-diagonal sum: the map of a concatenation of axes.
+
+    >>> direct_sum([Identity(2), Identity(1)])
+    Identity(size=3)
+    """
+    if len(maps) == 1:
+        return maps[0]
+    if all(isinstance(map_, Identity) for map_ in maps):
+        return Identity(sum(map_.inputs for map_ in maps))
+    gathers = [one_hot(map_) for map_ in maps]
+    if any(gather is None for gather in gathers):
+        return Dense(_block_diagonal([map_.matrix() for map_ in maps]))
+    indexes, weights, offset = [], [], 0
+    for gather in gathers:
+        assert gather is not None
+        indexes.append(torch.where(gather.index == EMPTY, EMPTY, gather.index + offset))
+        weights.append(gather.weight)
+        offset += gather.units
+    return Select(torch.cat(indexes), torch.cat(weights), offset)
+
+
+def _multiplied(matrix: Tensor, x: Tensor, dim: int) -> Tensor:
+    """The matrix times one dimension of x."""
+    product: Tensor = torch.tensordot(matrix, x, dims=([1], [dim]))
+    return product.movedim(0, dim)
+
+
+def _block_diagonal(matrices: Sequence[Tensor]) -> Tensor:
+    whole = torch.zeros(sum(len(m) for m in matrices), sum(m.shape[1] for m in matrices), dtype=torch.float64)
+    row = column = 0
+    for matrix in matrices:
+        whole[row : row + matrix.shape[0], column : column + matrix.shape[1]] = matrix
+        row, column = row + matrix.shape[0], column + matrix.shape[1]
+    return whole
+
+
+def as_select(map_: LinearMap) -> Select:
+    if isinstance(map_, Identity):
+        return Select(torch.arange(map_.size), torch.ones(map_.size, dtype=torch.float64), map_.size)
+    assert isinstance(map_, Select), "a norm's gain can only follow one-hot maps"
+    return map_

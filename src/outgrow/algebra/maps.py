@@ -1,0 +1,242 @@
+"""How an axis and a stack of layers grow.
+
+An axis grows by two maps: activations by `forward` (F), gradients with respect to activations by `backward` (G), and
+
+    Gᵀ F = I.
+
+A weight that writes axis o and reads axis i then grows as W' = F_o W G_iᵀ, and its gradient as F and G swapped.
+A `LayerMap` says which old layers a new layer is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from outgrow.algebra.linear import EMPTY, MEAN, Dense, Identity, LinearMap, Select, compose
+from outgrow.errors import GrowthError
+
+Side = Literal["writers", "readers", "both", "none"]
+Silencing = Literal["outputs", "norms", "pairs"]
+
+
+@dataclass(frozen=True)
+class AxisMap:
+    """The pair of maps by which an axis grows from d to D units.
+
+    `fresh` says on which side a new unit that copies nothing holds new values. On one side the function is kept: its
+    `writers` (the readers are zero, as for MLP units) or its `readers` (the writers are zero, as for the stream). On
+    `both` it is not kept; on `none` the unit is dead until noise or another term reaches it.
+    """
+
+    forward: LinearMap
+    backward: LinearMap
+    fresh: Side = "writers"
+
+    @property
+    def small(self) -> int:
+        """d, units before."""
+        return self.forward.inputs
+
+    @property
+    def large(self) -> int:
+        """D, units after."""
+        return self.forward.outputs
+
+    @property
+    def grows(self) -> bool:
+        """Whether anything changes."""
+        return not isinstance(self.forward, Identity)
+
+    @property
+    def even(self) -> bool:
+        """Whether all copies of a unit have the same weights, so that nothing tells them apart."""
+        if isinstance(self.forward, Identity):
+            return True
+        for map_ in (self.forward, self.backward):
+            if not isinstance(map_, Select):
+                return False
+            copied = map_.index >= 0
+            index, weight = map_.index[copied], map_.weight[copied]
+            highest = torch.full((map_.units,), -torch.inf, dtype=torch.float64).scatter_reduce(
+                0, index, weight, "amax"
+            )
+            if float((highest[index] - weight).abs().max()) > 1e-12:
+                return False
+        return True
+
+    def residual(self) -> float:
+        """max |Gᵀ F - I|: 0 for a proper pair."""
+        product = self.backward.matrix().T @ self.forward.matrix()
+        return float((product - torch.eye(self.small, dtype=torch.float64)).abs().max())
+
+    def then(self, later: AxisMap) -> AxisMap:
+        """This growth, then a later one."""
+        return AxisMap(
+            compose(later.forward, self.forward), compose(later.backward, self.backward), later.fresh
+        )
+
+    def norm_ratio(self) -> float | None:
+        """c where FᵀF = c·I (mean rows left out, see `constraints`), else None.
+
+        >>> round(copies(copy_index(4, 6), 4, forward_power=0.5).norm_ratio(), 12)
+        1.0
+        """
+        if isinstance(self.forward, Identity):
+            return 1.0
+        if isinstance(self.forward, Select):
+            keep = self.forward.index >= 0
+            sums = torch.zeros(self.small, dtype=torch.float64)
+            sums.index_add_(0, self.forward.index[keep], self.forward.weight[keep].square())
+        else:
+            gram = self.forward.matrix().T @ self.forward.matrix()
+            if float((gram - torch.diag(gram.diagonal())).abs().max()) > 1e-12:
+                return None
+            sums = gram.diagonal()
+        return float(sums[0]) if float((sums - sums[0]).abs().max()) < 1e-12 * float(sums[0]) else None
+
+
+def identity(size: int) -> AxisMap:
+    """An axis that does not grow."""
+    return AxisMap(Identity(size), Identity(size))
+
+
+def copy_index(small: int, large: int) -> Tensor:
+    """Cyclic copies: new unit r copies old unit r mod d, so counts differ by one at most.
+
+    >>> copy_index(4, 6).tolist()
+    [0, 1, 2, 3, 0, 1]
+    """
+    return torch.arange(large) % small
+
+
+def copies(index: Tensor, small: int, *, forward_power: float = 0.0) -> AxisMap:
+    """Copy unit `index[r]` to every new unit r; a unit with count n is written times n^-p and read times n^(p-1).
+
+    p = 0 are plain copies whose readers share (Net2Net), p = 1/2 is the isometric map: FᵀF = I and G = F.
+
+    >>> copies(torch.tensor([0, 1, 0]), 2).backward.matrix().tolist()
+    [[0.5, 0.0], [0.0, 1.0], [0.5, 0.0]]
+    """
+    if len(index) == small and torch.equal(index, torch.arange(small)):
+        return identity(small)
+    counts = torch.bincount(index, minlength=small).to(torch.float64)
+    if bool((counts == 0).any()):
+        raise GrowthError(
+            f"unit {int((counts == 0).nonzero()[0])} of {small} would be lost", expected="each unit copied"
+        )
+    count = counts[index]
+    return AxisMap(
+        Select(index, count**-forward_power, small),
+        Select(index, count ** (forward_power - 1), small),
+    )
+
+
+def padding(
+    small: int, large: int, *, fresh: Side, mean: bool = False, places: Tensor | None = None
+) -> AxisMap:
+    """Keep the old units and add units that copy nothing (or, with `mean`, hold the mean of the old ones).
+
+    `places` (small,) says where the old units go; default: first.
+
+    >>> padding(2, 3, fresh="writers").forward.matrix().tolist()
+    [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
+    """
+    if small == large and places is None:
+        return identity(small)
+    index = torch.full((large,), EMPTY, dtype=torch.int64)
+    index[torch.arange(small) if places is None else places] = torch.arange(small)
+    old = (index >= 0).to(torch.float64)
+    backward = Select(index, old, small)
+    if not mean:
+        return AxisMap(backward, backward, fresh)
+    averaged = torch.where(index == EMPTY, MEAN, index)
+    return AxisMap(Select(averaged, torch.ones(large, dtype=torch.float64), small), backward, fresh)
+
+
+def scaled(map_: LinearMap, factor: float) -> LinearMap:
+    """The map times a number."""
+    if factor == 1.0:
+        return map_
+    if isinstance(map_, Dense):
+        return Dense(map_.values * factor)
+    if isinstance(map_, Identity):
+        return Select(
+            torch.arange(map_.size), torch.full((map_.size,), factor, dtype=torch.float64), map_.size
+        )
+    assert isinstance(map_, Select)
+    return Select(map_.index, map_.weight * factor, map_.units)
+
+
+def rescaled(axis: AxisMap, factor: float) -> AxisMap:
+    """Activations times `factor`, gradients divided by it: GᵀF stays I."""
+    return AxisMap(scaled(axis.forward, factor), scaled(axis.backward, 1 / factor), axis.fresh)
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """New layer -> ((old layer, weight), ...); an empty row is a fresh layer. `silent` layers output zero.
+
+    `silenced` says how: the last matrix of each branch is zero (`outputs`), the stream's norms and all biases are
+    (`norms`), or the units inside a branch cancel in pairs, by parts of the growth, and its last bias is zero (`pairs`).
+
+    >>> LayerMap.of([0, 1, 0, 1]).sources(2)
+    (0,)
+    """
+
+    rows: tuple[tuple[tuple[int, float], ...], ...]
+    small: int
+    silent: frozenset[int] = frozenset()
+    silenced: Silencing = "outputs"
+
+    @classmethod
+    def of(cls, index: Sequence[int], *, small: int | None = None, silent: Sequence[int] = ()) -> LayerMap:
+        """Each new layer copies one old layer."""
+        rows = tuple(((source, 1.0),) for source in index)
+        return cls(rows, small if small is not None else max(index) + 1, frozenset(silent))
+
+    @property
+    def large(self) -> int:
+        """Layers after."""
+        return len(self.rows)
+
+    @property
+    def grows(self) -> bool:
+        """Whether anything changes."""
+        return self != LayerMap.of(range(self.small), small=self.small)
+
+    @property
+    def has_fresh(self) -> bool:
+        """Whether any layer is made of no old one."""
+        return not all(self.rows)
+
+    def sources(self, layer: int) -> tuple[int, ...]:
+        """Old layers that new layer `layer` is made of."""
+        return tuple(source for source, _ in self.rows[layer])
+
+    def originals(self) -> dict[int, int]:
+        """Old layer -> the new layer that stands for it: its first copy that is not silent."""
+        found: dict[int, int] = {}
+        for layer in range(self.large):
+            if layer not in self.silent:
+                for source in self.sources(layer):
+                    found.setdefault(source, layer)
+        return found
+
+    def then(self, later: LayerMap) -> LayerMap:
+        """This growth, then a later one; a copy of a silent layer is silent."""
+        rows, silent = [], set(later.silent)
+        for new, row in enumerate(later.rows):
+            mixed: dict[int, float] = {}
+            for middle, weight in row:
+                for old, share in self.rows[middle]:
+                    mixed[old] = mixed.get(old, 0.0) + weight * share
+            rows.append(tuple(mixed.items()))
+            if any(middle in self.silent for middle, _ in row):
+                silent.add(new)
+        silenced = self.silenced if self.silent else later.silenced
+        return LayerMap(tuple(rows), self.small, frozenset(silent), silenced)

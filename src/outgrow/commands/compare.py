@@ -1,0 +1,148 @@
+"""`outgrow compare`, without the command line: a study done, and a report with everything needed to do it again.
+
+saving = 1 - C_staged / C_scratch at equal decayed loss        C in FLOPs and in seconds
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from outgrow.commands.console import open_console
+from outgrow.comparing import StudyResult, load_study
+from outgrow.comparing.check import check_study
+from outgrow.comparing.estimate import estimate
+from outgrow.comparing.runner import measure_savings, with_scores
+from outgrow.files.atomic import write_text_atomic
+from outgrow.files.yaml_file import dump_yaml
+from outgrow.report.compare_picture import draw_frontiers
+from outgrow.report.compare_tables import estimate_section, markdown, sections
+from outgrow.report.html import TableSection, page
+from outgrow.report.text import amount, duration
+from outgrow.training.result import machine
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """Where the report of a study is."""
+
+    html: Path
+    markdown: Path
+    png: Path
+    json: Path
+
+
+def compare_command(path: str | Path, overrides: Sequence[str] = (), *, as_json: bool = False) -> StudyReport:
+    """Do a study, or what is left of it, and report on it."""
+    study, notes, console = load_study(path, overrides), open_console(errors=True), open_console()
+    say = partial(notes.print, markup=False)
+    savings = measure_savings(study, say)
+    study_report(savings)  # they stay, whatever the scores come to
+    result = with_scores(savings, say)
+    report = study_report(result)
+    if as_json:
+        print(json.dumps(result.to_json(), indent=1))
+        return report
+    for caution in result.cautions:
+        console.print(f"[yellow]caution:[/] {escape(caution)}")
+    for section in sections(result):
+        console.print(rich_table(section))
+    console.print(f"report: {report.html}\npicture: {report.png}")
+    return report
+
+
+def compare_dry(path: str | Path, overrides: Sequence[str] = (), *, as_json: bool = False) -> None:
+    """Check a study and say what it takes and what is there; nothing is trained or written."""
+    study = load_study(path, overrides)
+    found = estimate(study, check_study(study, partial(open_console(errors=True).print, markup=False)))
+    if as_json:
+        print(json.dumps([asdict(one) for one in found], indent=1))
+    else:
+        open_console().print(rich_table(estimate_section(found)))
+
+
+def study_report(result: StudyResult) -> StudyReport:
+    """Write `report.html`, `report.md`, `frontier.png` and `frontier.svg` into the study's folder."""
+    root = Path(result.study.output)
+    png, svg = draw_frontiers(result, root)
+    tables = sections(result)
+    facts = machine()
+    ends = result.points
+    lead = (
+        f"{len(result.study.arms)} arms, seeds {', '.join(map(str, result.study.seeds))}, "
+        f"{amount(sum(point.flops for point in ends))} FLOPs and {duration(sum(point.seconds for point in ends))} "
+        f"over all ends; sweeps {amount(result.sweep_flops)} FLOPs"
+    )
+    title = result.study.title or root.name
+    configuration = dump_yaml(result.study.model_dump(mode="json", by_alias=True, exclude_unset=True))
+    text = page(
+        title=title,
+        lead=lead,
+        picture_svg=svg.read_bytes(),
+        tables=tables,
+        configuration=configuration,
+        facts={
+            **{k: str(v) for k, v in facts.items() if k != "versions"},
+            **facts["versions"],
+            "trained on": "; ".join(map(_machine, result.trained_on)),
+        },
+        command=str(facts["command"]),
+        warnings=result.cautions,
+    )
+    write_text_atomic(root / "report.html", text)
+    lines = [f"# {title}", "", lead, "", "![loss against FLOPs and time](frontier.svg)", ""]
+    lines += [f"> **Caution:** {caution}\n" for caution in result.cautions]
+    for section in tables:
+        lines += markdown(section)
+    lines += [
+        f"Trained on: {'; '.join(map(_machine, result.trained_on))}.",
+        "",
+        "## Command",
+        "",
+        "```sh",
+        str(facts["command"]),
+        "```",
+        "",
+        "```yaml",
+        configuration,
+        "```",
+        "",
+    ]
+    write_text_atomic(root / "report.md", "\n".join(lines))
+    return StudyReport(root / "report.html", root / "report.md", png, root / "study.json")
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    versions = facts["versions"]
+    return f"{facts['device']}, {facts['system']}, torch {versions['torch']}, transformers {versions['transformers']}"
+
+
+def rich_table(section: TableSection) -> Table:
+    """A section as a rich table; the name of an arm stands in its first row."""
+    from rich.table import Table
+
+    table = Table(
+        title=section.heading,
+        title_style="bold",
+        title_justify="left",
+        caption=section.note,
+        caption_justify="left",
+    )
+    for place, column in enumerate(section.columns):
+        table.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
+    previous = ""
+    for row in section.rows:
+        if previous and row[0] != previous:
+            table.add_section()
+        table.add_row(*map(escape, ("", *row[1:]) if row[0] == previous else row))
+        previous = row[0]
+    return table

@@ -1,0 +1,63 @@
+"""`outgrow grow`: what the growth keeps and costs, then the grown state, streamed from file to file."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from outgrow.commands.writing import writing_progress, writing_speed
+from outgrow.files.atomic import check_destination
+from outgrow.growth.plan import GrowthPlan
+from outgrow.methods.learned.fitted import FittedOperator
+from outgrow.report.explain import costs, findings_table, verdict
+from outgrow.report.text import amount, duration
+from outgrow.state.growing import apply
+from outgrow.state.training_state import TrainingState
+
+
+def grow_command(
+    checkpoint: Path,
+    out: Path,
+    plan: GrowthPlan,
+    fitted: FittedOperator | None,
+    *,
+    format: str,
+    overwrite: bool,
+    dry_run: bool,
+    allow_nonfinite: bool,
+    console: Console,
+) -> dict[str, Any]:
+    """Show the plan, and grow by it; returns plain data. All that is cheap to refuse is, before any tensor is read."""
+    check_destination(out, overwrite=overwrite)
+    state = TrainingState.from_pretrained(checkpoint, allow_nonfinite=allow_nonfinite)
+    summary = {**plan.describe(), "costs": _costs(plan, state, out, probe=dry_run), "output": str(out)}
+    _print_plan(console, plan, summary["costs"])
+    if not dry_run:
+        grown = apply(plan, state, operator=fitted)
+        with writing_progress(console) as progress:
+            grown.save_pretrained(out, format=format, overwrite=overwrite, progress=progress)  # type: ignore[arg-type]
+        replaced = checkpoint.resolve() == out.resolve()
+        hint = "" if replaced else f"   (prove it: outgrow verify {checkpoint} {out})"
+        console.print(f"Written: {out}{hint}")
+    return summary
+
+
+def _costs(plan: GrowthPlan, state: TrainingState, out: Path, *, probe: bool) -> dict[str, Any]:
+    parent = next(path for path in (out.absolute().parent, *out.absolute().parents) if path.is_dir())
+    speed = writing_speed(parent) if probe else None
+    return dict(costs(plan, state, bytes_per_second=speed, free_bytes=shutil.disk_usage(parent).free))
+
+
+def _print_plan(console: Console, plan: GrowthPlan, cost: dict[str, Any]) -> None:
+    console.print(findings_table(plan.compensation.findings))
+    console.print(verdict(plan))
+    small, large = cost["parameters"]
+    console.print(
+        f"{amount(small)} → {amount(large)} parameters; {amount(cost['output_bytes'])}B to write, "
+        f"{amount(cost['free_bytes'])}B free; memory about {amount(cost['memory_bytes'])}B above Python's own"
+        + ("" if cost["seconds"] is None else f"; about {duration(cost['seconds'])}")
+        + "."
+    )

@@ -1,0 +1,68 @@
+"""`outgrow verify`: the proof of a growth, as tables and a picture."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from outgrow.data.proof_batches import proof_batches
+from outgrow.errors import ConfigError
+from outgrow.proof.verify import verify
+from outgrow.report.plot import check_picture
+from outgrow.report.proof import draw_proof, proof_table
+from outgrow.state.training_state import TrainingState
+
+_DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def verify_command(
+    small: Path,
+    large: Path,
+    data: str | None,
+    *,
+    steps: int,
+    learning_rate: float,
+    dtype: str,
+    device: str,
+    plot: Path | None,
+    dry_run: bool,
+    console: Console,
+) -> dict[str, Any]:
+    """Measure and show what the growth of `small` into `large` kept; returns plain data, with `passed` unless it is a dry run."""
+    if dtype not in _DTYPES:
+        raise ConfigError(f"unknown dtype '{dtype}'", expected="float64, float32 or bfloat16")
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise ConfigError(f"no device '{device}' here", expected="cpu, or cuda where torch sees one")
+    if not 0 < learning_rate < math.inf:
+        raise ConfigError("the learning rate is not a number above 0", got=learning_rate)
+    if plot is not None:
+        check_picture(plot)
+    before, after = (TrainingState.from_pretrained(folder, allow_nonfinite=True) for folder in (small, large))
+    batches, source = proof_batches(before, small, data, count=steps)
+    what, first = next(iter(batches[0].items()))
+    console.print(f"Data: {source}, {len(batches)} batches of {what} {tuple(first.shape)}.")
+    if dry_run:
+        needed = 10 * sum(after.source.meta(name, "weight").bytes for name in after.source.names("weight"))
+        console.print(
+            f"Would train both models {steps} steps in {dtype}; memory about {needed / 1e9:.2f} GB."
+        )
+        return {"data": source, "steps": steps, "dtype": dtype, "memory_bytes": needed}
+    report = verify(
+        before,
+        after,
+        batches,
+        steps=steps,
+        learning_rate=learning_rate,
+        dtype=_DTYPES[dtype],
+        device=device,
+        progress=lambda text: console.print(f"[dim]{text} ...[/]"),
+    )
+    if plot is not None:
+        draw_proof(report, plot)
+    console.print(proof_table(report))
+    console.print(report.verdict)
+    return report.to_json()

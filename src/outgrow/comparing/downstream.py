@@ -1,0 +1,164 @@
+"""Downstream scores of every arm's largest budget, so that "equal loss" can be checked to mean "equal model".
+
+    lambada_accuracy, lambada_perplexity   the last word of a passage (`language.py`)
+    <name>_perplexity                      another domain of text
+    <task>_<metric>                        an encoder fine-tuned on a task (`finetune.py`)
+
+A score is kept in `downstream/<piece>-<what>.json` and not computed again unless a file that it is read from changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from outgrow.comparing.finetune import finetuned
+from outgrow.comparing.language import last_word, other_text, read_passages
+from outgrow.comparing.pieces import Branch, common_run
+from outgrow.comparing.study import StudyConfig
+from outgrow.comparing.tasks import read_task, task_file
+from outgrow.data.corpus import Corpus, open_corpus
+from outgrow.errors import ConfigError
+from outgrow.files.atomic import write_json_atomic
+from outgrow.files.locks import RunBusyError, locked
+from outgrow.models.architecture import load
+from outgrow.run.config import RunConfig
+
+Scores = dict[str, float]
+Measure = Callable[[Path, RunConfig], Scores]
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def check_downstream(study: StudyConfig) -> None:
+    """Before any training: files that are there, and scores that the models can have."""
+    asked = study.downstream
+    kinds = {load(str(arm.model["model_type"])).objective for arm in study.arms.values()}
+    needed = (
+        (asked.lambada is not None, {"causal"}, "lambada asks for the next word: a causal model"),
+        (asked.tasks is not None, {"masked"}, "tasks are for encoders: masked models"),
+        (bool(asked.perplexity), {"causal", "masked"}, "perplexity is of text: causal or masked models"),
+    )
+    for wanted, suits, says in needed:
+        if wanted and not kinds <= suits:
+            raise ConfigError(f"downstream.{says}", got=", ".join(sorted(kinds)))
+    if asked.lambada is not None:
+        if not Path(asked.lambada).expanduser().is_file():
+            raise ConfigError(f"downstream.lambada: no such file: {asked.lambada}")
+        read_passages(Path(asked.lambada).expanduser())
+    others = {"lambada", *(asked.tasks.names if asked.tasks else ())}
+    for name, source in asked.perplexity.items():
+        if name in others or not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"downstream.perplexity: '{name}' cannot name a score",
+                expected=f"letters, digits, '_', '-' and '.', and none of {', '.join(sorted(others))}",
+            )
+        _check_length(name, open_corpus(source), common_run(study).data.sequence_length)
+    for path, name, part in _task_parts(study):
+        read_task(path, name, part)
+
+
+def _check_length(name: str, corpus: Corpus, sequence: int) -> None:
+    """A text with fewer bytes than a sequence has tokens cannot fill one."""
+    size = 0
+    for document in corpus.documents():
+        size += len(document.encode())
+        if size > sequence:
+            return
+    raise ConfigError(
+        f"downstream.perplexity.{name}: the text is shorter than one sequence: {corpus.description}",
+        got=f"{size:,} bytes",
+        expected=f"more than {sequence:,}",
+    )
+
+
+def _task_parts(study: StudyConfig) -> Iterator[tuple[Path, str, str]]:
+    """Folder, task and part of every file of tasks."""
+    tasks = study.downstream.tasks
+    if tasks is not None:
+        for name in tasks.names:
+            for part in ("train", "dev"):
+                yield Path(tasks.folder).expanduser(), name, part
+
+
+def downstream(
+    study: StudyConfig, ends: Sequence[Branch], say: Callable[[str], None]
+) -> dict[str, dict[str, tuple[float, ...]]]:
+    """Arm -> score -> one value per seed."""
+    measures = _measures(study)
+    last = [branch for branch in ends if branch.budget == study.arm_budgets(branch.arm)[-1]]
+    asked = [(branch, name) for branch in last for name in measures]
+    kept: dict[tuple[str, str], Scores] = {}
+    while any((branch.piece.key, name) not in kept for branch, name in asked):
+        before = len(kept)
+        for branch, name in asked:
+            if (branch.piece.key, name) not in kept:
+                with suppress(RunBusyError):  # another process holds this state: looked at again
+                    kept[branch.piece.key, name] = _kept(study, branch, name, *measures[name], say)
+        if len(kept) == before:
+            time.sleep(1.0)
+    found: dict[str, dict[str, tuple[float, ...]]] = {arm: {} for arm in study.arms}
+    for branch, name in asked:
+        for score, value in kept[branch.piece.key, name].items():
+            found[branch.arm][score] = (*found[branch.arm].get(score, ()), value)
+    return found
+
+
+def _measures(study: StudyConfig) -> dict[str, tuple[Any, Measure]]:
+    """What is measured -> all that its result depends on, the files' content too, and how."""
+    asked = study.downstream
+    found: dict[str, tuple[Any, Measure]] = {}
+    if asked.lambada is not None:
+        path, most = Path(asked.lambada).expanduser(), asked.passages
+        found["lambada"] = ([_digest(path), most], lambda state, run: last_word(state, run, path, most))
+    for name, source in asked.perplexity.items():
+
+        def perplexity(state: Path, run: RunConfig, name: str = name, source: str = source) -> Scores:
+            return {f"{name}_perplexity": other_text(state, run, source, asked.sequences)}
+
+        found[name] = ([open_corpus(source).key, asked.sequences], perplexity)
+    if asked.tasks is not None:
+        tasks = asked.tasks
+        for name in tasks.names:
+            files = [_digest(task_file(*one)) for one in _task_parts(study) if one[1] == name]
+            settings = {**tasks.model_dump(mode="json", exclude={"folder"}), "names": name, "files": files}
+            found[name] = (settings, lambda state, run, name=name: finetuned(state, run, tasks, name))  # type: ignore[misc]
+    return found
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _kept(
+    study: StudyConfig,
+    branch: Branch,
+    name: str,
+    settings: Any,
+    measure: Measure,
+    say: Callable[[str], None],
+) -> Scores:
+    """A score from its file, or measured now. Raises `RunBusyError` where another process holds the state."""
+    root = Path(study.output)
+    digest = hashlib.sha256(json.dumps([name, settings]).encode()).hexdigest()[:8]
+    path = root / "downstream" / f"{branch.piece.key}-{name}-{digest}.json"
+    piece = Path(study.pieces_folder) / branch.piece.key
+    with nullcontext() if path.is_file() else locked(piece):
+        if path.is_file():
+            kept: Scores = json.loads(path.read_text(encoding="utf-8"))
+            return kept
+        found = measure(piece / "final", common_run(study))
+        path.parent.mkdir(exist_ok=True)
+        write_json_atomic(path, found)
+    say(f"downstream: {branch.arm}, seed {branch.seed}: {_words(found)}")
+    return found
+
+
+def _words(scores: Scores) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())

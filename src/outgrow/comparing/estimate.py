@@ -1,0 +1,110 @@
+"""What a study would take, without doing it: pieces, tokens, FLOPs, hours, and what is there already.
+
+    hours of a piece = tokens · seconds per token of its model      measured in one short round, or known from timing.json
+
+The plans of the arms come from `check.py`, where every growth was tried without weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from outgrow.comparing.check import Plans
+from outgrow.comparing.pieces import Piece, all_pieces, branches, common_run, with_thresholds
+from outgrow.comparing.runner import best_rate, is_done, sweep_branches, sweep_trials
+from outgrow.comparing.study import StudyConfig, TimingConfig
+from outgrow.comparing.timing import by_key, known_speeds, model_key, time_models
+from outgrow.cost.flops import training_flops
+from outgrow.training.stage_plans import StagePlan
+
+_LARGEST = 300_000_000  # parameters of a model whose speed is measured
+
+
+@dataclass(frozen=True)
+class ArmEstimate:
+    """One arm; a piece that several arms share counts for the first of them. Seconds are None where no speed is known."""
+
+    arm: str
+    pieces: int
+    there: int
+    tokens: int
+    flops: float
+    seconds: float | None
+    seconds_left: float | None
+    tokens_per_parameter: float
+    """Of the largest budget, the small stages included; without embeddings."""
+
+
+def estimate(study: StudyConfig, plans: Plans, *, measure: bool = True) -> tuple[ArmEstimate, ...]:
+    """All that a study needs, the sweep of learning rates included, arm by arm.
+
+    Before the sweep is done nobody knows which rate it will choose, but every choice needs as many pieces.
+    """
+    study = with_thresholds(study, plans)
+    speeds = _speeds(study, plans, measure=measure)
+    seen: set[str] = set()
+    found = []
+    for arm in study.arms:
+        wanted = list(sweep_branches(study, arm))
+        for seed in study.seeds:
+            wanted += branches(study, arm, seed, _rate(study, arm), study.arm_budgets(arm))
+        own = [piece for piece in all_pieces(wanted) if piece.key not in seen]
+        seen |= {piece.key for piece in own}
+        found.append(_arm(study, arm, own, plans[arm], speeds))
+    return tuple(found)
+
+
+def _rate(study: StudyConfig, arm: str) -> float:
+    """The rate that the sweep chose, where it is done."""
+    sweep = sweep_branches(study, arm)
+    if all(is_done(branch.piece, study.pieces_folder) for branch in sweep):
+        return best_rate(sweep_trials(sweep, study.pieces_folder), arm)
+    return study.tuning.rates[0]
+
+
+def _arm(
+    study: StudyConfig,
+    arm: str,
+    own: Sequence[Piece],
+    plans: Sequence[StagePlan],
+    speeds: Mapping[str, float],
+) -> ArmEstimate:
+    data = common_run(study).data
+    tokens = {piece.key: piece.tokens for piece in own}
+    flops = sum(
+        tokens[piece.key]
+        * training_flops(plans[piece.stage].config, data.sequence_length, data.mask_share)[1]
+        + (plans[piece.stage].probe_flops if "grow" in piece.settings["stages"][0] else 0.0)
+        for piece in own
+    )
+    there = {piece.key for piece in own if is_done(piece, study.pieces_folder)}
+    keys = {piece.key: model_key(plans[piece.stage].config) for piece in own}
+    known = all(key in speeds for key in keys.values())
+    seconds = {piece: tokens[piece] * speeds[model] for piece, model in keys.items()} if known else None
+    total = sum(stage.tokens or 0 for stage in study.arms[arm].stages) + study.arm_budgets(arm)[-1]
+    return ArmEstimate(
+        arm=arm,
+        pieces=len(own),
+        there=len(there),
+        tokens=sum(tokens.values()),
+        flops=flops,
+        seconds=None if seconds is None else sum(seconds.values()),
+        seconds_left=None
+        if seconds is None
+        else sum(one for key, one in seconds.items() if key not in there),
+        tokens_per_parameter=total / plans[-1].cost.non_embedding,
+    )
+
+
+def _speeds(study: StudyConfig, plans: Plans, *, measure: bool) -> dict[str, float]:
+    models = by_key([plan.config for stages in plans.values() for plan in stages])
+    known = known_speeds(Path(study.output) / "timing.json", models, common_run(study), study.timing)
+    if known is not None:
+        return known
+    largest = max(plan.cost.parameters for stages in plans.values() for plan in stages)
+    if not measure or largest > _LARGEST:
+        return {}
+    once = TimingConfig(rounds=1, steps=1)
+    return {one.model: one.seconds_per_token for one in time_models(models, common_run(study), once)}

@@ -1,0 +1,197 @@
+"""What a study came to: every decayed end with all that it cost, and the savings that are read off them.
+
+FLOPs of an end   = Σ over its line of pieces
+seconds of an end = Σ over its line of tokens · seconds per token of the piece's model + seconds of its growths
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from statistics import fmean
+from typing import Any, Literal
+
+import numpy as np
+
+from outgrow.comparing.frontier import Frontier, Side, compute_at, least_compute
+from outgrow.comparing.saving import EqualTokens, Saving, at_equal_tokens, savings
+from outgrow.comparing.study import StudyConfig
+from outgrow.comparing.worth import Worth, worth_of
+from outgrow.training.result import machine
+
+Cost = Literal["flops", "seconds", "flops_sunk"]
+"""What is saved: all FLOPs, all seconds, or FLOPs with the small stages taken as free ("sunk")."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One decayed end: validation loss in nats, and all that was spent on it, the small stages and growth included."""
+
+    arm: str
+    seed: int
+    rate: float
+    budget: int
+    loss: float
+    accuracy: float | None
+    """On the validation images; None for text."""
+    tokens: int
+    tokens_sunk: int
+    """Without the small stages."""
+    flops: float
+    flops_sunk: float
+    """Without the small stages."""
+    seconds: float
+    parameters: int
+    """Of the last model, without embeddings."""
+    folder: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One end of the sweep of learning rates."""
+
+    arm: str
+    seed: int
+    rate: float
+    budget: int
+    loss: float
+    """Infinite where it diverged."""
+
+
+def trial_losses(trials: Iterable[Trial], arm: str) -> dict[float, float]:
+    """Rate -> mean loss over the seeds of the sweep; infinite where one diverged.
+
+    >>> sweep = [Trial("a", 0, 1e-3, 8, 3.0), Trial("a", 1, 1e-3, 8, 3.5), Trial("a", 0, 2e-3, 8, 2.5)]
+    >>> trial_losses(sweep, "a")
+    {0.001: 3.25, 0.002: 2.5}
+    """
+    found: dict[float, list[float]] = {}
+    for trial in trials:
+        if trial.arm == arm:
+            found.setdefault(trial.rate, []).append(trial.loss)
+    return {rate: fmean(losses) for rate, losses in found.items()}
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study came to."""
+
+    study: StudyConfig
+    points: tuple[Point, ...]
+    sweep: tuple[Trial, ...]
+    rates: Mapping[str, float]
+    """The learning rate that was chosen for each arm."""
+    sweep_flops: float
+    """FLOPs of the sweeps alone; they are not part of any saving, and every arm had the same."""
+    downstream: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
+    """Arm -> score -> one value per seed, of the largest budget's last state."""
+    trained_on: tuple[Mapping[str, Any], ...] = ()
+    """The different machines and versions that trained the pieces."""
+    cautions: tuple[str, ...] = ()
+    """What a reader should know before believing the numbers."""
+
+    def of(self, arm: str) -> dict[tuple[int, int], Point]:
+        """The ends of an arm by seed and budget."""
+        return {(point.seed, point.budget): point for point in self.points if point.arm == arm}
+
+    def frontier(self, arm: str, cost: Cost = "flops") -> Frontier:
+        """Decayed losses of an arm over its cost; the cost is the mean over seeds."""
+        own, seeds, budgets = self.of(arm), self.study.seeds, self.study.arm_budgets(arm)
+        return Frontier(
+            tuple(float(np.mean([getattr(own[seed, budget], cost) for seed in seeds])) for budget in budgets),
+            tuple(tuple(own[seed, budget].loss for budget in budgets) for seed in seeds),
+        )
+
+    def savings(self, cost: Cost = "flops") -> dict[str, tuple[Saving, ...]]:
+        """Every arm against the baseline, whose small stages are none: it always pays in full."""
+        scratch = self.frontier(self.study.baseline, cost)
+        return {arm: savings(self.frontier(arm, cost), scratch) for arm in self.study.arms}
+
+    def equal_tokens(self) -> dict[str, tuple[EqualTokens, ...]]:
+        """Every arm against the baseline at equal tokens."""
+        base = self.study.baseline
+        return {
+            arm: at_equal_tokens(
+                self.frontier(arm), self._tokens(arm), self.frontier(base), self._tokens(base)
+            )
+            for arm in self.study.arms
+        }
+
+    def worths(self) -> dict[str, tuple[Worth | None, ...]]:
+        """What the tokens of each arm's small stages are worth and cost, at every budget."""
+        paid, sunk, base = self.savings("flops"), self.savings("flops_sunk"), self.study.baseline
+        token = self.frontier(base).compute[-1] / self._tokens(base)[-1]
+        return {
+            arm: tuple(
+                worth_of(one, without, whole - last, token)
+                for one, without, whole, last in zip(
+                    paid[arm], sunk[arm], self._tokens(arm), self._tokens(arm, "tokens_sunk"), strict=True
+                )
+            )
+            for arm in self.study.arms
+        }
+
+    def scores(self, arm: str) -> dict[str, tuple[float, ...]]:
+        """Downstream scores of an arm's largest budget, one value per seed; of images also the validation accuracy."""
+        own, budget = self.of(arm), self.study.arm_budgets(arm)[-1]
+        right = [own[seed, budget].accuracy for seed in self.study.seeds]
+        found = tuple(value for value in right if value is not None)
+        return {**({"accuracy": found} if found else {}), **self.downstream.get(arm, {})}
+
+    def tokens_per_parameter(self, loss: float) -> float | None:
+        """What the baseline has seen where it reaches a loss, per parameter without embeddings: where a saving is read off."""
+        base, budgets = self.study.baseline, self.study.arm_budgets(self.study.baseline)
+        frontier = self.frontier(base)
+        compute, _ = compute_at(frontier.compute, frontier.mean(), loss)
+        if compute is None:
+            return None
+        end = self.of(base)[self.study.seeds[0], budgets[-1]]
+        # A token costs the baseline the same throughout.
+        return compute / frontier.compute[-1] * end.tokens / end.parameters
+
+    def any_size(self, loss: float) -> tuple[float | None, Side]:
+        """The second baseline: FLOPs at which the best model from scratch of any size reaches a loss."""
+        scratch = [self.frontier(arm) for arm, config in self.study.arms.items() if config.is_scratch]
+        return least_compute(scratch, loss)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        costs: tuple[Cost, ...] = ("flops", "seconds", "flops_sunk")
+        return {
+            "study": self.study.model_dump(mode="json"),
+            "machine": machine(),
+            "trained_on": [dict(one) for one in self.trained_on],
+            "cautions": list(self.cautions),
+            "rates": dict(self.rates),
+            "sweep_flops": self.sweep_flops,
+            "points": [asdict(point) for point in self.points],
+            "sweep": [
+                {**asdict(one), "loss": one.loss if isfinite(one.loss) else None} for one in self.sweep
+            ],
+            "savings": {
+                cost: {arm: [asdict(one) for one in found] for arm, found in self.savings(cost).items()}
+                for cost in costs
+            },
+            "equal_tokens": {
+                arm: [asdict(one) for one in found] for arm, found in self.equal_tokens().items()
+            },
+            "worths": {arm: [one and asdict(one) for one in found] for arm, found in self.worths().items()},
+            "read_at_tokens_per_parameter": {
+                arm: [self.tokens_per_parameter(float(loss)) for loss in self.frontier(arm).mean()]
+                for arm in self.study.arms
+            },
+            "any_size_flops": {
+                arm: [self.any_size(float(loss))[0] for loss in self.frontier(arm).mean()]
+                for arm in self.study.arms
+            },
+            "downstream": {arm: self.scores(arm) for arm in self.study.arms},
+        }
+
+    def _tokens(self, arm: str, which: Literal["tokens", "tokens_sunk"] = "tokens") -> list[int]:
+        """Mean over seeds: a trigger ends a stage early or late."""
+        own, seeds = self.of(arm), self.study.seeds
+        return [
+            round(np.mean([getattr(own[seed, budget], which) for seed in seeds]))
+            for budget in self.study.arm_budgets(arm)
+        ]

@@ -1,0 +1,270 @@
+"""Runs what a study still lacks, piece by piece, in one process or several, and collects the decayed frontiers.
+
+Every piece is an ordinary resumable run in `pieces/<key>`; what is there is never run again. Several processes may work
+on one study, or on studies that share their pieces: a piece that another one holds is left to it.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from outgrow.comparing.cautions import cautions
+from outgrow.comparing.check import check_study
+from outgrow.comparing.downstream import downstream
+from outgrow.comparing.pieces import Branch, Piece, all_pieces, branches, common_run, with_thresholds
+from outgrow.comparing.provenance import check_data, check_same_data, machines
+from outgrow.comparing.result import Point, StudyResult, Trial, trial_losses
+from outgrow.comparing.study import StudyConfig
+from outgrow.comparing.timing import by_key, model_key, study_speeds
+from outgrow.cost.flops import model_cost
+from outgrow.errors import TrainingError
+from outgrow.files.atomic import write_json_atomic, write_text_atomic
+from outgrow.files.locks import RunBusyError, claim, is_held
+from outgrow.files.yaml_file import dump_yaml
+from outgrow.training.folder import RunFolder, read_metrics
+from outgrow.training.loop import train
+
+Say = Callable[[str], None]
+_DIVERGED = "diverged.json"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one piece came to, read from its log."""
+
+    loss: float
+    accuracy: float | None
+    tokens: int
+    flops: float
+    growth_seconds: float
+    config: dict[str, Any]
+    """Of its model."""
+
+
+def run_study(study: StudyConfig, say: Say = print) -> StudyResult:
+    """Do a study, or what is left of it; the result is also written to `study.json`. Raises what its two parts raise."""
+    return with_scores(measure_savings(study, say), say)
+
+
+def measure_savings(study: StudyConfig, say: Say) -> StudyResult:
+    """All of a study but its downstream scores.
+
+    Raises `ConfigError` before any training for a mistake in any arm, and what `train` raises.
+    """
+    study = with_thresholds(study, check_study(study, say))
+    sweep = [branch for arm in study.arms for branch in sweep_branches(study, arm)]
+    root = Path(study.output)
+    claim(root, "study.yaml")
+    write_text_atomic(
+        root / "study.yaml", dump_yaml(study.model_dump(mode="json", by_alias=True, exclude_unset=True))
+    )
+    folder = study.pieces_folder
+    later = _tokens_after_sweep(study, sweep)
+    run_pieces(all_pieces(sweep), folder, say, "sweep", later=later, may_diverge=True)
+    trials = sweep_trials(sweep, folder)
+    rates = {arm: best_rate(trials, arm) for arm in study.arms}
+    for arm, rate in rates.items():
+        say(f"{arm}: learning rate {rate:g} of {', '.join(f'{one:g}' for one in study.tuning.rates)}")
+    ends = end_branches(study, rates)
+    run_pieces(all_pieces(ends), folder, say, "study")
+    used = all_pieces([*sweep, *ends])
+    check_same_data(used, folder)
+    result = StudyResult(
+        study=study,
+        points=_points(study, ends, say),
+        sweep=trials,
+        rates=rates,
+        sweep_flops=sum(flops_of(piece, folder) for piece in all_pieces(sweep)),
+        trained_on=machines(used, folder),
+    )
+    result = replace(result, cautions=cautions(result))
+    write_json_atomic(root / "study.json", result.to_json())
+    return result
+
+
+def with_scores(result: StudyResult, say: Say) -> StudyResult:
+    """The result with what else is asked of its models; the savings are written already, whatever the scores come to."""
+    found = downstream(result.study, end_branches(result.study, result.rates), say)
+    result = replace(result, downstream=found)
+    write_json_atomic(Path(result.study.output) / "study.json", result.to_json())
+    return result
+
+
+def sweep_branches(study: StudyConfig, arm: str) -> tuple[Branch, ...]:
+    """The ends of one arm that its learning rate is chosen by."""
+    return tuple(
+        branch
+        for rate in study.tuning.rates
+        for seed in study.tuning.seeds
+        for branch in branches(study, arm, seed, rate, study.arm_budgets(arm))
+        if branch.budget == study.tuning_budget(arm)
+    )
+
+
+def end_branches(study: StudyConfig, rates: Mapping[str, float]) -> list[Branch]:
+    """All seeds and budgets of all arms, each arm at its learning rate."""
+    return [
+        branch
+        for arm in study.arms
+        for seed in study.seeds
+        for branch in branches(study, arm, seed, rates[arm], study.arm_budgets(arm))
+    ]
+
+
+def _tokens_after_sweep(study: StudyConfig, sweep: Sequence[Branch]) -> int:
+    """Tokens of the pieces that the sweep does not train; a few more where arms that share pieces find different rates."""
+    swept = {piece.key for piece in all_pieces(sweep)}
+    ends = end_branches(study, dict.fromkeys(study.arms, study.tuning.rates[0]))
+    return sum(
+        piece.tokens
+        for piece in all_pieces(ends)
+        if piece.key not in swept and not is_finished(piece, study.pieces_folder)
+    )
+
+
+def sweep_trials(sweep: Sequence[Branch], folder: str) -> tuple[Trial, ...]:
+    """What the ends of a sweep came to; a rate that diverged has no finite loss."""
+    return tuple(
+        Trial(
+            one.arm,
+            one.seed,
+            one.rate,
+            one.budget,
+            math.inf if diverged(one.piece, folder) else ran(one.piece, folder).loss,
+        )
+        for one in sweep
+    )
+
+
+def best_rate(trials: Sequence[Trial], arm: str) -> float:
+    """The learning rate of the lowest mean loss. Raises `TrainingError` where every one diverges on some seed."""
+    losses = trial_losses(trials, arm)
+    best = min(losses, key=lambda rate: losses[rate])
+    if losses[best] == math.inf:
+        raise TrainingError(
+            f"arm '{arm}' diverges at every learning rate of the sweep", fix="lower tuning.rates"
+        )
+    return best
+
+
+def run_pieces(
+    pieces: Sequence[Piece], folder: str, say: Say, title: str, *, later: int = 0, may_diverge: bool = False
+) -> None:
+    """Train every piece that is not there yet, parents first; those that another process holds are waited for.
+
+    `later` are tokens that follow after these pieces: the time left counts them. `may_diverge`: that a piece does is a
+    result, kept in `diverged.json`, and what would follow it is left out; else it is an error.
+    """
+    waiting = [piece for piece in pieces if not is_finished(piece, folder)]
+    here = sum(piece.tokens for piece in waiting)
+    total, began = here + later, time.monotonic()
+    if waiting:
+        after = f", {later:,} after it" if later else ""
+        check_data(pieces, folder)
+        say(f"{title}: {len(waiting)} of {len(pieces)} pieces to train, {here:,} tokens{after}")
+    while waiting:
+        moved = False
+        for piece in list(waiting):
+            if may_diverge and diverged(piece, folder):
+                waiting.remove(piece)
+                total -= piece.tokens
+                moved = True
+                continue
+            if piece.parent is not None and not is_finished(piece.parent, folder):
+                continue
+            if is_held(Path(folder) / piece.key):
+                continue  # another process trains it; it is looked at again
+            try:
+                train(piece.run(folder), progress=False)
+            except RunBusyError:
+                continue  # another process was faster
+            except TrainingError as error:
+                if not may_diverge:
+                    raise TrainingError(f"{title}: {piece.name} ({piece.key}): {error}") from None
+                write_json_atomic(Path(folder) / piece.key / _DIVERGED, {"error": str(error)})
+                say(f"{title}: {piece.name} ({piece.key}) diverges")
+                continue
+            # Its last state is all that anybody needs of a finished piece.
+            shutil.rmtree(Path(folder) / piece.key / "stages", ignore_errors=True)
+            check_same_data(pieces, folder)
+            waiting.remove(piece)
+            moved = True
+            # What other processes have trained since counts too; a piece that diverged counts nowhere.
+            left = later + sum(one.tokens for one in waiting if not is_finished(one, folder))
+            done = total - left
+            minutes = (time.monotonic() - began) / done * left / 60
+            say(
+                f"{title}: {piece.name} ({piece.key}); {done / total:.0%} of the tokens, about {minutes:.0f} min left"
+            )
+        if not moved:
+            time.sleep(2.0)
+
+
+def point_of(branch: Branch, folder: str, speeds: Mapping[str, float]) -> Point:
+    """What a finished branch came to: its own loss, and the cost of its whole line."""
+    line, last = ([ran(piece, folder) for piece in some] for some in (branch.piece.line, branch.last_stage))
+    end = line[-1]
+    return Point(
+        arm=branch.arm,
+        seed=branch.seed,
+        rate=branch.rate,
+        budget=branch.budget,
+        loss=end.loss,
+        accuracy=end.accuracy,
+        tokens=sum(one.tokens for one in line),
+        tokens_sunk=sum(one.tokens for one in last),
+        flops=sum(one.flops for one in line),
+        flops_sunk=sum(one.flops for one in last),
+        seconds=sum(one.tokens * speeds[model_key(one.config)] + one.growth_seconds for one in line),
+        parameters=model_cost(end.config).non_embedding,
+        folder=branch.piece.key,
+    )
+
+
+def ran(piece: Piece, folder: str) -> Ran:
+    """Read the log of a finished piece."""
+    rows = read_metrics(RunFolder(Path(folder) / piece.key).metrics)
+    last = [row for row in rows if row["kind"] == "validation"][-1]
+    return Ran(
+        loss=last["val_loss"],
+        accuracy=last.get("val_accuracy"),
+        tokens=last["tokens"],
+        flops=last["flops"],
+        growth_seconds=sum(row["growth_seconds"] for row in rows if row["kind"] == "growth"),
+        config=next(row["config"] for row in rows if row["kind"] == "stage"),
+    )
+
+
+def is_finished(piece: Piece, folder: str) -> bool:
+    """Whether a piece is there."""
+    return RunFolder(Path(folder) / piece.key).is_finished
+
+
+def diverged(piece: Piece, folder: str) -> bool:
+    """Whether a piece, or one before it, came to a loss that is no number."""
+    return any((Path(folder) / one.key / _DIVERGED).is_file() for one in piece.line)
+
+
+def is_done(piece: Piece, folder: str) -> bool:
+    """Whether nothing is left to train of a piece: it is there, or its rate diverged."""
+    return is_finished(piece, folder) or diverged(piece, folder)
+
+
+def flops_of(piece: Piece, folder: str) -> float:
+    """FLOPs that a piece used, up to the last row of its log where it diverged."""
+    rows = read_metrics(RunFolder(Path(folder) / piece.key).metrics)
+    return max((row["flops"] for row in rows if "flops" in row), default=0.0)
+
+
+def _points(study: StudyConfig, ends: Sequence[Branch], say: Say) -> tuple[Point, ...]:
+    """All ends, with the time that they would have taken on this machine at one sitting."""
+    models = by_key([ran(piece, study.pieces_folder).config for piece in all_pieces(ends)])
+    say(f"timing: {len(models)} models in turns")
+    speeds = study_speeds(models, common_run(study), study.timing, Path(study.output))
+    return tuple(point_of(branch, study.pieces_folder, speeds) for branch in ends)

@@ -1,0 +1,148 @@
+"""Batches for the fit of a learned operator: text in the checkpoint's own tokens, or images, as its objective wants them.
+
+    causal   input_ids, labels = input_ids                (transformers shifts them)
+    masked   input_ids with hidden tokens, labels         (see train/masked.py)
+    image    pixel_values, labels                         (see train/images.py)
+
+Order, masks, flips and crops are pure functions of (seed, step).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from outgrow.data import objectives
+from outgrow.data.corpus import open_corpus
+from outgrow.data.images import load_images
+from outgrow.data.masked import check_tokens, hide
+from outgrow.data.tokenizer import find_tokenizer
+from outgrow.data.windows import Data, TrainingData, Windows, encoded
+from outgrow.errors import ConfigError
+from outgrow.models.architecture import load, longest_sequence
+from outgrow.models.forward import Batch
+from outgrow.run.config import DataConfig
+
+
+@dataclass(frozen=True)
+class LearnData:
+    """Items to fit an operator on, and a few held-out ones."""
+
+    data: Data
+    objective: str
+    sequences: int
+    seed: int = 0
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one step of the fit."""
+        return forward_batch(self.objective, self.data.batch(self.seed, step, self.sequences))
+
+    def evaluation(self, count: int = 4) -> list[Batch]:
+        """Held-out batches, always the same."""
+        pieces = self.data.validation_batches(count * self.sequences, self.sequences)
+        return [forward_batch(self.objective, piece) for piece in pieces]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What identifies the data."""
+        return {**self.data.record, "sequences": self.sequences, "seed": self.seed}
+
+
+def forward_batch(objective: str, batch: objectives.Batch) -> Batch:
+    """Inputs and targets of training as what the model's own forward takes.
+
+    >>> import torch
+    >>> forward_batch("image", (torch.zeros(1, 3, 4, 4), torch.tensor([2])))["labels"]
+    tensor([2])
+    """
+    inputs, targets = batch
+    if objective == "image":
+        return {"pixel_values": inputs, "labels": targets}
+    return {"input_ids": inputs, "labels": inputs if objective == "causal" else targets}
+
+
+def learn_data(
+    config: Mapping[str, Any], folder: Path, source: str, *, sequences: int, length: int, seed: int
+) -> LearnData:
+    """Text or images, by what the model of this config learns. Raises ConfigError where they do not fit it."""
+    objective = load(str(config["model_type"])).objective
+    if (objective == "image") != source.endswith(".npz"):
+        raise ConfigError(
+            f"a {config['model_type']} model learns from {'images' if objective == 'image' else 'text'}",
+            got=f"--data {source}",
+            expected="an .npz file of images and labels" if objective == "image" else "text",
+        )
+    if objective == "image":
+        return image_data(config, source, sequences=sequences, seed=seed)
+    return text_data(config, folder, source, sequences=sequences, length=length, seed=seed)
+
+
+def image_data(config: Mapping[str, Any], source: str, *, sequences: int = 16, seed: int = 0) -> LearnData:
+    """The images of an `.npz` file (`train/images.py` says its forms), the last 2 % held out.
+
+    Raises ConfigError where their side, channels or classes are not the model's.
+    """
+    images = load_images(DataConfig(images=source))
+    images.needs.check(config)
+    return LearnData(images, "image", sequences, seed)
+
+
+def text_data(
+    config: Mapping[str, Any],
+    folder: Path,
+    source: str,
+    *,
+    sequences: int = 16,
+    length: int = 256,
+    seed: int = 0,
+    limit_bytes: int | None = None,
+    validation_share: float = 0.02,
+) -> LearnData:
+    """The text of `source` in the tokens of the checkpoint in `folder`, in windows that its positions allow.
+
+    Raises ConfigError where the tokenizer is missing, or the model has no row for one of its tokens.
+    """
+    objective = load(str(config["model_type"])).objective
+    if not (folder / "tokenizer.json").is_file():
+        raise ConfigError(
+            f"{folder} has no tokenizer.json, so text cannot become the model's tokens",
+            fix="copy the tokenizer that the model was trained with into the folder",
+        )
+    tokenizer = find_tokenizer(folder)
+    if tokenizer.vocab_size > int(config["vocab_size"]):
+        raise ConfigError(
+            "the tokenizer has more tokens than the model has vocabulary rows",
+            got=f"{tokenizer.vocab_size} tokens",
+            expected=f"at most vocab_size = {config['vocab_size']}",
+            fix="give the checkpoint the tokenizer that it was trained with",
+        )
+    if objective == "masked":
+        check_tokens(tokenizer)
+    length = min(length, longest_sequence(config) or length)
+    tokens, _ = encoded(open_corpus(source, limit_bytes=limit_bytes), tokenizer)
+    cut = len(tokens) - max(round(len(tokens) * validation_share), length + 1)
+    train, held_out = Windows(tokens[: max(cut, 0)], length), Windows(tokens[max(cut, 0) :], length)
+    if not len(train) or not len(held_out):
+        raise ConfigError(
+            "the text is too short to fit an operator on",
+            got=f"{len(tokens)} tokens",
+            expected=f"at least {2 * length + 2}",
+            fix="give more text, or a smaller --length",
+        )
+    _check_tokens(train, int(config["vocab_size"]))
+    text = TrainingData(train, held_out, tokenizer, source)
+    return LearnData(hide(text) if objective == "masked" else text, objective, sequences, seed)
+
+
+def _check_tokens(windows: Windows, rows: int) -> None:
+    highest = int(np.max(windows.tokens))
+    if highest >= rows:
+        raise ConfigError(
+            "the text has tokens that the model has no vocabulary row for",
+            got=f"token {highest}",
+            expected=f"below vocab_size = {rows}",
+        )

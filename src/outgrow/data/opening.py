@@ -1,0 +1,46 @@
+"""The data of a run, by the objective of its model: what they ask of a model first, then the data themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from outgrow.cost.flops import MASK_SHARE
+from outgrow.data.images import load_images
+from outgrow.data.masked import SPECIAL_TOKENS, hide
+from outgrow.data.windows import Data, load_data
+from outgrow.errors import ConfigError
+from outgrow.models.architecture import load
+from outgrow.run.config import RunConfig
+from outgrow.store.config_file import load_config
+
+
+def run_objective(run: RunConfig) -> str:
+    """`causal`, `masked` or `image`, as the architecture file of the run's first model says.
+
+    Raises ConfigError where the data are of another kind.
+    """
+    if run.model is not None:
+        model_type = str(run.model["model_type"])
+    else:
+        assert run.stages[0].start is not None, "RunConfig asks for a model or a checkpoint"
+        model_type = str(load_config(Path(run.stages[0].start).expanduser()).get("model_type"))
+    objective = load(model_type).objective
+    if (objective == "image") != (run.data.images is not None):
+        raise ConfigError(
+            f"{model_type} learns from {'images' if objective == 'image' else 'text'}",
+            got="data.images" if run.data.images is not None else "data.source",
+            expected="data.images: an .npz file" if objective == "image" else "data.source: text",
+        )
+    if objective != "masked" and run.data.mask_share != MASK_SHARE:
+        raise ConfigError(f"data.mask_share: {model_type} hides no tokens", fix="leave it out")
+    return objective
+
+
+def open_data(run: RunConfig, tokenizer_folder: Path) -> Data:
+    """Everything that a run reads."""
+    objective = run_objective(run)
+    if objective == "image":
+        return load_images(run.data)
+    special = SPECIAL_TOKENS if objective == "masked" else {}
+    text = load_data(run.data, tokenizer_folder, start=run.stages[0].start, special_tokens=special)
+    return hide(text, run.data.mask_share) if objective == "masked" else text

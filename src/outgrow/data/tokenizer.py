@@ -1,0 +1,200 @@
+"""Text to tokens: a byte-level BPE trained on the corpus and cached, or an existing `tokenizer.json`.
+
+A run keeps its tokenizer in `<output>/tokenizer/`, and every saved state carries the same files,
+so that `AutoTokenizer.from_pretrained` works on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from outgrow.data.corpus import DOCUMENT_BREAK, Corpus
+from outgrow.errors import ConfigError
+from outgrow.files.locks import cache_folder, write_folder
+from outgrow.run.config import DataConfig
+
+_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_SAMPLE_BYTES = 20_000_000  # of text to train a BPE on: more changes few merges and costs minutes
+
+
+@dataclass(frozen=True)
+class TextTokenizer:
+    """A tokenizer, its files, and the token that ends a document (None: documents run together)."""
+
+    tokenizer: Any  # tokenizers.Tokenizer
+    folder: Path
+    separator: int | None
+    key: str
+    mask: int | None = None
+    """Token that hides another, where there is one."""
+    pad: int | None = None
+    """Token that fills up, where there is one."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows that an embedding needs."""
+        return 1 + int(max(self.tokenizer.get_vocab(with_added_tokens=True).values()))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files to copy beside a state."""
+        return tuple(self.folder / name for name in _FILES if (self.folder / name).is_file())
+
+    def encode(self, documents: list[str]) -> list[list[int]]:
+        """Token ids of each document, without special tokens."""
+        return [
+            encoding.ids for encoding in self.tokenizer.encode_batch_fast(documents, add_special_tokens=False)
+        ]
+
+
+def prepare_tokenizer(
+    config: DataConfig,
+    corpus: Corpus,
+    folder: Path,
+    *,
+    start: str | None = None,
+    special_tokens: Mapping[str, str] = MappingProxyType({}),
+) -> TextTokenizer:
+    """The tokenizer of a run, in `folder`: already there from a start before, else copied or trained now."""
+    if not (folder / "tokenizer.json").is_file():
+        if config.tokenizer is not None and config.tokenizer.vocab_size is not None:
+            source = _trained(corpus, config.tokenizer.vocab_size, special_tokens)
+        else:
+            path = config.tokenizer.path if config.tokenizer is not None else start
+            assert path is not None, "RunConfig asks for a tokenizer or a checkpoint"
+            source = Path(path).expanduser()
+        _copy(source, folder)
+    return open_tokenizer(folder, config.separator)
+
+
+def open_tokenizer(folder: Path, separator: str = "auto", file: Path | None = None) -> TextTokenizer:
+    """Read a folder with `tokenizer.json` (or with a `file` of another name)."""
+    from tokenizers import Tokenizer
+
+    path = file or folder / "tokenizer.json"
+    content = path.read_bytes()
+    try:
+        tokenizer = Tokenizer.from_str(content.decode())
+    except Exception as error:  # the library raises a bare Exception
+        raise ConfigError(f"not a tokenizer: {path}", got=str(error)) from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    number = _separator(tokenizer, folder, separator)
+    digest = hashlib.sha256(content + json.dumps(number).encode()).hexdigest()[:32]
+    mask = _special(tokenizer, folder, ("mask_token",), ("[MASK]", "<mask>"))
+    pad = _special(tokenizer, folder, ("pad_token",), ("[PAD]", "<pad>"))
+    return TextTokenizer(tokenizer, folder, number, digest, mask, pad)
+
+
+def find_tokenizer(path: Path, separator: str = "auto") -> TextTokenizer:
+    """An existing tokenizer, by its file or folder; nothing is written."""
+    return open_tokenizer(_tokenizer_file(path).parent, separator, _tokenizer_file(path))
+
+
+def _trained(corpus: Corpus, vocab_size: int, special_tokens: Mapping[str, str]) -> Path:
+    """Train a byte-level BPE, or find it in the cache."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    identity = ["bpe", 1, corpus.key, vocab_size, _SAMPLE_BYTES, *special_tokens.values()]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    target = cache_folder() / f"tokenizer-{key}"
+    if target.is_dir():
+        return target
+
+    def sample() -> Iterator[str]:
+        left = _SAMPLE_BYTES
+        for document in corpus.documents():
+            yield document[:left]
+            left -= len(document)
+            if left <= 0:
+                return
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[DOCUMENT_BREAK, *special_tokens.values()],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sample(), trainer)
+
+    def write(folder: Path) -> None:
+        tokenizer.save(str(folder / "tokenizer.json"))
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": DOCUMENT_BREAK,
+            "eos_token": DOCUMENT_BREAK,
+            **special_tokens,
+            "clean_up_tokenization_spaces": False,
+        }
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
+
+    return write_folder(target, write)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    path = _tokenizer_file(source)
+
+    def write(target: Path) -> None:
+        shutil.copyfile(path, target / "tokenizer.json")
+        for name in _FILES[1:]:
+            if (path.parent / name).is_file():
+                shutil.copyfile(path.parent / name, target / name)
+
+    if folder.is_dir():
+        shutil.rmtree(folder)  # without tokenizer.json: not one of ours that is complete
+    write_folder(folder, write)
+
+
+def _tokenizer_file(source: Path) -> Path:
+    path = source / "tokenizer.json" if source.is_dir() else source
+    if not path.is_file():
+        raise ConfigError(
+            f"no tokenizer.json in {source}",
+            fix="give data.tokenizer.path a folder with tokenizer.json, or the file",
+        )
+    return path
+
+
+def _separator(tokenizer: Any, folder: Path, separator: str) -> int | None:
+    if separator == "none":
+        return None
+    if separator != "auto":
+        number = tokenizer.token_to_id(separator)
+        if number is None:
+            raise ConfigError("data.separator is not a token of the tokenizer", got=separator)
+        return int(number)
+    return _special(tokenizer, folder, ("eos_token", "bos_token"), (DOCUMENT_BREAK, "</s>", "[SEP]"))
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read", got=error) from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} is not a mapping", got=type(found).__name__)
+    return found
+
+
+def _special(tokenizer: Any, folder: Path, keys: tuple[str, ...], usual: tuple[str, ...]) -> int | None:
+    """A token by what the tokenizer's settings call it, else by its usual names."""
+    settings: dict[str, Any] = {}
+    for name in reversed(_FILES[1:]):
+        if (folder / name).is_file():
+            settings.update(_mapping(folder / name))
+    for token in [*(settings.get(key) for key in keys), *usual]:
+        text = token.get("content") if isinstance(token, dict) else token
+        number = tokenizer.token_to_id(text) if text and isinstance(text, str) else None
+        if number is not None:
+            return int(number)
+    return None

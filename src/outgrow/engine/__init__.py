@@ -1,0 +1,1 @@
+"""One optimizer step on plain PyTorch, and what a stage may do to old and new entries while it trains."""

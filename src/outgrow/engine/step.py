@@ -1,0 +1,194 @@
+"""One optimizer step on plain PyTorch: where it runs, in which precision, compiled or not, and what makes it repeatable.
+
+The random numbers of a step (dropout) come from (seed, step), so a run needs no saved generator to continue exactly.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from outgrow.data.objectives import IGNORED, Batch, objective_of, summed_loss
+from outgrow.errors import ConfigError
+from outgrow.models import library as models
+from outgrow.models.architecture import resolve
+from outgrow.run.config import RunConfig
+
+_MOST_GRAPHS = 1024
+"""For different batches, with and without gradients, and perhaps for every layer; beyond them torch would go on uncompiled."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a run computes, whether forward passes use bfloat16, and whether the models that it trains are compiled."""
+
+    name: str
+    bf16: bool
+    compiled: bool = False
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """A model to be trained, on this device; where that was asked for, its layers are compiled at their first batch.
+
+        Layer by layer: they are alike, so one is compiled for all. Shapes are never made symbolic: a run that was
+        continued would have seen other ones, and must compute the same bits.
+        """
+        model = model.to(self.name)
+        if self.compiled:
+            torch.compiler.reset()  # what was compiled for models before this one
+            dynamo = torch._dynamo.config
+            dynamo.recompile_limit = dynamo.accumulated_recompile_limit = _MOST_GRAPHS
+            for name in resolve(models.config_of(model)).layer_modules.values():
+                model.get_submodule(name).compile(dynamic=False)
+        return model
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The forward pass's precision; weights and moments stay float32."""
+        return torch.autocast(self.name, dtype=torch.bfloat16) if self.bf16 else nullcontext()
+
+    def describe(self) -> str:
+        """For people: the device's own name, or the processor's threads."""
+        name = (
+            torch.cuda.get_device_name() if self.name == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+        )
+        return f"{name}, {'bf16 autocast' if self.bf16 else 'float32'}{', compiled' if self.compiled else ''}"
+
+
+def choose_device(config: RunConfig) -> Device:
+    """The device and precision of a run; `auto` takes CUDA, and bf16 only where CUDA has it."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: cuda is not available here", fix="set device to auto or cpu")
+    cuda = config.device != "cpu" and torch.cuda.is_available()
+    has_bf16 = not cuda or torch.cuda.is_bf16_supported(including_emulation=False)
+    if config.precision == "bf16" and not has_bf16:
+        raise ConfigError(
+            "precision: this GPU has no bf16",
+            got=torch.cuda.get_device_name(),
+            fix="set precision to float32",
+        )
+    return Device(
+        "cuda" if cuda else "cpu",
+        config.precision == "bf16" or (config.precision == "auto" and cuda and has_bf16),
+        config.compile,
+    )
+
+
+def check_compiler(device: Device) -> None:
+    """Raise ConfigError where models are to be compiled and torch cannot: it wants a C++ compiler, or Triton on CUDA."""
+    if not device.compiled:
+        return
+    try:
+        torch.compile(torch.sin)(torch.zeros(2, device=device.name))
+    except Exception as error:  # a missing compiler is an error of another kind on every device
+        raise ConfigError(
+            "compile: torch cannot compile here",
+            got=next((line for line in str(error).splitlines() if line.strip()), type(error).__name__),
+            fix="install a C++ compiler (on CUDA also Triton), or leave compile out",
+        ) from None
+
+
+def be_repeatable() -> None:
+    """Deterministic kernels only: the same steps give the same bits on the same machine."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it costs a write of every buffer
+    torch.backends.cudnn.benchmark = False
+
+
+def build_model(content: dict[str, Any], device: str = "cpu") -> nn.Module:
+    """A `transformers` model in float32 with fresh weights from torch's current generator."""
+    with torch.device(device):
+        model: nn.Module = models.build_model(content, torch.float32)
+        return model.float()
+
+
+def predict(model: nn.Module, batch: Batch, device: Device) -> Batch:
+    """Logits, and the targets that they are held against, on the model's device."""
+    inputs, targets = batch
+    with device.autocast():
+        logits, asked = objective_of(_config(model)).scores(
+            model, inputs.to(device.name, non_blocking=True), targets
+        )
+    return logits, asked.to(device.name, non_blocking=True)
+
+
+def _config(model: nn.Module) -> dict[str, Any]:
+    config: Any = model.config
+    return {"model_type": config.model_type}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step saw: mean loss in nats per target, and the gradient's norm before clipping."""
+
+    loss: float
+    gradient_norm: float
+
+
+def step_seed(seed: int, step: int) -> int:
+    """What torch's random numbers of a step begin with."""
+    return (seed * 1_000_003 + step) % 2**63
+
+
+def optimizer_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    *,
+    learning_rate: float,
+    micro_batch: int,
+    clip: float | None,
+    device: Device,
+    seed: tuple[int, int],
+    update: AbstractContextManager[None] | None = None,
+) -> Step:
+    """Gradients of a whole batch, in pieces, then one update; nothing is updated where the loss is not finite.
+
+    `update` is entered around the optimizer's own step (see `train/boost.py`).
+    """
+    torch.manual_seed(step_seed(*seed))
+    model.train()
+    optimizer.zero_grad(set_to_none=True)
+    inputs, targets = batch
+    count = int((targets != IGNORED).sum())
+    total = torch.zeros((), device=device.name)
+    for start in range(0, len(inputs), micro_batch):
+        piece = slice(start, start + micro_batch)
+        loss = summed_loss(*predict(model, (inputs[piece], targets[piece]), device)) / count
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    step = Step(float(total), float(norm))
+    if torch.isfinite(total) and torch.isfinite(norm):
+        if clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * group.get("lr_scale", 1.0)
+        with update or nullcontext():
+            optimizer.step()
+    return step
+
+
+def evaluate(model: nn.Module, batches: Sequence[Batch], device: Device) -> float:
+    """Mean loss in nats per target over fixed batches."""
+    return measure(model, batches, device)["loss"]
+
+
+@torch.no_grad()
+def measure(model: nn.Module, batches: Sequence[Batch], device: Device) -> dict[str, float]:
+    """The objective's metrics over fixed batches: mean loss in nats per target, and for images the share that is right."""
+    model.eval()
+    loss, right, count = 0.0, 0, 0
+    for batch in batches:
+        logits, targets = predict(model, batch, device)
+        loss += float(summed_loss(logits, targets))
+        right += int((logits.argmax(-1) == targets).sum())
+        count += int((targets != IGNORED).sum())
+    found = {"loss": loss / count, "accuracy": right / count}
+    return {name: found[name] for name in objective_of(_config(model)).metrics}

@@ -1,0 +1,171 @@
+"""YAML files of ours: read safely, changed by `--set`, and their mistakes told by key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from outgrow.errors import ConfigError, near
+
+
+def dump_yaml(data: Mapping[str, Any]) -> str:
+    """Plain data as YAML, in its own order."""
+    return str(yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True))
+
+
+_ODD = (TypeError, ValueError, RecursionError)
+"""What PyYAML lets through: a mapping as a key, a day that is none, endless nesting."""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from a YAML file, every mistake with its line. Never builds an object."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"the file cannot be read: {path}", got=error.strerror) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the file is not UTF-8 text: {path}", got=str(error)) from None
+    try:
+        data = yaml.load(text, Loader=_Loader)  # a SafeLoader: no object is ever built
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise ConfigError(
+            f"invalid YAML in {path}{line}",
+            got=getattr(error, "problem", None) or str(error),
+            fix="correct this line",
+        ) from None
+    except _ODD as error:
+        raise ConfigError(f"invalid YAML in {path}", got=error, fix="put words in quotes") from None
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{path} is not a file of keys and values",
+            got=type(data).__name__,
+            expected="a mapping of keys to values",
+        )
+    return data
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 without repeated keys (the second one would silently win), and with `1e-6` a number as in YAML 1.2."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set one dotted key, as `--set` does."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(
+            "an override is not of the form key=value", got=override, expected="optimizer.learning_rate=2e-3"
+        )
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, *_ODD):
+        raise ConfigError(f"the value of {key} is not valid YAML", got=text) from None
+    here: Any = data
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        if isinstance(here, list):
+            if not part.isdigit() or int(part) >= len(here):
+                place = ".".join(parts[:depth])
+                raise ConfigError(
+                    f"{key}: no such place in {place}",
+                    got=part,
+                    expected=f"a number from 0 to {len(here) - 1}",
+                )
+            index: Any = int(part)
+        elif isinstance(here, dict):
+            index = part
+        else:
+            raise ConfigError(f"{key}: {'.'.join(parts[:depth])} has no parts", got=here)
+        if last:
+            here[index] = value
+        elif isinstance(here, list):
+            here = here[index]
+        else:
+            if here.get(index) is None:
+                here[index] = {}
+            here = here[index]
+
+
+Sections = Mapping[str, tuple[type[BaseModel], ...]]
+"""Dotted place in a file -> the sections that may stand there: whose keys are near a mistyped one."""
+
+
+def explain(error: ValidationError, data: Mapping[str, Any], where: str, sections: Sections) -> str:
+    """One block per mistake: the dotted key, what was found, what is expected."""
+    blocks = []
+    for problem in error.errors():
+        parts = _location(problem["loc"], data, missing=problem["type"] == "missing")
+        key = ".".join(map(str, parts))
+        if problem["type"] == "too_short" and problem["input"]:
+            continue  # pydantic counts only the valid items; their own mistakes are already listed
+        kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
+        if kind == "extra_forbidden":
+            text = f"{where}: unknown key {key}\n  expected: {near(str(parts[-1]), _known_keys(parts[:-1], sections, problem['loc']))}"
+        elif kind == "union_tag_invalid" and _by_name(sections.get(key, ())):
+            tag = str(problem["ctx"]["tag"])
+            text = f"{where}: unknown {key}.name '{tag}'\n  expected: {near(tag, _by_name(sections.get(key, ())))}"
+        elif kind == "missing":
+            text = f"{where}: the key {key} is missing"
+        else:
+            got = problem["input"]
+            place = f"{where}: {key}" if key else where
+            text = f"{place}: {message}" + (f"\n  got:      {got!r}" if not isinstance(got, dict) else "")
+        blocks.append(text)
+    return "\n".join(blocks)
+
+
+def _location(location: tuple[int | str, ...], data: Any, *, missing: bool) -> list[int | str]:
+    """The place in the user's file: pydantic also names the branch of a union, which is not a key."""
+    parts: list[int | str] = []
+    for position, part in enumerate(location):
+        last = position == len(location) - 1
+        in_list = isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if in_list or (isinstance(data, Mapping) and part in data):
+            parts.append(part)
+            data = data[part]
+        elif last and missing:
+            parts.append(part)
+    return parts
+
+
+def _known_keys(
+    parents: Sequence[int | str], sections: Sections, location: tuple[int | str, ...]
+) -> list[str]:
+    """The keys that the section at this place has; of several kinds, those of all, or of the one that was named."""
+    place = ".".join(part for part in parents if isinstance(part, str))
+    models = sections.get(place, ())
+    named = tuple(model for name, model in _by_name(models).items() if name in location)
+    return sorted(
+        {
+            field.serialization_alias or name
+            for model in named or models
+            for name, field in model.model_fields.items()
+        }
+    )
+
+
+def _by_name(models: Sequence[type[BaseModel]]) -> dict[str, type[BaseModel]]:
+    """The kinds of a section, each under the `name` that a file calls it by."""
+    return {
+        name: model
+        for model in models
+        if "name" in model.model_fields
+        for name in get_args(model.model_fields["name"].annotation)
+    }

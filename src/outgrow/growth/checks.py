@@ -1,0 +1,127 @@
+"""What an axis passes through decides which maps keep the function: one check per kind, the table of docs/maths.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import sqrt
+from typing import Any
+
+import torch
+
+from outgrow.algebra.linear import EMPTY, MEAN, as_select
+from outgrow.algebra.maps import AxisMap
+from outgrow.growth.growth import Growth, covered
+
+
+def _stream(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
+    axis = axes[name]
+    kinds = {spec.norm for spec in growth.small.axes.values() if spec.of == name}
+    if axis.norm_ratio() is None:
+        return False, False, "norms see copies of unequal weight: FᵀF is not c·I"
+    if "layer" not in kinds:
+        fair = _shared_as_written(axis)
+        why = "" if fair else "a norm's backward pass mixes all channels, and copies are read unequally"
+        return True, fair, why
+    forward = as_select(axis.forward)
+    if bool((forward.index == MEAN).any()):
+        if growth.small.spec.layers.norm == "post":
+            return False, False, "after a post-norm the stream's mean is no longer the mean of what was added"
+        if growth.small.is_scaled(name):
+            return False, False, "a branch's gains (LayerScale) change the mean that new channels hold"
+        return True, False, "a LayerNorm's backward pass centres over all channels, the new ones too"
+    if not covered(axis.forward):
+        return False, False, "a LayerNorm centres its input, and zeros are not its mean"
+    counts = torch.bincount(forward.index, minlength=axis.small)
+    uniform = (
+        bool((counts == counts[0]).all()) and float((forward.weight - forward.weight[0]).abs().max()) < 1e-12
+    )
+    if uniform and not _shared_as_written(axis):
+        return True, False, "a norm's backward pass mixes all channels, and copies are read unequally"
+    return (
+        uniform,
+        uniform,
+        "" if uniform else "a LayerNorm centres its input: it needs every unit copied equally often",
+    )
+
+
+def _shared_as_written(axis: AxisMap) -> bool:
+    """Whether G = F / c: gradients are shared among copies as activations are."""
+    forward, backward, ratio = as_select(axis.forward), as_select(axis.backward), axis.norm_ratio()
+    assert ratio is not None
+    wanted = torch.where(forward.index >= 0, forward.weight, 0.0) / ratio
+    given = torch.where(backward.index >= 0, backward.weight, 0.0)
+    return bool((wanted - given).abs().max() < 1e-12)
+
+
+def _copies_whole(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
+    forward = as_select(axes[name].forward)
+    whole = bool(((forward.weight == 1) | (forward.index == EMPTY)).all())
+    return (
+        whole,
+        whole,
+        "" if whole else f"a unit that passes through {growth.small.axes[name].through} cannot be scaled",
+    )
+
+
+def _dot(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
+    spec = growth.small.axes[name]
+    other = axes[str(spec.with_)]
+    product = axes[name].forward.matrix().T @ other.forward.matrix()
+    wanted = sqrt(axes[name].large / axes[name].small) * torch.eye(axes[name].small, dtype=torch.float64)
+    if float((product - wanted).abs().max()) > 1e-9:
+        return False, False, f"the dot product with {spec.with_} changes"
+    if spec.rotary and not _keeps_frequencies(axes[name]):
+        return False, False, "rotary pairs would turn at another frequency"
+    if spec.rotary and axes[name].grows and (bound := _rope_types(growth.small.config) - _SCALABLE_ROPE):
+        return False, False, f"rotary positions of type {', '.join(sorted(bound))} depend on the head's size"
+    return True, True, ""
+
+
+def _keeps_frequencies(axis: AxisMap) -> bool:
+    """Whether old pair i stands at new pair k·i on the side that is not zero (half-split layout)."""
+    if axis.large % axis.small:
+        return False
+    factor, forward = axis.large // axis.small, as_select(axis.forward)
+    pairs, old = torch.arange(axis.small), axis.small // 2
+    places = torch.where(pairs < old, pairs * factor, axis.large // 2 + (pairs - old) * factor)
+    return torch.equal(forward.index[places], pairs)
+
+
+_SCALABLE_ROPE = {"default", "linear", "llama3", "proportional"}
+"""Types whose pair k·i of a k times larger head turns as fast as pair i: what they do to a frequency depends on it alone."""
+
+
+def _rope_types(config: Mapping[str, Any]) -> set[str]:
+    """Types of the rotary positions, which a config names once or for each type of layer."""
+    found = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    each = [one for one in found.values() if isinstance(one, Mapping)] or [found]
+    return {str(one.get("rope_type", one.get("type", "default"))) for one in each}
+
+
+def _raw(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
+    if not axes[name].grows:
+        return True, True, ""
+    return True, False, "the norm's backward pass spreads over copies of which only one is read"
+
+
+def _plain(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
+    return True, True, ""
+
+
+def _lookup(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
+    return False, False, "logits of old tokens are kept, but new tokens take their share of the probability"
+
+
+_CHECKS = {
+    "stream": _stream,
+    "norm": _plain,
+    "elementwise": _copies_whole,
+    "heads": _copies_whole,
+    "dot": _dot,
+    "raw": _raw,
+    "linear": _plain,
+    "lookup": _lookup,
+    "router": _plain,
+    "input": _plain,
+    "fixed": _plain,
+}

@@ -1,0 +1,275 @@
+"""What an axis passes through decides which maps keep the function, and what must be compensated where.
+
+The table of docs/maths.md as code: `compensate` takes the free maps of a growth and derives the rest,
+
+    norm output     F_norm = F_stream;  gain' = ρ·F_norm/F_stream·gain,  eps' = ρ²·eps,  ρ = √(c·d/D), FᵀF = c·I
+    branch gain     gain' = one copy per unit, so that gain'·(F·x) = F·(gain·x)
+    tied head       F_final = F_stream / c, so that logits E'·x' = E·x
+    attention       F_query ← √(D/d)·F_query, so that scores q'·k'/√D = q·k/√d
+
+and says for every axis, before anything is computed, whether the function and the gradient law are kept, and why not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import isclose, sqrt
+
+import torch
+
+from outgrow.algebra.linear import EMPTY, MEAN, Identity, LinearMap, Select, as_select
+from outgrow.algebra.maps import AxisMap, identity, scaled
+from outgrow.growth.checks import _CHECKS
+from outgrow.growth.growth import Growth, covered
+from outgrow.models.model import Model
+from outgrow.models.spec import AxisSpec
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a growth does to one axis."""
+
+    axis: str
+    small: int
+    large: int
+    through: str
+    function: bool
+    gradient: bool
+    compensated: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Compensation:
+    """Every axis's maps, the maps of norm gains, changed eps fields, and a finding per growing axis."""
+
+    axes: Mapping[str, AxisMap]
+    gains: Mapping[str, AxisMap]
+    eps: Mapping[str, float]
+    findings: tuple[Finding, ...]
+
+
+def compensate(growth: Growth) -> Compensation:
+    """Derive what the operator's maps ask of norms, tied heads, attention scale and eps.
+
+    An operator that gives the gains too has said all: nothing is derived.
+    """
+    if growth.gains is not None:
+        return Compensation(growth.axes, growth.gains, {}, _stated(growth))
+    small, axes, findings = growth.small, dict(growth.axes), []
+    notes: dict[str, list[str]] = {}
+    for query, spec in small.axes.items():
+        if spec.through == "dot" and spec.with_ is not None and small.is_query(query):
+            axes[query], axes[spec.with_] = _scores(axes[query], axes[spec.with_], rotary=spec.rotary)
+            if axes[query].grows:
+                factor = sqrt(axes[query].large / axes[query].small)
+                notes.setdefault(query, []).append(f"queries × √(D/d) = {factor:.4g}, fresh keys zero")
+    for name, spec in small.axes.items():
+        if spec.like is not None:
+            axes[name] = _like(axes[spec.like], small.sizes[name])
+    for name, spec in small.axes.items():
+        if spec.through == "norm":
+            axes[name] = _norm_output(growth, axes, name, spec)
+    ratios = {
+        name: _norm_ratio(growth, axes[spec.of], spec.of)
+        for name, spec in small.axes.items()
+        if spec.of is not None
+    }
+    gains = {name: _gain(axes[str(small.axes[name].of)], axes[name], rho) for name, rho in ratios.items()}
+    gains |= {name: _gain(axes[name], axes[name], 1.0) for name in small.axes if small.is_scaled(name)}
+    eps, torn = _grown_eps(small, ratios)
+    for (stream, rho), names in _same_ratio(small, ratios).items():
+        field = small.axes[names[0]].eps
+        notes.setdefault(stream, []).append(
+            f"gains of {', '.join(names)} × ρ and {field} × ρ², ρ = {rho:.4g}"
+        )
+    for name in small.axes:
+        if axes[name].grows or f"{name} group" in axes:
+            finding = _finding(growth, axes, name, "; ".join(notes.get(name, [])))
+            if name in torn:
+                finding = replace(finding, function=False, gradient=False, why=torn[name])
+            findings.append(finding)
+    if growth.layers.grows:
+        findings.append(_layers(growth))
+    if growth.inexact:
+        findings.append(_inexact(growth))
+    return Compensation(axes, gains, eps, tuple(findings))
+
+
+def _stated(growth: Growth) -> tuple[Finding, ...]:
+    """Findings of maps that are taken as they stand: the function is kept only where the operator says so."""
+    kept = not growth.inexact
+    grown = [
+        Finding(
+            name,
+            axis.small,
+            axis.large,
+            growth.small.axes[name].through,
+            kept,
+            kept,
+            "as given",
+            "" if kept else "see the whole model",
+        )
+        for name, axis in growth.axes.items()
+        if name in growth.small.axes and axis.grows
+    ]
+    return (*grown, *(() if kept else (_inexact(growth),)))
+
+
+def _inexact(growth: Growth) -> Finding:
+    small, large = growth.small.num_parameters, growth.large.num_parameters
+    return Finding("weights", small, large, "the whole model", False, False, "", growth.inexact)
+
+
+def _norm_ratio(growth: Growth, before: AxisMap, name: str) -> float:
+    """ρ = √(c·d/D): by how much the root mean square of a norm's input grows; 1 where copies differ, and c is none."""
+    ratio = before.norm_ratio()
+    return 1.0 if ratio is None else sqrt(ratio * growth.small.sizes[name] / growth.large.sizes[name])
+
+
+def _same_ratio(small: Model, ratios: Mapping[str, float]) -> dict[tuple[str, float], list[str]]:
+    """(norm input, ρ) -> the norm outputs that are compensated by it, where ρ is not 1."""
+    found: dict[tuple[str, float], list[str]] = {}
+    for name, rho in ratios.items():
+        if not isclose(rho, 1.0, rel_tol=1e-12):
+            found.setdefault((str(small.axes[name].of), rho), []).append(name)
+    return found
+
+
+def _grown_eps(small: Model, ratios: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:
+    """eps' = ρ²·eps per config field; and the norm inputs for which one field cannot serve all norms that share it."""
+    eps: dict[str, float] = {}
+    torn: dict[str, str] = {}
+    for field in {spec.eps for spec in small.axes.values() if spec.eps is not None}:
+        sharing = {name: rho for name, rho in ratios.items() if small.axes[name].eps == field}
+        changed = [name for name, rho in sharing.items() if not isclose(rho, 1.0, rel_tol=1e-12)]
+        if not changed:
+            continue
+        eps[field] = float(small.config[field]) * sharing[changed[0]] ** 2
+        if any(not isclose(rho, sharing[changed[0]], rel_tol=1e-12) for rho in sharing.values()):
+            for name in changed:
+                torn[str(small.axes[name].of)] = f"norms that share {field} would need different values of it"
+    return eps, torn
+
+
+def eps_conflict(model: Model) -> bool:
+    """Whether the stream's norms share their eps with a norm over another axis, which must then keep its own.
+
+    In that case the stream's activations keep their root mean square (c = D/d), and eps does not change.
+    """
+    streams = {name for name, spec in model.axes.items() if spec.through == "stream"}
+    shared = {spec.eps for spec in model.axes.values() if spec.of in streams}
+    return any(
+        spec.eps in shared and spec.of not in streams for spec in model.axes.values() if spec.of is not None
+    )
+
+
+def _scores(query: AxisMap, key: AxisMap, *, rotary: bool) -> tuple[AxisMap, AxisMap]:
+    """Queries and keys with F_qᵀF_k = √(D/d)·I, and the gradients that follow from it: G_q = F_k·√(d/D), G_k alike.
+
+    Rotary pairs that turn at a new frequency give keys a gradient that is no transport of an old one: G_k stays as it is.
+    """
+    if not query.grows and not key.grows:
+        return query, key
+    factor = sqrt(query.large / query.small)
+    queries, keys = scaled(query.forward, factor), key.forward
+    return (
+        AxisMap(queries, scaled(keys, 1 / factor), query.fresh),
+        AxisMap(keys, key.backward if rotary else scaled(queries, 1 / factor), key.fresh),
+    )
+
+
+def _like(axis: AxisMap, size: int) -> AxisMap:
+    """Plain copies in the same order: what an elementwise nonlinearity allows."""
+    if isinstance(axis.forward, Identity):
+        return identity(size)
+    assert isinstance(axis.forward, Select)
+    index = axis.forward.index
+    counts = torch.bincount(index[index >= 0], minlength=size).to(torch.float64)
+    old = index >= 0
+    share = torch.where(old, 1 / counts[index.clamp(min=0)], 0.0)
+    index = torch.where(old, index, EMPTY)
+    return AxisMap(Select(index, old.to(torch.float64), size), Select(index, share, size), "writers")
+
+
+def _norm_output(growth: Growth, axes: Mapping[str, AxisMap], name: str, spec: AxisSpec) -> AxisMap:
+    """The map of a norm's output: its input's, or, where a tied head reads it, the dual of the embedding's."""
+    before = axes[str(spec.of)]
+    if name in growth.small.tied_axes():
+        stream = next(axes[other] for other, one in growth.small.axes.items() if one.through == "stream")
+        ratio = stream.norm_ratio() or stream.large / stream.small
+        dual = scaled(_without_mean(stream.forward), 1 / ratio)
+        return AxisMap(dual, _without_mean(stream.forward), stream.fresh)
+    return AxisMap(_without_mean(before.forward), before.backward, before.fresh)
+
+
+def _without_mean(map_: LinearMap) -> LinearMap:
+    """A norm centres its input, so channels that hold the mean come out as zero."""
+    if isinstance(map_, Select) and bool((map_.index == MEAN).any()):
+        keep = map_.index != MEAN
+        return Select(torch.where(keep, map_.index, EMPTY), torch.where(keep, map_.weight, 0.0), map_.units)
+    return map_
+
+
+def _gain(before: AxisMap, after: AxisMap, rho: float) -> AxisMap:
+    """Maps of a gain (a) and of its gradient (b): a = ρ·F_after/F_before, b = G_after·F_before/ρ, unit by unit."""
+    if isinstance(before.forward, Identity) and isinstance(after.forward, Identity):
+        return identity(before.small)
+    inner, outer = as_select(before.forward), as_select(after.forward)
+    dual = as_select(after.backward)
+    old = inner.index >= 0
+    index = torch.where(old, inner.index, MEAN)  # a new channel of the stream starts with the mean gain
+    safe = torch.where(old & (inner.weight != 0), inner.weight, 1.0)
+    forward = torch.where(old, rho * torch.where(outer.index >= 0, outer.weight, 0.0) / safe, rho)
+    backward = torch.where(old & (dual.index >= 0), dual.weight * safe / rho, 0.0)
+    return AxisMap(
+        Select(index, forward, before.small),
+        Select(torch.where(old, index, EMPTY), backward, before.small),
+        "writers",
+    )
+
+
+def _finding(
+    growth: Growth,
+    axes: Mapping[str, AxisMap],
+    name: str,
+    note: str,
+) -> Finding:
+    """Apply the row of the table that belongs to what this axis passes through."""
+    spec, axis = growth.small.axes[name], axes[name]
+    joint = axes.get(f"{name} group")
+    function, gradient, why = _CHECKS[spec.through](growth, axes, name)
+    if axis.residual() > 1e-9:
+        function, gradient, why = False, False, why or "backwardᵀ forward is not the identity"
+    if joint is not None:
+        gradient, why = False, why or "copies of a key/value head serve different query heads"
+    if spec.through in ("elementwise", "heads", "linear", "stream") and not covered(axis.forward):
+        note = "; ".join(filter(None, [note, f"new units: {axis.fresh} fresh, the other side zero"]))
+    if spec.through in ("elementwise", "heads", "linear") and covered(axis.forward):
+        note = note or "readers share among copies"
+    return Finding(name, axis.small, axis.large, spec.through, function, gradient, note, why)
+
+
+def _layers(growth: Growth) -> Finding:
+    layers = growth.layers
+    spoken = [layer for layer in range(layers.large) if layer not in layers.silent]
+    kept = [layers.rows[layer] for layer in spoken] == [((old, 1.0),) for old in range(layers.small)]
+    note = _SILENCING[layers.silenced] if kept else ""
+    if kept and growth.small.spec.layers.norm == "post":
+        note += "; the norm before becomes (1, 0), which is exact but for its eps"
+    why = ""
+    if not kept:
+        fresh = any(not layers.rows[layer] for layer in spoken)
+        why = "new layers hold random weights and speak" if fresh else "layers are applied more than once"
+    gradient = kept
+    if kept and layers.grows and growth.small.config.get("output_router_logits"):
+        gradient, why = False, "the routers' balancing loss is a mean over all layers, new ones too"
+    return Finding("layers", layers.small, layers.large, "stack of layers", kept, gradient, note, why)
+
+
+_SILENCING = {
+    "outputs": "last matrix of each branch zero",
+    "norms": "norms and biases of new layers zero",
+    "pairs": "units of new layers cancel in pairs",
+}

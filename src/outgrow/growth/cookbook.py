@@ -1,0 +1,327 @@
+"""What every grown tensor is made of: one recipe per parameter and slot.
+
+For a tensor with signature dims and source layers (l, w), summed over its parts:
+
+    recipe = Σ_l w · (⊗ over dims, slot.map(axis, role)) · tensor_l  +  fresh entries  +  noise
+
+A part is the growth's own maps and layers, or what the operator puts in their place for this one weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from outgrow.algebra.axes import Dim
+from outgrow.algebra.linear import EMPTY, MEAN, Identity, LinearMap, Select, direct_sum, kron
+from outgrow.algebra.maps import AxisMap, LayerMap
+from outgrow.algebra.recipe import Fill, Fresh, Invisible, Level, Mask, Recipe, Term
+from outgrow.algebra.slots import SLOTS, WEIGHT, Moments, Slot
+from outgrow.errors import GrowthError
+from outgrow.growth.compensation import Compensation
+from outgrow.growth.growth import Growth, Part, product_maps
+from outgrow.models.model import Parameter
+
+
+@dataclass(frozen=True)
+class BySlot(Mapping[str, Mapping[str, Recipe]]):
+    """Every slot's recipes, worked out when a slot is first asked for; slots that obey the same law share them."""
+
+    cookbook: Cookbook
+    made: dict[object, dict[str, Recipe]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Mapping[str, Recipe]:
+        slot = SLOTS[name]
+        if slot.law not in self.made:
+            self.made[slot.law] = self.cookbook.recipes(slot)
+        return self.made[slot.law]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SLOTS)
+
+    def __len__(self) -> int:
+        return len(SLOTS)
+
+
+@dataclass(frozen=True)
+class Cookbook:
+    """The recipes of one growth, worked out tensor by tensor."""
+
+    growth: Growth
+    compensation: Compensation
+    moments: Moments
+    cache: dict[object, LinearMap] = field(default_factory=dict)
+
+    def recipes(self, slot: Slot) -> dict[str, Recipe]:
+        least = 1 if slot.mean_over is None else 2  # a vector's second moment is not factored
+        return {
+            name: self.recipe(parameter, slot)
+            for name, parameter in self.growth.large.parameters.items()
+            if len(parameter.signature.dims) >= least
+        }
+
+    def recipe(self, parameter: Parameter, slot: Slot) -> Recipe:
+        whole = self.unscaled(parameter, slot)
+        if slot.partner is None or not whole.terms:
+            return whole
+        return replace(whole, follows=(slot.partner, self.unscaled(parameter, SLOTS[slot.partner])))
+
+    def unscaled(self, parameter: Parameter, slot: Slot) -> Recipe:
+        """A recipe as the maps alone have it: a factor of a second moment still follows its partner."""
+        shape = slot.shape(self.growth.large.shape(parameter.name))
+        parts = self.parts(parameter, slot)
+        terms: list[Term] = []
+        for part in parts:
+            sources = self.sources(parameter, slot, part)
+            maps = part.maps or self.maps(parameter, slot, part)
+            share = part.coefficient if slot is WEIGHT else 1.0
+            terms += [Term(source, maps, share * weight**slot.power) for source, weight in sources]
+            if slot is WEIGHT:
+                terms += [
+                    Term(source, mean, share * weight)
+                    for mean in self.new_tokens(parameter)
+                    for source, weight in sources
+                ]
+        whole = self.maps(parameter, slot, _WHOLE)
+        fills = self.fills(parameter, slot, self.sources(parameter, slot, _WHOLE), whole)
+        if slot is WEIGHT:
+            for place, part in enumerate(parts):
+                if part.noise and terms:  # a silent layer stays silent
+                    std, of = self.noise(part.noise, terms[0].source)
+                    masks = () if part.noise_on == "all" else self.later_copies(parameter, part)
+                    fills += (Fresh(std, self.growth.seed, f"{parameter.name}/part/{place}", masks, of),)
+        return Recipe(parameter.name, shape, tuple(terms), fills)
+
+    def parts(self, parameter: Parameter, slot: Slot) -> tuple[Part, ...]:
+        """What a tensor is the sum of: weights, and moments that are asked to, follow the operator's own parts."""
+        own = self.growth.parts.get(parameter.name) or self.growth.parts.get(parameter.pattern)
+        follows = slot is WEIGHT or (self.moments == "parts" and slot.partner is None)
+        return own if own and follows else (_WHOLE,)
+
+    # ---- which layers -------------------------------------------------------------------------------------------
+
+    def sources(self, parameter: Parameter, slot: Slot, part: Part) -> tuple[tuple[str | float, float], ...]:
+        """(source tensor or constant, weight) of a new tensor; () is zero."""
+        if slot is not WEIGHT and self.moments == "reset":
+            return ()
+        if isinstance(part.source, float):
+            return ((part.source, 1.0),) if slot is WEIGHT else ()
+        pattern = part.source or parameter.pattern
+        if parameter.layer is None:
+            return ((pattern, 1.0),)
+        layer, layers = parameter.layer, part.layers or self.growth.layers
+        if self.growth.small.spec.layers.norm == "post":
+            moved = self.moved_norm(parameter)
+            if moved is not None:
+                return moved if slot is WEIGHT or isinstance(moved[0][0], str) else ()
+        if layer in layers.silent and (slot is not WEIGHT or self.is_silenced(parameter, layers)):
+            return ()
+        if slot is not WEIGHT and self.moments == "keep_zero" and layer not in layers.originals().values():
+            return ()
+        if not layers.rows[layer] and slot is WEIGHT and len(parameter.signature.dims) < 2:
+            return ((1.0 if parameter.signature.dims[0].role == "scales" else 0.0, 1.0),)
+        last = self.growth.small.layers - 1
+        return tuple(
+            (pattern.replace("{L}", str(min(source + part.shift, last))), weight)
+            for source, weight in layers.rows[layer]
+        )
+
+    def is_silenced(self, parameter: Parameter, layers: LayerMap) -> bool:
+        """Whether this weight is zero in a silent layer: a branch's last matrix and bias, or the norms and all biases."""
+        outputs = self.growth.small.spec.layers.branch_outputs
+        is_output = parameter.tail in outputs or parameter.tail.rsplit(".", 1)[0] in outputs
+        dim, *others = parameter.signature.dims
+        if layers.silenced == "outputs" or (layers.silenced == "pairs" and not others):
+            return is_output
+        axes = self.growth.small.axes
+        of_stream = any(axes[axes[name].of or name].through == "stream" for name in dim.axes)
+        return layers.silenced == "norms" and not others and (dim.role != "scales" or of_stream)
+
+    def moved_norm(self, parameter: Parameter) -> tuple[tuple[str | float, float], ...] | None:
+        """Post-norm: the layer before silent ones passes its last norm on to the last of them (docs/maths.md)."""
+        layers, spec = self.growth.layers, self.growth.small.spec.layers
+        module, kind = parameter.tail.rsplit(".", 1)
+        layer = parameter.layer
+        assert layer is not None
+        if module not in (spec.first_norm, spec.last_norm):
+            return None
+        neutral: tuple[tuple[str | float, float], ...] = ((1.0 if kind == "weight" else 0.0, 1.0),)
+        begins_chain = layer not in layers.silent and layer + 1 in layers.silent
+        if layer not in layers.silent and not (begins_chain and module == spec.last_norm):
+            return None
+        ends_chain = layer in layers.silent and layer + 1 not in layers.silent
+        if not (ends_chain and module == spec.last_norm):
+            return neutral
+        first = layer
+        while first in layers.silent:
+            first -= 1
+        return tuple((parameter.in_layer(source), weight) for source, weight in layers.rows[first])
+
+    def step_source(self, recipe: Recipe) -> str | None:
+        return next((term.source for term in recipe.terms if isinstance(term.source, str)), None)
+
+    # ---- which maps ---------------------------------------------------------------------------------------------
+
+    def maps(self, parameter: Parameter, slot: Slot, part: Part) -> tuple[LinearMap, ...]:
+        """The map of every dimension that this slot has of a parameter."""
+        dims = parameter.signature.dims
+        return tuple(
+            Identity(1) if place is None else self.map(dims[place], slot, part)
+            for place in slot.dims(len(dims))
+        )
+
+    def map(self, dim: Dim, slot: Slot, part: Part) -> LinearMap:
+        """The map of one dimension, made once per (dimension, law of the slot, part)."""
+        key = (dim, slot.law[:4], id(part) if part.axes else None)
+        if key not in self.cache:
+            blocks = [
+                kron([slot.map(axis, dim.role) for axis in self.atoms(block, dim, part)])
+                for block in dim.blocks
+            ]
+            made = direct_sum(blocks)
+            if slot is not WEIGHT and self.moments in ("keep_zero", "copy"):
+                made = _raw_copies(made, first_only=self.moments == "keep_zero")
+            self.cache[key] = made
+        return self.cache[key]
+
+    def atoms(self, block: tuple[str | int, ...], dim: Dim, part: Part) -> list[AxisMap]:
+        """The axes of a product; a joint map stands for its neighbours."""
+        axes = self.compensation.gains if dim.role == "scales" else {**self.compensation.axes, **part.axes}
+        return product_maps(block, axes)
+
+    def new_tokens(self, parameter: Parameter) -> list[tuple[LinearMap, ...]]:
+        """New rows of a vocabulary begin as the mean of the old ones."""
+        axes = self.growth.small.axes
+        found = []
+        for place, dim in enumerate(parameter.signature.dims):
+            lookup = next((name for name in dim.axes if axes[name].through == "lookup"), None)
+            if lookup is not None and self.compensation.axes[lookup].grows:
+                small, large = self.growth.small.sizes[lookup], self.growth.large.sizes[lookup]
+                index = torch.where(torch.arange(large) < small, EMPTY, MEAN)
+                mean = Select(index, (index == MEAN).to(torch.float64), small)
+                found.append(
+                    tuple(
+                        mean if other == place else self.map(one, WEIGHT, _WHOLE)
+                        for other, one in enumerate(parameter.signature.dims)
+                    )
+                )
+        return found
+
+    # ---- what is filled in --------------------------------------------------------------------------------------
+
+    def fills(
+        self,
+        parameter: Parameter,
+        slot: Slot,
+        sources: tuple[tuple[str | float, float], ...],
+        maps: tuple[LinearMap, ...],
+    ) -> tuple[Fill, ...]:
+        name = parameter.name
+        if not sources and slot is WEIGHT and self.is_fresh_layer(parameter):
+            return (Fresh(self.initializer_range, self.growth.seed, name),)
+        if not sources or isinstance(sources[0][0], float):
+            return ()
+        if slot.power == 2:
+            masks = tuple(Mask(~map_.covered(), torch.zeros(map_.outputs, dtype=torch.bool)) for map_ in maps)
+            return (
+                (Level(str(sources[0][0]), masks),) if any(bool(mask.fresh.any()) for mask in masks) else ()
+            )
+        if slot is not WEIGHT or len(parameter.signature.dims) < 2:
+            return ()
+        std = self.initializer_range
+        masks = tuple(self.mask(dim) for dim in parameter.signature.dims)
+        fills: list[Fill] = []
+        if any(bool(mask.fresh.any()) for mask in masks):
+            fills.append(Fresh(std, self.growth.seed, name, masks))
+        if self.growth.noise:
+            for place, dim in enumerate(parameter.signature.dims):
+                forward = direct_sum(
+                    [kron([axis.forward for axis in self.atoms(block, dim, _WHOLE)]) for block in dim.blocks]
+                )
+                backward = self.map(dim, WEIGHT, _WHOLE)
+                if dim.role == "reads" and isinstance(forward, Select) and not self.is_lookup(dim):
+                    std, of = self.noise(self.growth.noise, sources[0][0])
+                    address = (self.growth.seed, f"{name}/noise/{place}")
+                    fills.append(Invisible(std, *address, place, forward, _select(backward), of))
+        return tuple(fills)
+
+    @property
+    def initializer_range(self) -> float:
+        return float(self.growth.small.config.get("initializer_range") or 0.02)
+
+    def noise(self, amount: float, source: str | float) -> tuple[float, str | None]:
+        """Standard deviation of noise, and the tensor in whose root mean square it is counted, if in any."""
+        if self.growth.noise_unit == "weight":
+            return amount, str(source)
+        return amount * self.initializer_range, None
+
+    def is_fresh_layer(self, parameter: Parameter) -> bool:
+        """Whether a weight stands in a layer that is made of no old one and speaks."""
+        layer, layers = parameter.layer, self.growth.layers
+        silent = layer in layers.silent and self.is_silenced(parameter, layers)
+        return layer is not None and not layers.rows[layer] and not silent
+
+    def is_lookup(self, dim: Dim) -> bool:
+        return any(self.growth.small.axes[name].is_table for name in dim.axes)
+
+    def later_copies(self, parameter: Parameter, part: Part) -> tuple[Mask, ...]:
+        """Units that are no first copy of an old one, in the dimensions where a part's noise is asked for."""
+        found = []
+        for dim in parameter.signature.dims:
+            first = _raw_copies(self.map(dim, WEIGHT, _WHOLE), first_only=True).covered()
+            later = ~first if dim.role == part.noise_on else torch.zeros_like(first)
+            found.append(Mask(later, torch.zeros_like(later)))
+        return tuple(found)
+
+    def mask(self, dim: Dim) -> Mask:
+        """New units of a dimension: those that may hold fresh values, and those that must stay zero."""
+        fresh, barred = [], []
+        for block in dim.blocks:
+            block_fresh, block_barred = torch.zeros(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
+            for axis in self.atoms(block, dim, _WHOLE):
+                map_ = axis.forward if dim.role == "writes" else axis.backward
+                empty = ~map_.covered()
+                if self.is_lookup(dim):
+                    empty = torch.zeros_like(empty)
+                mine = dim.role in _FRESH_SIDES[axis.fresh]
+                block_fresh = _outer(block_fresh, empty if mine else torch.zeros_like(empty))
+                block_barred = _outer(block_barred, torch.zeros_like(empty) if mine else empty)
+            fresh.append(block_fresh)
+            barred.append(block_barred)
+        return Mask(torch.cat(fresh), torch.cat(barred))
+
+
+_WHOLE = Part()
+"""A weight that is one term under the growth's own maps."""
+_FRESH_SIDES = {"writers": ("writes",), "readers": ("reads",), "both": ("writes", "reads"), "none": ()}
+
+
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    return (left[:, None] | right[None, :]).flatten()
+
+
+def _select(map_: LinearMap) -> Select:
+    assert isinstance(map_, Select)
+    return map_
+
+
+def _raw_copies(map_: LinearMap, *, first_only: bool) -> LinearMap:
+    """The same gather with weight 1: of every copy, or of the first copy of each unit."""
+    if isinstance(map_, Identity):
+        return map_
+    if not isinstance(map_, Select):
+        raise GrowthError(
+            "moments can only be kept or copied under maps that copy units",
+            fix="use --moments transport or reset",
+        )
+    index = torch.where(map_.index >= 0, map_.index, EMPTY)
+    if first_only:
+        seen = torch.zeros(map_.units + 1, dtype=torch.bool)
+        for place, unit in enumerate(index.tolist()):
+            if seen[unit]:
+                index[place] = EMPTY
+            seen[unit] = unit >= 0
+    return Select(index, (index >= 0).to(torch.float64), map_.units)

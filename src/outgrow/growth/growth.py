@@ -1,0 +1,150 @@
+"""A growth: two models, a pair of maps for every axis, and which layers come from which.
+
+    operator(small, large) -> Growth -> plan(growth) -> one recipe per tensor
+
+An operator chooses maps for the *free* axes. What follows from them (norm outputs, tied heads, attention scale, eps)
+is worked out in `constraints`, so that no operator has to know it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from torch import Tensor
+
+from outgrow.algebra.linear import LinearMap
+from outgrow.algebra.maps import AxisMap, LayerMap, identity
+from outgrow.errors import GrowthError
+from outgrow.models.model import Model
+
+
+@dataclass(frozen=True)
+class Part:
+    """One term of a weight that is no single F W Gᵀ: block-diagonal copies, rows from the next layer, learned mixtures.
+
+    A weight with parts is their sum; its moments keep following the growth's own maps, unless they are asked to follow
+    the parts too. What a part does not say, the growth says.
+    """
+
+    axes: Mapping[str, AxisMap] = field(default_factory=dict)
+    """Maps instead of the growth's own."""
+    layers: LayerMap | None = None
+    """Layers instead of the growth's own: a mixture of the old ones for this weight alone."""
+    shift: int = 0
+    """Read this many layers further on, the last layer at most."""
+    coefficient: float = 1.0
+    source: str | float | None = None
+    """The pattern of the parameter that is read, if another; or a number that stands in every entry."""
+    maps: tuple[LinearMap, ...] | None = None
+    """One map per dimension, given outright."""
+    noise: float = 0.0
+    """Standard deviation of noise that readers do see, in the growth's unit of noise."""
+    noise_on: Literal["all", "writes", "reads"] = "all"
+    """Where that noise is: everywhere, or only in units of this role that are no first copy of an old unit."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How one model becomes a larger one.
+
+    `axes` maps each free axis, or neighbouring axes whose map is no product (`"kv_heads group"`), to its pair of maps.
+    `noise` is the standard deviation of noise that readers cannot see, in units of the model's initializer range or of
+    each weight's own root mean square. `parts` holds the exceptions, by parameter name or pattern.
+    """
+
+    small: Model
+    large: Model
+    axes: Mapping[str, AxisMap] = field(hash=False)
+    layers: LayerMap = field(hash=False)
+    noise: float = 0.0
+    seed: int = 0
+    provenance: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    noise_unit: Literal["initializer", "weight"] = "initializer"
+    parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict, hash=False)
+    gains: Mapping[str, AxisMap] | None = field(default=None, hash=False)
+    """Maps of norm gains. Where an operator gives them, every map is taken as it stands and nothing is compensated."""
+    inexact: str = ""
+    """Why the function is not kept, where the axes' maps alone do not say."""
+    tensors: Mapping[str, Tensor] = field(default_factory=dict, hash=False, repr=False)
+    """Weights that a learned operator brings itself; parts name them as their source."""
+
+    def then(self, later: Growth) -> Growth:
+        """This growth, then a later one, as one: every map is composed.
+
+        Raises GrowthError where new units hold values of their own (fresh rows, noise): those exist only once drawn.
+        """
+        for growth in (self, later):
+            drawn = growth.noise or growth.has_fresh_units or growth.layers.has_fresh
+            if drawn or growth.parts or growth.gains is not None:
+                raise GrowthError(
+                    "growths with fresh units, noise, or parts of their own cannot be joined into one",
+                    fix="grow twice instead",
+                )
+        for joint in (name for name in (*self.axes, *later.axes) if " " in name):
+            raise GrowthError(
+                f"the joint map of '{joint}' cannot be joined with another growth", fix="grow twice instead"
+            )
+        if self.layers.silent and later.layers.silent and self.layers.silenced != later.layers.silenced:
+            raise GrowthError(
+                "growths that silence layers in different ways cannot be joined", fix="grow twice instead"
+            )
+        axes = {
+            name: axis if self._is_derived(name) else axis.then(later.axes[name])
+            for name, axis in self.axes.items()
+        }
+        return replace(
+            self,
+            large=later.large,
+            axes=axes,
+            layers=self.layers.then(later.layers),
+            provenance=(*self.provenance, *later.provenance),
+        )
+
+    @property
+    def has_fresh_units(self) -> bool:
+        """Whether any new unit copies nothing and is drawn at random on one side."""
+        return any(self._is_fresh(name, axis) for name, axis in self.axes.items() if name in self.small.axes)
+
+    def _is_fresh(self, name: str, axis: AxisMap) -> bool:
+        through = self.small.axes[name].through
+        # New tokens begin as a mean, and the keys of new query dimensions are zero: neither is drawn.
+        drawn = through != "lookup" and not (through == "dot" and axis.fresh == "readers")
+        return drawn and axis.fresh != "none" and not covered(axis.forward)
+
+    def _is_derived(self, name: str) -> bool:
+        """Whether `constraints` works this axis's map out from another's: what stands here is a place-holder."""
+        spec = self.small.axes[name]
+        return spec.through == "norm" or spec.like is not None
+
+
+def no_layers(model: Model) -> LayerMap:
+    """Every layer stays."""
+    return LayerMap.of(range(model.layers), small=model.layers)
+
+
+def no_width(model: Model) -> dict[str, AxisMap]:
+    """Every axis stays."""
+    return {name: identity(size) for name, size in model.sizes.items()}
+
+
+def product_maps(block: tuple[str | int, ...], axes: Mapping[str, AxisMap]) -> list[AxisMap]:
+    """The maps of a product of axes, outermost first; the joint map of neighbours (the longest) stands for them.
+
+    >>> [one.large for one in product_maps(("heads", 3, "dim"), {"heads": identity(2), "3 dim": identity(15)})]
+    [2, 15]
+    """
+    found, place = [], 0
+    while place < len(block):
+        words = {stop: " ".join(map(str, block[place:stop])) for stop in range(len(block), place, -1)}
+        stop = next((stop for stop, word in words.items() if word in axes), place + 1)
+        atom = block[place]
+        found.append(axes[words[stop]] if words[stop] in axes else identity(int(atom)))
+        place = stop
+    return found
+
+
+def covered(map_: LinearMap) -> bool:
+    """Whether every output unit reads something."""
+    return bool(map_.covered().all())

@@ -1,0 +1,100 @@
+"""The target of a growth: the config fields that grow, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from outgrow.algebra.maps import LayerMap
+from outgrow.errors import GrowthError, near
+from outgrow.growth.growth import Growth
+from outgrow.models.architecture import fixed, growable, resolve
+from outgrow.models.expressions import evaluate
+from outgrow.models.model import Model
+
+_MOST_TIMES = 1000
+"""No model was ever grown by such a factor in one size; without a bound a slip of the finger resolves layers for hours."""
+
+
+def target(small: Model, to: Mapping[str, Any]) -> Model:
+    """The model that the fields of `to` ask for. Fields are config fields, under the model's own or the common names.
+
+    Raises GrowthError for an unknown field, a size that does not fit, or one that shrinks.
+
+    >>> small = resolve({"model_type": "gpt2", "n_embd": 6, "n_head": 2, "n_layer": 1, "n_positions": 7, "vocab_size": 11})
+    >>> target(small, {"hidden_size": 12, "n_layer": 3}).sizes["mlp"]
+    48
+    """
+    spec = small.spec
+    config = dict(small.config)
+    for name, expression in spec.pin.items():
+        if config.get(name) is None:
+            config[name] = evaluate(expression, config)
+    allowed, said = growable(spec), dict[str, str]()
+    for asked, value in to.items():
+        name = spec.aliases.get(asked, asked)
+        if said.setdefault(name, asked) != asked:
+            raise GrowthError(f"'{said[name]}' and '{asked}' are the same size", fix="give one of them")
+        if name not in allowed:
+            stays = fixed(spec).get(name)
+            why = f"axis '{stays}' stays as it is; " if stays else ""
+            raise GrowthError(
+                f"'{asked}' is not a size of {spec.model_type} that can grow"
+                f" ({why}{near(asked, [*allowed, *spec.aliases])})"
+            )
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            raise GrowthError(f"size '{asked}' must be a positive whole number", got=repr(value))
+        now = max(1, small.layers if name == spec.layers.count else small.sizes[allowed[name]])
+        if value > _MOST_TIMES * now:
+            raise GrowthError(
+                f"size '{asked}' would grow by more than {_MOST_TIMES:,} times, which can only be a slip",
+                got=value,
+                expected=f"at most {_MOST_TIMES * now:,}",
+            )
+        config[name] = value
+    for name in spec.layers.lists:
+        config.pop(name, None)  # per-layer lists follow the layers; `plan` writes them
+    large = resolve(config)
+    for name, size in small.sizes.items():
+        shrinks_with_more_kv_heads = name == "group" and large.sizes["kv_heads"] > small.sizes["kv_heads"]
+        if large.sizes[name] < size and not shrinks_with_more_kv_heads:
+            raise GrowthError(
+                f"axis '{name}' ({spec.axes[name].size}) of {spec.model_type} would shrink",
+                got=large.sizes[name],
+                expected=f"at least {size}",
+                fix="outgrow only grows: choose sizes at or above the source's",
+            )
+        if not spec.axes[name].can_grow and large.sizes[name] != size:
+            raise GrowthError(
+                f"axis '{name}' ({spec.axes[name].size}) of {spec.model_type} cannot grow",
+                got=large.sizes[name],
+                expected=size,
+                fix=f"choose sizes with {spec.axes[name].size} = {size}",
+            )
+    if large.layers < small.layers:
+        raise GrowthError(
+            "the target has fewer layers than the source",
+            got=large.layers,
+            expected=f"at least {small.layers}",
+        )
+    return large
+
+
+def grown_config(growth: Growth, eps: Mapping[str, float]) -> dict[str, Any]:
+    """The large model's full config: sizes, norm eps, and per-layer lists copied with their layers."""
+    config = dict(growth.large.config)
+    config.update(eps)
+    for name in growth.small.spec.layers.lists:
+        old = growth.small.config.get(name)
+        if old:  # a model without layers has nothing to follow: transformers writes the list
+            config[name] = _grown_list(old, growth.layers)
+    return config
+
+
+def _grown_list(old: list[Any], layers: LayerMap) -> list[Any]:
+    """A per-layer list follows its layers; a layer made of nothing follows the one before it."""
+    grown: list[Any] = []
+    for layer in range(layers.large):
+        sources = layers.sources(layer)
+        grown.append(old[sources[0]] if sources else (grown[-1] if grown else old[0]))
+    return grown

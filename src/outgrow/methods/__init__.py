@@ -1,0 +1,1 @@
+"""The growth operators of the field: one file per paper family, in width, in depth, and learned."""

@@ -1,0 +1,202 @@
+"""Everything that is asked of `transformers` (or `timm`) about a model: its config, its class, its parameter names.
+
+A model is never loaded to learn its names: it is built on the meta device, which holds shapes and no numbers.
+Code that comes with a checkpoint is never run. Interfaces of `transformers` that may change between versions are touched
+here, in `trainer_files` (Trainer's state), `train/engine.py` (a new model's fields) and `train/compare/finetune.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from outgrow.errors import ArchitectureError, CheckpointError, near
+from outgrow.models import timm_models
+from outgrow.models.architecture import load, resolve
+from outgrow.models.model import Model, Parameter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+Shape = tuple[int, ...]
+
+
+def config_of(model: torch.nn.Module) -> dict[str, Any]:
+    """The config of a live model of transformers or timm, with its class and dtype."""
+    if type(model).__module__.startswith("timm."):
+        config = timm_models.config_of(model)
+    else:
+        config = config_dict(cast("PreTrainedModel", model).config)
+    dtype = next(model.parameters()).dtype
+    return config | {"architectures": [type(model).__name__], "dtype": str(dtype).removeprefix("torch.")}
+
+
+def config_dict(config: PreTrainedConfig) -> dict[str, Any]:
+    """A config object as plain JSON values; the path that it was loaded from is left out."""
+    content = json.loads(json.dumps(config.to_dict(), default=str))
+    content.pop("_name_or_path", None)
+    return cast(dict[str, Any], content)
+
+
+def config_object(config: Mapping[str, Any]) -> PreTrainedConfig:
+    """The `transformers` config object of `config`."""
+    from transformers import CONFIG_MAPPING
+
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        fix = "outgrow runs no code from a checkpoint; the model type must be one that transformers knows"
+        raise CheckpointError(
+            f"unknown model type {model_type!r}", expected=near(str(model_type), CONFIG_MAPPING), fix=fix
+        )
+    try:
+        return cast("PreTrainedConfig", CONFIG_MAPPING[model_type].from_dict(dict(config)))
+    except Exception as error:  # any: config classes check their own values, each with its own exceptions
+        raise CheckpointError(f"the config of this {model_type} is not valid", got=error) from error
+
+
+def model_class(config: Mapping[str, Any]) -> type[PreTrainedModel]:
+    """The class that `architectures` names; only classes of `transformers` itself."""
+    import transformers
+
+    names: Any = config.get("architectures") or ()
+    if len(names) != 1 or not isinstance(names[0], str):
+        fix = 'add e.g. "architectures": ["LlamaForCausalLM"] to config.json'
+        raise CheckpointError(
+            "config.json does not say which model class it is for", got=list(names), fix=fix
+        )
+    found = getattr(transformers, names[0], None)
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        fix = "outgrow runs no code from a checkpoint; use a class of transformers, or upgrade transformers"
+        raise CheckpointError(
+            f"unknown model class {names[0]!r}", expected="a model class of transformers", fix=fix
+        )
+    return found
+
+
+def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
+    """The model on the meta device: names and shapes, no numbers, no memory."""
+    if timm_models.is_timm(config.get("model_type")):
+        with torch.device("meta"):
+            return cast("PreTrainedModel", timm_models.build(config))
+    config_value, cls = config_object(config), model_class(config)
+    try:
+        with torch.device("meta"):
+            return cls(config_value)
+    except Exception as error:  # any: sizes that do not fit raise whatever the model's code raises
+        raise CheckpointError(f"{cls.__name__} cannot be built from this config", got=error) from error
+
+
+def build_model(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A real model with fresh weights, its rotary tables in float32 as `from_pretrained` leaves them."""
+    if timm_models.is_timm(config.get("model_type")):
+        return cast("PreTrainedModel", timm_models.build(config).to(dtype))
+    made = config_object(config)
+    if not _can_group(resolve(config), dtype):
+        made._experts_implementation = "eager"
+    cls = model_class(config)
+    try:
+        return cast("PreTrainedModel", cls._from_config(made, dtype=dtype))
+    except Exception as error:  # any: as above
+        raise CheckpointError(f"{cls.__name__} cannot be built from this config", got=error) from error
+
+
+def _can_group(model: Model, dtype: torch.dtype) -> bool:
+    """Whether torch's grouped product, which transformers prefers, does these experts: no float64, rows of 16 bytes."""
+    experts = {name for name, spec in model.axes.items() if spec.active is not None}
+    stacked = [name for name, one in model.parameters.items() if experts & one.signature.axes("writes")]
+    whole = all(size % 8 == 0 for name in stacked for size in model.shape(name)[1:])
+    return not stacked or (whole and dtype != torch.float64)
+
+
+@dataclass(frozen=True)
+class ModelNames:
+    """What a model's parameters are called, where they are tied, and what its files may call them."""
+
+    shapes: Mapping[str, Shape]
+    """In-memory parameter name to shape, tied weights once, in `named_parameters()` order."""
+    aliases: Mapping[str, str]
+    """Further names of tied weights, to the name above that owns them."""
+    prefix: str
+    """`base_model_prefix`: hub files of some models lack it."""
+    ignored: tuple[str, ...] = ()
+    """Tensors in published files that are no parameters, as the architecture file says: patterns of `fnmatch`."""
+    disk: Mapping[str, str] = field(default_factory=dict)
+    """Parts of names in published files -> in memory, replaced one after the other."""
+    apart: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    """A parameter that files may hold in parts: the parts' names, per unit of its first dimension."""
+
+
+def model_names(config: Mapping[str, Any]) -> ModelNames:
+    """Names, shapes and ties of the model that `config` describes. Raises where no architecture file describes it."""
+    architecture = load(str(config["model_type"]))
+    model = meta_model(config)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    owner = {id(parameter): name for name, parameter in model.named_parameters()}
+    aliases = {
+        name: owner[id(parameter)]
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if name not in shapes
+    }
+    extra = [name for name in model.state_dict() if name not in shapes and name not in aliases]
+    if extra:
+        raise CheckpointError(
+            f"{type(model).__name__} keeps state in buffers, which outgrow does not handle yet",
+            got=", ".join(extra[:5]),
+        )
+    prefix = getattr(model, "base_model_prefix", "")
+    apart = {one.name: parts for one in resolve(config).parameters.values() if (parts := _parts(one, shapes))}
+    return ModelNames(shapes, aliases, prefix, architecture.ignored, architecture.disk, apart)
+
+
+def _parts(parameter: Parameter, shapes: Mapping[str, Shape]) -> tuple[tuple[str, ...], ...]:
+    """What files call the parts of a parameter: `mlp.experts.3.w1.weight` beside `mlp.experts.gate_up_proj`."""
+    if not parameter.apart or parameter.name not in shapes:
+        return ()
+    module = parameter.name.rsplit(".", 1)[0]
+    units = range(shapes[parameter.name][0])
+    return tuple(
+        tuple(f"{module}.{re.sub('{.*}', str(unit), part)}" for part in parameter.apart) for unit in units
+    )
+
+
+def named_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
+    """In-memory parameter names and shapes, tied weights once."""
+    return dict(model_names(config).shapes)
+
+
+def decay_names(model: PreTrainedModel) -> tuple[str, ...]:
+    """The parameters that `Trainer` decays, in `named_parameters()` order: its optimizer's group 0."""
+    from transformers import Trainer
+
+    if type(model).__module__.startswith("timm."):
+        fix = "save the format native or hub"
+        raise CheckpointError(
+            "Trainer's checkpoints are for models of transformers", got="a model of timm", fix=fix
+        )
+    decayed = set(Trainer.get_decay_parameter_names(cast(Any, None), model))
+    return tuple(name for name, _ in model.named_parameters() if name in decayed)
+
+
+def check_described(model: Model, config: Mapping[str, Any]) -> None:
+    """Raises ArchitectureError where transformers builds other tensors from a config than its architecture file says."""
+    expected = named_shapes(config)
+    ours = {name: model.shape(name) for name in model.parameters}
+    if ours == expected:
+        return
+    (kind,) = config.get("architectures") or (model.spec.class_,)
+    if kind != model.spec.class_:
+        raise ArchitectureError(
+            f"the architecture file of {model.spec.model_type} describes another class of model",
+            got=kind,
+            expected=model.spec.class_,
+        )
+    raise ArchitectureError(
+        f"the architecture file of {model.spec.model_type} does not describe this model",
+        got=sorted(set(ours.items()) ^ set(expected.items()))[:3],
+        fix="report this config: the file in src/outgrow/architectures is incomplete",
+    )

@@ -1,0 +1,39 @@
+"""When to grow: the sizes and switch points with the least total compute, and the published rules on the same numbers.
+
+    compute = sum over stages of FLOPs per token * tokens            small models included, growth itself included
+
+(What a run file calls stages, and trains, is `outgrow.training.stage_plans`; this package only computes.)
+"""
+
+from outgrow.planning.stages.optimal import best_for_flops, best_for_loss
+from outgrow.planning.stages.paths import StagePath, loss_along, replay, sensitivity
+from outgrow.planning.stages.problem import LOSS_PRESERVING, Operator, Problem, Size
+from outgrow.planning.stages.rules import (
+    SHEN_RULES,
+    PracticalPoints,
+    ShenRule,
+    gstack_tokens,
+    late_switch_tokens,
+    practical_points,
+    slopes,
+)
+
+__all__ = [
+    "LOSS_PRESERVING",
+    "SHEN_RULES",
+    "Operator",
+    "PracticalPoints",
+    "Problem",
+    "ShenRule",
+    "Size",
+    "StagePath",
+    "best_for_flops",
+    "best_for_loss",
+    "gstack_tokens",
+    "late_switch_tokens",
+    "loss_along",
+    "practical_points",
+    "replay",
+    "sensitivity",
+    "slopes",
+]

@@ -1,0 +1,1 @@
+"""What a growth kept, measured: function, gradients, escape; and that in a sentence."""

@@ -1,0 +1,310 @@
+"""What a growth kept, measured on real models and real batches.
+
+Three numbers (docs/maths.md), and what they rest on:
+
+    function error   |L(large) - L(small)| / L(small)                                   want 0
+    gradient law     ‖g' - transport(g)‖ / ‖transport(g)‖ per tensor, old entries        want 0 (exact moments)
+    escape           share of the weights outside the small model's subspace after n     want > 0 (copies part)
+                     steps: ‖W' - F_o (G_oᵀ W' F_i) G_iᵀ‖ / ‖W'‖
+
+and the size of AdamW's first update in learning rates, for old and for new entries, which says whether the moments and
+step counts of new entries are sane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from outgrow.algebra.linear import apply_transposed
+from outgrow.algebra.recipe import Term
+from outgrow.algebra.slots import MOMENTS
+from outgrow.errors import CheckpointError
+from outgrow.growth.plan import GrowthPlan
+from outgrow.models.forward import Batch, batch_loss
+from outgrow.models.library import build_model
+from outgrow.proof.verdict import FirstUpdate, Report, TensorLaw
+from outgrow.state.growing import apply
+from outgrow.state.grown_view import GrownView
+from outgrow.state.lineage import replay
+from outgrow.state.training_state import TrainingState
+from outgrow.store.source import MemorySource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+_GRADIENT_TOLERANCE = 1e-4
+"""Of the gradient law, per tensor: norms in float32 reach 1e-5 (tests/battery/test_exactness.py), a wrong transport 1e-3."""
+
+
+def verify(
+    small: TrainingState,
+    large: TrainingState,
+    batches: Sequence[Batch],
+    *,
+    steps: int = 10,
+    learning_rate: float = 1e-3,
+    dtype: torch.dtype = torch.float64,
+    device: str | torch.device = "cpu",
+    progress: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Compare a state with the one grown from it. `large` must say in its lineage how it was grown.
+
+    Losses and gradients are taken on the first batch, in `dtype`, without dropout; then both models train `steps` steps
+    on the batches in turn. Raises CheckpointError where `large` was not grown from `small`.
+    """
+    if not large.lineage:
+        raise CheckpointError(
+            "the large state has no lineage", fix="grow it with outgrow, or compare losses yourself"
+        )
+    plan = replay(small.config, large.lineage[-1], large.assets)
+    _check_sizes(plan, large)
+    tolerance, gradient_tolerance = _tolerances(plan, large, dtype)
+    law_plan = (
+        plan
+        if plan.moments == "transport"
+        else replay(
+            small.config, {"growth": {**large.lineage[-1]["growth"], "moments": "transport"}}, large.assets
+        )
+    )
+    progress("loss and gradients of the small model")
+    small_model = _loaded(small, dtype, device)
+    loss_small, small_gradients = loss_and_gradients(small_model, batches[0])
+    progress("loss and gradients of the large model")
+    large_model = _loaded(large, dtype, device)
+    matches = _matches(apply(plan, small), large)
+    loss_large, large_gradients = loss_and_gradients(large_model, batches[0])
+    laws = gradient_law(law_plan, small_gradients, large_gradients)
+    updates = first_updates(plan, large, large_gradients)
+    escape_start = outside(law_plan, dict(large_model.named_parameters()))
+    progress(f"{steps} steps of the small model")
+    losses_small = _train(small_model, small, batches, steps, learning_rate)
+    progress(f"{steps} steps of the large model")
+    losses_large = _train(large_model, large, batches, steps, learning_rate)
+    escape_end = outside(law_plan, dict(large_model.named_parameters()))
+    return Report(
+        model_type=str(small.config["model_type"]),
+        dtype=str(dtype).removeprefix("torch."),
+        loss_small=loss_small,
+        loss_large=loss_large,
+        function_error=abs(loss_large - loss_small) / abs(loss_small),
+        promised=plan.keeps_function,
+        gradient=laws,
+        gradient_error=laws[0].error if laws else 0.0,
+        gradient_promised=plan.keeps_gradient_law,
+        escape_start=escape_start,
+        escape=escape_end,
+        steps=steps,
+        losses_small=losses_small,
+        losses_large=losses_large,
+        moment_norms={
+            slot: (_norm(small, slot), _norm(large, slot)) for slot in MOMENTS if small.source.names(slot)
+        },
+        first_update=updates,
+        tolerance=tolerance,
+        gradient_tolerance=gradient_tolerance,
+        matches_plan=matches,
+        findings=tuple(vars(finding) for finding in plan.compensation.findings),
+    )
+
+
+def loss_and_gradients(model: torch.nn.Module, batch: Batch) -> tuple[float, dict[str, Tensor]]:
+    """Mean loss of a batch and its gradient with respect to every parameter (zeros where there is none)."""
+    like = next(model.parameters())
+    model.zero_grad(set_to_none=True)
+    moved = {
+        key: value.to(like if value.is_floating_point() else like.device) for key, value in batch.items()
+    }
+    loss = batch_loss(model, moved)
+    torch.autograd.backward(loss)
+    gradients = {
+        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach().clone()
+        for name, parameter in model.named_parameters()
+    }
+    return float(loss.detach()), gradients
+
+
+def gradient_law(
+    plan: GrowthPlan, small: Mapping[str, Tensor], large: Mapping[str, Tensor]
+) -> tuple[TensorLaw, ...]:
+    """Error of every large gradient against its transport g' = G_o g F_iᵀ, worst first.
+
+    Entries that the small model does not determine are left out. A gradient that vanishes in exact arithmetic (a key
+    bias, under softmax) is measured against the largest gradient, at 1e-6 of it, for its own norm is rounding.
+    """
+    view = GrownView(plan, MemorySource({"weight": small, "exp_avg": {k: v.cpu() for k, v in small.items()}}))
+    floor = 1e-6 * max(float(gradient.norm()) for gradient in small.values())
+    found = []
+    for name, gradient in large.items():
+        covered = determined(plan, name)
+        if covered is None:
+            continue
+        expected = view.read(name, "exp_avg")
+        norm = float(expected.norm())
+        error = float(((gradient.cpu() - expected) * covered).norm()) / (norm + floor)
+        found.append(TensorLaw(name, error, norm))
+    return tuple(sorted(found, key=lambda law: -law.error))
+
+
+def determined(plan: GrowthPlan, name: str) -> Tensor | None:
+    """bool, broadcastable: entries of a large gradient that the small model determines; None if there are none."""
+    recipe = plan.recipes["exp_avg"][name]
+    if not recipe.terms:
+        return None
+    mask = torch.ones((), dtype=torch.bool)
+    for dim, map_ in enumerate(recipe.terms[0].maps):
+        view = [-1 if dim == other else 1 for other in range(len(recipe.shape))]
+        mask = mask & map_.covered().view(view)
+    return mask
+
+
+def outside(plan: GrowthPlan, weights: Mapping[str, Tensor]) -> float | None:
+    """Share of the large weights that is no lift of small ones: ‖W' - lift(project(W'))‖ / ‖W'‖ over all matrices.
+
+    None where that is not defined: nothing grows in width (copies of a layer stand at other depths and part at once), or
+    weights are sums of several tensors (learned operators, published parts). Layers that copy nothing do not count.
+    """
+    missed = total = 0.0
+    if any(len(recipe.terms) > 1 for recipe in plan.recipes["weight"].values()):
+        return None
+    if not any(axis.grows for axis in plan.growth.axes.values()):
+        return None
+    for name, weight in weights.items():
+        recipe = plan.recipes["weight"][name]
+        dual = plan.recipes["exp_avg"][name]
+        if weight.dim() < 2 or not recipe.terms or not dual.terms:
+            continue
+        value = weight.detach().double().cpu()
+        small = value
+        for dim, map_ in enumerate(dual.terms[0].maps):
+            small = apply_transposed(map_, small, dim)
+        lifted = _lift(recipe.terms[0], small)
+        missed += float((value - lifted).square().sum())
+        total += float(value.square().sum())
+    return (missed / total) ** 0.5 if total else 0.0
+
+
+def first_updates(
+    plan: GrowthPlan, state: TrainingState, gradients: Mapping[str, Tensor]
+) -> dict[str, FirstUpdate]:
+    """AdamW's first update |m̂ / (√v̂ + eps)| from the grown moments and steps, for old and for new entries.
+
+    `new, from zero` is what the new entries would get from m = v = 0 at the kept step count.
+    """
+    if state.optimizer is None or not _is_adams(state):
+        return {}
+    options = state.optimizer.groups[0].options
+    beta1, beta2 = (float(beta) for beta in options.get("betas", (0.9, 0.999)))
+    eps = float(options.get("eps", 1e-8))
+    sizes: dict[str, list[Tensor]] = {"old": [], "new": [], "new, from zero": []}
+    for name, gradient in gradients.items():
+        step = state.steps[name] + 1
+        g = gradient.double().cpu()
+
+        def update(m: Tensor, v: Tensor, g: Tensor = g, step: float = step) -> Tensor:
+            m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g.square()
+            return torch.abs(m / (1 - beta1**step) / ((v / (1 - beta2**step)).sqrt() + eps))
+
+        moved = update(
+            state.source.read(name, "exp_avg").double(), state.source.read(name, "exp_avg_sq").double()
+        )
+        covered = determined(plan, name)
+        old = torch.zeros_like(g, dtype=torch.bool) if covered is None else covered.expand_as(g)
+        sizes["old"].append(moved[old])
+        sizes["new"].append(moved[~old & (g != 0)])
+        sizes["new, from zero"].append(update(torch.zeros_like(g), torch.zeros_like(g))[~old & (g != 0)])
+    found = {}
+    for kind, parts in sizes.items():
+        values = torch.cat(parts)
+        if len(values):
+            found[kind] = FirstUpdate(float(values.median()), float(values.max()))
+    return found
+
+
+def _lift(term: Term, small: Tensor) -> Tensor:
+    for dim, map_ in enumerate(term.maps):
+        small = map_.apply(small, dim)
+    return small
+
+
+def _loaded(state: TrainingState, dtype: torch.dtype, device: str | torch.device) -> PreTrainedModel:
+    model = build_model(state.config, dtype=dtype)
+    state.load_into(model)
+    model.to(device)
+    model.eval()  # no dropout: a proof is about the function,
+    if getattr(model.config, "output_router_logits", False):
+        model.config.output_router_logits = False  # and not about a balancing loss beside it
+    return model
+
+
+def _matches(expected: TrainingState, saved: TrainingState) -> bool:
+    """Whether the saved weights are, bit for bit, what the plan computes from the small state."""
+    return all(
+        torch.equal(expected.source.read(name, "weight"), saved.source.read(name, "weight"))
+        for name in expected.source.names("weight")
+    )
+
+
+def _check_sizes(plan: GrowthPlan, large: TrainingState) -> None:
+    """Raises CheckpointError where the lineage was written for another source, or the state has other sizes than it says."""
+    said, here = large.lineage[-1].get("from", {}), plan.describe()["from"]
+    wrong = [name for name in here if name in said and said[name] != here[name]]
+    if wrong:
+        raise CheckpointError(
+            "the large state was not grown from this small one: it has other sizes",
+            got=", ".join(f"{name} {here[name]}" for name in wrong),
+            expected=", ".join(f"{name} {said[name]}" for name in wrong),
+        )
+    for name, size in plan.config.items():
+        if isinstance(size, int) and large.config.get(name) != size:
+            raise CheckpointError(
+                f"the large state was not grown from this small one: {name} differs",
+                got=large.config.get(name),
+                expected=size,
+            )
+
+
+def _tolerances(plan: GrowthPlan, large: TrainingState, dtype: torch.dtype) -> tuple[float, float | None]:
+    """Of the loss and of the gradient law, by rounding: of the dtype, of the saved weights, and of RMSNorm, which
+    transformers computes in float32 in any dtype."""
+    dtypes = {dtype, *(large.source.meta(name, "weight").dtype for name in large.source.names("weight"))}
+    if dtypes & {torch.bfloat16, torch.float16}:
+        return 2e-3, None
+    float32_norms = any(spec.norm == "rms" for spec in plan.small.axes.values())
+    tolerance = 1e-5 if torch.float32 in dtypes or float32_norms else 1e-9
+    if plan.small.spec.layers.norm == "post":
+        # A silent layer normalizes twice what is normalized already: exact but for its eps.
+        eps = max(float(plan.config[spec.eps]) for spec in plan.small.axes.values() if spec.eps is not None)
+        tolerance += 2 * eps * (plan.large.layers - plan.small.layers)
+    return tolerance, _GRADIENT_TOLERANCE
+
+
+def _train(
+    model: PreTrainedModel, state: TrainingState, batches: Sequence[Batch], steps: int, learning_rate: float
+) -> tuple[float, ...]:
+    """A few AdamW steps, from the state's own moments if they are Adam's; returns the loss before each step."""
+    optimizer = torch.optim.AdamW(list(model.named_parameters()), lr=learning_rate, weight_decay=0.0)
+    if _is_adams(state):
+        state.load_into(model, optimizer)
+    losses = []
+    for step in range(steps):
+        loss, _ = loss_and_gradients(model, batches[step % len(batches)])
+        losses.append(loss)
+        optimizer.step()
+    return tuple(losses)
+
+
+def _is_adams(state: TrainingState) -> bool:
+    """Whether the state has Adam's moments for every tensor."""
+    info = state.optimizer
+    return info is not None and info.name in ("Adam", "AdamW") and bool(state.steps)
+
+
+def _norm(state: TrainingState, slot: str) -> float:
+    names = state.source.names(slot)
+    total = sum(float(state.source.read(name, slot).double().square().sum()) for name in names)
+    return float(total**0.5)

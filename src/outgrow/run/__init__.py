@@ -1,0 +1,1 @@
+"""`run.yaml` as data: stages, schedules, triggers, optimizers. Every mistake is named before any work."""

@@ -1,0 +1,306 @@
+"""`run.yaml`: a staged run as data, every key known, every mistake named before any work.
+
+run.yaml + `--set a.b=1` -> RunConfig (frozen) -> saved beside the output, where it can be run again
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, model_validator
+
+from outgrow.cost.flops import MASK_SHARE
+from outgrow.files.section import Count, Seed, TokenCount
+from outgrow.files.section import Section as _Section
+from outgrow.methods.build import USUAL, unusual
+from outgrow.run.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
+from outgrow.run.learn_config import Learning, LesaConfig
+from outgrow.run.optimizer_config import AdamWConfig, OptimizerConfig
+from outgrow.run.reentry import Curve, Ratio, Reentry
+from outgrow.run.schedule import WSD, Schedule
+from outgrow.run.until import Until
+
+
+class TokenizerConfig(_Section):
+    """Either a byte-level BPE trained on the corpus, or an existing tokenizer."""
+
+    vocab_size: Annotated[Count, Field(ge=257)] | None = None
+    """Size of the byte-level BPE vocabulary to train."""
+    path: str | None = None
+    """An existing `tokenizer.json` or a folder that holds one."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> TokenizerConfig:
+        if (self.vocab_size is None) == (self.path is None):
+            raise ValueError(
+                "give either vocab_size (a BPE tokenizer is trained on the corpus) or path, not both"
+            )
+        return self
+
+
+class DataConfig(_Section):
+    """The text: where it is, how it becomes tokens, what is held out."""
+
+    source: str = "stdlib"
+    """`stdlib` (this Python's own sources), a text file, a glob, a folder, a json/csv/parquet file, or `hub:<name>`."""
+    limit_bytes: TokenCount | None = None
+    """Use at most this many bytes of text."""
+    tokenizer: TokenizerConfig | None = None
+    """Absent with `stages[0].from`: the tokenizer of that checkpoint."""
+    sequence_length: Count = 256
+    """Tokens that the model sees at once."""
+    skip_steps: TokenCount = 0
+    """Optimizer steps of this seed's order that are left out: those that the starting checkpoint was trained with."""
+    mask_share: Annotated[float, Field(gt=0, lt=1)] = MASK_SHARE
+    """Share of a training sequence's places that a masked model is to find; validation always asks for 15 %."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """Share of the tokens held out at the end of the corpus, by documents."""
+    validation_source: str | None = None
+    """A separate source for validation; then nothing is held out."""
+    separator: str = "auto"
+    """Token that ends every document: `auto` (the tokenizer's end, else its beginning), `none`, or the token itself."""
+    text_field: str = "text"
+    """Column of a `datasets` source that holds the text."""
+    split: str = "train"
+    """Split of a `datasets` source."""
+    subset: str | None = None
+    """Configuration name of a `datasets` hub source."""
+    images: str | None = None
+    """An `.npz` file of images and labels, instead of text (`train/images.py` says its forms)."""
+    validation_images: str | None = None
+    """A separate file for validation; else the last `validation_share` of the images are held out."""
+    augment: Literal["none", "flip_crop"] = "none"
+    """Training images as they are, or mirrored at random and moved by up to 1/8 of their side."""
+
+
+class BatchConfig(_Section):
+    """Sequences of one optimizer step, and how many of them at once."""
+
+    sequences: Count = 16
+    micro_batch: Count | None = None
+    """Sequences of one forward pass (default: all); the gradients of a step are accumulated."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> BatchConfig:
+        if self.micro_batch is not None and self.sequences % self.micro_batch:
+            raise ValueError(f"micro_batch {self.micro_batch} does not divide sequences {self.sequences}")
+        return self
+
+    @property
+    def at_once(self) -> int:
+        """Sequences of one forward pass."""
+        return self.micro_batch or self.sequences
+
+
+class CandidateConfig(_Section):
+    """Operators to try; one that is not named is the growth's own."""
+
+    width: str | None = None
+    depth: str | None = None
+
+
+class ProbeConfig(_Section):
+    """Try several operators for a few steps each from the same state, and keep the one with the lowest loss (LAG)."""
+
+    steps: Count
+    candidates: tuple[CandidateConfig, ...]
+
+    @model_validator(mode="after")
+    def _compares(self) -> ProbeConfig:
+        if len(self.candidates) < 2:
+            raise ValueError("name at least two candidates: one alone needs no probe")
+        return self
+
+
+class GrowConfig(_Section):
+    """A growth between two stages: target sizes and how to reach them."""
+
+    to: dict[str, Any] = Field(default_factory=dict)
+    """Target sizes by config field, for example `{hidden_size: 192, num_hidden_layers: 6}`; a fitted operator has its own."""
+    width: str | None = None
+    """A width operator; by default `pad`, or `isometric` behind a post-norm."""
+    depth: str = USUAL["depth"]
+    moments: Literal["transport", "keep_zero", "copy", "parts", "reset"] = "transport"
+    noise: Annotated[float, Field(ge=0)] = USUAL["noise"]
+    """Reader-invisible noise that lets copies part, in units of the model's initializer range."""
+    seed: Seed = USUAL["seed"]
+    probe: ProbeConfig | None = None
+    operator: str | None = None
+    """Folder of an operator that `outgrow learn` fitted; its sizes, width, depth and seed are its own."""
+    learn: Learning | None = None
+    """Fit an operator here, on the run's own data."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _learned_maps_reset_moments(cls, data: Any) -> Any:
+        """No moments are carried through learned maps unless asked for."""
+        if isinstance(data, dict) and (data.get("operator") or data.get("learn")):
+            return {"moments": "reset", **data}
+        return data
+
+    @model_validator(mode="after")
+    def _has_a_target(self) -> GrowConfig:
+        if not self.to and self.operator is None:
+            raise ValueError("name at least one size to grow to")
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_way(self) -> GrowConfig:
+        if sum(one is not None for one in (self.probe, self.operator, self.learn)) > 1:
+            raise ValueError("give one of probe, operator and learn")
+        own = unusual(width=self.width, depth=self.depth, noise=self.noise, seed=self.seed)
+        read = ("noise", "seed") if isinstance(self.learn, LesaConfig) else ("seed",)
+        unread = [name for name in own if name not in read]
+        if self.learn is not None and unread:
+            raise ValueError(
+                f"a learned operator has no use for {', '.join(unread)}: see learn.width and learn.depth"
+            )
+        if self.operator is not None and own:
+            raise ValueError(
+                f"a fitted operator has its own width, depth, noise and seed: leave out {', '.join(own)}"
+            )
+        return self
+
+
+class StageConfig(_Section):
+    """Train for so many tokens at most, after growing from the stage before."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    tokens: Count
+    start: str | None = Field(
+        None, validation_alias=AliasChoices("from", "start"), serialization_alias="from"
+    )
+    """First stage only: a checkpoint folder to continue from (`from:` in the file)."""
+    grow: GrowConfig | None = None
+    reentry: Reentry = Reentry()
+    """How the learning rate goes on: position on the schedule, re-warm-up, peak."""
+    until: Until | None = None
+    """What ends the stage before its tokens are used: `{loss: 3.2}` or `{trigger: efficiency}`."""
+    new_entries: NewEntriesConfig | None = None
+    """A learning rate of their own for what the growth added."""
+    freeze: FreezeConfig | None = None
+    """Tensors that are left alone for a while."""
+    masks: MasksConfig | None = None
+    """New units and layers fade in."""
+
+    @model_validator(mode="after")
+    def _knows_what_is_new(self) -> StageConfig:
+        if self.grow is None and self.asks_what_is_new:
+            raise ValueError(
+                "new_entries, masks and freeze.what: old need a growth in the same stage to know what is new"
+            )
+        if self.grow is not None and self.grow.probe is not None and self.asks_what_is_new:
+            raise ValueError(
+                "new_entries, masks and freeze.what: old depend on the growth, which a probe has still to choose:"
+                " leave one of them out"
+            )
+        if self.masks is not None and self.masks.rise_tokens > self.tokens:
+            raise ValueError(f"masks.rise_tokens {self.masks.rise_tokens} is more than the stage's tokens")
+        if self.masks is not None and self.until is not None:
+            raise ValueError(
+                "a stage with masks cannot end early: leave out until, or split the stage in two"
+            )
+        return self
+
+    @property
+    def asks_what_is_new(self) -> bool:
+        """Whether anything here is about the entries that the stage's growth adds."""
+        old = self.freeze is not None and self.freeze.what == "old"
+        return old or self.new_entries is not None or self.masks is not None
+
+
+class EvaluationConfig(_Section):
+    """Validation loss on the same sequences every time."""
+
+    every_tokens: Count | None = None
+    """Besides at the end of every stage and after every growth."""
+    sequences: Count = 64
+
+
+class CheckpointConfig(_Section):
+    """Training states to come back to; the end of a stage is always saved and kept."""
+
+    every_steps: Count | None = 500
+    keep: Count = 2
+    """Newest checkpoints to keep inside a stage."""
+
+
+class RunConfig(_Section):
+    """A whole run. See `examples/quickstart.yaml`."""
+
+    output: str
+    """Folder of the run, relative to where the command is started."""
+    model: dict[str, Any] | None = None
+    """`model_type` and the config fields of the first stage; absent with `stages[0].from`."""
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = AdamWConfig()
+    schedule: Schedule = Field(default_factory=lambda: WSD.model_validate({}))
+    batch: BatchConfig = BatchConfig()
+    stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = False
+    """Train compiled models (`torch.compile`): faster steps, after a minute or so at the beginning of every stage."""
+    seed: Seed = 0
+    log_every_steps: Count = 10
+    tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _stages_follow(self) -> RunConfig:
+        first = self.stages[0]
+        if (self.model is None) == (first.start is None):
+            raise ValueError("give either model (a new model) or stages[0].from (a checkpoint), not both")
+        if self.model is not None and "model_type" not in self.model:
+            raise ValueError("model.model_type is missing (for example llama)")
+        if first.grow is not None and first.start is None:
+            raise ValueError("stages[0].grow needs stages[0].from: a new model has nothing to grow from")
+        if self.data.tokenizer is None and first.start is None and self.data.images is None:
+            raise ValueError("data.tokenizer is missing (for example {vocab_size: 4096})")
+        for index, stage in enumerate(self.stages[1:], start=1):
+            if stage.start is not None:
+                raise ValueError(f"stages[{index}].from: only the first stage can start from a checkpoint")
+        for index, stage in enumerate(self.stages):
+            position, peak = stage.reentry.position, stage.reentry.peak
+            if stage.grow is None and (position == "loss_matched" or peak in ("size_law", "mup")):
+                raise ValueError(f"stages[{index}].reentry: loss_matched, size_law and mup need a growth")
+            if index == 0 and (position == "loss_matched" or isinstance(position, Ratio | Curve)):
+                raise ValueError(
+                    "stages[0].reentry.position: nothing before it: give keep or a number of tokens"
+                )
+            if self.compile and stage.masks is not None:
+                raise ValueError(
+                    f"stages[{index}].masks change the model at every step, so it cannot be compiled: leave out one"
+                )
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages need different names, got {', '.join(names)}")
+        return self
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step; an image counts as one."""
+        return self.batch.sequences * (1 if self.data.images is not None else self.data.sequence_length)
+
+    def stage_steps(self, index: int) -> int:
+        """Optimizer steps of a stage: its tokens, rounded up to whole steps."""
+        return -(-self.stages[index].tokens // self.tokens_per_step)
+
+    def first_step(self, index: int) -> int:
+        """Optimizer steps of the run before a stage, if none ends early (else see `train/course.py`)."""
+        return sum(self.stage_steps(i) for i in range(index))
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run, if no stage ends early."""
+        return self.first_step(len(self.stages))
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of the whole run, if no stage ends early."""
+        return self.total_steps * self.tokens_per_step
+
+    def resolved(self) -> dict[str, Any]:
+        """Every value as plain data, defaults included: the `run.yaml` written beside the output."""
+        return self.model_dump(mode="json", by_alias=True)

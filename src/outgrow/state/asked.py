@@ -1,0 +1,82 @@
+"""The plan that was asked for: by operators, or by a fitted operator; checked against transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from outgrow.algebra.slots import Moments
+from outgrow.errors import CheckpointError, GrowthError
+from outgrow.growth.plan import GrowthPlan, plan
+from outgrow.methods.build import USUAL, build
+from outgrow.methods.learned.fitted import FittedOperator
+from outgrow.models.architecture import resolve
+from outgrow.models.library import check_described
+
+
+def plan_asked(
+    config: Mapping[str, Any],
+    fitted: FittedOperator | None,
+    *,
+    to: Mapping[str, Any] | None,
+    moments: Moments | None,
+    **how: Any,
+) -> GrowthPlan:
+    """The plan of a growth by a fitted operator, or by the operators that `how` names.
+
+    Raises GrowthError where a fitted operator is told a width, depth, noise or seed: it has its own.
+    """
+    if fitted is None:
+        return plan_growth(config, to=to or {}, moments=moments or "transport", **how)
+    if how:
+        raise GrowthError(
+            "a fitted operator has its own width, depth, noise and seed", fix=f"leave out {', '.join(how)}"
+        )
+    return plan_fitted(config, fitted, to=to, moments=moments or "reset")
+
+
+def plan_growth(
+    config: Mapping[str, Any],
+    *,
+    to: Mapping[str, Any],
+    width: str | None = None,
+    depth: str = USUAL["depth"],
+    moments: Moments = "transport",
+    noise: float = USUAL["noise"],
+    seed: int = USUAL["seed"],
+) -> GrowthPlan:
+    """What `grow` would do, from the config alone: every recipe, what is kept, and why not where not."""
+    small = resolve(config)
+    growth_plan = plan(build(small, to, width=width, depth=depth, noise=noise, seed=seed), moments)
+    return _checked(growth_plan)
+
+
+def plan_fitted(
+    config: Mapping[str, Any],
+    operator: FittedOperator,
+    *,
+    to: Mapping[str, Any] | None = None,
+    moments: Moments = "reset",
+) -> GrowthPlan:
+    """What a fitted operator makes of a source with this config.
+
+    Raises GrowthError where it was fitted to another source, or to other sizes than `to` asks for.
+    """
+    small = resolve(config)
+    for asked, value in (to or {}).items():
+        if operator.to.get(small.spec.aliases.get(asked, asked)) != value:
+            raise GrowthError(
+                f"this {operator.method} operator was fitted to other sizes than {asked}={value}",
+                got=", ".join(f"{name}={size}" for name, size in operator.to.items()),
+                fix="leave out --to, or fit an operator for these sizes with `outgrow learn`",
+            )
+    return _checked(plan(operator.growth(config), moments))
+
+
+def _checked(growth_plan: GrowthPlan) -> GrowthPlan:
+    """The plan, where transformers builds the same tensors from its config."""
+    try:
+        check_described(growth_plan.large, growth_plan.config)
+    except CheckpointError as error:
+        raise GrowthError(f"transformers refuses the target's config: {error}") from None
+    return growth_plan

@@ -1,0 +1,53 @@
+"""What is written of a growth beside the grown state, and the growth's plan again from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from outgrow.errors import CheckpointError
+from outgrow.growth.plan import GrowthPlan
+from outgrow.state.asked import plan_fitted, plan_growth
+from outgrow.state.operator_file import asset_of
+
+
+def replay(config: Mapping[str, Any], entry: Mapping[str, Any], assets: tuple[Path, ...] = ()) -> GrowthPlan:
+    """The plan of a growth again, from the source's config and its lineage entry.
+
+    A fitted operator is looked for among `assets`, the files that the grown state carries.
+    """
+    try:
+        growth = entry["growth"]
+        if "operator" in growth:
+            return plan_fitted(config, asset_of(assets, growth["operator"]), moments=growth["moments"])
+        return plan_growth(config, **growth)
+    except (KeyError, TypeError):
+        raise CheckpointError(
+            "the lineage entry does not say how the state was grown", got=sorted(entry)
+        ) from None
+
+
+def lineage_entry(growth_plan: GrowthPlan) -> dict[str, Any]:
+    """What is written beside the grown state: enough to grow again, and to see what was done."""
+    growth, small, large = growth_plan.growth, growth_plan.small, growth_plan.large
+    counted = {
+        small.spec.layers.count,
+        *(name for name in large.config if large.config[name] != small.config.get(name)),
+    }
+    to = {name: large.config[name] for name in sorted(counted) if isinstance(large.config[name], int)}
+    named = {key: value for entry in growth.provenance for key, value in entry.items()}
+    if "operator" in named:
+        again = {"operator": named["digest"], "moments": growth_plan.moments}
+        return {"growth": again, "fields": to, **growth_plan.describe()}
+    return {
+        "growth": {
+            "to": to,
+            "width": named["width"],
+            **({"depth": named["depth"]} if "depth" in named else {}),
+            "moments": growth_plan.moments,
+            "noise": named["noise"],
+            "seed": named["seed"],
+        },
+        **growth_plan.describe(),
+    }

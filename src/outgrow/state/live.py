@@ -1,0 +1,140 @@
+"""The state of a live optimizer under parameter names: read without a copy, and filled again.
+
+Which tensors an optimizer keeps, and for which parameter, is in `rules`; what does not fit is an error before anything
+is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from outgrow.algebra.slots import MOMENTS, SLOTS
+from outgrow.errors import CheckpointError
+from outgrow.store.contents import OptimizerInfo, ParamGroup, has_moments
+from outgrow.store.optimizer_file import option
+from outgrow.store.optimizer_rules import Rule, check_entry, name_of, rule_named
+from outgrow.store.source import TensorSource
+
+
+@dataclass(frozen=True)
+class LiveState:
+    """What a live optimizer holds: its groups, its moments by slot and name, its step counts by name."""
+
+    info: OptimizerInfo
+    moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    steps: dict[str, float] = field(default_factory=dict)
+
+
+def read_optimizer(parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> LiveState:
+    """The state of an optimizer over all of `parameters`; the tensors are its own."""
+    placed = _placed(parameters, optimizer)
+    groups = tuple(
+        ParamGroup(
+            tuple(name for name, (_, owner) in placed.items() if owner is group),
+            {key: option(value) for key, value in group.items() if key not in ("params", "param_names")},
+        )
+        for group in optimizer.param_groups
+    )
+    info = OptimizerInfo(name_of(optimizer), groups)
+    if not any(optimizer.state.get(parameter) for parameter in parameters.values()):
+        return LiveState(info)
+    moments: dict[str, dict[str, Tensor]] = {}
+    steps: dict[str, float] = {}
+    for name, parameter in parameters.items():
+        rule, group = placed[name]
+        slots = rule.slots(tuple(parameter.shape), group)
+        entry = optimizer.state.get(parameter)
+        if not entry:  # never had a gradient: what the optimizer would start from
+            zeros = {slot: parameter.new_zeros(SLOTS[slot].shape(tuple(parameter.shape))) for slot in slots}
+            entry = zeros | ({"step": 0} if rule.counts else {})
+        check_entry("", name, rule, slots, entry)
+        for slot in slots:
+            moments.setdefault(slot, {})[name] = entry[slot].detach()
+        if rule.counts:
+            steps[name] = float(entry["step"])
+    return LiveState(info, moments, steps)
+
+
+def check_optimizer(
+    source: TensorSource,
+    parameters: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    saved: OptimizerInfo,
+) -> None:
+    """An error unless the saved state is this optimizer's, with the same slots for every parameter."""
+    held = {slot: frozenset(source.names(slot)) for slot in MOMENTS}
+    stepped = any(held.values())
+    saved_rules = saved.rules()
+    for name, (rule, group) in _placed(parameters, optimizer).items():
+        wanted = rule.slots(tuple(parameters[name].shape), group) if stepped else ()
+        found = tuple(slot for slot in MOMENTS if name in held[slot])
+        if not saved_rules[name].is_like(rule) or sorted(wanted) != sorted(found):
+            raise CheckpointError(
+                f"the state was trained with {saved_rules[name].name}, this optimizer is {rule.name}",
+                got=f"{name}: {', '.join(found) or 'no moments'}",
+                expected=", ".join(wanted) or "no moments",
+                fix="use the same optimizer with the same groups, or the weights alone, as the format hub keeps them",
+            )
+
+
+def fill_optimizer(
+    source: TensorSource,
+    steps: Mapping[str, float],
+    parameters: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Copy moments and steps into an optimizer that `check_optimizer` has accepted."""
+    stepped = has_moments(source)
+    for name, (rule, group) in _placed(parameters, optimizer).items():
+        parameter = parameters[name]
+        slots = rule.slots(tuple(parameter.shape), group) if stepped else ()
+        if not slots:
+            optimizer.state.pop(parameter, None)
+            continue
+        on_device = group.get("fused") or group.get("capturable")
+        entry: dict[str, Any] = {}
+        if rule.counts:
+            entry["step"] = rule.step(steps[name], parameter.device if on_device else torch.device("cpu"))
+        for slot in slots:
+            value = source.read(name, slot)
+            if value.shape == parameter.shape:
+                empty = torch.empty_like(parameter, memory_format=torch.preserve_format)
+            else:
+                empty = parameter.new_empty(value.shape)
+            entry[slot] = empty.detach().copy_(value)
+        entry |= dict.fromkeys(rule.ignored, 0)
+        optimizer.state[parameter] = entry
+
+
+def _placed(
+    parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+) -> dict[str, tuple[Rule, dict[str, Any]]]:
+    """Name -> (rule, group) of every parameter, in the optimizer's order; an error unless it holds them all."""
+    optimizer_name = name_of(optimizer)
+    found = {
+        name: (rule_named(optimizer_name, group), group) for group, name in _grouped(parameters, optimizer)
+    }
+    wrong = sorted(set(parameters) - set(found))
+    if wrong:
+        raise CheckpointError(
+            "the optimizer does not hold all parameters of the model", got=", ".join(wrong[:5])
+        )
+    return found
+
+
+def _grouped(
+    parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """(group, name) of every parameter in the optimizer."""
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if id(parameter) not in names:
+                fix = "build the optimizer from model.parameters(), after the model has its final device and dtype"
+                raise CheckpointError("the optimizer holds a parameter that is not the model's", fix=fix)
+            yield group, names[id(parameter)]

@@ -1,0 +1,48 @@
+"""`config.json` and other JSON files of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from outgrow.errors import CheckpointError
+from outgrow.models import timm_models
+
+if TYPE_CHECKING:
+    pass
+from outgrow.models.library import config_dict, config_object
+
+
+def read_json(path: Path) -> Any:
+    """The contents of a JSON file; a `CheckpointError` that names the line where it is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read", got=error.strerror) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON", got=error) from error
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a folder as plain JSON values, with the defaults of its config class filled in."""
+    path = folder / "config.json"
+    if not path.is_file():
+        fix = "give a folder written by save_pretrained, by Trainer or by outgrow"
+        raise CheckpointError(f"{folder} is not a model folder: it has no config.json", fix=fix)
+    content = read_json(path)
+    if (
+        isinstance(content, dict)
+        and isinstance(content.get("architecture"), str)
+        and "model_type" not in content
+    ):
+        return timm_models.published(content)
+    if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
+        raise CheckpointError(
+            f"{path} does not name a model type", expected='a JSON object with "model_type"'
+        )
+    if timm_models.is_timm(content["model_type"]):
+        return timm_models.complete(content)
+    return config_dict(config_object(content))

@@ -1,0 +1,175 @@
+"""The run folder, whole at any moment: what a killed run left is enough to go on as if nothing had happened.
+
+run.yaml                       the resolved configuration: run it again, get the same run
+metrics.jsonl                  one JSON object per line: machine, stage, train, validation, probe, fit, growth, trigger
+latest.json                    where to continue: checkpoint, step, length of metrics.jsonl; replaced atomically
+stages/<i>-<name>/step-<n>/    training states;  grown/ beside them is the state a stage started from,
+                               operator/ what it fitted
+final/                         the last training state
+tokenizer/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from outgrow.errors import ConfigError
+from outgrow.files.atomic import write_json_atomic, write_text_atomic
+from outgrow.files.locks import claim, locked
+from outgrow.files.metrics_file import read_rows
+from outgrow.files.yaml_file import dump_yaml
+from outgrow.run.config import RunConfig
+from outgrow.run.run_file import load_run
+
+_MAY_CHANGE = ("output", "checkpoint.keep", "tensorboard")  # has no influence on the weights
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """A place to continue from. `metrics_bytes` is how much of metrics.jsonl belongs to it.
+
+    `stages`: of each stage that has begun, its first step, its position on the schedule, and its end (`course.Begun`).
+    """
+
+    checkpoint: str
+    stages: list[dict[str, Any]]
+    step: int
+    flops: float
+    seconds: float
+    metrics_bytes: int
+    finished: bool
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run and its pointer."""
+
+    root: Path
+
+    @property
+    def metrics(self) -> Path:
+        """The log."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer's folder."""
+        return self.root / "tokenizer"
+
+    def stage(self, config: RunConfig, index: int) -> Path:
+        """The folder of a stage's states."""
+        return self.root / "stages" / f"{index + 1}-{config.stages[index].name}"
+
+    def pointer(self) -> Pointer | None:
+        """Where to continue; None for a new run."""
+        path = self.root / "latest.json"
+        if not path.is_file():
+            return None
+        try:
+            return Pointer(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"{path} is damaged", got=str(error), fix="choose another output, or delete the run"
+            ) from None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has come to its end."""
+        pointer = self.pointer()
+        return pointer is not None and pointer.finished
+
+    def set_pointer(self, pointer: Pointer) -> None:
+        """Continue from here after the next start."""
+        write_json_atomic(self.root / "latest.json", asdict(pointer))
+
+
+@contextmanager
+def opened_run(config: RunConfig) -> Iterator[RunFolder]:
+    """Make or check the folder of a run and hold it until the end."""
+    root = Path(config.output).expanduser()
+    run_file = root / "run.yaml"
+    claim(root, run_file.name)
+    with locked(root):
+        folder = RunFolder(root)
+        if (root / "latest.json").is_file():
+            _check_same(run_file, config)
+        else:  # nothing to continue: a start that failed early may be started again with another configuration
+            shutil.rmtree(folder.tokenizer, ignore_errors=True)
+            write_text_atomic(run_file, dump_yaml(config.resolved()))
+        yield folder
+
+
+def _check_same(run_file: Path, config: RunConfig) -> None:
+    before = _flat(load_run(run_file).resolved())  # with the defaults of keys that it is too old for
+    now = _flat(config.resolved())
+    changed = sorted(
+        key
+        for key in before.keys() | now.keys()
+        if before.get(key) != now.get(key) and key not in _MAY_CHANGE
+    )
+    if changed:
+        lines = ", ".join(f"{key} (was {before.get(key)!r}, is {now.get(key)!r})" for key in changed)
+        raise ConfigError(
+            f"{run_file.parent} holds a run with another configuration",
+            got=lines,
+            fix="choose another output, delete the run, or undo the changes to continue it",
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        items = [(str(key), part) for key, part in value.items()]
+    elif isinstance(value, list) and value:
+        items = [(str(place), part) for place, part in enumerate(value)]
+    else:
+        return {prefix: value}
+    result: dict[str, Any] = {}
+    for key, part in items:
+        result.update(_flat(part, f"{prefix}.{key}" if prefix else key))
+    return result
+
+
+class MetricsLog:
+    """metrics.jsonl, cut to what belongs to the checkpoint and then appended to."""
+
+    def __init__(self, path: Path, keep_bytes: int) -> None:
+        self._file: IO[bytes] = path.open("ab")
+        if self._file.tell() < keep_bytes:
+            raise ConfigError(
+                f"{path} is shorter than the checkpoint says", got=self._file.tell(), expected=keep_bytes
+            )
+        self._file.truncate(keep_bytes)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one row."""
+        self._file.write(json.dumps(row).encode() + b"\n")
+        self._file.flush()
+
+    def sync(self) -> int:
+        """Bring everything to the disk; the length in bytes."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Done."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All whole rows; a line cut short by a kill is left out."""
+    return [row for _, row in read_rows(path)[0]] if path.is_file() else []
+
+
+def prune(stage_folder: Path, keep: int) -> None:
+    """Delete all but the newest checkpoints inside a stage."""
+    whole = sorted(path for path in stage_folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
+    for path in whole[:-keep]:
+        shutil.rmtree(path)

@@ -1,0 +1,92 @@
+"""A growth by an operator that is fitted where the stage begins, on the batches that the run reads next.
+
+    batch of step k of the fit = batch of step s + k of the run
+
+Everything is a function of the saved state, the configuration and the step, so a fit that was killed gives the same again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from outgrow.data.learn_data import forward_batch
+from outgrow.learning.in_run import learn_options
+from outgrow.learning.learn import LearnOptions, learn
+from outgrow.learning.lesa import LesaOptions, learn_lesa
+from outgrow.methods.learned.fitted import FittedOperator
+from outgrow.models.architecture import load
+from outgrow.models.forward import Batch
+from outgrow.run.config import GrowConfig
+from outgrow.state.asked import plan_fitted
+from outgrow.state.growing import apply
+from outgrow.state.operator_file import save_operator
+from outgrow.state.training_state import TrainingState
+from outgrow.training.course import Course
+from outgrow.training.session import Session, row_at
+
+
+def grow_learned(
+    session: Session,
+    state: TrainingState,
+    growth: GrowConfig,
+    course: Course,
+    step: int,
+) -> TrainingState:
+    """The state grown by a newly fitted operator, which is kept in the stage's folder.
+
+    `course` has entered the stage that begins with the growth. The fit goes into the log and into the lineage.
+    """
+    run, plan = session.run, session.plans[course.stage]
+    options = learn_options(growth)
+    if isinstance(options, LesaOptions):
+        fitted, found = learn_lesa(state, growth.to, options)
+        told: dict[str, Any] = {"method": "lesa", "error": found.error, "error_of_mean": found.error_of_mean}
+        session.progress.say(
+            f"lesa: error {found.error:.4f}, of the neighbours' mean {found.error_of_mean:.4f}"
+        )
+    else:
+        fitted, told = _fit(session, state, growth.to, options, step)
+    session.write({**row_at(session, "fit", course, step), **told, "fit_flops": plan.probe_flops})
+    # The wall clock stays out of what is saved: a run that was killed must end in the same bits.
+    record = {key: value for key, value in fitted.record.items() if key != "seconds"}
+    fitted = replace(fitted, record={**record, "flops": plan.probe_flops})
+    saved = save_operator(fitted, session.folder.stage(run, course.stage) / "operator", overwrite=True)
+    return apply(plan_fitted(state.config, saved, moments=growth.moments), state, operator=saved)
+
+
+def _fit(
+    session: Session, state: TrainingState, to: Mapping[str, Any], options: LearnOptions, step: int
+) -> tuple[FittedOperator, dict[str, Any]]:
+    """An operator fitted on the batches that follow, and what the log says of it."""
+    run = session.run
+    objective = load(str(state.config["model_type"])).objective
+
+    def batch(place: int) -> Batch:
+        whole = session.data.batch(run.seed, run.data.skip_steps + step + place, run.batch.sequences)
+        items, targets = (part[: run.batch.at_once] for part in whole)
+        return forward_batch(objective, (items, targets))
+
+    fitted, fit = learn(
+        state,
+        to,
+        batch,
+        [forward_batch(objective, one) for one in session.validation],
+        options,
+        data={**session.data.record, "seed": run.seed, "step": step, "sequences": run.batch.at_once},
+        device=session.device,
+        progress=session.progress,
+    )
+    session.progress.say(
+        f"{options.method} fitted from {options.start} in {fit.seconds:.1f} s: held-out loss {fit.loss_small:.4f} small, "
+        f"{fit.loss_start:.4f} at the start, {fit.loss_end:.4f} after {options.fit.steps} steps"
+    )
+    losses = {"loss_small": fit.loss_small, "loss_start": fit.loss_start, "loss_end": fit.loss_end}
+    what = {"method": options.method, "start": options.start}
+    return fitted, {
+        **what,
+        **losses,
+        "losses": list(fit.losses),
+        "fit_seconds": round(fit.seconds, 3),
+    }

@@ -1,0 +1,287 @@
+"""A staged run: train, save, grow, train on. Killed at any moment and started again, it gives the same weights.
+
+step s uses batch(seed, s), randomness (seed, s) and the learning rate at its middle token: all pure functions of s,
+so weights, moments and s are the whole state, and a checkpoint plus `latest.json` is enough to continue.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from outgrow.data.opening import open_data
+from outgrow.engine.optimizers import build_optimizer
+from outgrow.engine.progress import make_progress
+from outgrow.engine.step import Step, be_repeatable, build_model, evaluate, measure, optimizer_step
+from outgrow.engine.treatment import Treatment, make_treatment
+from outgrow.errors import ConfigError, TrainingError
+from outgrow.run.config import RunConfig
+from outgrow.state.training_state import TrainingState
+from outgrow.training.choose import grow_best
+from outgrow.training.course import Begun, Course
+from outgrow.training.folder import Pointer, opened_run, prune, read_metrics
+from outgrow.training.learn_stage import grow_learned
+from outgrow.training.preflight import preflight
+from outgrow.training.result import RunResult, machine, read_result
+from outgrow.training.session import Live, Session, checkpoint_path, load, log_row, open_session, point, save
+from outgrow.training.stage_plans import StagePlan, grow_state
+from outgrow.training.watch import Watch
+
+
+def train(
+    run: RunConfig,
+    *,
+    progress: bool = True,
+    before: Callable[[RunConfig, Sequence[StagePlan], Path], None] | None = None,
+) -> RunResult:
+    """Do a run, or what is left of it; `before` is called with the plan and the folder before the first step.
+
+    Writes `run.output` (see `train/folder.py`). Raises `ConfigError` before any work for a mistake in the
+    configuration, and `TrainingError` where the loss is not a finite number.
+
+    >>> result = train(load_run("examples/quickstart.yaml"))  # doctest: +SKIP
+    """
+    be_repeatable()
+    found = preflight(run)
+    with opened_run(run) as folder, make_progress(progress) as view:
+        pointer = folder.pointer()
+        if pointer is not None and pointer.finished:
+            view.say(f"{folder.root}: this run is finished, nothing to do")
+            return replace(read_result(folder), already_finished=True)
+        for warning in found.warnings:
+            view.say(f"warning: {warning}")
+        view.say("data: reading")
+        data = open_data(run, folder.tokenizer)
+        view.say(f"data: {data.summary}")
+        if pointer is not None and pointer.data != data.record:
+            raise ConfigError(
+                "the data is not what this run began with", got=data.record, expected=pointer.data
+            )
+        session = open_session(run, folder, data, view, pointer)
+        if before is not None:
+            before(run, session.plans, folder.root)
+        try:
+            _work(session, pointer)
+        finally:
+            session.log.close()
+            session.mirror.close()
+        return read_result(folder)
+
+
+def _work(session: Session, pointer: Pointer | None) -> None:
+    """All stages from where the run stands."""
+    live = _begin(session) if pointer is None else _resume(session, pointer)
+    while True:
+        live = _train_stage(session, live)
+        if live.stage == len(session.run.stages) - 1:
+            return
+        live = _next_stage(session, live)
+
+
+def _begin(session: Session) -> Live:
+    """The first stage's start: fresh weights, or a checkpoint and perhaps a growth."""
+    run, stage = session.run, session.run.stages[0]
+    course = Course(run, session.plans).enter(0)
+    _say_versions(session)
+    if stage.start is None:
+        torch.manual_seed(run.seed)
+        model = session.device.place(build_model(session.plans[0].config))
+        live = Live(model, build_optimizer(model, run.optimizer), course, 0, ())
+        _write_stage(session, live)
+        return live
+    start = Path(stage.start).expanduser()
+    if stage.grow is None:
+        live = load(session, start, course, 0)
+        _write_stage(session, live)
+        return live
+    before = evaluate(load(session, start, course, 0).model, session.validation, session.device)
+    return _grow(session, start, course, 0, before)
+
+
+def _resume(session: Session, pointer: Pointer) -> Live:
+    session.progress.say(f"continuing after step {pointer.step} from {pointer.checkpoint}")
+    _say_versions(session)
+    course = Course(session.run, session.plans, tuple(Begun(**stage) for stage in pointer.stages))
+    return load(session, session.folder.root / pointer.checkpoint, course, pointer.step)
+
+
+def _next_stage(session: Session, live: Live) -> Live:
+    """From the saved end of a stage to the next one's start."""
+    end = checkpoint_path(session, live)
+    before = evaluate(live.model, session.validation, session.device)
+    course = live.course.enter(live.step, before)
+    if session.run.stages[course.stage].grow is None:
+        live = replace(live, course=course)
+        _write_stage(session, live)
+        return live
+    return _grow(session, end, course, live.step, before)
+
+
+def _grow(session: Session, small: Path, course: Course, step: int, loss_before: float) -> Live:
+    """Grow a saved state from file to file, go on from the written one: a run that was killed here does the same again."""
+    growth = session.run.stages[course.stage].grow
+    assert growth is not None
+    began = time.monotonic()
+    target = session.folder.stage(session.run, course.stage) / "grown"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    state = TrainingState.from_pretrained(small)
+    if growth.learn is not None:
+        grown = grow_learned(session, state, growth, course, step)
+    elif growth.probe is not None:
+        grown = grow_best(session, state, growth, course, step)
+    else:
+        grown = grow_state(state, growth)
+    grown.save_pretrained(target, overwrite=True)
+    live = load(session, target, course, step)
+    seconds = time.monotonic() - began
+    treatment = make_treatment(session.run.stages[live.stage], session.plans[live.stage].growth, live.model)
+    with treatment.during(0):
+        loss_after = evaluate(live.model, session.validation, session.device)
+    row = log_row(session, "growth", live)
+    session.write(
+        {**row, "loss_before": loss_before, "loss_after": loss_after, "growth_seconds": round(seconds, 3)}
+    )
+    _write_stage(session, live)
+    session.progress.say(
+        f"grown in {seconds:.1f} s to {session.plans[course.stage].cost.parameters:,} parameters: "
+        f"validation loss {loss_before:.4f} before, {loss_after:.4f} after; "
+        f"on at {course.now.position:,} tokens of the schedule"
+    )
+    point(session, live, target)
+    return live
+
+
+def _train_stage(session: Session, live: Live) -> Live:
+    """Steps until the stage's tokens are used or its trigger fires; ends with a validation, a checkpoint and a pointer to it."""
+    run, course = session.run, live.course
+    first, last = course.now.first, course.last_step
+    session.progress.stage(run.stages[live.stage].name, live.step - first, last - first)
+    if session.device.compiled:
+        session.progress.say("compiling the layers: the first step takes a minute or so longer")
+    window, watch = _Window(session), Watch(session, live)
+    treatment = make_treatment(run.stages[live.stage], session.plans[live.stage].growth, live.model)
+    ended = course.now.end is not None
+    while not ended:
+        rate = course.learning_rate(live.step)
+        done = _one_step(session, live, rate, treatment)
+        live = replace(live, step=live.step + 1)
+        window.add(done)
+        keep = (
+            run.checkpoint.every_steps is not None and (live.step - first) % run.checkpoint.every_steps == 0
+        )
+        ended = live.step == last
+        if live.step % run.log_every_steps == 0 or keep or ended:
+            row = window.close(live, rate)
+            session.write(row)
+            session.progress.step(live.step - first, row)
+            ended = watch.ends(live, row) or ended
+        if ended:
+            live = replace(live, course=course.ended(live.step))
+        began = time.monotonic()
+        if ended or _evaluation_is_due(run, live.step):
+            with treatment.during(_stage_tokens(live, run)):
+                _validate(session, live)
+        if keep or ended:
+            save(session, live)
+            prune(session.folder.stage(run, live.stage), run.checkpoint.keep)
+        window.leave_out(time.monotonic() - began)
+    return live
+
+
+def _one_step(session: Session, live: Live, rate: float, treatment: Treatment) -> Step:
+    run = session.run
+    tokens = _stage_tokens(live, run) + 0.5 * run.tokens_per_step
+    place = run.data.skip_steps + live.step
+    with treatment.during(tokens):
+        step = optimizer_step(
+            live.model,
+            live.optimizer,
+            session.data.batch(run.seed, place, run.batch.sequences),
+            learning_rate=rate,
+            micro_batch=run.batch.at_once,
+            clip=run.optimizer.gradient_clip,
+            device=session.device,
+            seed=(run.seed, place),
+            update=treatment.update(tokens),
+        )
+    if not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm)):
+        pointer = session.folder.pointer()
+        raise TrainingError(
+            f"training diverged at step {live.step + 1} (stage {run.stages[live.stage].name})",
+            got=f"loss {step.loss}, gradient norm {step.gradient_norm}",
+            expected="finite numbers",
+            fix="lower the learning rate or raise reentry.rewarm_tokens; last good checkpoint: "
+            + (str(session.folder.root / pointer.checkpoint) if pointer else "none yet"),
+        )
+    return step
+
+
+def _stage_tokens(live: Live, run: RunConfig) -> int:
+    """Tokens since the stage began."""
+    return (live.step - live.course.now.first) * run.tokens_per_step
+
+
+def _evaluation_is_due(run: RunConfig, step: int) -> bool:
+    every = run.evaluation.every_tokens
+    return (
+        every is not None and step * run.tokens_per_step // every > (step - 1) * run.tokens_per_step // every
+    )
+
+
+def _validate(session: Session, live: Live) -> None:
+    found = measure(live.model, session.validation, session.device)
+    metrics = {f"val_{name}": value for name, value in found.items()}
+    session.write({**log_row(session, "validation", live), **metrics})
+
+
+class _Window:
+    """Means over the steps since the last row of the log."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._steps: list[Step] = []
+        self._began = time.monotonic()
+
+    def add(self, step: Step) -> None:
+        self._steps.append(step)
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count time that went into something else than steps."""
+        self._began += seconds
+
+    def close(self, live: Live, rate: float) -> dict[str, Any]:
+        count, now = len(self._steps), time.monotonic()
+        row = {
+            **log_row(self._session, "train", live),
+            "loss": sum(step.loss for step in self._steps) / count,
+            "lr": rate,
+            "grad_norm": sum(step.gradient_norm for step in self._steps) / count,
+            "tokens_per_second": round(
+                count * self._session.run.tokens_per_step / max(1e-9, now - self._began), 1
+            ),
+        }
+        self._steps, self._began = [], now
+        return row
+
+
+def _write_stage(session: Session, live: Live) -> None:
+    """The row that opens a stage: what its model is."""
+    plan = session.plans[live.stage]
+    row = {**log_row(session, "stage", live), "parameters": plan.cost.parameters, "stage_tokens": plan.tokens}
+    flops = {"stage_flops": plan.flops, "probe_flops": plan.probe_flops}
+    place = {"peak": plan.peak, "position": live.course.now.position, "schedule_tokens": live.course.total()}
+    session.write({**row, **flops, **place, "config": plan.config})
+
+
+def _say_versions(session: Session) -> None:
+    """What trains from here on, unless the log's last machine is the same: a run may be continued on another one."""
+    facts = {**machine(), "device": session.device.describe()}
+    known = [row for row in read_metrics(session.folder.metrics) if row["kind"] == "machine"]
+    if not known or any(known[-1].get(name) != value for name, value in facts.items() if name != "command"):
+        session.write({"kind": "machine", **facts})

@@ -1,0 +1,84 @@
+"""Before any work: everything that can be wrong with a run and be known without reading data or weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from outgrow.data.corpus import open_corpus
+from outgrow.data.images import load_images
+from outgrow.data.masked import SPECIAL_TOKENS, check_tokens
+from outgrow.data.needs import Needs, TextNeeds
+from outgrow.data.opening import run_objective
+from outgrow.data.tokenizer import find_tokenizer
+from outgrow.engine.step import check_compiler, choose_device
+from outgrow.run.config import DataConfig, RunConfig
+from outgrow.run.reentry import Curve
+from outgrow.training.course import read_curve
+from outgrow.training.rates import rate_warnings
+from outgrow.training.stage_plans import StagePlan, plan_stages
+from outgrow.training.tensorboard import check_tensorboard
+from outgrow.training.trigger import FEWEST_ROWS
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What is known of a run before it starts."""
+
+    stages: tuple[StagePlan, ...]
+    corpus: str
+    warnings: tuple[str, ...]
+    """What is allowed and probably not wanted."""
+
+
+def preflight(run: RunConfig) -> Preflight:
+    """Check device, sources, tokenizer, models and every growth; raises the first mistake."""
+    check_compiler(choose_device(run))
+    if run.tensorboard:
+        check_tensorboard()
+    objective = run_objective(run)
+    needs, description = _images(run) if objective == "image" else _text(run, objective)
+    plans = plan_stages(run, needs)
+    for plan in plans:
+        if isinstance(plan.position, Curve):
+            read_curve(plan.position)
+    return Preflight(plans, description, (*rate_warnings(run, plans), *_trigger_warnings(run)))
+
+
+def _images(run: RunConfig) -> tuple[Needs, str]:
+    data = load_images(run.data)
+    return data.needs, data.summary
+
+
+def _text(run: RunConfig, objective: str) -> tuple[Needs, str]:
+    """What the text asks of a model, as far as can be known before it is read, and a line about it."""
+    corpus = _check_source(run.data, run.data.source)
+    if run.data.validation_source is not None:
+        _check_source(run.data, run.data.validation_source)
+    tokenizer, masked = run.data.tokenizer, objective == "masked"
+    if tokenizer is not None and tokenizer.vocab_size is not None:
+        pad = 1 + list(SPECIAL_TOKENS).index("pad_token") if masked else None
+        return TextNeeds(tokenizer.vocab_size, run.data.sequence_length, 0, pad), corpus
+    path = tokenizer.path if tokenizer is not None else run.stages[0].start
+    assert path is not None, "RunConfig asks for a tokenizer or a checkpoint"
+    found = find_tokenizer(Path(path).expanduser(), run.data.separator)
+    pad = check_tokens(found).pad if masked else None
+    return TextNeeds(found.vocab_size, run.data.sequence_length, found.separator or 0, pad), corpus
+
+
+def _trigger_warnings(run: RunConfig) -> tuple[str, ...]:
+    """Stages whose log is too sparse for their trigger."""
+    found = []
+    for index, stage in enumerate(run.stages):
+        rows = run.stage_steps(index) // run.log_every_steps
+        if stage.until is not None and rows * (1 - stage.until.window) < FEWEST_ROWS:
+            found.append(
+                f"stage '{stage.name}' logs {rows} rows, too few for its trigger to fit {FEWEST_ROWS} of them: "
+                "it will use all its tokens; lower log_every_steps"
+            )
+    return tuple(found)
+
+
+def _check_source(config: DataConfig, source: str) -> str:
+    corpus = open_corpus(source, text_field=config.text_field, split=config.split, subset=config.subset)
+    return corpus.description

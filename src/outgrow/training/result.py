@@ -1,0 +1,93 @@
+"""What a run came to, read from its metrics.jsonl: one row per stage."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from outgrow.training.folder import RunFolder, read_metrics
+
+_LIBRARIES = ("outgrow", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One stage: losses are validation losses in nats per target; None where there is none (yet)."""
+
+    name: str
+    parameters: int
+    tokens: int
+    flops: float
+    loss_before_growth: float | None
+    loss_after_growth: float | None
+    final_loss: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """All stages of a run, and where it is."""
+
+    output: Path
+    stages: tuple[StageResult, ...]
+    already_finished: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "output": str(self.output),
+            "already_finished": self.already_finished,
+            "stages": [asdict(stage) for stage in self.stages],
+        }
+
+
+def read_result(folder: RunFolder) -> RunResult:
+    """The table of a run, finished or not."""
+    return RunResult(folder.root, stage_results(read_metrics(folder.metrics)))
+
+
+def stage_results(rows: list[dict[str, Any]]) -> tuple[StageResult, ...]:
+    """One result per stage row of the log."""
+    stages: list[StageResult] = []
+    for opening in (row for row in rows if row["kind"] == "stage"):
+        own = [row for row in rows if row.get("stage") == opening["stage"]]
+        growth = next((row for row in own if row["kind"] == "growth"), {})
+        validations = [row["val_loss"] for row in own if row["kind"] == "validation"]
+        last = own[-1]
+        stages.append(
+            StageResult(
+                name=opening["stage"],
+                parameters=opening["parameters"],
+                tokens=last["tokens"] - opening["tokens"],
+                flops=last["flops"] - opening["flops"] + opening.get("probe_flops", 0.0),
+                loss_before_growth=growth.get("loss_before"),
+                loss_after_growth=growth.get("loss_after"),
+                final_loss=validations[-1] if validations else None,
+                seconds=round(last["seconds"] - opening["seconds"] + growth.get("growth_seconds", 0.0), 3),
+            )
+        )
+    return tuple(stages)
+
+
+def machine() -> dict[str, Any]:
+    """Versions and machine, and the command that was given."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "source tree"
+    program = Path(sys.argv[0]).name.replace("__main__.py", "outgrow")  # python -m outgrow
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processors": os.cpu_count(),
+        "command": shlex.join([program, *sys.argv[1:]]),
+    }

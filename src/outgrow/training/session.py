@@ -1,0 +1,173 @@
+"""One process's work on a run: what stays the same (`Session`), what moves (`Live`), and how `Live` is kept on disk.
+
+saved state + pointer {checkpoint, step, metrics_bytes}  =  everything that the next process needs
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from outgrow.data.objectives import Batch
+from outgrow.data.windows import Data
+from outgrow.engine.optimizers import build_optimizer
+from outgrow.engine.progress import Progress
+from outgrow.engine.step import Device, build_model, choose_device
+from outgrow.run.config import RunConfig
+from outgrow.state.training_state import TrainingState
+from outgrow.training.course import Course
+from outgrow.training.folder import MetricsLog, Pointer, RunFolder
+from outgrow.training.stage_plans import StagePlan, plan_stages
+from outgrow.training.tensorboard import Mirror, make_mirror
+
+
+@dataclass(frozen=True)
+class Session:
+    """What stays the same during one process's work on a run."""
+
+    run: RunConfig
+    plans: Sequence[StagePlan]
+    folder: RunFolder
+    data: Data
+    validation: list[Batch]
+    device: Device
+    log: MetricsLog
+    mirror: Mirror
+    progress: Progress
+    began: float  # time.monotonic() less the seconds of earlier processes
+
+    @property
+    def seconds(self) -> float:
+        """Of work on this run, earlier processes included."""
+        return time.monotonic() - self.began
+
+    def write(self, row: dict[str, Any]) -> None:
+        """One row for metrics.jsonl and its mirror."""
+        self.log.write(row)
+        self.mirror.write(row)
+
+
+@dataclass(frozen=True)
+class Live:
+    """A model in the middle of its training; `step` counts the whole run."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    course: Course
+    step: int
+    lineage: tuple[dict[str, Any], ...]
+
+    @property
+    def stage(self) -> int:
+        """The newest stage."""
+        return self.course.stage
+
+
+def open_session(
+    run: RunConfig, folder: RunFolder, data: Data, view: Progress, pointer: Pointer | None
+) -> Session:
+    """Everything fixed for this process: the plan with the real vocabulary, the log cut to the pointer, the clock."""
+    device = choose_device(run)
+    plans = plan_stages(run, data.needs)
+    micro_batch = run.batch.at_once
+    return Session(
+        run=run,
+        plans=plans,
+        folder=folder,
+        data=data,
+        validation=data.validation_batches(run.evaluation.sequences, micro_batch),
+        device=device,
+        log=MetricsLog(folder.metrics, pointer.metrics_bytes if pointer else 0),
+        mirror=make_mirror(run.tensorboard, folder.root, pointer.step if pointer else 0),
+        progress=view,
+        began=time.monotonic() - (pointer.seconds if pointer else 0.0),
+    )
+
+
+def log_row(session: Session, kind: str, live: Live) -> dict[str, Any]:
+    """What every row has: where the run stands, counted over all stages."""
+    return row_at(session, kind, live.course, live.step)
+
+
+def row_at(session: Session, kind: str, course: Course, step: int) -> dict[str, Any]:
+    """The same for a place in the run at which no model lives."""
+    run = session.run
+    return {
+        "kind": kind,
+        "stage": run.stages[course.stage].name,
+        "step": step,
+        "tokens": step * run.tokens_per_step,
+        "flops": course.flops(step),
+        "seconds": round(session.seconds, 3),
+    }
+
+
+def checkpoint_path(session: Session, live: Live) -> Path:
+    """Where this state belongs; the last one is `final`."""
+    if live.course.finished:
+        return session.folder.root / "final"
+    return session.folder.stage(session.run, live.stage) / f"step-{live.step:08d}"
+
+
+def save(session: Session, live: Live) -> None:
+    """A training state, then the pointer to it: whichever moment a kill hits, one whole state is pointed to."""
+    target = checkpoint_path(session, live)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    run = session.run
+    state = TrainingState.from_model(
+        live.model,
+        live.optimizer,
+        records={
+            "schedule": {
+                **run.schedule.model_dump(mode="json"),
+                "peak": session.plans[live.stage].peak,
+                "tokens": live.course.position(live.step),
+                "total_tokens": live.course.total(),
+            },
+            "data": {**session.data.record, "seed": run.seed, "sequences": live.step * run.batch.sequences},
+            "rng": {
+                "rule": "torch.manual_seed per step from (seed, step)",
+                "seed": run.seed,
+                "step": live.step,
+            },
+            "run": {"stage": live.stage, "step": live.step, "configuration": run.resolved()},
+        },
+        assets=session.data.files,
+    )
+    replace(state, lineage=live.lineage).save_pretrained(target, overwrite=True)
+    point(session, live, target)
+
+
+def point(session: Session, live: Live, checkpoint: Path) -> None:
+    """Continue from this checkpoint after the next start."""
+    session.folder.set_pointer(
+        Pointer(
+            checkpoint=checkpoint.relative_to(session.folder.root).as_posix(),
+            stages=live.course.records(),
+            step=live.step,
+            flops=log_row(session, "", live)["flops"],
+            seconds=round(session.seconds, 3),
+            metrics_bytes=session.log.sync(),
+            finished=live.course.finished,
+            data=session.data.record,
+        )
+    )
+
+
+def load(session: Session, path: Path, course: Course, step: int) -> Live:
+    """A model and optimizer that continue a saved state, with this run's own options whatever the state was trained with."""
+    return load_state(session, TrainingState.from_pretrained(path), course, step)
+
+
+def load_state(session: Session, state: TrainingState, course: Course, step: int) -> Live:
+    """The same for a state that is not on the disk."""
+    model = session.device.place(build_model(state.config))
+    optimizer = build_optimizer(model, session.run.optimizer)
+    state.load_into(model, optimizer if state.optimizer is not None else None)
+    return Live(model, optimizer, course, step, state.lineage)

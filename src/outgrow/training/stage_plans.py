@@ -1,0 +1,238 @@
+"""Stages: what every model of a run will be, and the growth between two of them.
+
+This is the only module of training that calls `outgrow.grow`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from outgrow.cost.flops import Cost, model_cost, training_flops
+from outgrow.cost.frozen_flops import frozen_training_flops
+from outgrow.data.needs import Needs, model_config
+from outgrow.engine.optimizers import check_start
+from outgrow.engine.step import build_model
+from outgrow.engine.treatment import check_treatment
+from outgrow.errors import ConfigError, OutgrowError
+from outgrow.growth.plan import GrowthPlan
+from outgrow.learning.in_run import begun_state, check_operator, learning_flops
+from outgrow.models.architecture import resolve
+from outgrow.run.config import DataConfig, GrowConfig, RunConfig, StageConfig
+from outgrow.run.optimizer_config import MuonConfig
+from outgrow.run.reentry import Curve, Factors, Ratio, entry_peak, matched_ratio
+from outgrow.run.until import Threshold, UntilEfficiency, threshold
+from outgrow.state.grown_view import GrownView
+from outgrow.state.training_state import TrainingState
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage before any work: its model, its most tokens and FLOPs, and its learning rate's peak and position."""
+
+    name: str
+    config: dict[str, Any]
+    cost: Cost
+    steps: int
+    tokens: int
+    flops: float
+    peak: float
+    position: Literal["keep"] | int | Ratio | Curve
+    """As `Reentry.position`, `loss_matched` worked out."""
+    threshold: Threshold | None
+    """The slope that an efficiency trigger waits for."""
+    growth: GrowthPlan | None
+    """How this stage's model grows from the one before; with a probe, the first candidate's plan."""
+    probe_flops: float = 0.0
+    """Of the operators that are tried, or the one that is fitted, before this stage."""
+    cheap_steps: int = 0
+    """Steps at its begin in which a part of the model is frozen,"""
+    cheap_flops: float = 0.0
+    """and the FLOPs of each of them."""
+
+    def flops_after(self, steps: int) -> float:
+        """FLOPs of the stage's first `steps` steps."""
+        cheap = min(steps, self.cheap_steps)
+        spent = cheap * self.cheap_flops
+        if steps > cheap:
+            rest = (self.flops - self.cheap_steps * self.cheap_flops) / (self.steps - self.cheap_steps)
+            spent += (steps - cheap) * rest
+        return spent
+
+
+def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
+    """The grown state, lazily: nothing is read until it is saved or loaded; of a learned growth, as its fit begins."""
+    from outgrow.state.growing import grow
+
+    if growth.operator is not None:
+        folder = Path(growth.operator).expanduser()
+        return grow(state, to=growth.to, moments=growth.moments, operator=folder)
+    if growth.learn is not None:
+        return begun_state(state, growth)
+    return grow(
+        state,
+        to=growth.to,
+        width=growth.width,
+        depth=growth.depth,
+        moments=growth.moments,
+        noise=growth.noise,
+        seed=growth.seed,
+    )
+
+
+def candidates(growth: GrowConfig) -> tuple[GrowConfig, ...]:
+    """The growths that a probe tries; without a probe, the growth itself."""
+    if growth.probe is None:
+        return (growth,)
+    return tuple(
+        growth.model_copy(update={"width": one.width or growth.width, "depth": one.depth or growth.depth})
+        for one in growth.probe.candidates
+    )
+
+
+def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
+    """Every stage's model, growths tried without weights: a target that cannot be is an error before any training."""
+    state = _first_state(run, needs)
+    peak = run.optimizer.learning_rate
+    plans: list[StagePlan] = []
+    for index, stage in enumerate(run.stages):
+        small, factors = state.config, None
+        state, growth = _grown(state, stage.grow, index)
+        frozen = _frozen(stage, growth, state.config, index)
+        needs.check(state.config)
+        if growth is not None:
+            _check_source(run, small, needs, index)
+        if stage.grow is not None:
+            factors = growth_factors(small, state.config, run.data)
+        position = stage.reentry.position
+        if position == "loss_matched":
+            assert factors is not None, "RunConfig asks for a growth"
+            position = matched_ratio(factors, f"stages.{index}.reentry.position")
+        peak = entry_peak(stage.reentry.peak, peak, model_cost(small).non_embedding, factors)
+        if plans:
+            plans[-1] = replace(plans[-1], threshold=_threshold(run, index - 1, factors))
+        flops, cheap_steps, cheap_flops = _flops(run, index, state.config, frozen)
+        plans.append(
+            StagePlan(
+                name=stage.name,
+                config=state.config,
+                cost=model_cost(state.config),
+                steps=run.stage_steps(index),
+                tokens=run.stage_steps(index) * run.tokens_per_step,
+                flops=flops,
+                peak=peak,
+                position=position,
+                threshold=None,
+                growth=growth,
+                probe_flops=_growth_flops(run, stage.grow, small, state.config),
+                cheap_steps=cheap_steps,
+                cheap_flops=cheap_flops,
+            )
+        )
+    plans[-1] = replace(plans[-1], threshold=_threshold(run, len(plans) - 1, None))
+    return tuple(plans)
+
+
+def _check_source(run: RunConfig, small: Mapping[str, Any], needs: Needs, index: int) -> None:
+    """What a growth asks of its source beyond its sizes: a loss on the run's data before it, and groups that new tensors join."""
+    try:
+        needs.check(small)
+    except OutgrowError as error:  # only a checkpoint: other sources were models of this run
+        raise ConfigError(
+            f"stages.{index}.from: the checkpoint cannot take the data before it grows: {error}",
+            fix="grow it by `outgrow grow` first, and begin with the result",
+        ) from None
+    if not resolve(small).layers and isinstance(run.optimizer, MuonConfig):
+        raise ConfigError(
+            f"stages.{index}.grow: a model without layers has no matrices for Muon, so its state has no group for new ones",
+            fix="begin with one layer, or with optimizer.name: adamw",
+        )
+
+
+def _grown(
+    state: TrainingState, growth: GrowConfig | None, index: int
+) -> tuple[TrainingState, GrowthPlan | None]:
+    """The state that a stage starts from, and how it was grown."""
+    if growth is None:
+        return state, None
+    try:
+        check_operator(growth, index)
+        grown = [grow_state(state, one) for one in candidates(growth)]
+    except OutgrowError as error:
+        raise type(error)(f"stages.{index}.grow: {error}") from None
+    first = grown[0]  # all candidates have the same sizes
+    return first, first.source.plan if isinstance(first.source, GrownView) else None
+
+
+def _frozen(
+    stage: StageConfig, growth: GrowthPlan | None, config: Mapping[str, Any], index: int
+) -> frozenset[str]:
+    """Tensors that the stage freezes."""
+    try:
+        return check_treatment(stage, growth, tuple(resolve(config).parameters))
+    except OutgrowError as error:
+        raise type(error)(f"stages.{index}: {error}") from None
+
+
+def _flops(
+    run: RunConfig, index: int, config: Mapping[str, Any], frozen: frozenset[str]
+) -> tuple[float, int, float]:
+    """Of a whole stage; its steps with frozen tensors, and what each of these costs."""
+    stage, steps = run.stages[index], run.stage_steps(index)
+    length, share = run.data.sequence_length, run.data.mask_share
+    full = float(run.tokens_per_step * training_flops(config, length, share)[1])
+    cheap = float(run.tokens_per_step * frozen_training_flops(config, length, frozen, share))
+    cheap_steps = 0 if stage.freeze is None else stage.freeze.steps(run.tokens_per_step, steps)
+    return full * steps + cheap_steps * (cheap - full), cheap_steps, cheap
+
+
+def _growth_flops(
+    run: RunConfig, growth: GrowConfig | None, small: Mapping[str, Any], large: Mapping[str, Any]
+) -> float:
+    """Of the operators that are tried, or the one that is fitted, before a stage."""
+    if growth is None:
+        return 0.0
+    tried = 0 if growth.probe is None else growth.probe.steps * len(growth.probe.candidates)
+    step = float(
+        run.tokens_per_step * training_flops(large, run.data.sequence_length, run.data.mask_share)[1]
+    )
+    return tried * step + learning_flops(small, growth, run)
+
+
+def growth_factors(small: Mapping[str, Any], large: Mapping[str, Any], data: DataConfig) -> Factors:
+    """By how much a growth grows, from the two configs."""
+    models, costs = [resolve(one) for one in (small, large)], [model_cost(one) for one in (small, large)]
+    flops = [training_flops(one, data.sequence_length, data.mask_share)[1] for one in (small, large)]
+    stream = next(name for name, axis in models[0].axes.items() if axis.through == "stream")
+    width, layers = ([model.sizes[stream] for model in models], [model.layers for model in models])
+    return Factors(
+        width=width[1] / width[0],
+        layers=_times(layers),
+        parameters=_times([cost.non_embedding for cost in costs]),
+        flops=flops[1] / flops[0],
+    )
+
+
+def _times(sizes: Sequence[int]) -> float:
+    """How many times the first the second is; a model may begin without layers (arXiv 2511.04981)."""
+    small, large = sizes
+    return large / small if small else math.inf
+
+
+def _threshold(run: RunConfig, index: int, factors: Factors | None) -> Threshold | None:
+    """What a stage's trigger waits for; `factors` of the growth after it."""
+    until = run.stages[index].until
+    return threshold(until, factors, f"stages.{index}.until") if isinstance(until, UntilEfficiency) else None
+
+
+def _first_state(run: RunConfig, needs: Needs) -> TrainingState:
+    first = run.stages[0]
+    if first.start is not None:
+        state = TrainingState.from_pretrained(Path(first.start).expanduser())
+        check_start(state, run.optimizer)
+        return state
+    assert run.model is not None, "RunConfig asks for a model or a checkpoint"
+    return TrainingState.from_model(build_model(model_config(run.model, needs), "meta"))
