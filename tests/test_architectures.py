@@ -170,7 +170,7 @@ def test_unknown_model_type_says_how_to_add_it() -> None:
     ],
 )
 def test_unknown_keys_in_a_file_are_errors(change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    import outgrow.architectures as architectures
+    import outgrow.models.architecture as architectures
 
     raw = architectures._raw("llama")
     monkeypatch.setattr(architectures, "_raw", lambda model_type: {**raw, **change})

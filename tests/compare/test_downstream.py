@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import outgrow.train.compare.language as language
 import pytest
 import torch
 from torch import nn
 
+import outgrow.comparing.language as language
 from outgrow.comparing.finetune import Padded, encode
 from outgrow.comparing.language import Passage, cut_passage, padded, read_passages
 from outgrow.comparing.tasks import Example, f1, matthews, read_task

@@ -118,7 +118,7 @@ def test_a_stage_has_a_rate_of_its_own_as_a_multiple_of_the_swept_one(corpus: Pa
 def test_a_study_that_was_stopped_comes_to_the_same_bits(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import outgrow.train.compare.runner as runner
+    import outgrow.comparing.runner as runner
 
     content = {"arms": {"scratch": {"model": SMALL}}, "seeds": [0], "budgets": [320, 640]}
     whole = run_study(parse_study(study(corpus, tmp_path / "whole", **content)), lambda _: None)
@@ -329,7 +329,7 @@ def test_pieces_of_two_sources_are_never_one_study(corpus: Path, tmp_path: Path)
 def test_one_folder_spelled_twice_is_one_study(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import outgrow.train.compare.runner as runner
+    import outgrow.comparing.runner as runner
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import outgrow.train.compare.timing as timing
 import pytest
 
+import outgrow.comparing.timing as timing
 from compare.tiny import text_study
 from outgrow.comparing import parse_study
 from outgrow.comparing.check import check_study

@@ -41,7 +41,7 @@ def bits(folder: Path) -> dict[str, bytes]:
 def test_a_run_that_goes_on_elsewhere_says_so(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import outgrow.train.loop as loop
+    import outgrow.training.loop as loop
 
     def killed(*_: Any) -> Any:
         raise KeyboardInterrupt

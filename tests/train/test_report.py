@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from outgrow.commands.train import run_command, run_report
+from outgrow.commands.train import run_command
 from outgrow.errors import ConfigError
+from outgrow.report.run import run_report
 from outgrow.report.text import amount, duration
 
 
