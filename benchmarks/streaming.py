@@ -49,7 +49,8 @@ def config(layers: int) -> dict[str, object]:
 def make_source(folder: Path, gigabytes: float) -> int:
     """A random training state of about this size; returns its bytes."""
     from outgrow.models.library import named_shapes
-    from outgrow.state.training_state import OptimizerInfo, ParamGroup, TrainingState
+    from outgrow.state.training_state import TrainingState
+    from outgrow.store.contents import OptimizerInfo, ParamGroup
     from outgrow.store.source import MemorySource
 
     per_layer = sum(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -102,10 +103,18 @@ def inside(name: str) -> str | None:
     return "__init__"
 
 
+@cache
 def needs(module: str) -> set[str]:
     """Modules of ours that a module imports."""
     found = {inside(name) for name in imports(MODULES[module].read_text(), module)}
     return {name for name in found if name is not None and name != module}
+
+
+@cache
+def uses_torch(module: str) -> bool:
+    """Whether a module itself imports torch or transformers."""
+    used = imports(MODULES[module].read_text(), module)
+    return any(name.split(".")[0] in ("torch", "transformers") for name in used)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -136,13 +145,7 @@ def test_arithmetic_does_without_torch(module: str) -> None:
         for name in needs(waiting.pop()) - reached - {"__init__"}:
             reached.add(name)
             waiting.append(name)
-    heavy = [
-        name
-        for name in sorted(reached)
-        if any(
-            one.split(".")[0] in ("torch", "transformers") for one in imports(MODULES[name].read_text(), name)
-        )
-    ]
+    heavy = [name for name in sorted(reached) if uses_torch(name)]
     assert not heavy, f"{module} reaches torch through {heavy}"
 
 

@@ -20,7 +20,8 @@ from outgrow.errors import CheckpointError
 from outgrow.proof.verify import verify
 from outgrow.run.optimizer_config import MuonConfig
 from outgrow.state.growing import grow
-from outgrow.state.training_state import OptimizerInfo, TrainingState
+from outgrow.state.training_state import TrainingState
+from outgrow.store.contents import OptimizerInfo
 from outgrow.store.source import MemorySource
 
 Make = Callable[[Any], torch.optim.Optimizer]

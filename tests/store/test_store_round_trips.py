@@ -28,9 +28,10 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, GPT2Model
 
 from outgrow.errors import CheckpointError
 from outgrow.models.library import build_model, decay_names, named_shapes
-from outgrow.state.training_state import OptimizerInfo, ParamGroup, TrainingState
+from outgrow.state.training_state import TrainingState
 from outgrow.store.check import check_finite
 from outgrow.store.config_file import load_config
+from outgrow.store.contents import OptimizerInfo, ParamGroup
 from outgrow.store.layouts import save
 from outgrow.store.source import MemorySource, TensorMeta
 

@@ -18,7 +18,8 @@ from outgrow.state.asked import plan_asked
 from outgrow.state.grown_view import GrownView
 from outgrow.state.lineage import lineage_entry
 from outgrow.state.operator_file import FILE, check_sample, load_operator
-from outgrow.state.training_state import OptimizerInfo, ParamGroup, TrainingState
+from outgrow.state.training_state import TrainingState
+from outgrow.store.contents import OptimizerInfo, ParamGroup
 
 
 def grow(

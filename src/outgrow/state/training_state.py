@@ -6,7 +6,7 @@ Nothing is read until it is needed: a state is its config, a `TensorSource`, and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
-from outgrow.store.contents import OptimizerInfo, ParamGroup
+from outgrow.store.contents import Contents
 from outgrow.store.source import MemorySource, TensorSource
 
 if TYPE_CHECKING:
@@ -24,15 +24,10 @@ if TYPE_CHECKING:
     from outgrow.store.layouts import Format
     from outgrow.store.writer import Progress
 
-__all__ = ["OptimizerInfo", "ParamGroup", "TrainingState"]
-
 
 @dataclass(frozen=True)
-class TrainingState:
-    """The whole state of a training.
-
-    Without an optimizer: `optimizer` is None and the source has weights only. With an optimizer that has not stepped, or
-    that keeps nothing (SGD without momentum): `optimizer` is there, and the source has weights only.
+class TrainingState(Contents):
+    """The whole state of a training (its fields: `Contents`), with the doors to folders and live models.
 
     >>> from transformers import LlamaConfig, LlamaForCausalLM
     >>> config = LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1,
@@ -42,19 +37,6 @@ class TrainingState:
     (11, 8)
     """
 
-    config: dict[str, Any]
-    """The content of `config.json`, defaults filled in."""
-    source: TensorSource
-    steps: dict[str, float] = field(default_factory=dict)
-    """Optimizer steps that each parameter has seen, by name, where the optimizer counts them (SGD, Lion, Muon do not)."""
-    optimizer: OptimizerInfo | None = None
-    records: dict[str, Any] = field(default_factory=dict)
-    """JSON: "schedule", "data", "rng", "trainer" (trainer_state.json), "scheduler" (scheduler.pt)."""
-    lineage: tuple[dict[str, Any], ...] = ()
-    """One entry per growth, oldest first."""
-    assets: tuple[Path, ...] = ()
-    """Tokenizer files and the like, copied along."""
-
     @classmethod
     def from_pretrained(cls, path: str | Path, *, allow_nonfinite: bool = False) -> TrainingState:
         """Open a native state, a Trainer checkpoint or a Hugging Face model folder.
@@ -62,19 +44,9 @@ class TrainingState:
         All of it is checked before this returns: files, names, shapes, and that every number is finite (unless
         `allow_nonfinite`). The tensors stay on the disk. Raises `CheckpointError`.
         """
-        from outgrow.store.opening import load
+        from outgrow.store.opening import open_state
 
-        opened = load(Path(path), allow_nonfinite=allow_nonfinite)
-        found = opened.contents
-        return cls(
-            opened.config,
-            found.source,
-            found.steps,
-            found.optimizer,
-            found.records,
-            found.lineage,
-            opened.assets,
-        )
+        return cls(**vars(open_state(Path(path), allow_nonfinite=allow_nonfinite)))
 
     @classmethod
     def from_model(

@@ -1,9 +1,10 @@
-"""What the readers of all formats hand over, and how an optimizer is told about its parameters."""
+"""A training state as a value: what every reader hands over and every writer takes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from outgrow.algebra.slots import MOMENTS
@@ -56,15 +57,24 @@ class OptimizerInfo:
 
 @dataclass(frozen=True)
 class Contents:
-    """A training state as read from a folder, without its config."""
+    """The fields of a training state. `TrainingState` is the same value with the doors that people use.
 
+    Without an optimizer: `optimizer` is None and the source has weights only. With an optimizer that has not stepped, or
+    that keeps nothing (SGD without momentum): `optimizer` is there, and the source has weights only.
+    """
+
+    config: dict[str, Any]
+    """The content of `config.json`, defaults filled in."""
     source: TensorSource
     steps: dict[str, float] = field(default_factory=dict)
+    """Optimizer steps that each parameter has seen, by name, where the optimizer counts them (SGD, Lion, Muon do not)."""
     optimizer: OptimizerInfo | None = None
     records: dict[str, Any] = field(default_factory=dict)
+    """JSON: "schedule", "data", "rng", "trainer" (trainer_state.json), "scheduler" (scheduler.pt)."""
     lineage: tuple[dict[str, Any], ...] = ()
-    checksums: Mapping[str, int] = field(default_factory=dict)
-    """CRC-32 of the files whose tensors `source` reads, where the format stores them."""
+    """One entry per growth, oldest first."""
+    assets: tuple[Path, ...] = ()
+    """Tokenizer files and the like, copied along."""
 
 
 def has_moments(source: TensorSource) -> bool:

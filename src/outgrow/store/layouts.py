@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 
@@ -24,7 +24,7 @@ from outgrow.errors import CheckpointError, near
 from outgrow.files.atomic import check_destination, json_text, publishing
 from outgrow.models.library import named_shapes
 from outgrow.store import native, trainer_files
-from outgrow.store.contents import has_moments
+from outgrow.store.contents import Contents, has_moments
 from outgrow.store.pickled import record_text
 from outgrow.store.safetensors_folder import LINEAGE, some
 from outgrow.store.writer import (
@@ -41,15 +41,12 @@ from outgrow.store.writer import (
     write_files,
 )
 
-if TYPE_CHECKING:
-    from outgrow.state.training_state import TrainingState
-
 Format = Literal["native", "trainer", "hub"]
 FORMATS: tuple[Format, ...] = ("native", "trainer", "hub")
 
 
 def save(
-    state: TrainingState,
+    state: Contents,
     path: str | Path,
     *,
     format: Format = "native",
@@ -68,19 +65,15 @@ def save(
     destination = Path(path)
     check_destination(destination, overwrite=overwrite)
     check_complete(state)
-    writer = _Writer(state, shard_bytes, block_bytes, workers, progress)
-    if format == "native":
-        for name, record in state.records.items():
-            native.check_record_name(name)
-            record_text(name, record)
-    if format == "trainer":
-        writer.check_trainer()
-    with publishing(destination, overwrite=overwrite, needed_bytes=writer.needed_bytes(format)) as folder:
-        getattr(writer, f"write_{format}")(folder)
+    writer, layout = _Writer(state, shard_bytes, block_bytes, workers, progress), _LAYOUTS[format]
+    layout.check(writer)
+    needed = writer.needed_bytes(layout.slots) + (writer.outline_bytes() if layout.outlined else 0)
+    with publishing(destination, overwrite=overwrite, needed_bytes=needed) as folder:
+        layout.write(writer, folder)
     return destination
 
 
-def check_complete(state: TrainingState) -> None:
+def check_complete(state: Contents) -> None:
     """An error unless the source holds the tensors of the model in `config`, and whole moments or none."""
     shapes = named_shapes(state.config)
     moments = has_moments(state.source)
@@ -115,7 +108,7 @@ def check_complete(state: TrainingState) -> None:
 
 @dataclass(frozen=True)
 class _Writer:
-    state: TrainingState
+    state: Contents
     shard_bytes: int
     block_bytes: int
     workers: int
@@ -132,6 +125,14 @@ class _Writer:
                 return int(record[key])
         return 0
 
+    def check_hub(self) -> None:
+        """A model alone can always be written."""
+
+    def check_native(self) -> None:
+        for name, record in self.state.records.items():
+            native.check_record_name(name)
+            record_text(name, record)
+
     def check_trainer(self) -> None:
         if self.state.optimizer is None:
             fix = "save the format hub, or grow a state that has an optimizer"
@@ -140,13 +141,14 @@ class _Writer:
             )
         trainer_files.trainer_groups(self.state.config, self.state.optimizer)
 
-    def needed_bytes(self, format: str) -> int:
+    def needed_bytes(self, slots: Iterable[str]) -> int:
         source = self.state.source
-        slots = ("weight",) if format == "hub" else SLOTS
         tensors = sum(source.meta(name, slot).bytes + 300 for slot in slots for name in source.names(slot))
-        heads = 3600 * len(source.names("weight"))  # of the zip, from above
-        outline = heads if format == "trainer" else 0
-        return tensors + outline + sum(asset.stat().st_size for asset in self._assets()) + (1 << 20)
+        return tensors + sum(asset.stat().st_size for asset in self._assets()) + (1 << 20)
+
+    def outline_bytes(self) -> int:
+        """Of the zip that `optimizer.pt` is, from above."""
+        return 3600 * len(self.state.source.names("weight"))
 
     def write_hub(self, folder: Path) -> None:
         plans = self._weight_plans({LINEAGE: json.dumps(self.state.lineage)} if self.state.lineage else {})
@@ -238,3 +240,21 @@ def _write_index(folder: Path, stem: str, plans: tuple[FilePlan, ...], parameter
     if len(plans) > 1:
         path = folder / f"{stem}.safetensors.index.json"
         path.write_text(json_text(index_json(plans, parameters)), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """One format: what must hold before any work, which slots it keeps, and its writing."""
+
+    check: Callable[[_Writer], None]
+    write: Callable[[_Writer, Path], None]
+    slots: tuple[str, ...] = tuple(SLOTS)
+    outlined: bool = False
+    """Whether the moments lie in a zip with an outline."""
+
+
+_LAYOUTS: Mapping[Format, _Layout] = {
+    "native": _Layout(_Writer.check_native, _Writer.write_native),
+    "trainer": _Layout(_Writer.check_trainer, _Writer.write_trainer, outlined=True),
+    "hub": _Layout(_Writer.check_hub, _Writer.write_hub, slots=("weight",)),
+}

@@ -23,7 +23,7 @@ from typing import Any
 
 from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
-from outgrow.models.library import ModelNames, Shape
+from outgrow.models.library import ModelNames, Shape, model_names
 from outgrow.store.config_file import read_json
 from outgrow.store.contents import Contents, OptimizerInfo
 from outgrow.store.pickled import record_value
@@ -106,8 +106,12 @@ def manifest(
     }
 
 
-def open_native(folder: Path, names: ModelNames) -> Contents:
-    """Open a native state; every file's presence and size, every name and shape is checked first."""
+def open_native(folder: Path, config: dict[str, Any]) -> tuple[Contents, dict[str, int]]:
+    """Open a native state; every file's presence and size, every name and shape is checked first.
+
+    With it come the CRC-32 of the files whose tensors its source reads, by file name, to be held against their bytes.
+    """
+    names = model_names(config)
     content = _read_manifest(folder)
     checksums = _check_files(folder, content["files"])
     weights = SafetensorsSource.open(folder, replace(names, apart={}))
@@ -116,14 +120,8 @@ def open_native(folder: Path, names: ModelNames) -> Contents:
         records = {name: record_value(read_json(folder / f"{name}.json")) for name in content["records"]}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"a record in {folder} is damaged", got=error) from error
-    return Contents(
-        SafetensorsSource({**weights.entries, **moments}, weights.metadata),
-        steps,
-        optimizer,
-        records,
-        tuple(content["lineage"]),
-        checksums,
-    )
+    source = SafetensorsSource({**weights.entries, **moments}, weights.metadata)
+    return Contents(config, source, steps, optimizer, records, tuple(content["lineage"])), checksums
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from outgrow.errors import CheckpointError
 from outgrow.files.atomic import is_temporary
@@ -27,16 +26,7 @@ from outgrow.store.source import TensorSource
 from outgrow.store.writer import Key
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A state as read from a folder."""
-
-    config: dict[str, Any]
-    contents: Contents
-    assets: tuple[Path, ...]
-
-
-def load(folder: Path, *, allow_nonfinite: bool = False) -> Opened:
+def open_state(folder: Path, *, allow_nonfinite: bool = False) -> Contents:
     """Open a native state, a Trainer checkpoint or a Hugging Face model folder; check all of it before any work."""
     if not folder.is_dir():
         fix = "outgrow opens local folders; fetch one of the hub with `hf download NAME --local-dir FOLDER`"
@@ -44,8 +34,9 @@ def load(folder: Path, *, allow_nonfinite: bool = False) -> Opened:
     if is_temporary(folder.resolve()):
         raise CheckpointError(f"{folder} was left by an interrupted save", fix="delete it and save again")
     config = load_config(folder)
+    checksums: Mapping[str, int] = {}
     if (folder / native.MANIFEST).exists() or (folder / "optimizer.json").exists():
-        contents = native.open_native(folder, model_names(config))
+        contents, checksums = native.open_native(folder, config)
     elif any(
         (folder / name).exists()
         for name in ("optimizer.pt", "trainer_state.json", "checkpoint-is-incomplete.txt")
@@ -53,30 +44,28 @@ def load(folder: Path, *, allow_nonfinite: bool = False) -> Opened:
         contents = open_trainer(folder, config)
     else:
         source = SafetensorsSource.open(folder, model_names(config))
-        contents = Contents(source, lineage=read_lineage(source.metadata))
-    _check_contents(contents, allow_nonfinite)
-    return Opened(
-        config, contents, tuple(folder / name for name in native.ASSETS if (folder / name).is_file())
-    )
+        contents = Contents(config, source, lineage=read_lineage(source.metadata))
+    _check_bytes(contents.source, checksums, allow_nonfinite)
+    assets = tuple(folder / name for name in native.ASSETS if (folder / name).is_file())
+    return replace(contents, assets=assets)
 
 
-def _check_contents(contents: Contents, allow_nonfinite: bool) -> None:
+def _check_bytes(source: TensorSource, checksums: Mapping[str, int], allow_nonfinite: bool) -> None:
     """Every number finite, every file as written: one pass over all bytes."""
-    if allow_nonfinite and not contents.checksums:
+    if allow_nonfinite and not checksums:
         return
-    if not contents.checksums:
-        scan(contents.source)
+    if not checksums:
+        scan(source)
         return
     try:
-        found = scan(contents.source, finite=not allow_nonfinite, checksums=True)
+        found = scan(source, finite=not allow_nonfinite, checksums=True)
     except CheckpointError:
-        _check_checksums(contents, scan(contents.source, finite=False, checksums=True))
+        _check_checksums(source, checksums, scan(source, finite=False, checksums=True))
         raise  # the file is as it was written: the numbers are at fault
-    _check_checksums(contents, found)
+    _check_checksums(source, checksums, found)
 
 
-def _check_checksums(contents: Contents, found: Mapping[Key, int]) -> None:
-    source: TensorSource = contents.source
+def _check_checksums(source: TensorSource, checksums: Mapping[str, int], found: Mapping[Key, int]) -> None:
     assert isinstance(source, SafetensorsSource)
     files: dict[Path, list[tuple[Entry, int]]] = {}
     for (slot, name), crc in found.items():
@@ -89,5 +78,5 @@ def _check_checksums(contents: Contents, found: Mapping[Key, int]) -> None:
             head = file.read(start)
         ordered = sorted(parts, key=lambda part: part[0].start)
         total = combine_all([(zlib.crc32(head), start), *((crc, entry.meta.bytes) for entry, crc in ordered)])
-        if total != contents.checksums.get(path.name):
+        if total != checksums.get(path.name):
             raise native.changed(path)

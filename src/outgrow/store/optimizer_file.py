@@ -46,7 +46,7 @@ class TrainerSource(TensorSource):
         return self.weights if slot == "weight" else self.moments
 
 
-def open_trainer(folder: Path, config: Mapping[str, Any]) -> Contents:
+def open_trainer(folder: Path, config: dict[str, Any]) -> Contents:
     """Open a checkpoint of `Trainer`; moments are absent where it has no `optimizer.pt`."""
     if (folder / "checkpoint-is-incomplete.txt").exists():
         fix = "use an earlier checkpoint"
@@ -55,14 +55,14 @@ def open_trainer(folder: Path, config: Mapping[str, Any]) -> Contents:
     records, lineage = _read_records(folder), read_lineage(weights.metadata)
     path = folder / "optimizer.pt"
     if not path.is_file():
-        return Contents(TrainerSource(weights, MemorySource({})), records=records, lineage=lineage)
+        return Contents(config, TrainerSource(weights, MemorySource({})), records=records, lineage=lineage)
     shapes = {name: weights.meta(name, "weight").shape for name in weights.names("weight")}
     state, groups = _parts(path, load_plain(path, mapped=True))
     order = _names_in_order(path, groups, shapes, config)
     info = _optimizer_info(path, groups, order)
     moments, steps = _moments(path, state, info, shapes)
     source = TrainerSource(weights, MemorySource(moments))
-    return Contents(source, steps, info, records, lineage)
+    return Contents(config, source, steps, info, records, lineage)
 
 
 def _parts(path: Path, content: Any) -> tuple[dict[int, Any], list[dict[str, Any]]]:
