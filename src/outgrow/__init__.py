@@ -14,18 +14,20 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "TrainingState": "outgrow.state.training_state",
+    "convert": "outgrow.state.converting",
     "grow": "outgrow.state.growing",
     "plan_growth": "outgrow.state.growing",
     "verify": "outgrow.proof.verify",
     "OutgrowError": "outgrow.errors",
 }
 
-__all__ = ["OutgrowError", "TrainingState", "__version__", "grow", "plan_growth", "verify"]
+__all__ = ["OutgrowError", "TrainingState", "__version__", "convert", "grow", "plan_growth", "verify"]
 
 if TYPE_CHECKING:
     from outgrow.errors import OutgrowError
     from outgrow.proof.verify import verify
     from outgrow.state.asked import plan_growth
+    from outgrow.state.converting import convert
     from outgrow.state.growing import grow
     from outgrow.state.training_state import TrainingState
 

@@ -105,6 +105,12 @@ def grow(
         Path | None,
         typer.Option(help="A fitted operator's folder (see learn); it has its own sizes, width and depth."),
     ] = None,
+    as_type: Annotated[
+        str | None,
+        typer.Option(
+            "--as", help="Describe it as this model type first (see convert), as mixtral.", show_default=False
+        ),
+    ] = None,
     format: Annotated[str, typer.Option(help="What to write: native, trainer or hub.")] = "native",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing state, in one step.")
@@ -118,15 +124,24 @@ def grow(
     Example: [bold]outgrow grow small/ large/ --to hidden_size=768 --to num_hidden_layers=12[/]
     """
     from outgrow.commands.grow import grow_command
+    from outgrow.models.conversion import conversion
     from outgrow.state.asked import plan_asked
     from outgrow.state.operator_file import load_operator
     from outgrow.store.config_file import load_config
 
     _quiet_transformers()
     if not to and operator is None:
-        raise ConfigError("nothing says what to grow", expected="--to NAME=NUMBER, or --operator FOLDER")
+        fix = (
+            None
+            if as_type is None
+            else f"for a conversion alone: outgrow convert {checkpoint} {out} --as {as_type}"
+        )
+        expected = "--to NAME=NUMBER, or --operator FOLDER"
+        raise ConfigError("nothing says what to grow", expected=expected, fix=fix)
     sizes = _sizes(to)
     config = load_config(checkpoint)
+    described = None if as_type is None else conversion(config, as_type)
+    config = config if described is None else dict(described.config)
     fitted = None if operator is None else load_operator(operator)
     how = _given(width=width, depth=depth, noise=noise, seed=seed)
     plan = plan_asked(config, fitted, to=sizes, moments=cast("Moments | None", moments), **how)
@@ -135,6 +150,47 @@ def grow(
         out,
         plan,
         fitted,
+        described,
+        format=format,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        allow_nonfinite=allow_nonfinite,
+        console=open_console(quiet=as_json),
+    )
+    if as_json:
+        _print_json(summary)
+
+
+@app.command()
+def convert(
+    checkpoint: Folder,
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.", show_default=False)],
+    as_type: Annotated[
+        str, typer.Option("--as", help="The model type to become, as mixtral.", show_default=False)
+    ],
+    moments: Annotated[str, typer.Option(help="The optimizer's moments: transport or reset.")] = "transport",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of new tensors, as a router.")] = 0,
+    format: Annotated[str, typer.Option(help="What to write: native, trainer or hub.")] = "native",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing state, in one step.")
+    ] = False,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+    allow_nonfinite: NonFinite = False,
+) -> None:
+    """Describe a state as another model type, exactly: a dense model as a mixture with one expert.
+
+    Example: [bold]outgrow convert dense/ moe/ --as mixtral[/]
+    """
+    from outgrow.commands.convert import convert_command
+
+    _quiet_transformers()
+    summary = convert_command(
+        checkpoint,
+        out,
+        as_type,
+        moments=moments,
+        seed=seed,
         format=format,
         overwrite=overwrite,
         dry_run=dry_run,

@@ -12,8 +12,10 @@ from outgrow.commands.writing import writing_progress, writing_speed
 from outgrow.files.atomic import check_destination
 from outgrow.growth.plan import GrowthPlan
 from outgrow.methods.learned.fitted import FittedOperator
+from outgrow.models.conversion import Conversion
 from outgrow.report.explain import costs, findings_table, verdict
 from outgrow.report.text import amount, duration
+from outgrow.state.converting import converted
 from outgrow.state.growing import apply
 from outgrow.state.training_state import TrainingState
 
@@ -23,6 +25,7 @@ def grow_command(
     out: Path,
     plan: GrowthPlan,
     fitted: FittedOperator | None,
+    conversion: Conversion | None,
     *,
     format: str,
     overwrite: bool,
@@ -33,6 +36,8 @@ def grow_command(
     """Show the plan, and grow by it; returns plain data. All that is cheap to refuse is, before any tensor is read."""
     check_destination(out, overwrite=overwrite)
     state = TrainingState.from_pretrained(checkpoint, allow_nonfinite=allow_nonfinite)
+    if conversion is not None:
+        state = converted(state, conversion, moments=plan.moments, seed=plan.growth.seed)
     summary = {**plan.describe(), "costs": _costs(plan, state, out, probe=dry_run), "output": str(out)}
     _print_plan(console, plan, summary["costs"])
     if not dry_run:

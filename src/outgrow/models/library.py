@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -57,6 +58,19 @@ def config_object(config: Mapping[str, Any]) -> PreTrainedConfig:
         return cast("PreTrainedConfig", CONFIG_MAPPING[model_type].from_dict(dict(config)))
     except Exception as error:  # any: config classes check their own values, each with its own exceptions
         raise CheckpointError(f"the config of this {model_type} is not valid", got=error) from error
+
+
+@lru_cache(maxsize=64)
+def default_fields(model_type: str | None) -> frozenset[str]:
+    """Config fields that transformers gives a model type; with None, those that it gives every model.
+
+    >>> sorted(default_fields("mixtral") - default_fields("mistral"))[:2]
+    ['num_experts_per_tok', 'num_local_experts']
+    """
+    from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+    made = PreTrainedConfig() if model_type is None else CONFIG_MAPPING[model_type]()
+    return frozenset(config_dict(made)) | {"_name_or_path"}
 
 
 def model_class(config: Mapping[str, Any]) -> type[PreTrainedModel]:

@@ -24,18 +24,23 @@ from outgrow.algebra.recipe import Term
 from outgrow.algebra.slots import MOMENTS
 from outgrow.errors import CheckpointError
 from outgrow.growth.plan import GrowthPlan
+from outgrow.models.conversion import conversion
 from outgrow.models.forward import Batch, batch_loss
 from outgrow.models.library import build_model
 from outgrow.proof.verdict import FirstUpdate, Report, TensorLaw
+from outgrow.state.converted_view import ConvertedView
+from outgrow.state.converting import converted
 from outgrow.state.growing import apply
 from outgrow.state.grown_view import GrownView
-from outgrow.state.lineage import replay
+from outgrow.state.lineage import described_since, replay
 from outgrow.state.training_state import TrainingState
 from outgrow.store.source import MemorySource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+Carry = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+"""Gradients under the names of one model type -> under those of another."""
 
 _GRADIENT_TOLERANCE = 1e-4
 """Of the gradient law, per tensor: norms in float32 reach 1e-5 (tests/battery/test_exactness.py), a wrong transport 1e-3."""
@@ -61,22 +66,24 @@ def verify(
         raise CheckpointError(
             "the large state has no lineage", fix="grow it with outgrow, or compare losses yourself"
         )
-    plan = replay(small.config, large.lineage[-1], large.assets)
+    before, gradients_as = _described(small, large)
+    plan = replay(before.config, large.lineage[-1], large.assets)
     _check_sizes(plan, large)
     tolerance, gradient_tolerance = _tolerances(plan, large, dtype)
     law_plan = (
         plan
         if plan.moments == "transport"
         else replay(
-            small.config, {"growth": {**large.lineage[-1]["growth"], "moments": "transport"}}, large.assets
+            before.config, {"growth": {**large.lineage[-1]["growth"], "moments": "transport"}}, large.assets
         )
     )
     progress("loss and gradients of the small model")
     small_model = _loaded(small, dtype, device)
-    loss_small, small_gradients = loss_and_gradients(small_model, batches[0])
+    loss_small, gradients = loss_and_gradients(small_model, batches[0])
+    small_gradients = gradients_as(gradients)
     progress("loss and gradients of the large model")
     large_model = _loaded(large, dtype, device)
-    matches = _matches(apply(plan, small), large)
+    matches = _matches(apply(plan, before), large)
     loss_large, large_gradients = loss_and_gradients(large_model, batches[0])
     laws = gradient_law(law_plan, small_gradients, large_gradients)
     updates = first_updates(plan, large, large_gradients)
@@ -110,6 +117,21 @@ def verify(
         matches_plan=matches,
         findings=tuple(vars(finding) for finding in plan.compensation.findings),
     )
+
+
+def _described(small: TrainingState, large: TrainingState) -> tuple[TrainingState, Carry]:
+    """The small state as the model type that the last growth began with, and its gradients under that type's names."""
+    told = described_since(small.config, large.lineage)
+    if told is None:
+        return small, lambda gradients: gradients
+    found = conversion(small.config, str(told["to"]))
+
+    def carry(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+        here = {name: gradient.cpu() for name, gradient in gradients.items()}
+        view = ConvertedView(found, MemorySource({"weight": here, "exp_avg": here}))
+        return {name: view.read(name, "exp_avg") for name in found.tensors}
+
+    return converted(small, found, moments=str(told["moments"]), seed=int(told["seed"])), carry
 
 
 def loss_and_gradients(model: torch.nn.Module, batch: Batch) -> tuple[float, dict[str, Tensor]]:

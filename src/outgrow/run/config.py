@@ -129,6 +129,8 @@ class GrowConfig(_Section):
     """Folder of an operator that `outgrow learn` fitted; its sizes, width, depth and seed are its own."""
     learn: Learning | None = None
     """Fit an operator here, on the run's own data."""
+    as_: str | None = Field(None, validation_alias=AliasChoices("as", "as_"), serialization_alias="as")
+    """Describe the model as this type first (`as: mixtral`); `to` then names its sizes."""
 
     @model_validator(mode="before")
     @classmethod
@@ -146,6 +148,8 @@ class GrowConfig(_Section):
 
     @model_validator(mode="after")
     def _has_one_way(self) -> GrowConfig:
+        if self.learn is not None and self.as_ is not None:
+            raise ValueError("an operator is fitted within one model type: leave out as, or learn")
         if sum(one is not None for one in (self.probe, self.operator, self.learn)) > 1:
             raise ValueError("give one of probe, operator and learn")
         own = unusual(width=self.width, depth=self.depth, noise=self.noise, seed=self.seed)

@@ -15,6 +15,7 @@ from outgrow.growth.plan import GrowthPlan
 from outgrow.methods.build import USUAL, unusual
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.state.asked import plan_asked
+from outgrow.state.converting import convert
 from outgrow.state.grown_view import GrownView
 from outgrow.state.lineage import lineage_entry
 from outgrow.state.operator_file import FILE, check_sample, load_operator
@@ -32,6 +33,7 @@ def grow(
     noise: float = USUAL["noise"],
     seed: int = USUAL["seed"],
     operator: str | Path | None = None,
+    as_: str | None = None,
 ) -> TrainingState:
     """The state of a larger model that continues this one: weights, moments, steps, options and records.
 
@@ -40,6 +42,7 @@ def grow(
     initializer range, of noise that no reader sees: it keeps the function and lets copies part.
     `moments` is `transport` unless given. Or `operator` is the folder of an operator that `outgrow learn` fitted to this
     source: it has its own sizes, width and depth, and resets the moments unless told otherwise.
+    `as_` names another model type, as which the state is described first (`convert`): `to` then names its sizes.
 
     Raises GrowthError where sizes or operators do not fit, before anything is read.
 
@@ -50,6 +53,8 @@ def grow(
     >>> grow(small, to={"hidden_size": 12, "num_hidden_layers": 2}).source.meta("model.norm.weight", "weight").shape
     (12,)
     """
+    if as_ is not None:
+        state = convert(state, as_, moments=moments or "transport", seed=seed)
     fitted = None if operator is None else load_operator(Path(operator))
     how: dict[str, Any] = {"width": width, "depth": depth, "noise": noise, "seed": seed}
     if fitted is not None:

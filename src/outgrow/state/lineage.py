@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from outgrow.state.operator_file import asset_of
 def replay(config: Mapping[str, Any], entry: Mapping[str, Any], assets: tuple[Path, ...] = ()) -> GrowthPlan:
     """The plan of a growth again, from the source's config and its lineage entry.
 
-    A fitted operator is looked for among `assets`, the files that the grown state carries.
+    A fitted operator is looked for among `assets`, the files that the grown state carries. A conversion grows nothing.
     """
+    if "conversion" in entry:
+        return plan_growth(config, to={}, noise=0.0)
     try:
         growth = entry["growth"]
         if "operator" in growth:
@@ -26,6 +28,21 @@ def replay(config: Mapping[str, Any], entry: Mapping[str, Any], assets: tuple[Pa
         raise CheckpointError(
             "the lineage entry does not say how the state was grown", got=sorted(entry)
         ) from None
+
+
+def described_since(
+    config: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    """The conversion that a state with this config went through before its last growth: what `convert` was told, or None.
+
+    >>> described_since({"model_type": "llama"}, [{"conversion": {"from": "llama", "to": "mixtral", "seed": 0}}])
+    {'from': 'llama', 'to': 'mixtral', 'seed': 0}
+    """
+    for entry in reversed(lineage[-2:]):
+        told = entry.get("conversion")
+        if told is not None and config.get("model_type") == told["from"]:
+            return dict(told)
+    return None
 
 
 def lineage_entry(growth_plan: GrowthPlan) -> dict[str, Any]:

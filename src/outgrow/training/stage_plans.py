@@ -69,7 +69,7 @@ def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
 
     if growth.operator is not None:
         folder = Path(growth.operator).expanduser()
-        return grow(state, to=growth.to, moments=growth.moments, operator=folder)
+        return grow(state, to=growth.to, moments=growth.moments, operator=folder, as_=growth.as_)
     if growth.learn is not None:
         return begun_state(state, growth)
     return grow(
@@ -80,6 +80,7 @@ def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
         moments=growth.moments,
         noise=growth.noise,
         seed=growth.seed,
+        as_=growth.as_,
     )
 
 

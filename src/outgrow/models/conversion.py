@@ -1,0 +1,253 @@
+"""Conversions as data: one model type described again as another, exactly, at sizes where both are the same model.
+
+A file per edge (`conversions/llama-mixtral.yaml`) says what becomes of every config field and of every tensor:
+
+    tensor' = fill,  or  [ pairs( source ‖ source ‖ ... ) ]        ‖ along the first dimension; [ ] adds one of one unit
+
+Nothing grows: the entries move, and an optimizer's moments move with them. A growth may follow (`outgrow grow --as`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from outgrow.errors import ArchitectureError, GrowthError, near
+from outgrow.models.architecture import load, resolve
+from outgrow.models.expressions import evaluate
+from outgrow.models.library import check_described, config_dict, config_object, default_fields
+from outgrow.models.model import Model, Parameter
+
+_SEPARATOR = "-"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class TensorRule(_Strict):
+    """How one tensor of the target is made. Names are those inside a layer (`mlp.up_proj.weight`)."""
+
+    from_: tuple[str, ...] = Field((), alias="from")
+    """Tensors of the source, one after the other along the first dimension."""
+    new: bool = False
+    """Whether a first dimension of one unit is added."""
+    pairs: str | None = None
+    """Size of a head whose rotary halves are put side by side: 0 h 1 h+1 ... for rows 0 to 2h - 1."""
+    fill: Literal["random"] | float | None = None
+    """What a tensor without a source holds: a number, or N(0, initializer_range²)."""
+    like: str | None = None
+    """The tensor of the source whose optimizer group and slots a filled one shares."""
+
+
+class Power(_Strict):
+    """A config field as a power of a size."""
+
+    of: str
+    power: float
+
+
+class ConversionSpec(_Strict):
+    """One conversion file. Every field of both configs is named in it, or belongs to every model."""
+
+    from_: str = Field(alias="from")
+    to: str
+    requires: dict[str, Any] = {}
+    """Fields of the source that the target lacks, and the value at which they change nothing."""
+    drop: tuple[str, ...] = ()
+    """Fields of the source that change nothing."""
+    keep: tuple[str, ...]
+    """Fields carried by name."""
+    config: dict[str, Any] = {}
+    """Fields of the target that are set."""
+    derive: dict[str, str | Power] = {}
+    """Fields of the target worked out from the source's."""
+    per_layer: dict[str, Any] = {}
+    """Lists of the target with the same entry for every layer."""
+    parameters: dict[str, TensorRule] = {}
+
+
+@dataclass(frozen=True)
+class Made:
+    """One tensor of the target: its rule, and the source tensors in its own layer."""
+
+    rule: TensorRule
+    sources: tuple[str, ...]
+    group: str
+    """The source tensor whose place in the optimizer it takes."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A conversion of one model: both models, and how every tensor of the target is made."""
+
+    spec: ConversionSpec
+    small: Model
+    large: Model
+    tensors: Mapping[str, Made] = field(hash=False)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The target's full config."""
+        return self.large.config
+
+    def describe(self) -> dict[str, Any]:
+        """What is written beside the converted state: enough to convert again."""
+        return {
+            "conversion": {"from": self.spec.from_, "to": self.spec.to},
+            "model_type": self.spec.to,
+            "parameters": [self.small.num_parameters, self.large.num_parameters],
+        }
+
+
+def edges() -> tuple[tuple[str, str], ...]:
+    """(from, to) of every conversion that has a file."""
+    folder = files("outgrow") / "conversions"
+    names = (entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return tuple(sorted((one.split(_SEPARATOR)[0], one.split(_SEPARATOR)[1]) for one in names))
+
+
+@lru_cache(maxsize=64)
+def load_conversion(source: str, target: str) -> ConversionSpec:
+    """The conversion file of an edge.
+
+    Raises GrowthError where there is none, naming the targets that there are.
+
+    >>> load_conversion("llama", "mixtral").config["num_local_experts"]
+    1
+    """
+    known = [to for from_, to in edges() if from_ == source]
+    if target not in known:
+        raise GrowthError(
+            f"no conversion leads from {source} to '{target}'",
+            expected=near(target, known) if known else f"none leads from {source}",
+            fix="add src/outgrow/conversions/FROM-TO.yaml: see docs/experts.md, 'A conversion of your own'",
+        )
+    name = f"{source}{_SEPARATOR}{target}.yaml"
+    try:
+        text = (files("outgrow") / "conversions" / name).read_text()
+        return ConversionSpec.model_validate(yaml.safe_load(text))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ArchitectureError(f"conversion file {name}: {where}: {first['msg']}") from None
+
+
+def conversion(config: Mapping[str, Any], target: str) -> Conversion:
+    """The conversion of the model that a config describes, checked in full: fields, names and shapes, no tensor read.
+
+    Raises GrowthError where no file leads there, or the model has something that the target cannot say.
+
+    >>> from transformers import LlamaConfig
+    >>> dense = LlamaConfig(hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2, vocab_size=11,
+    ...     bos_token_id=1, eos_token_id=2)
+    >>> found = conversion(dense.to_dict(), "mixtral")
+    >>> found.large.shape("model.layers.0.mlp.experts.gate_up_proj")
+    (1, 24, 8)
+    """
+    spec = load_conversion(str(config.get("model_type")), target)
+    small = resolve(config)
+    full = config_dict(config_object(_fields(spec, small)))
+    large = resolve(full)
+    check_described(large, full)
+    rules = dict(spec.parameters)
+    tensors = {name: _made(small, one, rules) for name, one in large.parameters.items()}
+    used = {source for one in tensors.values() for source in one.sources}
+    lost = sorted(set(small.parameters) - used)
+    if lost:
+        raise GrowthError(
+            f"{target} has no place for tensors of this {spec.from_}",
+            got=", ".join(lost[:3]),
+            expected="none left",
+        )
+    found = Conversion(spec, small, large, tensors)
+    _check_shapes(found)
+    return found
+
+
+def _fields(spec: ConversionSpec, small: Model) -> dict[str, Any]:
+    """The target's config: every field is carried, set or worked out by name, and no other."""
+    config, every = small.config, default_fields(None)
+    own, theirs = default_fields(spec.from_), default_fields(spec.to)
+    for name, wanted in spec.requires.items():
+        if config.get(name, wanted) != wanted:
+            raise GrowthError(
+                f"a {spec.from_} with {name} = {config[name]} is no {spec.to}: the target has no such field",
+                got=config[name],
+                expected=f"{name} = {wanted}",
+            )
+    made: dict[str, Any] = {}
+    for name, value in config.items():
+        set_here = name in spec.config or name in spec.derive or name in spec.per_layer
+        if name in spec.keep or (name in every and not set_here) or (name not in own and name not in theirs):
+            made[name] = value
+        elif not set_here and name not in spec.requires and name not in spec.drop:
+            raise _unnamed(spec, name, "has")
+    made |= spec.config
+    for name, wanted in spec.derive.items():
+        made[name] = _derived(wanted, config)
+    made |= {name: [entry] * small.layers for name, entry in spec.per_layer.items()}
+    missing = sorted(theirs - set(made) - every)
+    if missing:
+        raise _unnamed(spec, missing[0], "wants")
+    return {**made, "model_type": spec.to, "architectures": [load(spec.to).class_]}
+
+
+def _derived(wanted: str | Power, config: Mapping[str, Any]) -> int | float:
+    if isinstance(wanted, str):
+        return evaluate(wanted, config)
+    return float(evaluate(wanted.of, config) ** wanted.power)
+
+
+def _unnamed(spec: ConversionSpec, name: str, verb: str) -> ArchitectureError:
+    owner = spec.from_ if verb == "has" else spec.to
+    return ArchitectureError(
+        f"{owner} {verb} a config field '{name}' that its conversion file does not name",
+        fix=f"name it in src/outgrow/conversions/{spec.from_}{_SEPARATOR}{spec.to}.yaml (keep, config, drop or requires)",
+    )
+
+
+def _made(small: Model, parameter: Parameter, rules: Mapping[str, TensorRule]) -> Made:
+    """How a tensor of the target is made: by its rule, or of the tensor of the same name."""
+
+    def placed(tail: str) -> str:
+        if parameter.layer is None:
+            return tail
+        return f"{small.layer_modules[parameter.layer]}.{tail}"
+
+    rule = rules.get(parameter.tail) or TensorRule.model_validate({"from": (parameter.tail,)})
+    sources = tuple(placed(tail) for tail in rule.from_)
+    group = sources[0] if sources else placed(rule.like or "")
+    for name in (*sources, group):
+        if name not in small.parameters:
+            raise GrowthError(
+                f"this {small.spec.model_type} has no tensor '{name}', of which {parameter.name} would be made",
+                fix=f"name {parameter.tail} in the conversion file, with what it begins as",
+            )
+    return Made(rule, sources, group)
+
+
+def _check_shapes(found: Conversion) -> None:
+    for name, made in found.tensors.items():
+        if not made.sources:
+            continue
+        shapes = [found.small.shape(source) for source in made.sources]
+        whole = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        got = (1, *whole) if made.rule.new else whole
+        if got != found.large.shape(name) or any(shape[1:] != shapes[0][1:] for shape in shapes):
+            raise GrowthError(
+                f"{name} of the {found.spec.to} has another shape than what it would be made of",
+                got=" and ".join(map(str, shapes)),
+                expected=found.large.shape(name),
+            )
+
+
+def head_size(made: Made, small: Model) -> int | None:
+    """Rows of one head whose rotary halves are put side by side; None where the order stays."""
+    return None if made.rule.pairs is None else evaluate(made.rule.pairs, small.config)
