@@ -1,7 +1,6 @@
 """The command line: a verb, a folder or file, few flags. It parses words, calls the library, and prints.
 
-Exit codes: 0 done, 1 a proof that failed, 2 a mistake in the input (one message, nothing touched), 70 a fault of outgrow,
-130 interrupted.
+Exit codes are told in `commands/ending.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -17,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from outgrow.commands.console import open_console
-from outgrow.errors import ConfigError, OutgrowError
+from outgrow.commands.ending import ended
+from outgrow.errors import ConfigError
 
 if TYPE_CHECKING:
     from outgrow.algebra.slots import Moments
@@ -448,25 +447,11 @@ def compare(
 
 
 def main() -> None:
-    """Entry point: mistakes in the input become one message and exit code 2."""
+    """Entry point: `ending` says how it ends."""
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "passive"
     )  # before torch: spinning threads starve a shared machine
-    try:
-        app()
-    except OutgrowError as error:
-        print(f"outgrow: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # a full disk, a file that vanished: the system says what and where
-        print(f"outgrow: the system refused: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("outgrow: interrupted; start the same command again to go on", file=sys.stderr)
-        sys.exit(130)
-    except Exception:  # any: 1 means a proof that failed, and a fault of ours is none
-        traceback.print_exc()
-        print("outgrow: this is a fault of outgrow; please report what is above", file=sys.stderr)
-        sys.exit(70)
+    sys.exit(ended(app))
 
 
 # ---- words in, words out --------------------------------------------------------------------------------------------

@@ -1,13 +1,60 @@
 """Errors that a person can act on: what is wrong and where, what was found and expected, and what to do.
 
 Every mistake a user can make raises an `OutgrowError`; `assert` is for mistakes of our own.
-The command line prints the message alone and exits with code 2.
+The command line prints the message alone and exits with code 2. What a file or a user said is shown, never obeyed: its
+control characters are spelled out, and what is too long is cut.
 """
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_LONGEST = 1200
+"""Characters of each part of a message: a screenful."""
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys instead of showing it: controls, marks that turn the text around, halves of pairs."""
+
+
+def printable(text: str) -> str:
+    r"""The text with every character that a terminal would obey spelled out; lines and tabs stay.
+
+    >>> printable("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def brief(value: object, longest: int = 200) -> str:
+    """A value as Python writes it, cut short: any depth, any length, any number of digits.
+
+    >>> brief([0] * 1000), brief("a" * 1000, longest=20), brief(10**20_000)
+    ('[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ...]', "'aaaaaaa...aaaaaaaa'", 'a number of 66,439 bits')
+    """
+    short = _Short()
+    short.maxlevel, short.maxstring, short.maxother, short.maxlong = 3, longest, longest, 40
+    short.maxlist = short.maxtuple = short.maxset = short.maxfrozenset = short.maxdict = 12
+    return cut(short.repr(value), 4 * longest)
+
+
+def cut(text: str, longest: int = _LONGEST) -> str:
+    """The text, or its beginning and how much is left out.
+
+    >>> cut("a" * 1000, 5)
+    'aaaaa ... (995 characters more)'
+    """
+    return text if len(text) <= longest else f"{text[:longest]} ... ({len(text) - longest:,} characters more)"
+
+
+class _Short(reprlib.Repr):
+    """Python turns no number of more than 4,300 digits into text."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        return (
+            f"a number of {x.bit_length():,} bits" if x.bit_length() > 10_000 else super().repr_int(x, level)
+        )
 
 
 class OutgrowError(Exception):
@@ -23,14 +70,20 @@ class OutgrowError(Exception):
     def __init__(
         self, what: str, *, got: object = None, expected: object = None, fix: str | None = None
     ) -> None:
-        lines = [what]
+        lines = [printable(cut(what, 16 * _LONGEST))]  # a run file may have many mistakes
         if got is not None:
-            lines.append(f"  got:      {got}")
+            lines.append(f"  got:      {_told(got)}")
         if expected is not None:
-            lines.append(f"  expected: {expected}")
+            lines.append(f"  expected: {_told(expected)}")
         if fix is not None:
-            lines.append(f"  to do:    {fix}")
+            lines.append(f"  to do:    {_told(fix)}")
         super().__init__("\n".join(lines))
+
+
+def _told(value: object) -> str:
+    """A part of a message, safe to print."""
+    endless = isinstance(value, int | list | tuple | set | frozenset | dict)
+    return printable(cut(brief(value, _LONGEST) if endless else str(value)))
 
 
 class GrowthError(OutgrowError):
@@ -56,7 +109,7 @@ def near(name: str, known: Iterable[str]) -> str:
     'did you mean isometric? known: isometric, pad'
     """
     known = sorted(known)
-    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    close = get_close_matches(name[:100], known, n=3, cutoff=0.65)  # below, it misleads more than it helps
     listing = "known: " + ", ".join(known)
     return f"did you mean {' or '.join(close)}? {listing}" if close else listing
 

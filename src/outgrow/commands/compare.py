@@ -8,11 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.markup import escape
 
 from outgrow.commands.console import open_console
 from outgrow.comparing import StudyResult, load_study
@@ -22,7 +19,7 @@ from outgrow.comparing.runner import measure_savings, with_scores
 from outgrow.files.atomic import write_text_atomic
 from outgrow.files.yaml_file import dump_yaml
 from outgrow.report.compare_picture import draw_frontiers
-from outgrow.report.compare_tables import estimate_section, markdown, sections
+from outgrow.report.compare_tables import as_markdown, estimate_section, fenced, markdown, sections
 from outgrow.report.html import TableSection, page
 from outgrow.report.text import amount, duration
 from outgrow.training.result import machine
@@ -44,7 +41,7 @@ class StudyReport:
 def compare_command(path: str | Path, overrides: Sequence[str] = (), *, as_json: bool = False) -> StudyReport:
     """Do a study, or what is left of it, and report on it."""
     study, notes, console = load_study(path, overrides), open_console(errors=True), open_console()
-    say = partial(notes.print, markup=False)
+    say = notes.print
     savings = measure_savings(study, say)
     study_report(savings)  # they stay, whatever the scores come to
     result = with_scores(savings, say)
@@ -53,17 +50,17 @@ def compare_command(path: str | Path, overrides: Sequence[str] = (), *, as_json:
         print(json.dumps(result.to_json(), indent=1))
         return report
     for caution in result.cautions:
-        console.print(f"[yellow]caution:[/] {escape(caution)}")
+        console.print(f"caution: {caution}", style="yellow")
     for section in sections(result):
         console.print(rich_table(section))
-    console.print(f"report: {report.html}\npicture: {report.png}")
+    console.print(f"report: {report.html}\npicture: {report.png}", soft_wrap=True)
     return report
 
 
 def compare_dry(path: str | Path, overrides: Sequence[str] = (), *, as_json: bool = False) -> None:
     """Check a study and say what it takes and what is there; nothing is trained or written."""
     study = load_study(path, overrides)
-    found = estimate(study, check_study(study, partial(open_console(errors=True).print, markup=False)))
+    found = estimate(study, check_study(study, open_console(errors=True).print))
     if as_json:
         print(json.dumps([asdict(one) for one in found], indent=1))
     else:
@@ -99,23 +96,17 @@ def study_report(result: StudyResult) -> StudyReport:
         warnings=result.cautions,
     )
     write_text_atomic(root / "report.html", text)
-    lines = [f"# {title}", "", lead, "", "![loss against FLOPs and time](frontier.svg)", ""]
-    lines += [f"> **Caution:** {caution}\n" for caution in result.cautions]
+    lines = [f"# {as_markdown(title)}", "", lead, "", "![loss against FLOPs and time](frontier.svg)", ""]
+    lines += [f"> **Caution:** {as_markdown(caution)}\n" for caution in result.cautions]
     for section in tables:
         lines += markdown(section)
     lines += [
-        f"Trained on: {'; '.join(map(_machine, result.trained_on))}.",
+        as_markdown(f"Trained on: {'; '.join(map(_machine, result.trained_on))}."),
         "",
         "## Command",
         "",
-        "```sh",
-        str(facts["command"]),
-        "```",
-        "",
-        "```yaml",
-        configuration,
-        "```",
-        "",
+        *fenced(str(facts["command"]), "sh"),
+        *fenced(configuration, "yaml"),
     ]
     write_text_atomic(root / "report.md", "\n".join(lines))
     return StudyReport(root / "report.html", root / "report.md", png, root / "study.json")
@@ -143,6 +134,6 @@ def rich_table(section: TableSection) -> Table:
     for row in section.rows:
         if previous and row[0] != previous:
             table.add_section()
-        table.add_row(*map(escape, ("", *row[1:]) if row[0] == previous else row))
+        table.add_row(*(("", *row[1:]) if row[0] == previous else row))
         previous = row[0]
     return table

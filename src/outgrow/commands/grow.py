@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,12 @@ def grow_command(
         with writing_progress(console) as progress:
             grown.save_pretrained(out, format=format, overwrite=overwrite, progress=progress)  # type: ignore[arg-type]
         replaced = checkpoint.resolve() == out.resolve()
-        hint = "" if replaced else f"   (prove it: outgrow verify {checkpoint} {out})"
-        console.print(f"Written: {out}{hint}")
+        hint = (
+            ""
+            if replaced
+            else f"   (prove it: {shlex.join(['outgrow', 'verify', str(checkpoint), str(out)])})"
+        )
+        console.print(f"Written: {out}{hint}", soft_wrap=True)
     return summary
 
 

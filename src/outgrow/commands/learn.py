@@ -86,7 +86,7 @@ def learn_command(
     grow_by(fitted, state, out, keep, moments=moments, overwrite=overwrite)
     if plot is not None:
         draw_fit({options.start: fit}, plot, f"{options.method}: {_sizes(fitted)}")
-    console.print(f"Written: {out}" + ("" if keep is None else f"; operator: {keep}"))
+    console.print(f"Written: {out}" + ("" if keep is None else f"; operator: {keep}"), soft_wrap=True)
     told = ("loss_small", "loss_start", "loss_end", "flops", "seconds")
     return {**summary, **{name: getattr(fit, name) for name in told}, "losses": list(fit.losses)}
 

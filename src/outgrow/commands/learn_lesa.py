@@ -55,5 +55,5 @@ def lesa_command(
         f"of the neighbours' mean: {found.error_of_mean:.4f}."
     )
     grow_by(fitted, state, out, keep, moments=moments, overwrite=overwrite)
-    console.print(f"Written: {out}" + ("" if keep is None else f"; operator: {keep}"))
+    console.print(f"Written: {out}" + ("" if keep is None else f"; operator: {keep}"), soft_wrap=True)
     return {**summary, "error": found.error, "error_of_mean": found.error_of_mean}

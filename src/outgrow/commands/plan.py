@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from outgrow.commands.console import open_console
-from outgrow.errors import ConfigError
+from outgrow.errors import ConfigError, printable
 from outgrow.files.atomic import write_text_atomic
 from outgrow.files.yaml_file import dump_yaml
 from outgrow.planning.cautions import cautions
@@ -68,7 +68,8 @@ def plan_command(
     worked = work_out(load_plan(plans[0], overrides), [CurveConfig(path=path) for path in curves])
     result = summary(worked)
     if run is not None:
-        text = f"{_WRITTEN} {plans[0]}`.\n" + dump_yaml(planned_run(worked).resolved())
+        named = printable(str(plans[0])).replace("\n", " ")  # a comment is one line
+        text = f"{_WRITTEN} {named}`.\n" + dump_yaml(planned_run(worked).resolved())
         write_text_atomic(run, text)
     if plot is not None:
         from outgrow.report.plan import draw_plan
@@ -87,19 +88,19 @@ def plan_command(
         console.print(f"Law: {worked.law.words}")
     for curve in worked.law.curves:
         for note in curve.notes:
-            console.print(f"[dim]{curve.source}: {note}[/]")
+            console.print(f"{curve.source}: {note}", style="dim")
     if worked.measured:
         console.print(operator_costs_table(worked.measured))
     for note in operator_notes(worked.measured):
-        console.print(f"[dim]{note}[/]")
+        console.print(note, style="dim")
     console.print(plan_table(worked))
     if worked.rules:
         console.print(rules_table(worked))
     for text in cautions(worked):
-        console.print(f"[bold]![/] {text}")
+        console.print(f"! {text}", style="bold")
     for what, path in (("picture", plot), ("run", run)):
         if path is not None:
-            console.print(f"{what}: {path}")
+            console.print(f"{what}: {path}", soft_wrap=True)
     return result
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from outgrow.commands.console import open_console
+from outgrow.errors import printable
 from outgrow.files.yaml_file import dump_yaml
 from outgrow.run.config import RunConfig
 from outgrow.run.run_file import load_run
@@ -31,7 +32,7 @@ def run_command(
     """
     run = load_run(path, overrides)
     if not as_json:
-        print(dump_yaml(run.resolved()), file=sys.stderr)
+        print(printable(dump_yaml(run.resolved())), file=sys.stderr)
     result = _dry(run, as_json) if dry_run else _train(run, as_json)
     if as_json:
         print(json.dumps(result, indent=1))
@@ -64,7 +65,9 @@ def _train(run: RunConfig, as_json: bool) -> dict[str, Any]:
     if not as_json:
         console = open_console()
         console.print(report.table())
-        console.print(f"report:  {report.html}\npicture: {report.png}\nmodel:   {result.output / 'final'}")
+        paths = {"report: ": report.html, "picture:": report.png, "model:  ": result.output / "final"}
+        for what, path in paths.items():
+            console.print(f"{what} {path}", soft_wrap=True)
     return {**result.as_dict(), "report": str(report.html), "picture": str(report.png)}
 
 

@@ -59,7 +59,7 @@ def verify_command(
         learning_rate=learning_rate,
         dtype=_DTYPES[dtype],
         device=device,
-        progress=lambda text: console.print(f"[dim]{text} ...[/]"),
+        progress=lambda text: console.print(f"{text} ...", style="dim"),
     )
     if plot is not None:
         draw_proof(report, plot)

@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import Any, Protocol
 
+from outgrow.errors import printable
+
 
 class Progress(Protocol):
     """The loop's only words to the outside."""
@@ -61,7 +63,7 @@ class Lines(Silent):
         self._name, self._first, self._total = "", 0, 0
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     def stage(self, name: str, done: int, total: int) -> None:
         self._name, self._first, self._total = name, done, total
@@ -87,10 +89,10 @@ class Bar:
         from rich.console import Console
 
         self._bars = progress.Progress(
-            progress.TextColumn("[bold]{task.description}"),
+            progress.TextColumn("{task.description}", style="bold", markup=False),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[numbers]}"),
+            progress.TextColumn("{task.fields[numbers]}", markup=False),
             progress.TimeElapsedColumn(),
             progress.TextColumn("left"),
             progress.TimeRemainingColumn(),
@@ -99,10 +101,10 @@ class Bar:
         self._task: Any = None
 
     def say(self, text: str) -> None:
-        self._bars.console.print(text, highlight=False)
+        self._bars.console.print(printable(text), highlight=False, markup=False, emoji=False)
 
     def stage(self, name: str, done: int, total: int) -> None:
-        self._task = self._bars.add_task(name, total=total, completed=done, numbers="")
+        self._task = self._bars.add_task(printable(name), total=total, completed=done, numbers="")
 
     def step(self, done: int, row: dict[str, Any]) -> None:
         self._bars.update(self._task, completed=done, numbers=_numbers(row))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from math import isfinite
 from statistics import fmean, stdev
@@ -9,6 +10,7 @@ from statistics import fmean, stdev
 from outgrow.comparing.estimate import ArmEstimate
 from outgrow.comparing.result import StudyResult, trial_losses
 from outgrow.comparing.saving import Saving, seeds_for
+from outgrow.errors import printable
 from outgrow.report.html import TableSection
 from outgrow.report.text import amount, duration
 
@@ -214,15 +216,34 @@ def estimate_section(arms: Sequence[ArmEstimate]) -> TableSection:
 
 def markdown(section: TableSection) -> list[str]:
     """A table as lines of Markdown."""
-    lines = [section.columns, ["---"] * len(section.columns), *section.rows]
+    lines = [section.columns, *section.rows]
+    head, *rows = ("| " + " | ".join(map(as_markdown, line)) + " |" for line in lines)
     return [
-        f"## {section.heading}",
+        f"## {as_markdown(section.heading)}",
         "",
-        *("| " + " | ".join(line) + " |" for line in lines),
+        head,
+        "| --- " * len(section.columns) + "|",
+        *rows,
         "",
-        section.note,
+        as_markdown(section.note),
         "",
     ]
+
+
+def as_markdown(text: str) -> str:
+    r"""A text on one line that Markdown shows as it is: no HTML, no marks, no new cell.
+
+    >>> as_markdown("<b>|\n*a_b*")
+    '\\<b\\>\\| \\*a\\_b\\*'
+    """
+    return re.sub(r"([\\`*_\[\]<>|&~$#])", r"\\\1", " ".join(printable(text).split()))
+
+
+def fenced(text: str, language: str) -> list[str]:
+    """A block of code as lines of Markdown, in a fence that is not in it."""
+    longest = max((len(found) for found in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"{fence}{language}", printable(text), fence, ""]
 
 
 def percent(value: float) -> str:

@@ -17,6 +17,7 @@ from outgrow.store.writer import BLOCK_BYTES, WORKERS
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 KEPT_WHEN = {
     "stream": "norms see c·I: copies scaled alike (any width under RMSNorm), or silent new channels",
@@ -123,8 +124,10 @@ def findings_table(findings: tuple[Finding, ...]) -> Table:
     return table
 
 
-def _mark(kept: bool) -> str:
-    return "[green]kept[/]" if kept else "[yellow]changes[/]"
+def _mark(kept: bool) -> Text:
+    from rich.text import Text
+
+    return Text("kept", style="green") if kept else Text("changes", style="yellow")
 
 
 def verdict(plan: GrowthPlan) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from outgrow.errors import printable
+
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.55 system-ui, sans-serif; color: #22282f; background: #fff; max-width: 60rem; margin: 3rem auto; padding: 0 1.25rem; }
@@ -48,7 +50,7 @@ def page(
 ) -> str:
     """The HTML text; everything in it is embedded."""
     picture = base64.b64encode(picture_svg).decode()
-    return f"""<!doctype html>
+    return printable(f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -70,7 +72,7 @@ def page(
 <table class="facts"><tbody>{"".join(_fact(name, value) for name, value in facts.items())}</tbody></table>
 </body>
 </html>
-"""
+""")
 
 
 def _table(section: TableSection) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from outgrow.errors import ConfigError
+from outgrow.errors import ConfigError, cut, printable
 from outgrow.files.atomic import write_bytes_atomic
 from outgrow.report.text import amount
 
@@ -25,6 +25,8 @@ COLORS = (
     *("#3b6fb6", "#d9772b", "#3a9a67", "#8a5ab5", "#c0485a", "#6d7a88"),
     *("#b59a2d", "#2f9fb0", "#d38ab4", "#7a5a3c"),
 )
+_LONGEST_TEXT = 300
+"""Characters of a title or label: no picture grows with them."""
 INK, FAINT = "#22282f", "#8b95a1"
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -65,7 +67,16 @@ def check_picture(path: Path) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a picture, whole or not at all: another process may be reading it. The same picture has the same bytes."""
+    """Write a picture, whole or not at all: another process may be reading it. The same picture has the same bytes.
+
+    Every text in it is shown as it is, never read as a formula; the labels of ticks are matplotlib's own and come later.
+    """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text.get_text():
+            text.set_text(printable(cut(text.get_text(), _LONGEST_TEXT)))
+            text.set_parse_math(False)
     content = io.BytesIO()
     kind = path.suffix.removeprefix(".")
     figure.savefig(content, format=kind, metadata={"Date": None} if kind == "svg" else None)

@@ -10,25 +10,15 @@ run's pointer. Everything else is a pure function of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from outgrow.errors import ConfigError
 from outgrow.run.config import RunConfig
 from outgrow.run.reentry import Curve, Ratio, matched_tokens
 from outgrow.run.schedule import learning_rate
-from outgrow.training.folder import read_metrics
+from outgrow.training.folder import Begun, read_metrics
 from outgrow.training.stage_plans import StagePlan
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A stage that has begun: its first step, its position on the schedule there in tokens, and, once over, its end."""
-
-    first: int
-    position: int
-    end: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,10 +91,6 @@ class Course:
         for plan, one in zip(self.plans, self.begun, strict=False):
             spent += plan.probe_flops + plan.flops_after((step if one.end is None else one.end) - one.first)
         return spent
-
-    def records(self) -> list[dict[str, Any]]:
-        """Plain data for the pointer."""
-        return [asdict(one) for one in self.begun]
 
 
 def planned(run: RunConfig, plans: Sequence[StagePlan]) -> tuple[Course, ...]:

@@ -18,7 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from outgrow.errors import ConfigError
 from outgrow.files.atomic import write_json_atomic, write_text_atomic
@@ -31,21 +33,36 @@ from outgrow.run.run_file import load_run
 _MAY_CHANGE = ("output", "checkpoint.keep", "tensorboard")  # has no influence on the weights
 
 
+NotNegative = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A stage that has begun: its first step, its position on the schedule there in tokens, and, once over, its end."""
+
+    first: NotNegative
+    position: NotNegative
+    end: NotNegative | None = None
+
+
 @dataclass(frozen=True)
 class Pointer:
     """A place to continue from. `metrics_bytes` is how much of metrics.jsonl belongs to it.
 
-    `stages`: of each stage that has begun, its first step, its position on the schedule, and its end (`course.Begun`).
+    `stages` are those that have begun; `window` has loss and gradient norm of the steps since the last row of the log.
     """
 
-    checkpoint: str
-    stages: list[dict[str, Any]]
-    step: int
-    flops: float
-    seconds: float
-    metrics_bytes: int
+    checkpoint: Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*(/[^/\\.][^/\\]*)*$")]
+    """A path inside the run's folder."""
+    stages: Annotated[tuple[Begun, ...], Field(min_length=1)]
+    step: NotNegative
+    flops: Finite
+    seconds: Finite
+    metrics_bytes: NotNegative
     finished: bool
     data: dict[str, Any]
+    window: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,10 +91,13 @@ class RunFolder:
         if not path.is_file():
             return None
         try:
-            return Pointer(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+            return TypeAdapter(Pointer).validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
             raise ConfigError(
-                f"{path} is damaged", got=str(error), fix="choose another output, or delete the run"
+                f"{path} is damaged" + "".join(f" at {part}" for part in first["loc"]),
+                got=first["msg"],
+                fix="choose another output, or delete the run",
             ) from None
 
     @property

@@ -19,12 +19,13 @@ from outgrow.data.opening import open_data
 from outgrow.engine.optimizers import build_optimizer
 from outgrow.engine.progress import make_progress
 from outgrow.engine.step import Step, be_repeatable, build_model, evaluate, measure, optimizer_step
+from outgrow.engine.stopping import noted
 from outgrow.engine.treatment import Treatment, make_treatment
 from outgrow.errors import ConfigError, TrainingError
 from outgrow.run.config import RunConfig
 from outgrow.state.training_state import TrainingState
 from outgrow.training.choose import grow_best
-from outgrow.training.course import Begun, Course
+from outgrow.training.course import Course
 from outgrow.training.folder import Pointer, opened_run, prune, read_metrics
 from outgrow.training.learn_stage import grow_learned
 from outgrow.training.preflight import preflight
@@ -107,7 +108,13 @@ def _begin(session: Session) -> Live:
 def _resume(session: Session, pointer: Pointer) -> Live:
     session.progress.say(f"continuing after step {pointer.step} from {pointer.checkpoint}")
     _say_versions(session)
-    course = Course(session.run, session.plans, tuple(Begun(**stage) for stage in pointer.stages))
+    course = Course(session.run, session.plans, pointer.stages)
+    if len(pointer.stages) > len(session.plans) or pointer.step < course.now.first:
+        raise ConfigError(
+            f"{session.folder.root / 'latest.json'} is damaged: it does not fit the run",
+            got=f"{len(pointer.stages)} stages, step {pointer.step}",
+            fix="choose another output, or delete the run",
+        )
     return load(session, session.folder.root / pointer.checkpoint, course, pointer.step)
 
 
@@ -158,39 +165,49 @@ def _grow(session: Session, small: Path, course: Course, step: int, loss_before:
 
 
 def _train_stage(session: Session, live: Live) -> Live:
-    """Steps until the stage's tokens are used or its trigger fires; ends with a validation, a checkpoint and a pointer to it."""
+    """Steps until the stage's tokens are used or its trigger fires; ends with a validation, a checkpoint and a pointer to it.
+
+    Where the process is asked to stop, it ends with a checkpoint after the step that was under way.
+    """
     run, course = session.run, live.course
     first, last = course.now.first, course.last_step
     session.progress.stage(run.stages[live.stage].name, live.step - first, last - first)
     if session.device.compiled:
         session.progress.say("compiling the layers: the first step takes a minute or so longer")
-    window, watch = _Window(session), Watch(session, live)
+    window, watch = _Window(session, live), Watch(session, live)
     treatment = make_treatment(run.stages[live.stage], session.plans[live.stage].growth, live.model)
-    ended = course.now.end is not None
-    while not ended:
-        rate = course.learning_rate(live.step)
-        done = _one_step(session, live, rate, treatment)
-        live = replace(live, step=live.step + 1)
-        window.add(done)
-        keep = (
-            run.checkpoint.every_steps is not None and (live.step - first) % run.checkpoint.every_steps == 0
-        )
-        ended = live.step == last
-        if live.step % run.log_every_steps == 0 or keep or ended:
-            row = window.close(live, rate)
-            session.write(row)
-            session.progress.step(live.step - first, row)
-            ended = watch.ends(live, row) or ended
-        if ended:
-            live = replace(live, course=course.ended(live.step))
-        began = time.monotonic()
-        if ended or _evaluation_is_due(run, live.step):
-            with treatment.during(_stage_tokens(live, run)):
-                _validate(session, live)
-        if keep or ended:
-            save(session, live)
-            prune(session.folder.stage(run, live.stage), run.checkpoint.keep)
-        window.leave_out(time.monotonic() - began)
+    ended, stop = course.now.end is not None, False
+    with noted() as request:
+        while not (ended or stop):
+            rate = course.learning_rate(live.step)
+            done = _one_step(session, live, rate, treatment)
+            live = replace(live, step=live.step + 1)
+            window.add(done)
+            keep = (
+                run.checkpoint.every_steps is not None
+                and (live.step - first) % run.checkpoint.every_steps == 0
+            )
+            ended = live.step == last
+            if live.step % run.log_every_steps == 0 or keep or ended:
+                row = window.close(live, rate)
+                session.write(row)
+                session.progress.step(live.step - first, row)
+                ended = watch.ends(live, row) or ended
+            if ended:
+                live = replace(live, course=course.ended(live.step))
+            began = time.monotonic()
+            if ended or _evaluation_is_due(run, live.step):
+                with treatment.during(_stage_tokens(live, run)):
+                    _validate(session, live)
+            stop = request.number is not None
+            if keep or ended or stop:
+                save(session, live, window.rows())
+                prune(session.folder.stage(run, live.stage), run.checkpoint.keep)
+            window.leave_out(time.monotonic() - began)
+        if stop:
+            session.progress.say(
+                f"{request.name}: saved after step {live.step}; start the same command again to go on"
+            )
     return live
 
 
@@ -243,10 +260,16 @@ def _validate(session: Session, live: Live) -> None:
 class _Window:
     """Means over the steps since the last row of the log."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, live: Live) -> None:
         self._session = session
-        self._steps: list[Step] = []
+        pointer = session.folder.pointer()
+        resumed = pointer is not None and pointer.step == live.step
+        self._steps = [Step(*row) for row in pointer.window] if pointer is not None and resumed else []
         self._began = time.monotonic()
+
+    def rows(self) -> list[tuple[float, float]]:
+        """Loss and gradient norm of the steps that are in no row yet: a resumed run writes the row that this one would have."""
+        return [(step.loss, step.gradient_norm) for step in self._steps]
 
     def add(self, step: Step) -> None:
         self._steps.append(step)

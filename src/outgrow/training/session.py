@@ -115,7 +115,7 @@ def checkpoint_path(session: Session, live: Live) -> Path:
     return session.folder.stage(session.run, live.stage) / f"step-{live.step:08d}"
 
 
-def save(session: Session, live: Live) -> None:
+def save(session: Session, live: Live, window: Sequence[tuple[float, float]] = ()) -> None:
     """A training state, then the pointer to it: whichever moment a kill hits, one whole state is pointed to."""
     target = checkpoint_path(session, live)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -141,21 +141,22 @@ def save(session: Session, live: Live) -> None:
         assets=session.data.files,
     )
     replace(state, lineage=live.lineage).save_pretrained(target, overwrite=True)
-    point(session, live, target)
+    point(session, live, target, window)
 
 
-def point(session: Session, live: Live, checkpoint: Path) -> None:
-    """Continue from this checkpoint after the next start."""
+def point(session: Session, live: Live, checkpoint: Path, window: Sequence[tuple[float, float]] = ()) -> None:
+    """Continue from this checkpoint after the next start; `window` is what its steps since the last row of the log came to."""
     session.folder.set_pointer(
         Pointer(
             checkpoint=checkpoint.relative_to(session.folder.root).as_posix(),
-            stages=live.course.records(),
+            stages=live.course.begun,
             step=live.step,
             flops=log_row(session, "", live)["flops"],
             seconds=round(session.seconds, 3),
             metrics_bytes=session.log.sync(),
             finished=live.course.finished,
             data=session.data.record,
+            window=tuple(window),
         )
     )
 
