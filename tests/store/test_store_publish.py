@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import namedtuple
 from dataclasses import replace
@@ -20,6 +21,7 @@ from tiny_models import assert_same_tensors, files_of, tiny_llama, trained_state
 from outgrow.errors import CheckpointError
 from outgrow.files import atomic
 from outgrow.files.atomic import publishing, write_json_atomic
+from outgrow.files.leftovers import clear_leftovers, held_folder
 from outgrow.state.training_state import TrainingState
 from outgrow.store.layouts import save
 from outgrow.store.source import MemorySource
@@ -243,26 +245,49 @@ def test_replacing_without_exchange(
 
 
 def test_leftovers(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    host = atomic._host()
-    names = {
-        "dead": f"out.tmp-{dead.pid}-{host}00000000",
-        "alive": f"out.tmp-{os.getpid()}-{host}00000000",
-        "other host": f"out.tmp-{dead.pid}-0000000000000000",
-        "other name": f"out2.tmp-{dead.pid}-{host}00000000",
-        "similar": f"out.tmp-{dead.pid}",
-    }
-    for name in names.values():
-        (tmp_path / name).mkdir()
+    """What a process holds stays, whatever its number or host is; what nobody holds goes."""
+    with held_folder(tmp_path / "out") as living:
+        dead, other = tmp_path / f"out.tmp-{'0' * 16}", tmp_path / f"out2.tmp-{'0' * 16}"
+        similar = tmp_path / "out.tmp-00"
+        for path in (dead, other, similar):
+            path.mkdir()
+            (path / "part").write_text("x")
+        with pytest.raises(CheckpointError, match="another process is writing"):
+            publishing(tmp_path / "out").__enter__()
+        assert {path.name for path in tmp_path.iterdir()} >= {living.name, other.name, similar.name}
     with publishing(tmp_path / "out") as folder:
         (folder / "config.json").write_text("{}")
-    assert {path.name for path in tmp_path.iterdir()} == {"out", *names.values()} - {names["dead"]}
+    assert {path.name for path in tmp_path.iterdir()} == {"out", other.name, similar.name}
     # a process that died between the two renames of the portable fallback
-    (tmp_path / "out").rename(tmp_path / f"out.old-{dead.pid}-{host}00000001")
+    (tmp_path / "out").rename(tmp_path / f"out.old-{'1' * 16}")
     with pytest.raises(RuntimeError), publishing(tmp_path / "out", overwrite=True):
         raise RuntimeError
     assert (tmp_path / "out" / "config.json").read_text() == "{}"
+    clear_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"out", similar.name}
+
+
+def test_leftovers_where_folders_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS locks files that are open for writing, and no folders."""
+    lock = fcntl.flock
+
+    def as_nfs(handle: int, operation: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        lock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", as_nfs)
+    with held_folder(tmp_path / "out"):
+        with pytest.raises(CheckpointError, match="another process is writing"):
+            publishing(tmp_path / "out").__enter__()
+        kept = {path.name: path for path in tmp_path.iterdir()}
+        assert len(kept) == 2
+        shutil.copytree(tmp_path, tmp_path.with_name("killed"))
+    assert list(tmp_path.iterdir()) == []
+    killed = tmp_path.with_name("killed")
+    with publishing(killed / "out") as folder:
+        (folder / "config.json").write_text("{}")
+    assert [path.name for path in killed.iterdir()] == ["out"]
 
 
 def test_write_json_atomic(tmp_path: Path) -> None:
@@ -287,7 +312,7 @@ def test_a_symbolic_link_leads_to_its_folder(state: TrainingState, tmp_path: Pat
 
 def test_two_processes_may_clear_the_same_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one is faster: its removal, seen from here, is a folder that vanishes."""
-    leftover = tmp_path / f"state.tmp-999999-{atomic._host()}0123abcd"
+    leftover = tmp_path / f"state.tmp-{'0' * 16}"
     leftover.mkdir()
     remove = shutil.rmtree
 
@@ -295,6 +320,6 @@ def test_two_processes_may_clear_the_same_leftover(tmp_path: Path, monkeypatch: 
         remove(path)
         remove(path)
 
-    monkeypatch.setattr(atomic.shutil, "rmtree", removed_twice)
-    atomic._clear_leftovers(tmp_path / "state")
+    monkeypatch.setattr(shutil, "rmtree", removed_twice)
+    clear_leftovers(tmp_path, "state")
     assert list(tmp_path.iterdir()) == []

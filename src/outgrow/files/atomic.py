@@ -1,29 +1,25 @@
 """A folder appears whole or not at all.
 
-It is written into a neighbour `<name>.tmp-<pid>-<host>-<random>`, synced, and renamed. Replacing an old folder is one
-exchange of two names (`renameat2`), so at every moment the destination is the old folder or the new one.
-The writer holds a lock on its neighbour: what a killed process left behind is unlocked and is removed by the next save.
+It is written into a temporary neighbour, synced, and renamed. Replacing an old folder is one exchange of two names
+(`renameat2`), so at every moment the destination is the old folder or the new one. What a killed process left behind is
+removed by the next save (see `leftovers`).
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import json
 import os
-import re
 import secrets
 import shutil
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from outgrow.errors import CheckpointError
-
-TEMPORARY = re.compile(r"\.(?:tmp|old)-(\d+)-([0-9a-f]{8})[0-9a-f]{8}$")
+from outgrow.files.leftovers import aside, clear_leftovers, held_file, held_folder
 
 
 @contextmanager
@@ -37,14 +33,9 @@ def publishing(destination: Path, *, overwrite: bool = False, needed_bytes: int 
     before = check_destination(destination, overwrite=overwrite)
     with _as_checkpoint_error(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(destination)
+        clear_leftovers(destination.parent, destination.name)
         check_space(destination.parent, needed_bytes)
-        temporary = _neighbour(destination, "tmp")
-        temporary.mkdir()
-        lock = os.open(temporary, os.O_RDONLY)
-    try:
-        with _as_checkpoint_error(destination):
-            _lock(lock)
+        with held_folder(destination) as temporary:
             yield temporary
             sync_tree(temporary)
             if os.path.lexists(destination) and not (destination.is_dir() and not any(destination.iterdir())):
@@ -52,14 +43,18 @@ def publishing(destination: Path, *, overwrite: bool = False, needed_bytes: int 
             else:
                 _rename_new(temporary, destination)
             sync_path(destination.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(lock)
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder so that a part of it is never seen under its name."""
+    temporary = folder.with_name(f"{folder.name}.tmp-{secrets.token_hex(8)}")
+    os.rename(folder, temporary)
+    shutil.rmtree(temporary)
 
 
 def check_destination(destination: Path, *, overwrite: bool) -> int | None:
     """The inode of the folder that would be replaced, None where there is none; an error where it may not be."""
-    above = next(path for path in destination.absolute().parents if os.path.lexists(path))
+    above = next((path for path in destination.absolute().parents if os.path.lexists(path)), destination)
     if not above.is_dir():
         raise CheckpointError(
             f"{destination} cannot be written: {above} is not a folder", fix="choose another destination"
@@ -114,28 +109,21 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 def write_bytes_atomic(path: Path, content: bytes) -> None:
     """Write bytes so that `path` holds the old content or the new one, never a part."""
-    temporary = _neighbour(path, "tmp")
-    try:
-        with _as_checkpoint_error(path):
-            with open(temporary, "wb") as file:
+    with _as_checkpoint_error(path):
+        clear_leftovers(path.parent, path.name)
+        with held_file(path) as (temporary, handle):
+            with open(handle, "wb", closefd=False) as file:
                 file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            os.fsync(handle)
             os.replace(temporary, path)
-            sync_path(path.parent)
-    finally:
-        with suppress(OSError):  # the disk takes nothing: what went wrong is on its way already
-            temporary.unlink(missing_ok=True)
+        sync_path(path.parent)
 
 
 def json_text(data: Any) -> str:
-    """Indented JSON with a newline at the end."""
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-
-
-def is_temporary(path: Path) -> bool:
-    """Whether this is what an interrupted save left behind."""
-    return TEMPORARY.search(path.name) is not None
+    """Indented JSON with a newline at the end; a file name that is no text is spelled out."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    whole = all(not "\ud800" <= letter <= "\udfff" for letter in text)
+    return (text if whole else json.dumps(data, indent=2)) + "\n"
 
 
 def sync_tree(folder: Path) -> None:
@@ -153,69 +141,6 @@ def sync_path(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _host() -> str:
-    return f"{zlib.crc32(os.uname().nodename.encode()):08x}"
-
-
-def _neighbour(path: Path, kind: str) -> Path:
-    return path.with_name(f"{path.name}.{kind}-{os.getpid()}-{_host()}{secrets.token_hex(4)}")
-
-
-def _lock(handle: int) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EBADF, errno.ENOLCK, errno.EINVAL, errno.ENOTSUP):
-            raise  # some network file systems lock no folders: the rename at the end still decides
-
-
-def _clear_leftovers(destination: Path) -> None:
-    """Remove what dead processes of this host left of a save to this destination; refuse beside a live one."""
-    for path in sorted(destination.parent.glob(_escape(destination.name) + ".*-*")):
-        found = TEMPORARY.search(path.name)
-        if found is None or path.name[: found.start()] != destination.name or found[2] != _host():
-            continue
-        with suppress(FileNotFoundError):  # another process is clearing the same leftover
-            _clear_leftover(path, destination, int(found[1]))
-
-
-def _clear_leftover(path: Path, destination: Path, pid: int) -> None:
-    if path.is_dir():
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(
-                f"process {pid} is writing to {destination} at this moment", fix="wait for it to end"
-            ) from None
-        except OSError:  # cannot be known here
-            return
-        finally:
-            os.close(handle)
-    if _alive(pid):
-        return
-    if ".old-" in path.name and not os.path.lexists(destination):
-        os.rename(path, destination)  # the process died between the two renames of `_replace`
-    elif path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def _escape(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _rename_new(temporary: Path, destination: Path) -> None:
@@ -238,10 +163,10 @@ def _replace(temporary: Path, destination: Path, before: int | None) -> None:
         return  # the caller removes what is now the old folder
     if destination.stat().st_ino != before:
         raise _overtaken(destination)
-    aside = _neighbour(destination, "old")
-    os.rename(destination, aside)
+    old = aside(temporary)
+    os.rename(destination, old)
     _rename_new(temporary, destination)
-    shutil.rmtree(aside)
+    shutil.rmtree(old)
 
 
 def _overtaken(destination: Path) -> CheckpointError:
@@ -269,12 +194,10 @@ def _as_checkpoint_error(destination: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             fix = "free some space or choose another destination; nothing was changed"
             raise CheckpointError(
                 f"the disk became full while writing {destination}", got=error.strerror, fix=fix
             ) from error
         fix = "choose a destination that you may write to"
-        raise CheckpointError(
-            f"{destination} cannot be written", got=error.strerror or error, fix=fix
-        ) from error
+        raise CheckpointError(f"{destination} cannot be written", got=error, fix=fix) from error

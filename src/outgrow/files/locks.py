@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from outgrow.errors import ConfigError
-from outgrow.files.atomic import is_temporary, publishing
+from outgrow.files.atomic import publishing
+from outgrow.files.leftovers import clear_leftovers, is_temporary
 
 
 def cache_folder() -> Path:
@@ -35,6 +36,7 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> Path:
         ) from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        clear_leftovers(target.parent)
         if not target.is_dir():
             with publishing(target) as temporary:
                 write(temporary)

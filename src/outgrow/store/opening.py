@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from outgrow.errors import CheckpointError
-from outgrow.files.atomic import is_temporary
+from outgrow.files.leftovers import is_temporary
 from outgrow.models.library import model_names
 from outgrow.store import native
 from outgrow.store.check import scan

@@ -23,7 +23,8 @@ from typing import IO, Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from outgrow.errors import ConfigError
-from outgrow.files.atomic import write_json_atomic, write_text_atomic
+from outgrow.files.atomic import discard, write_json_atomic, write_text_atomic
+from outgrow.files.leftovers import clear_leftovers
 from outgrow.files.locks import claim, locked
 from outgrow.files.metrics_file import read_rows
 from outgrow.files.yaml_file import dump_yaml
@@ -119,6 +120,8 @@ def opened_run(config: RunConfig) -> Iterator[RunFolder]:
     claim(root, run_file.name)
     with locked(root):
         folder = RunFolder(root)
+        for place in (root, *(path for path in (root / "stages").glob("*") if path.is_dir())):
+            clear_leftovers(place)
         if (root / "latest.json").is_file():
             _check_same(run_file, config)
         else:  # nothing to continue: a start that failed early may be started again with another configuration
@@ -192,4 +195,4 @@ def prune(stage_folder: Path, keep: int) -> None:
     """Delete all but the newest checkpoints inside a stage."""
     whole = sorted(path for path in stage_folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
     for path in whole[:-keep]:
-        shutil.rmtree(path)
+        discard(path)
