@@ -71,6 +71,32 @@ class ParameterSpec(_Strict):
     of one unit stand one after the other along the second."""
 
 
+class RouterSpec(_Strict):
+    """How a token chooses among experts, and the share that each chosen one has of the output.
+
+    choices, experts    the axes of the router's logits and of the experts
+    active              config field that counts the experts of a token
+    score, of           softmax over `all` logits or over the `chosen` ones; or a sigmoid of each
+    normalised          whether chosen scores are divided by their sum: true, false, or the config field that says so
+    times               config field that multiplies every share
+    correction          the tensor, inside a layer, that is added to scores for choosing alone (arXiv 2408.15664)
+    groups, groups_chosen  config fields that count groups of experts, and those that a token may choose from
+    weighs              what a share multiplies: an expert's output, or its input
+    """
+
+    choices: str
+    experts: str
+    active: str
+    score: Literal["softmax", "sigmoid"]
+    of: Literal["all", "chosen"] = "all"
+    normalised: bool | str
+    times: str | None = None
+    correction: str | None = None
+    groups: str | None = None
+    groups_chosen: str | None = None
+    weighs: Literal["output", "input"] = "output"
+
+
 class LayersSpec(_Strict):
     """The stack: the field that counts layers, where the norms stand, and what a silent layer must zero."""
 
@@ -94,6 +120,8 @@ class ArchitectureSpec(_Strict):
     axes: dict[str, AxisSpec]
     layers: LayersSpec
     parameters: dict[str, ParameterSpec]
+    routers: dict[str, RouterSpec] = {}
+    """Where experts are chosen, by a name of one's own."""
     pin: dict[str, str] = {}
     aliases: dict[str, str] = {}
     requires: dict[str, Any] = {}
