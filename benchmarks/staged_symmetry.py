@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from outgrow.algebra.linear import apply_transposed
 from outgrow.growth.multipliers import multipliers
 from outgrow.growth.plan import GrowthPlan, plan
 from outgrow.methods.build import build
@@ -104,7 +103,7 @@ def drift(moments: str, steps: int) -> float:
 def fold(name: str, value: Tensor) -> Tensor:
     """G_oᵀ W' F_i: the maps of exact first moments, transposed."""
     for dim, map_ in enumerate(planned().recipes["exp_avg"][name].terms[0].maps):
-        value = apply_transposed(map_, value, dim)
+        value = map_.transposed(value, dim)
     return value
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from outgrow.algebra.linear import EMPTY, MEAN, Dense, Identity, LinearMap, Select, compose, direct_sum, kron
-from outgrow.algebra.maps import AxisMap, LayerMap, copies, copy_index, identity, padding, rescaled, scaled
+from outgrow.algebra.maps import AxisMap, LayerMap, copies, copy_index, identity, padding, rescaled
 from outgrow.algebra.noise import normal_at, normal_rows
 from outgrow.algebra.slots import EXP_AVG, EXP_AVG_SQ, WEIGHT
 from outgrow.errors import GrowthError
@@ -185,8 +185,8 @@ def test_a_lost_unit_is_refused() -> None:
 
 def test_scaled() -> None:
     for map_ in MAPS.values():
-        same(scaled(map_, 2.5).matrix(), explicit(map_) * 2.5)
-        assert scaled(map_, 1.0) is map_
+        same(map_.scaled(2.5).matrix(), explicit(map_) * 2.5)
+        assert map_.scaled(1.0) is map_
 
 
 def test_slots_swap_the_roles() -> None:

@@ -58,6 +58,39 @@ class LinearMap(ABC):
     def covered(self) -> Tensor:
         """bool (outputs,): which output units read anything."""
 
+    @abstractmethod
+    def transposed(self, y: Tensor, dim: int) -> Tensor:
+        """Mᵀ y along one dimension: back from `outputs` to `inputs` units."""
+
+    @abstractmethod
+    def scaled(self, factor: float) -> LinearMap:
+        """The map times a number."""
+
+    @property
+    @abstractmethod
+    def gather(self) -> Select | None:
+        """The same map where every output reads one input, the mean or nothing; None where it mixes units (learned maps)."""
+
+    @property
+    @abstractmethod
+    def flops(self) -> int:
+        """Floating-point operations of mapping one column."""
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing changes."""
+        return False
+
+    @property
+    def one_hot(self) -> Select | None:
+        """The same map where every output reads one input or nothing; None for any other."""
+        return None if self.gather is None or self.gather.averages else self.gather
+
+    def as_gather(self) -> Select:
+        """The gather, where the caller knows that there is one."""
+        assert self.gather is not None, "units are mixed here, not copied"
+        return self.gather
+
     def matrix(self) -> Tensor:
         """The coefficients as a float64 matrix (outputs, inputs): for tests, printing and small axes."""
         return self.apply(torch.eye(self.inputs, dtype=torch.float64), 0)
@@ -98,6 +131,24 @@ class Identity(LinearMap):
     def covered(self) -> Tensor:
         return torch.ones(self.size, dtype=torch.bool)
 
+    def transposed(self, y: Tensor, dim: int) -> Tensor:
+        return y
+
+    def scaled(self, factor: float) -> LinearMap:
+        return self if factor == 1.0 else self.gather.scaled(factor)
+
+    @cached_property
+    def gather(self) -> Select:
+        return Select(torch.arange(self.size), torch.ones(self.size, dtype=torch.float64), self.size)
+
+    @property
+    def flops(self) -> int:
+        return 0
+
+    @property
+    def is_identity(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True, eq=False)
 class Select(LinearMap):
@@ -128,12 +179,60 @@ class Select(LinearMap):
     def covered(self) -> Tensor:
         return (self.index != EMPTY) & (self.weight != 0)
 
+    @property
+    def gather(self) -> Select:
+        return self
+
+    @property
+    def flops(self) -> int:
+        copied = self.weight[self.index >= 0]
+        return (self.outputs if bool((copied != 1).any()) else 0) + (self.units if self.averages else 0)
+
+    @cached_property
+    def copy_numbers(self) -> Tensor:
+        """int64 (outputs,): how many rows before this one copy the same unit; -1 where a row copies none.
+
+        >>> Select(torch.tensor([0, 1, 0, EMPTY, 0]), torch.ones(5), 2).copy_numbers.tolist()
+        [0, 0, 1, -1, 2]
+        """
+        order = self.index.argsort(stable=True)
+        ordered = self.index[order]
+        places = torch.arange(self.outputs)
+        starts = torch.ones_like(places, dtype=torch.bool)
+        starts[1:] = ordered[1:] != ordered[:-1]
+        first = torch.where(starts, places, 0).cummax(0).values
+        numbers = torch.empty_like(places)
+        numbers[order] = places - first
+        return torch.where(self.index >= 0, numbers, -1)
+
+    def only(self, kept: Tensor) -> Select:
+        """The same map on the rows that a bool (outputs,) keeps; the others read nothing."""
+        return Select(torch.where(kept, self.index, EMPTY), torch.where(kept, self.weight, 0.0), self.units)
+
+    def scaled(self, factor: float) -> LinearMap:
+        return self if factor == 1.0 else Select(self.index, self.weight * factor, self.units)
+
+    def transposed(self, y: Tensor, dim: int) -> Tensor:
+        shape = [1] * y.dim()
+        shape[dim] = self.outputs
+        weighted = y * self.weight.to(y.device, y.dtype).view(shape)
+        keep = (self.index >= 0).nonzero().flatten()
+        size = list(y.shape)
+        size[dim] = self.inputs
+        out = torch.zeros(size, device=y.device, dtype=y.dtype)
+        out.index_add_(dim, self.index[keep].to(y.device), weighted.index_select(dim, keep.to(y.device)))
+        mean = (self.index == MEAN).nonzero().flatten()
+        if len(mean):
+            out += weighted.index_select(dim, mean.to(y.device)).sum(dim, keepdim=True) / self.inputs
+        return out
+
     @cached_property
     def _scales(self) -> bool:
         return bool(((self.weight != 1) | (self.index < 0)).any())
 
     @cached_property
-    def _averages(self) -> bool:
+    def averages(self) -> bool:
+        """Whether any output holds the mean of all inputs."""
         return bool((self.index == MEAN).any())
 
     @cached_property
@@ -157,7 +256,7 @@ class Select(LinearMap):
         shape = [1] * x.dim()
         shape[dim] = self.outputs
         weight = torch.where(self.index == EMPTY, 0.0, self.weight).to(x.device, x.dtype)
-        if self._averages:
+        if self.averages:
             mean = (self.index == MEAN).to(x.device).view(shape)
             y = torch.where(mean, x.mean(dim, keepdim=True), y)
         if self._gathered:
@@ -180,7 +279,7 @@ class Select(LinearMap):
         return Select(self.index, torch.where(self.index == MEAN, weight / self.units, weight), self.units)
 
     def sources(self) -> tuple[slice | Tensor, LinearMap]:
-        if self._averages or not self.outputs:
+        if self.averages or not self.outputs:
             return slice(0, self.units), self
         used = torch.unique(self.index[self.index >= 0])
         if not len(used):
@@ -226,37 +325,19 @@ class Dense(LinearMap):
     def covered(self) -> Tensor:
         return (self.values != 0).any(dim=1)
 
+    def transposed(self, y: Tensor, dim: int) -> Tensor:
+        return _multiplied(self.values.T.to(y.device, y.dtype), y, dim)
 
-def apply_transposed(map_: LinearMap, y: Tensor, dim: int) -> Tensor:
-    """Mᵀ y along one dimension: back from `outputs` to `inputs` units.
+    def scaled(self, factor: float) -> LinearMap:
+        return self if factor == 1.0 else Dense(self.values * factor)
 
-    >>> apply_transposed(Select(torch.tensor([0, 1, 0]), torch.ones(3, dtype=torch.float64), 2), torch.tensor([1.0, 2.0, 3.0]), 0).tolist()
-    [4.0, 2.0]
-    """
-    if isinstance(map_, Identity):
-        return y
-    if isinstance(map_, Dense):
-        return _multiplied(map_.values.T.to(y.device, y.dtype), y, dim)
-    assert isinstance(map_, Select)
-    shape = [1] * y.dim()
-    shape[dim] = map_.outputs
-    weighted = y * map_.weight.to(y.device, y.dtype).view(shape)
-    keep = (map_.index >= 0).nonzero().flatten()
-    size = list(y.shape)
-    size[dim] = map_.inputs
-    out = torch.zeros(size, device=y.device, dtype=y.dtype)
-    out.index_add_(dim, map_.index[keep].to(y.device), weighted.index_select(dim, keep.to(y.device)))
-    mean = (map_.index == MEAN).nonzero().flatten()
-    if len(mean):
-        out += weighted.index_select(dim, mean.to(y.device)).sum(dim, keepdim=True) / map_.inputs
-    return out
+    @property
+    def gather(self) -> None:
+        return None
 
-
-def one_hot(outer: LinearMap) -> Select | None:
-    """The map as a gather, or None if it is not one."""
-    if isinstance(outer, Identity):
-        return Select(torch.arange(outer.size), torch.ones(outer.size, dtype=torch.float64), outer.size)
-    return outer if isinstance(outer, Select) and not outer._averages else None
+    @property
+    def flops(self) -> int:
+        return 2 * self.inputs * self.outputs
 
 
 def compose(outer: LinearMap, inner: LinearMap) -> LinearMap:
@@ -267,16 +348,16 @@ def compose(outer: LinearMap, inner: LinearMap) -> LinearMap:
     [1]
     """
     assert outer.inputs == inner.outputs, (outer.inputs, inner.outputs)
-    if isinstance(outer, Identity):
+    if outer.is_identity:
         return inner
-    if isinstance(inner, Identity):
+    if inner.is_identity:
         return outer
-    gather = one_hot(outer)
-    if gather is None or not isinstance(inner, Select):
+    later, first = outer.one_hot, inner.gather
+    if later is None or first is None:
         return Dense(outer.matrix() @ inner.matrix())
-    safe = gather.index.clamp(min=0)
-    index = torch.where(gather.index == EMPTY, EMPTY, inner.index[safe])
-    return Select(index, gather.weight * inner.weight[safe], inner.units)
+    safe = later.index.clamp(min=0)
+    index = torch.where(later.index == EMPTY, EMPTY, first.index[safe])
+    return Select(index, later.weight * first.weight[safe], first.units)
 
 
 def kron(maps: Sequence[LinearMap]) -> LinearMap:
@@ -287,12 +368,12 @@ def kron(maps: Sequence[LinearMap]) -> LinearMap:
     """
     if len(maps) == 1:
         return maps[0]  # also keeps a map with MEAN rows a gather
-    if all(isinstance(map_, Identity) for map_ in maps):
+    if all(map_.is_identity for map_ in maps):
         size = 1
         for map_ in maps:
             size *= map_.inputs
         return Identity(size)
-    gathers = [one_hot(map_) for map_ in maps]
+    gathers = [map_.one_hot for map_ in maps]
     result = gathers[0]
     for right in gathers[1:]:
         if result is None or right is None:
@@ -319,9 +400,9 @@ def direct_sum(maps: Sequence[LinearMap]) -> LinearMap:
     """
     if len(maps) == 1:
         return maps[0]
-    if all(isinstance(map_, Identity) for map_ in maps):
+    if all(map_.is_identity for map_ in maps):
         return Identity(sum(map_.inputs for map_ in maps))
-    gathers = [one_hot(map_) for map_ in maps]
+    gathers = [map_.one_hot for map_ in maps]
     if any(gather is None for gather in gathers):
         return Dense(_block_diagonal([map_.matrix() for map_ in maps]))
     indexes, weights, offset = [], [], 0
@@ -346,10 +427,3 @@ def _block_diagonal(matrices: Sequence[Tensor]) -> Tensor:
         whole[row : row + matrix.shape[0], column : column + matrix.shape[1]] = matrix
         row, column = row + matrix.shape[0], column + matrix.shape[1]
     return whole
-
-
-def as_select(map_: LinearMap) -> Select:
-    if isinstance(map_, Identity):
-        return Select(torch.arange(map_.size), torch.ones(map_.size, dtype=torch.float64), map_.size)
-    assert isinstance(map_, Select), "a norm's gain can only follow one-hot maps"
-    return map_

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from outgrow.algebra.linear import EMPTY, MEAN, Dense, Identity, LinearMap, Select, compose
+from outgrow.algebra.linear import EMPTY, MEAN, Identity, LinearMap, Select, compose
 from outgrow.errors import GrowthError
 
 Side = Literal["writers", "readers", "both", "none"]
@@ -50,15 +50,15 @@ class AxisMap:
     @property
     def grows(self) -> bool:
         """Whether anything changes."""
-        return not isinstance(self.forward, Identity)
+        return not self.forward.is_identity
 
     @property
     def even(self) -> bool:
         """Whether all copies of a unit have the same weights, so that nothing tells them apart."""
-        if isinstance(self.forward, Identity):
+        if self.forward.is_identity:
             return True
-        for map_ in (self.forward, self.backward):
-            if not isinstance(map_, Select):
+        for map_ in (self.forward.gather, self.backward.gather):
+            if map_ is None:
                 return False
             copied = map_.index >= 0
             index, weight = map_.index[copied], map_.weight[copied]
@@ -86,12 +86,12 @@ class AxisMap:
         >>> round(copies(copy_index(4, 6), 4, forward_power=0.5).norm_ratio(), 12)
         1.0
         """
-        if isinstance(self.forward, Identity):
+        if self.forward.is_identity:
             return 1.0
-        if isinstance(self.forward, Select):
-            keep = self.forward.index >= 0
+        if (gather := self.forward.gather) is not None:
+            keep = gather.index >= 0
             sums = torch.zeros(self.small, dtype=torch.float64)
-            sums.index_add_(0, self.forward.index[keep], self.forward.weight[keep].square())
+            sums.index_add_(0, gather.index[keep], gather.weight[keep].square())
         else:
             gram = self.forward.matrix().T @ self.forward.matrix()
             if float((gram - torch.diag(gram.diagonal())).abs().max()) > 1e-12:
@@ -158,23 +158,9 @@ def padding(
     return AxisMap(Select(averaged, torch.ones(large, dtype=torch.float64), small), backward, fresh)
 
 
-def scaled(map_: LinearMap, factor: float) -> LinearMap:
-    """The map times a number."""
-    if factor == 1.0:
-        return map_
-    if isinstance(map_, Dense):
-        return Dense(map_.values * factor)
-    if isinstance(map_, Identity):
-        return Select(
-            torch.arange(map_.size), torch.full((map_.size,), factor, dtype=torch.float64), map_.size
-        )
-    assert isinstance(map_, Select)
-    return Select(map_.index, map_.weight * factor, map_.units)
-
-
 def rescaled(axis: AxisMap, factor: float) -> AxisMap:
     """Activations times `factor`, gradients divided by it: GᵀF stays I."""
-    return AxisMap(scaled(axis.forward, factor), scaled(axis.backward, 1 / factor), axis.fresh)
+    return AxisMap(axis.forward.scaled(factor), axis.backward.scaled(1 / factor), axis.fresh)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from outgrow.algebra.linear import Dense, LinearMap, Select
+from outgrow.algebra.linear import LinearMap, Select
 from outgrow.algebra.noise import normal_at, normal_rows
 
 Read = Callable[[str, slice | Tensor], Tensor]
@@ -166,7 +166,7 @@ def evaluate(
     >>> evaluate(recipe, lambda name, rows: source[rows], lambda name, which: 0.0, 1, 2, torch.float32).tolist()
     [[4.0, 6.0]]
     """
-    if any(isinstance(map_, Dense) for term in recipe.terms for map_ in term.maps):
+    if any(map_.gather is None for term in recipe.terms for map_ in term.maps):
         total = _in_panels(recipe, read, start, stop, dtype)
     else:
         total = _term_by_term(recipe, read, start, stop, dtype)

@@ -20,7 +20,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from outgrow.algebra.linear import Select
 from outgrow.errors import GrowthError
 from outgrow.growth.new_entries import NewEntries
 from outgrow.growth.plan import GrowthPlan
@@ -147,7 +146,8 @@ def check_masks(plan: GrowthPlan, entries: Mapping[str, NewEntries]) -> None:
 def _stands_as_it_was(plan: GrowthPlan, name: str) -> bool:
     """Whether every old entry is copied with weight 1."""
     term = plan.recipes["weight"][name].terms[0]
-    weights = [map_.weight[map_.index >= 0] for map_ in term.maps if isinstance(map_, Select)]
+    gathers = [map_.gather for map_ in term.maps if map_.gather is not None]
+    weights = [gather.weight[gather.index >= 0] for gather in gathers]
     return term.coefficient == 1.0 and all(bool((weight == 1).all()) for weight in weights)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from outgrow.algebra.linear import EMPTY, MEAN, as_select
+from outgrow.algebra.linear import EMPTY, MEAN
 from outgrow.algebra.maps import AxisMap
 from outgrow.growth.growth import Growth, covered
 
@@ -22,7 +22,7 @@ def _stream(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[boo
         fair = _shared_as_written(axis)
         why = "" if fair else "a norm's backward pass mixes all channels, and copies are read unequally"
         return True, fair, why
-    forward = as_select(axis.forward)
+    forward = axis.forward.as_gather()
     if bool((forward.index == MEAN).any()):
         if growth.small.spec.layers.norm == "post":
             return False, False, "after a post-norm the stream's mean is no longer the mean of what was added"
@@ -46,7 +46,7 @@ def _stream(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[boo
 
 def _shared_as_written(axis: AxisMap) -> bool:
     """Whether G = F / c: gradients are shared among copies as activations are."""
-    forward, backward, ratio = as_select(axis.forward), as_select(axis.backward), axis.norm_ratio()
+    forward, backward, ratio = axis.forward.as_gather(), axis.backward.as_gather(), axis.norm_ratio()
     assert ratio is not None
     wanted = torch.where(forward.index >= 0, forward.weight, 0.0) / ratio
     given = torch.where(backward.index >= 0, backward.weight, 0.0)
@@ -54,7 +54,7 @@ def _shared_as_written(axis: AxisMap) -> bool:
 
 
 def _copies_whole(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
-    forward = as_select(axes[name].forward)
+    forward = axes[name].forward.as_gather()
     whole = bool(((forward.weight == 1) | (forward.index == EMPTY)).all())
     return (
         whole,
@@ -81,7 +81,7 @@ def _keeps_frequencies(axis: AxisMap) -> bool:
     """Whether old pair i stands at new pair k·i on the side that is not zero (half-split layout)."""
     if axis.large % axis.small:
         return False
-    factor, forward = axis.large // axis.small, as_select(axis.forward)
+    factor, forward = axis.large // axis.small, axis.forward.as_gather()
     pairs, old = torch.arange(axis.small), axis.small // 2
     places = torch.where(pairs < old, pairs * factor, axis.large // 2 + (pairs - old) * factor)
     return torch.equal(forward.index[places], pairs)

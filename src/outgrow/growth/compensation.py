@@ -18,8 +18,8 @@ from math import isclose, sqrt
 
 import torch
 
-from outgrow.algebra.linear import EMPTY, MEAN, Identity, LinearMap, Select, as_select
-from outgrow.algebra.maps import AxisMap, identity, scaled
+from outgrow.algebra.linear import EMPTY, MEAN, LinearMap, Select
+from outgrow.algebra.maps import AxisMap, identity
 from outgrow.growth.checks import _CHECKS
 from outgrow.growth.growth import Growth, covered
 from outgrow.models.model import Model
@@ -173,19 +173,18 @@ def _scores(query: AxisMap, key: AxisMap, *, rotary: bool) -> tuple[AxisMap, Axi
     if not query.grows and not key.grows:
         return query, key
     factor = sqrt(query.large / query.small)
-    queries, keys = scaled(query.forward, factor), key.forward
+    queries, keys = query.forward.scaled(factor), key.forward
     return (
-        AxisMap(queries, scaled(keys, 1 / factor), query.fresh),
-        AxisMap(keys, key.backward if rotary else scaled(queries, 1 / factor), key.fresh),
+        AxisMap(queries, keys.scaled(1 / factor), query.fresh),
+        AxisMap(keys, key.backward if rotary else queries.scaled(1 / factor), key.fresh),
     )
 
 
 def _like(axis: AxisMap, size: int) -> AxisMap:
     """Plain copies in the same order: what an elementwise nonlinearity allows."""
-    if isinstance(axis.forward, Identity):
+    if axis.forward.is_identity:
         return identity(size)
-    assert isinstance(axis.forward, Select)
-    index = axis.forward.index
+    index = axis.forward.as_gather().index
     counts = torch.bincount(index[index >= 0], minlength=size).to(torch.float64)
     old = index >= 0
     share = torch.where(old, 1 / counts[index.clamp(min=0)], 0.0)
@@ -199,25 +198,23 @@ def _norm_output(growth: Growth, axes: Mapping[str, AxisMap], name: str, spec: A
     if name in growth.small.tied_axes():
         stream = next(axes[other] for other, one in growth.small.axes.items() if one.through == "stream")
         ratio = stream.norm_ratio() or stream.large / stream.small
-        dual = scaled(_without_mean(stream.forward), 1 / ratio)
+        dual = _without_mean(stream.forward).scaled(1 / ratio)
         return AxisMap(dual, _without_mean(stream.forward), stream.fresh)
     return AxisMap(_without_mean(before.forward), before.backward, before.fresh)
 
 
 def _without_mean(map_: LinearMap) -> LinearMap:
     """A norm centres its input, so channels that hold the mean come out as zero."""
-    if isinstance(map_, Select) and bool((map_.index == MEAN).any()):
-        keep = map_.index != MEAN
-        return Select(torch.where(keep, map_.index, EMPTY), torch.where(keep, map_.weight, 0.0), map_.units)
-    return map_
+    gather = map_.gather
+    return map_ if gather is None or not gather.averages else gather.only(gather.index != MEAN)
 
 
 def _gain(before: AxisMap, after: AxisMap, rho: float) -> AxisMap:
     """Maps of a gain (a) and of its gradient (b): a = ρ·F_after/F_before, b = G_after·F_before/ρ, unit by unit."""
-    if isinstance(before.forward, Identity) and isinstance(after.forward, Identity):
+    if before.forward.is_identity and after.forward.is_identity:
         return identity(before.small)
-    inner, outer = as_select(before.forward), as_select(after.forward)
-    dual = as_select(after.backward)
+    inner, outer = before.forward.as_gather(), after.forward.as_gather()
+    dual = after.backward.as_gather()
     old = inner.index >= 0
     index = torch.where(old, inner.index, MEAN)  # a new channel of the stream starts with the mean gain
     safe = torch.where(old & (inner.weight != 0), inner.weight, 1.0)

@@ -242,10 +242,13 @@ class Cookbook:
                     [kron([axis.forward for axis in self.atoms(block, dim, _WHOLE)]) for block in dim.blocks]
                 )
                 backward = self.map(dim, WEIGHT, _WHOLE)
-                if dim.role == "reads" and isinstance(forward, Select) and not self.is_lookup(dim):
+                copied = not forward.is_identity and forward.gather is not None
+                if dim.role == "reads" and copied and not self.is_lookup(dim):
                     std, of = self.noise(self.growth.noise, sources[0][0])
                     address = (self.growth.seed, f"{name}/noise/{place}")
-                    fills.append(Invisible(std, *address, place, forward, _select(backward), of))
+                    fills.append(
+                        Invisible(std, *address, place, forward.as_gather(), backward.as_gather(), of)
+                    )
         return tuple(fills)
 
     @property
@@ -303,25 +306,14 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
     return (left[:, None] | right[None, :]).flatten()
 
 
-def _select(map_: LinearMap) -> Select:
-    assert isinstance(map_, Select)
-    return map_
-
-
 def _raw_copies(map_: LinearMap, *, first_only: bool) -> LinearMap:
     """The same gather with weight 1: of every copy, or of the first copy of each unit."""
-    if isinstance(map_, Identity):
+    if map_.is_identity:
         return map_
-    if not isinstance(map_, Select):
+    if (gather := map_.gather) is None:
         raise GrowthError(
             "moments can only be kept or copied under maps that copy units",
             fix="use --moments transport or reset",
         )
-    index = torch.where(map_.index >= 0, map_.index, EMPTY)
-    if first_only:
-        seen = torch.zeros(map_.units + 1, dtype=torch.bool)
-        for place, unit in enumerate(index.tolist()):
-            if seen[unit]:
-                index[place] = EMPTY
-            seen[unit] = unit >= 0
-    return Select(index, (index >= 0).to(torch.float64), map_.units)
+    kept = gather.copy_numbers == 0 if first_only else gather.index >= 0
+    return Select(torch.where(kept, gather.index, EMPTY), kept.to(torch.float64), gather.units)

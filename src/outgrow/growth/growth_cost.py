@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from outgrow.algebra.linear import MEAN, Dense, Identity, LinearMap, Select
 from outgrow.algebra.recipe import Invisible, Recipe
 from outgrow.growth.plan import GrowthPlan
 
@@ -65,22 +64,10 @@ def _recipe_cost(recipe: Recipe) -> tuple[int, int]:
             if not numbers:
                 break
             columns = numbers // map_.inputs
-            flops += columns * _map_flops(map_)
+            flops += columns * map_.flops
             numbers = columns * map_.outputs
         flops += numbers if term.coefficient != 1.0 else 0
     size = prod(recipe.shape)
     flops += size * max(0, len(recipe.terms) - 1)
     flops += size * sum(_NOISE if isinstance(fill, Invisible) else 1 for fill in recipe.fills)
     return flops, read
-
-
-def _map_flops(map_: LinearMap) -> int:
-    """FLOPs of mapping one column."""
-    if isinstance(map_, Identity):
-        return 0
-    if isinstance(map_, Dense):
-        return 2 * map_.inputs * map_.outputs
-    assert isinstance(map_, Select)
-    copied = map_.weight[map_.index >= 0]
-    scaling = map_.outputs if bool((copied != 1).any()) else 0
-    return scaling + (map_.inputs if bool((map_.index == MEAN).any()) else 0)

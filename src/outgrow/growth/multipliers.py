@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from outgrow.algebra.linear import LinearMap, Select, one_hot
+from outgrow.algebra.linear import LinearMap, Select
 from outgrow.errors import GrowthError, near
 from outgrow.growth.plan import GrowthPlan, plan
 
@@ -103,7 +103,7 @@ _FACTORS: dict[str, Callable[[str, Select, Select], float]] = {
 
 
 def _copies(name: str, map_: LinearMap) -> Select:
-    found = one_hot(map_)
+    found = map_.one_hot
     if found is None:
         raise GrowthError(f"'{name}' does not grow by copies: no learning-rate multiplier fits")
     return found

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from outgrow.algebra.linear import Identity, LinearMap, Select
+from outgrow.algebra.linear import LinearMap
 from outgrow.errors import GrowthError
 from outgrow.growth.plan import GrowthPlan
 
@@ -122,21 +122,12 @@ def _owners(plan: GrowthPlan) -> dict[str, str]:
 
 def _not_first(map_: LinearMap, name: str) -> Tensor:
     """bool (outputs,): units that are not the first copy of an old unit."""
-    if isinstance(map_, Identity):
-        return torch.zeros(map_.size, dtype=torch.bool)
-    if not isinstance(map_, Select):
+    if map_.gather is None:
         raise GrowthError(
             f"the units of '{name}' are mixtures of old ones: none is just old or new",
             fix="leave out new_entries, freeze: old and masks for this growth",
         )
-    places = torch.arange(len(map_.index))
-    copied = map_.index >= 0
-    first = torch.full((map_.units,), len(places)).scatter_reduce(
-        0, map_.index[copied], places[copied], "amin"
-    )
-    new = ~copied
-    new[copied] = places[copied] != first[map_.index[copied]]
-    return new
+    return map_.gather.copy_numbers != 0
 
 
 def _region(chosen: list[Tensor]) -> Region:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from outgrow.algebra.linear import apply_transposed
 from outgrow.algebra.recipe import Term
 from outgrow.algebra.slots import MOMENTS
 from outgrow.errors import CheckpointError
@@ -203,7 +202,7 @@ def outside(plan: GrowthPlan, weights: Mapping[str, Tensor]) -> float | None:
         value = weight.detach().double().cpu()
         small = value
         for dim, map_ in enumerate(dual.terms[0].maps):
-            small = apply_transposed(map_, small, dim)
+            small = map_.transposed(small, dim)
         lifted = _lift(recipe.terms[0], small)
         missed += float((value - lifted).square().sum())
         total += float(value.square().sum())

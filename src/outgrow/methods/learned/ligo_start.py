@@ -86,11 +86,11 @@ class _Axes:
     def _uneven(self, name: str, axis: AxisMap) -> AxisMap:
         """Readers' shares of a unit's copies drawn from [1/2, 3/2] and scaled so that GᵀF stays I."""
         spec = self._small.axes.get(name)
-        if not (isinstance(axis.forward, Select) and isinstance(axis.backward, Select)):
+        if not axis.grows or axis.forward.gather is None or axis.backward.gather is None:
             return axis
         if spec is not None and (spec.is_table or spec.through in ("dot", "raw")):
             return axis
-        read, written = axis.backward, axis.forward
+        read, written = axis.backward.gather, axis.forward.gather
         shared = (read.index >= 0) & (read.index == written.index)
         drawn = 0.5 + uniform_rows(self._seed, f"exact/{name}", read.outputs, 1).flatten()
         total = torch.zeros(read.units, dtype=torch.float64)

@@ -62,7 +62,7 @@ def lemon(
 
     whole = copied_heads(small, large)
     heads = {
-        name: uneven(axis.forward.index, axis.small, split) if isinstance(axis.forward, Select) else axis
+        name: uneven(axis.forward.as_gather().index, axis.small, split) if axis.grows else axis
         for name, axis in whole.items()
     }
     return grow(small, large, rule, heads, seed, noise)
@@ -70,19 +70,12 @@ def lemon(
 
 def uneven(index: Tensor, small: int, split: float) -> AxisMap:
     """Copies that are written alike and read with shares ∝ split^-j for the j-th copy of a unit."""
-    seen = torch.zeros(small, dtype=torch.int64)
-    share = torch.ones(len(index), dtype=torch.float64)
-    for row, unit in enumerate(index.tolist()):
-        if unit >= 0:
-            share[row] = split ** -float(seen[unit])
-            seen[unit] += 1
     old = index >= 0
+    written = Select(index, (index != EMPTY).to(torch.float64), small)
+    share = torch.where(old, split ** -written.copy_numbers.to(torch.float64), 1.0)
     total = torch.zeros(small, dtype=torch.float64).index_add_(0, index[old], share[old])
     read = torch.where(old, share / total[index.clamp(min=0)], 0.0)
-    written = (index != EMPTY).to(torch.float64)
-    return AxisMap(
-        Select(index, written, small), Select(torch.where(old, index, EMPTY), read, small), "readers"
-    )
+    return AxisMap(written, Select(torch.where(old, index, EMPTY), read, small), "readers")
 
 
 def _stream(before: int, after: int, split: float, *, mean: bool) -> AxisMap:

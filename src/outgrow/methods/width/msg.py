@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from outgrow.algebra.linear import EMPTY, Identity, LinearMap, Select
+from outgrow.algebra.linear import EMPTY, LinearMap, Select
 from outgrow.algebra.maps import AxisMap, padding
 from outgrow.growth.growth import Growth, Part
 from outgrow.methods.registry import Operator
@@ -67,7 +67,7 @@ def new_gains(growth: Growth) -> dict[str, tuple[Part, ...]]:
 
 def _new(map_: LinearMap) -> LinearMap:
     """A map that gives new units the (constant) first input, and old ones nothing."""
-    assert not isinstance(map_, Identity)
+    assert not map_.is_identity
     new = ~map_.covered()
     return Select(torch.where(new, 0, EMPTY), new.to(torch.float64), map_.inputs)
 

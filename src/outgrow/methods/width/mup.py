@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from math import isclose, sqrt
 
 from outgrow.algebra.axes import Dim
-from outgrow.algebra.linear import Identity, LinearMap, Select
+from outgrow.algebra.linear import LinearMap
 from outgrow.algebra.maps import AxisMap, padding
 from outgrow.errors import GrowthError
 from outgrow.growth.growth import Growth, Part
@@ -138,9 +138,8 @@ def _ratio(dim: Dim, small: Model, large: Model) -> float:
 
 def _weight(map_: LinearMap, name: str) -> float:
     """The one number that a map multiplies its units with."""
-    if isinstance(map_, Identity):
-        return 1.0
-    weights = map_.weight[map_.covered()] if isinstance(map_, Select) else map_.matrix()[map_.matrix() != 0]
+    gather = map_.gather
+    weights = gather.weight[map_.covered()] if gather is not None else map_.matrix()[map_.matrix() != 0]
     first = float(weights[0])
     if not all(isclose(float(weight), first, rel_tol=1e-12) for weight in weights):
         raise GrowthError(f"'{name}' has copies of unequal weight: no single learning-rate multiplier fits")

@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from outgrow.algebra.linear import EMPTY, LinearMap, Select
+from outgrow.algebra.linear import LinearMap, Select
 from outgrow.algebra.maps import AxisMap, copies
 from outgrow.errors import GrowthError
 from outgrow.growth.compensation import compensate
@@ -124,13 +124,8 @@ def _only(axis: AxisMap, *, new: bool) -> AxisMap:
 
 
 def _rows(map_: LinearMap, new: bool) -> Select:
-    assert isinstance(map_, Select)
-    seen = set[int]()
-    mine = torch.zeros(map_.outputs, dtype=torch.bool)
-    for row, unit in enumerate(map_.index.tolist()):
-        mine[row] = (unit in seen) == new
-        seen.add(unit)
-    return Select(torch.where(mine, map_.index, EMPTY), torch.where(mine, map_.weight, 0.0), map_.units)
+    gather = map_.as_gather()
+    return gather.only((gather.copy_numbers == 0) != new)
 
 
 OPERATORS = (

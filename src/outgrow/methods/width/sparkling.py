@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 
 from outgrow.algebra.linear import EMPTY, Select
-from outgrow.algebra.maps import AxisMap, copies, copy_index, scaled
+from outgrow.algebra.maps import AxisMap, copies, copy_index
 from outgrow.errors import GrowthError
 from outgrow.growth.growth import Growth, Part
 from outgrow.methods.registry import Operator
@@ -116,8 +116,8 @@ def _with_tied_head(growth: Growth) -> Growth:
             gains[name] = copies(copy_index(gain.small, gain.large), gain.small)
     for name in tied:
         share = fan_in_factor(axes[name].small, axes[name].large, "copy")
-        axes[name] = replace(axes[name], forward=scaled(axes[name].forward, share))
-        gains[name] = AxisMap(scaled(gains[name].forward, share), scaled(gains[name].backward, 1 / share))
+        axes[name] = replace(axes[name], forward=axes[name].forward.scaled(share))
+        gains[name] = AxisMap(gains[name].forward.scaled(share), gains[name].backward.scaled(1 / share))
     return replace(growth, axes=axes, gains=gains)
 
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 
 from outgrow.algebra.axes import Role
-from outgrow.algebra.linear import EMPTY, LinearMap, Select
+from outgrow.algebra.linear import LinearMap, Select
 from outgrow.algebra.maps import AxisMap
 from outgrow.errors import GrowthError
 from outgrow.growth.compensation import compensate
@@ -100,9 +100,7 @@ def _copy(axis: AxisMap, number: int) -> AxisMap:
 
 
 def _rows(map_: LinearMap, number: int, size: int) -> Select:
-    assert isinstance(map_, Select)
-    mine = torch.arange(map_.outputs) // size == number
-    return Select(torch.where(mine, map_.index, EMPTY), torch.where(mine, map_.weight, 0.0), map_.units)
+    return map_.as_gather().only(torch.arange(map_.outputs) // size == number)
 
 
 OPERATORS = (

@@ -12,7 +12,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from outgrow.algebra.linear import Select
 from outgrow.algebra.maps import AxisMap, copies, copy_index, identity, padding
 from outgrow.errors import GrowthError
 from outgrow.growth.growth import Growth, no_layers, no_width
@@ -166,7 +165,7 @@ def refuse_fewer_queries(small: Model, large: Model, operator: str) -> None:
 
 def _dealt(kv: AxisMap, before: int, after: int) -> AxisMap:
     """Fewer query heads per key/value head: the old group's heads are dealt out to its copies in turn."""
-    sources = kv.forward.index.tolist() if isinstance(kv.forward, Select) else list(range(kv.small))
+    sources = kv.forward.as_gather().index.tolist()
     dealt: dict[int, int] = {}
     index = []
     for source in sources:
