@@ -216,12 +216,13 @@ class Select(LinearMap):
         shape = [1] * y.dim()
         shape[dim] = self.outputs
         weighted = y * self.weight.to(y.device, y.dtype).view(shape)
-        keep = (self.index >= 0).nonzero().flatten()
+        covered = self.covered()
+        keep = (covered & (self.index >= 0)).nonzero().flatten()
         size = list(y.shape)
         size[dim] = self.inputs
         out = torch.zeros(size, device=y.device, dtype=y.dtype)
         out.index_add_(dim, self.index[keep].to(y.device), weighted.index_select(dim, keep.to(y.device)))
-        mean = (self.index == MEAN).nonzero().flatten()
+        mean = (covered & (self.index == MEAN)).nonzero().flatten()
         if len(mean):
             out += weighted.index_select(dim, mean.to(y.device)).sum(dim, keepdim=True) / self.inputs
         return out
@@ -255,13 +256,18 @@ class Select(LinearMap):
             return y
         shape = [1] * x.dim()
         shape[dim] = self.outputs
-        weight = torch.where(self.index == EMPTY, 0.0, self.weight).to(x.device, x.dtype)
+        weight = self.weight.to(x.device, x.dtype).view(shape)
         if self.averages:
             mean = (self.index == MEAN).to(x.device).view(shape)
-            y = torch.where(mean, x.mean(dim, keepdim=True), y)
-        if self._gathered:
-            return y.mul_(weight.view(shape))
-        return y * weight.view(shape)
+            y = torch.where(mean, mean_along(x, dim), y)
+        y = y.mul_(weight) if self._gathered else y * weight
+        # Not 0 * x: that is -0.0 or NaN by what the first unit holds, and which one is first depends on the rows read.
+        return y.index_fill_(dim, self._silent.to(x.device), 0.0) if len(self._silent) else y
+
+    @cached_property
+    def _silent(self) -> Tensor:
+        """The outputs that copy nothing."""
+        return (~self.covered()).nonzero().flatten()
 
     @cached_property
     def _gathered(self) -> bool:
@@ -338,6 +344,23 @@ class Dense(LinearMap):
     @property
     def flops(self) -> int:
         return 2 * self.inputs * self.outputs
+
+
+def mean_along(x: Tensor, dim: int) -> Tensor:
+    """The mean over one dimension, which stays with one unit: halves are added until one is left.
+
+    Sums of torch round by layout and by the number of threads; these additions do not, so any block has the same bits.
+
+    >>> mean_along(torch.tensor([[1.0, 2.0, 6.0]]), 1).tolist()
+    [[3.0]]
+    """
+    units, total = x.shape[dim], x
+    while total.shape[dim] > 1:
+        half = total.shape[dim] // 2
+        added = total.narrow(dim, 0, half) + total.narrow(dim, half, half)
+        rest = total.narrow(dim, 2 * half, total.shape[dim] - 2 * half)
+        total = torch.cat([added, rest], dim) if rest.shape[dim] else added
+    return total / units
 
 
 def compose(outer: LinearMap, inner: LinearMap) -> LinearMap:

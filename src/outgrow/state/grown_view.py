@@ -96,7 +96,8 @@ class GrownView(TensorSource):
             before = sum(
                 term.coefficient * self._statistic(str(term.source), slot, "mean") for term in recipe.terms
             )
-            after = float(self._cook(recipe, slot, 0, recipe.shape[0], torch.float64).mean())
+            grown = self._cook(recipe, slot, 0, recipe.shape[0], torch.float64)
+            after = _sum(grown) / grown.numel()
             self._statistics[key] = after / before if before else 1.0
         return self._statistics[key]
 
@@ -121,7 +122,13 @@ class GrownView(TensorSource):
             total = 0.0
             for start in range(0, meta.shape[0], block):
                 values = self.source.read(name, slot, slice(start, start + block))
-                total += float((values if which == "mean" else values.square()).sum(dtype=torch.float64))
+                total += _sum(values if which == "mean" else values.square())
             mean = total / (meta.bytes // meta.dtype.itemsize)
             self._statistics[key] = mean if which == "mean" else mean**0.5
         return self._statistics[key]
+
+
+def _sum(values: Tensor) -> float:
+    """The sum in float64. NumPy's is the same however many threads there are; torch's is not."""
+    wide = values.to("cpu", torch.promote_types(values.dtype, torch.float32))
+    return float(wide.numpy().sum(dtype="float64"))
