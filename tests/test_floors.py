@@ -18,6 +18,7 @@ ROOMS = (
     "algebra",
     "models",
     "store",
+    "parallel",
     "growth",
     "cost",
     "methods",

@@ -14,25 +14,28 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from outgrow.growth.new_entries import NewEntries, Region
+from outgrow.growth.new_entries import NewEntries, Region, region
+from outgrow.parallel.pieces import held, local
 
 
 @dataclass(frozen=True, eq=False)
 class NewRegions:
-    """The new entries of a live model: (parameter, block) pairs that do not overlap."""
+    """The new entries of a live model: (parameter, block of its memory in this process) pairs that do not overlap."""
 
     blocks: tuple[tuple[nn.Parameter, Region], ...]
 
     @classmethod
     def of(cls, model: nn.Module, entries: Mapping[str, NewEntries]) -> NewRegions:
-        """Blocks of every parameter that has new entries; the model must be on its final device."""
+        """Blocks of every parameter that has new entries here; the model must be on its final device."""
         return cls(
             tuple(
-                (parameter, _on(parameter.device, region))
+                (parameter, _on(parameter.device, block))
                 for name, parameter in model.named_parameters()
                 if entries[name].any
-                for region in entries[name].regions()
+                for whole in entries[name].regions()
+                for block in _here(parameter, whole)
             )
         )
 
@@ -49,12 +52,25 @@ class NewRegions:
         if multiplier == 1.0:
             yield
             return
-        before = [parameter.detach()[region].clone() for parameter, region in self.blocks]
+        before = [local(parameter)[block].clone() for parameter, block in self.blocks]
         yield
-        with torch.no_grad():
-            for (parameter, region), value in zip(self.blocks, before, strict=True):
-                parameter[region] = value.lerp_(parameter[region], multiplier)
+        for (parameter, block), value in zip(self.blocks, before, strict=True):
+            memory = local(parameter)
+            memory[block] = value.lerp_(memory[block], multiplier)
 
 
-def _on(device: torch.device, region: Region) -> Region:
-    return tuple(span.to(device) if isinstance(span, Tensor) else span for span in region)
+def _here(parameter: nn.Parameter, whole: Region) -> Iterator[Region]:
+    """A block of the whole tensor as a block of this process's memory; none where it lies elsewhere."""
+    if not isinstance(parameter, DTensor):
+        yield whole
+        return
+    flags = []
+    for units, span in zip(held(parameter), whole, strict=True):
+        places = span.flatten() if isinstance(span, Tensor) else torch.arange(span.start, span.stop)
+        flags.append(torch.isin(units, places))
+    if all(bool(one.any()) for one in flags):
+        yield region(flags)
+
+
+def _on(device: torch.device, block: Region) -> Region:
+    return tuple(span.to(device) if isinstance(span, Tensor) else span for span in block)

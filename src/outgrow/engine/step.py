@@ -1,12 +1,17 @@
 """One optimizer step on plain PyTorch: where it runs, in which precision, compiled or not, and what makes it repeatable.
 
-The random numbers of a step (dropout) come from (seed, step), so a run needs no saved generator to continue exactly.
+A step's batch is cut into micro-batches with fixed numbers. Rank r of n does every n-th of them from the r-th on; their
+randomness (dropout) comes from (seed, step, number) and their losses are summed in the order of their numbers:
+
+    loss = Σ_number loss_number / targets of the step        (float64)
+
+so neither depends on the number of ranks, and a run needs no saved generator to continue exactly.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +23,9 @@ from outgrow.data.objectives import IGNORED, Batch, objective_of, summed_loss
 from outgrow.errors import ConfigError
 from outgrow.models import library as models
 from outgrow.models.architecture import resolve
-from outgrow.run.config import RunConfig
+from outgrow.parallel.ranks import ALONE, Ranks
+from outgrow.parallel.sharding import Sharding, let_go, make_mesh, send_gradients, total_norm
+from outgrow.run.config import ParallelConfig, RunConfig
 
 _MOST_GRAPHS = 1024
 """For different batches, with and without gradients, and perhaps for every layer; beyond them torch would go on uncompiled."""
@@ -26,11 +33,16 @@ _MOST_GRAPHS = 1024
 
 @dataclass(frozen=True)
 class Device:
-    """Where a run computes, whether forward passes use bfloat16, and whether the models that it trains are compiled."""
+    """Where a run computes and with which other ranks, in which precision, and what is done to the models that it trains."""
 
     name: str
     bf16: bool
     compiled: bool = False
+    ranks: Ranks = ALONE
+    sharding: Sharding | None = None
+    """How models are cut among the ranks; None where there is one."""
+    saves_activations: bool = True
+    """Else every layer's are computed again in the backward pass."""
 
     def place(self, model: nn.Module) -> nn.Module:
         """A model to be trained, on this device; where that was asked for, its layers are compiled at their first batch.
@@ -39,13 +51,32 @@ class Device:
         continued would have seen other ones, and must compute the same bits.
         """
         model = model.to(self.name)
+        self._prepare(model)
+        return model
+
+    def build(self, config: Mapping[str, Any]) -> nn.Module:
+        """A model of a `config.json`, this rank's part of it on this device, with weights that are still to be filled."""
+        model: nn.Module = models.hollow_model(config)
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        self._prepare(model)
+        if self.sharding is None:
+            _make_room(model, self.name)
+            return model.to(self.name)
+        self.sharding.apply(model, resolve(config).layer_modules.values())
+        model.to_empty(device=self.name)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+        return model
+
+    def _prepare(self, model: nn.Module) -> None:
+        if not self.saves_activations:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
         if self.compiled:
             torch.compiler.reset()  # what was compiled for models before this one
             dynamo = torch._dynamo.config
             dynamo.recompile_limit = dynamo.accumulated_recompile_limit = _MOST_GRAPHS
             for name in resolve(models.config_of(model)).layer_modules.values():
                 model.get_submodule(name).compile(dynamic=False)
-        return model
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The forward pass's precision; weights and moments stay float32."""
@@ -56,10 +87,24 @@ class Device:
         name = (
             torch.cuda.get_device_name() if self.name == "cuda" else f"cpu, {torch.get_num_threads()} threads"
         )
-        return f"{name}, {'bf16 autocast' if self.bf16 else 'float32'}{', compiled' if self.compiled else ''}"
+        words = [name, "bf16 autocast" if self.bf16 else "float32"]
+        words += ["compiled"] if self.compiled else []
+        words += [self.sharding.describe()] if self.sharding is not None else []
+        return ", ".join(words)
 
 
-def choose_device(config: RunConfig) -> Device:
+def _make_room(model: nn.Module, device: str) -> None:
+    """Uninitialized memory for parameters on the meta device; tied ones stay tied, which `to_empty` forgets."""
+    made = dict[nn.Parameter, nn.Parameter]()
+    for module in model.modules():
+        for name, hollow in module.named_parameters(recurse=False, remove_duplicate=False):
+            if hollow not in made:
+                room = torch.empty_like(hollow, device=device)
+                made[hollow] = nn.Parameter(room, requires_grad=hollow.requires_grad)
+            setattr(module, name, made[hollow])
+
+
+def choose_device(config: RunConfig, ranks: Ranks = ALONE) -> Device:
     """The device and precision of a run; `auto` takes CUDA, and bf16 only where CUDA has it."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: cuda is not available here", fix="set device to auto or cpu")
@@ -71,10 +116,23 @@ def choose_device(config: RunConfig) -> Device:
             got=torch.cuda.get_device_name(),
             fix="set precision to float32",
         )
-    return Device(
+    name, bf16 = (
         "cuda" if cuda else "cpu",
         config.precision == "bf16" or (config.precision == "auto" and cuda and has_bf16),
-        config.compile,
+    )
+    sharding = None if ranks.alone else _sharding(config.parallel, ranks, name, bf16)
+    saves = not config.parallel.activation_checkpointing
+    return Device(name, bf16, config.compile, ranks, sharding, saves)
+
+
+def _sharding(config: ParallelConfig, ranks: Ranks, device: str, bf16: bool) -> Sharding:
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    sent = config.parameters if config.parameters != "auto" else "bfloat16" if bf16 else "float32"
+    return Sharding(
+        make_mesh(ranks, config.shard, config.replicate, device),
+        config.reshard_after_forward,
+        dtypes[sent],
+        dtypes[config.gradients],
     )
 
 
@@ -130,9 +188,12 @@ class Step:
     gradient_norm: float
 
 
-def step_seed(seed: int, step: int) -> int:
-    """What torch's random numbers of a step begin with."""
-    return (seed * 1_000_003 + step) % 2**63
+def step_seed(seed: int, step: int, micro_batch: int = 0) -> int:
+    """What torch's random numbers of a micro-batch of a step begin with.
+
+    The processor's generator takes the lower 32 bits alone, so an odd factor keeps micro-batches apart there.
+    """
+    return (seed * 1_000_003 + step + micro_batch * 0x9E3779B97F4A7C15) % 2**63
 
 
 def optimizer_step(
@@ -151,19 +212,23 @@ def optimizer_step(
 
     `update` is entered around the optimizer's own step (see `train/boost.py`).
     """
-    torch.manual_seed(step_seed(*seed))
     model.train()
     optimizer.zero_grad(set_to_none=True)
     inputs, targets = batch
     count = int((targets != IGNORED).sum())
-    total = torch.zeros((), device=device.name)
-    for start in range(0, len(inputs), micro_batch):
-        piece = slice(start, start + micro_batch)
+    starts = range(0, len(inputs), micro_batch)
+    losses = torch.zeros(len(starts), dtype=torch.float64, device=device.name)
+    mine = range(device.ranks.rank, len(starts), device.ranks.world)
+    for number in mine:
+        piece = slice(starts[number], starts[number] + micro_batch)
+        torch.manual_seed(step_seed(*seed, number))
+        send_gradients(model, now=number == mine[-1])
         loss = summed_loss(*predict(model, (inputs[piece], targets[piece]), device)) / count
         loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
+        losses[number] = loss.detach()
+    total = device.ranks.sum(losses.cpu()).sum()
     parameters = [p for p in model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = total_norm([p.grad for p in parameters if p.grad is not None])
     step = Step(float(total), float(norm))
     if torch.isfinite(total) and torch.isfinite(norm):
         if clip is not None:
@@ -184,11 +249,18 @@ def evaluate(model: nn.Module, batches: Sequence[Batch], device: Device) -> floa
 def measure(model: nn.Module, batches: Sequence[Batch], device: Device) -> dict[str, float]:
     """The objective's metrics over fixed batches: mean loss in nats per target, and for images the share that is right."""
     model.eval()
-    loss, right, count = 0.0, 0, 0
-    for batch in batches:
-        logits, targets = predict(model, batch, device)
-        loss += float(summed_loss(logits, targets))
-        right += int((logits.argmax(-1) == targets).sum())
-        count += int((targets != IGNORED).sum())
-    found = {"loss": loss / count, "accuracy": right / count}
-    return {name: found[name] for name in objective_of(_config(model)).metrics}
+    ranks = device.ranks
+    found = torch.zeros(len(batches), 3, dtype=torch.float64)
+    for first in range(
+        0, len(batches), ranks.world
+    ):  # every rank takes part in every pass: a shard is needed by all
+        number = first + ranks.rank
+        logits, targets = predict(model, batches[min(number, len(batches) - 1)], device)
+        if number < len(batches):
+            right = (logits.argmax(-1) == targets).sum()
+            seen = (summed_loss(logits, targets), right, (targets != IGNORED).sum())
+            found[number] = torch.stack([one.double() for one in seen])
+    let_go(model)
+    loss, right, count = (sum(column) for column in ranks.sum(found).T.tolist())
+    metrics = {"loss": loss / count, "accuracy": right / count}
+    return {name: metrics[name] for name in objective_of(_config(model)).metrics}

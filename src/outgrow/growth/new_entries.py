@@ -69,7 +69,7 @@ class NewEntries:
             chosen = [~before for before in self.units[:dim]] + [flags]
             if all(bool(one.any()) for one in chosen):
                 rest = [torch.ones_like(behind) for behind in self.units[dim + 1 :]]
-                yield _region([*chosen, *rest])
+                yield region([*chosen, *rest])
 
 
 def new_entries(plan: GrowthPlan) -> dict[str, NewEntries]:
@@ -130,7 +130,7 @@ def _not_first(map_: LinearMap, name: str) -> Tensor:
     return map_.gather.copy_numbers != 0
 
 
-def _region(chosen: list[Tensor]) -> Region:
+def region(chosen: list[Tensor]) -> Region:
     """Flags per dimension as an index: a slice where they are one stretch (a view, no gather), else places."""
     spans: list[slice | Tensor] = []
     for flags in chosen:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
@@ -29,12 +30,18 @@ Shape = tuple[int, ...]
 
 def config_of(model: torch.nn.Module) -> dict[str, Any]:
     """The config of a live model of transformers or timm, with its class and dtype."""
-    if type(model).__module__.startswith("timm."):
+    cls = _own_class(model)
+    if cls.__module__.startswith("timm."):
         config = timm_models.config_of(model)
     else:
         config = config_dict(cast("PreTrainedModel", model).config)
     dtype = next(model.parameters()).dtype
-    return config | {"architectures": [type(model).__name__], "dtype": str(dtype).removeprefix("torch.")}
+    return config | {"architectures": [cls.__name__], "dtype": str(dtype).removeprefix("torch.")}
+
+
+def _own_class(model: torch.nn.Module) -> type:
+    """The class of a model; FSDP2 puts one of its own before it."""
+    return next(cls for cls in type(model).__mro__ if not cls.__module__.startswith("torch.distributed."))
 
 
 def config_dict(config: PreTrainedConfig) -> dict[str, Any]:
@@ -117,6 +124,30 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -
         return cast("PreTrainedModel", cls._from_config(made, dtype=dtype))
     except Exception as error:  # any: as above
         raise CheckpointError(f"{cls.__name__} cannot be built from this config", got=error) from error
+
+
+def hollow_model(config: Mapping[str, Any]) -> PreTrainedModel:
+    """The model in float32 with its parameters on the meta device and its buffers real: to be placed, cut and filled."""
+    with _parameters_on_meta():
+        return build_model(config)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Inside, every parameter of a new module goes to the meta device as it is registered, so nothing initializes it."""
+    before = torch.nn.Module.register_parameter
+
+    def register(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            hollow = parameter.detach().to("meta")
+            parameter = torch.nn.Parameter(hollow, requires_grad=parameter.requires_grad)
+        before(module, name, parameter)
+
+    torch.nn.Module.register_parameter = register  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        torch.nn.Module.register_parameter = before  # type: ignore[method-assign]
 
 
 def _can_group(model: Model, dtype: torch.dtype) -> bool:

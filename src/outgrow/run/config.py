@@ -227,6 +227,25 @@ class CheckpointConfig(_Section):
     every_steps: Count | None = 500
     keep: Count = 2
     """Newest checkpoints to keep inside a stage."""
+    asynchronous: bool = False
+    """Of several processes: train on while a checkpoint is written, for a copy of the state in the host's memory."""
+
+
+class ParallelConfig(_Section):
+    """How a run that is started as several processes cuts its models among them (docs/distributed.md)."""
+
+    shard: Count | None = None
+    """Ranks among which one copy of the model is cut; by default all ranks divided by `replicate`."""
+    replicate: Count = 1
+    """Copies of the model (HSDP): usually the number of hosts."""
+    reshard_after_forward: bool = True
+    """Whether a layer's gathered weights are dropped between its forward and backward pass: less memory, more traffic."""
+    activation_checkpointing: bool = False
+    """Whether a layer's activations are computed again in the backward pass: less memory, a third more work."""
+    parameters: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What weights are gathered and computed in; `auto` is bfloat16 where `precision` is. Shards stay float32."""
+    gradients: Literal["float32", "bfloat16"] = "float32"
+    """What gradients are summed in between ranks, where parameters are bfloat16."""
 
 
 class RunConfig(_Section):
@@ -243,6 +262,7 @@ class RunConfig(_Section):
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    parallel: ParallelConfig = ParallelConfig()
     precision: Literal["auto", "float32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False

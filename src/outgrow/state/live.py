@@ -15,6 +15,7 @@ from torch import Tensor
 
 from outgrow.algebra.slots import MOMENTS, SLOTS
 from outgrow.errors import CheckpointError
+from outgrow.parallel.pieces import fill
 from outgrow.store.contents import OptimizerInfo, ParamGroup, has_moments
 from outgrow.store.optimizer_file import option
 from outgrow.store.optimizer_rules import Rule, check_entry, name_of, rule_named
@@ -50,7 +51,9 @@ def read_optimizer(parameters: Mapping[str, Tensor], optimizer: torch.optim.Opti
         slots = rule.slots(tuple(parameter.shape), group)
         entry = optimizer.state.get(parameter)
         if not entry:  # never had a gradient: what the optimizer would start from
-            zeros = {slot: parameter.new_zeros(SLOTS[slot].shape(tuple(parameter.shape))) for slot in slots}
+            zeros = {
+                slot: _empty(parameter, SLOTS[slot].shape(tuple(parameter.shape))).zero_() for slot in slots
+            }
             entry = zeros | ({"step": 0} if rule.counts else {})
         check_entry("", name, rule, slots, entry)
         for slot in slots:
@@ -101,14 +104,17 @@ def fill_optimizer(
         if rule.counts:
             entry["step"] = rule.step(steps[name], parameter.device if on_device else torch.device("cpu"))
         for slot in slots:
-            value = source.read(name, slot)
-            if value.shape == parameter.shape:
-                empty = torch.empty_like(parameter, memory_format=torch.preserve_format)
-            else:
-                empty = parameter.new_empty(value.shape)
-            entry[slot] = empty.detach().copy_(value)
+            entry[slot] = _empty(parameter, source.meta(name, slot).shape)
+            fill(source, name, slot, entry[slot])
         entry |= dict.fromkeys(rule.ignored, 0)
         optimizer.state[parameter] = entry
+
+
+def _empty(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Memory for a slot of this shape: as the parameter lies, cut among ranks as it is, where the shapes are equal."""
+    if shape == tuple(parameter.shape):
+        return torch.empty_like(parameter.detach(), memory_format=torch.preserve_format)
+    return parameter.detach().new_empty(shape)
 
 
 def _placed(

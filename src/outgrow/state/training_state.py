@@ -90,11 +90,13 @@ class TrainingState(Contents):
         return layouts.save(self, path, format=format, overwrite=overwrite, progress=progress)
 
     def load_into(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Copy weights (and moments and steps) into live objects; names and shapes are all checked first.
+        """Copy weights (and moments and steps) into live objects, or, of a model cut by FSDP2, into this rank's shards.
+        Names and shapes are all checked first.
 
         Values are cast to the parameter's dtype, moments too, as torch's own loader does. The optimizer's options
         (learning rate ...) stay as they are. Raises `CheckpointError` and changes nothing where anything does not fit.
         """
+        from outgrow.parallel.pieces import fill
         from outgrow.state.live import check_optimizer, fill_optimizer
 
         parameters = dict(model.named_parameters())
@@ -103,11 +105,10 @@ class TrainingState(Contents):
             if self.optimizer is None:
                 raise CheckpointError("the state has no optimizer to load", fix="call load_into(model) alone")
             check_optimizer(self.source, parameters, optimizer, self.optimizer)
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(self.source.read(name, "weight"))
-            if optimizer is not None:
-                fill_optimizer(self.source, self.steps, parameters, optimizer)
+        for name, parameter in parameters.items():
+            fill(self.source, name, "weight", parameter)
+        if optimizer is not None:
+            fill_optimizer(self.source, self.steps, parameters, optimizer)
 
 
 def _check_fit(source: TensorSource, parameters: Mapping[str, Tensor]) -> None:

@@ -12,6 +12,8 @@ from outgrow.data.needs import Needs, TextNeeds
 from outgrow.data.opening import run_objective
 from outgrow.data.tokenizer import find_tokenizer
 from outgrow.engine.step import check_compiler, choose_device
+from outgrow.errors import ConfigError
+from outgrow.parallel.ranks import ALONE, Ranks
 from outgrow.run.config import DataConfig, RunConfig
 from outgrow.run.reentry import Curve
 from outgrow.training.course import read_curve
@@ -31,9 +33,10 @@ class Preflight:
     """What is allowed and probably not wanted."""
 
 
-def preflight(run: RunConfig) -> Preflight:
-    """Check device, sources, tokenizer, models and every growth; raises the first mistake."""
-    check_compiler(choose_device(run))
+def preflight(run: RunConfig, ranks: Ranks = ALONE) -> Preflight:
+    """Check device, ranks, sources, tokenizer, models and every growth; raises the first mistake."""
+    _check_ranks(run, ranks)
+    check_compiler(choose_device(run, ranks))
     if run.tensorboard:
         check_tensorboard()
     objective = run_objective(run)
@@ -43,6 +46,29 @@ def preflight(run: RunConfig) -> Preflight:
         if isinstance(plan.position, Curve):
             read_curve(plan.position)
     return Preflight(plans, description, (*rate_warnings(run, plans), *_trigger_warnings(run)))
+
+
+def _check_ranks(run: RunConfig, ranks: Ranks) -> None:
+    """The ranks share the micro-batches of a step evenly, and the optimizer's state can be cut."""
+    if ranks.alone:
+        return
+    sequences, world = run.batch.sequences, ranks.world
+    if run.batch.micro_batch is None or sequences // run.batch.micro_batch % world:
+        sizes = [size for size in range(1, sequences + 1) if sequences % (size * world) == 0]
+        raise ConfigError(
+            f"batch: {world} ranks cannot share the micro-batches of a step evenly",
+            got=f"{sequences} sequences in micro-batches of {run.batch.at_once}",
+            expected=f"micro_batch one of {', '.join(map(str, sizes))}"
+            if sizes
+            else f"sequences a multiple of {world}",
+            fix="set batch.micro_batch when the run begins and keep it: dropout's randomness goes by micro-batch",
+        )
+    if run.optimizer.name == "adafactor":
+        raise ConfigError(
+            "optimizer.name: adafactor trains on one rank alone: its factors are means over whole rows and columns",
+            got=f"{world} ranks",
+            fix="use adamw, sgd, lion or muon, or one process",
+        )
 
 
 def _images(run: RunConfig) -> tuple[Needs, str]:
