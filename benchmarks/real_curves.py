@@ -33,7 +33,7 @@ from outgrow.planning.curves import law_parameters
 from outgrow.planning.laws.power import Array
 from outgrow.planning.plan_file import parse_plan
 from outgrow.planning.plan_law import SizeLaw, fitted_law
-from outgrow.planning.stages import replay
+from outgrow.planning.stages import replay_path
 from outgrow.planning.summary import law_summary, summary
 from outgrow.planning.worked import WorkedPlan, work_out
 from outgrow.report.plot import COLORS, FAINT, INK, STYLE, quiet_axes
@@ -101,7 +101,7 @@ def triggered(place: Place, plan: WorkedPlan, seed: int) -> dict[str, Any]:
     found = switches(place.folder(PLAN, f"trigger-{seed}"))
     ends = [row["tokens"] for row in found]
     early = [end - start for end, start in zip(ends, [0, *ends], strict=False)]
-    whole = replay(plan.problem, plan.path.sizes, early, target).total_flops
+    whole = replay_path(plan.problem, plan.path.sizes, early, target).total_flops
     return {
         "switches": found,
         "compute_over_plan_by_law": whole / plan.path.total_flops,

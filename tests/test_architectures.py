@@ -19,7 +19,7 @@ from outgrow.algebra.axes import Dim
 from outgrow.errors import ArchitectureError, GrowthError
 from outgrow.growth.target import target
 from outgrow.models.architecture import growable, known, load, resolve
-from outgrow.models.expressions import evaluate
+from outgrow.models.expressions import size_of
 from outgrow.models.model import Model
 from outgrow.models.spec import ArchitectureSpec
 
@@ -128,7 +128,7 @@ def test_growable_fields_are_config_fields(model_type: str) -> None:
     for name in (*growable(spec), *spec.pin, *spec.aliases.values()):
         assert name in config or name in spec.pin, name
     for axis in spec.axes.values():
-        assert evaluate(axis.size, config) > 0
+        assert size_of(axis.size, config) > 0
         for other in (axis.of, axis.with_, axis.like):
             assert other is None or other in spec.axes
         if axis.eps is not None:

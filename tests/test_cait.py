@@ -56,5 +56,5 @@ def test_layer_scale_needs_every_unit_copied_equally_often(width: str) -> None:
 def test_without_timm_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(CheckpointError, match="need timm") as error:
-        timm_models.build(CAIT)
+        timm_models.build_timm(CAIT)
     assert "pip install -e '.[timm]'" in str(error.value)

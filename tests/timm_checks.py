@@ -53,7 +53,7 @@ TO = {"embed_dim": 48, "num_heads": 8, "intermediate_size": 80, "class_intermedi
 
 def made(config: dict[str, Any], dtype: torch.dtype = torch.float64) -> nn.Module:
     """A module with random weights everywhere, gains of LayerScale near 1: else the branches would be 1e-4 and hide mistakes."""
-    module = timm_models.build(config)
+    module = timm_models.build_timm(config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -82,16 +82,16 @@ def measured(growth_plan: GrowthPlan, small: nn.Module) -> tuple[float, dict[str
 )
 def test_names_shapes_and_config(changes: dict[str, Any]) -> None:
     config = timm_models.complete({**CAIT, **changes})
-    model, module = resolve(config), timm_models.build(config)
+    model, module = resolve(config), timm_models.build_timm(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     assert {name: model.shape(name) for name in model.parameters} == shapes
-    assert timm_models.config_of(module) == config
+    assert timm_models.timm_config(module) == config
 
 
 def test_published_sizes() -> None:
     with torch.device("meta"):
         module = timm.create_model("cait_xxs24_224", drop_path_rate=0.05)
-    config = timm_models.config_of(module)
+    config = timm_models.timm_config(module)
     assert parameter_count(config) == sum(parameter.numel() for parameter in module.parameters())
     assert config["drop_path_rate"] == 0.05
     assert config["num_hidden_layers"] == 24
@@ -132,7 +132,7 @@ def test_noise_is_not_seen_and_stacking_is() -> None:
 def test_flops_per_image() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    module = timm_models.build(CAIT)
+    module = timm_models.build_timm(CAIT)
     for block in module.blocks_token_only:  # type: ignore[union-attr]
         block.attn.fused_attn = False  # the counter knows matrix products
     pixels = torch.zeros(4, 2, 15, 15, requires_grad=True)
@@ -193,7 +193,7 @@ def test_a_published_folder_of_timm_opens(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(content))
     save_file(module.state_dict(), tmp_path / "model.safetensors")
     state = outgrow.TrainingState.from_pretrained(tmp_path)
-    assert state.config == timm_models.config_of(module)
+    assert state.config == timm_models.timm_config(module)
     assert torch.equal(state.source.read("head.weight", "weight"), module.head.weight)
     for wrong, says in (
         ({"architecture": "hf-hub:cait_x/y"}, "cannot be built"),
@@ -221,7 +221,7 @@ def test_configs_that_describe_no_cait(change: dict[str, Any], says: str) -> Non
 
 def test_modules_that_the_file_does_not_describe() -> None:
     with pytest.raises(CheckpointError, match="no architecture file describes timm's VisionTransformer"):
-        timm_models.config_of(timm.create_model("vit_tiny_patch16_224", depth=1))
+        timm_models.timm_config(timm.create_model("vit_tiny_patch16_224", depth=1))
     for options in (
         {"global_pool": "avg"},
         {"num_classes": 0},
@@ -230,4 +230,4 @@ def test_modules_that_the_file_does_not_describe() -> None:
     ):
         module = timm.create_model("cait_xxs24_224", depth=1, **{"img_size": 32, **options})
         with pytest.raises(CheckpointError, match=r"built unlike|not a size"):
-            timm_models.config_of(module)
+            timm_models.timm_config(module)

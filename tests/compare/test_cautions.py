@@ -9,8 +9,8 @@ import pytest
 
 from compare.tiny import SMALL, text_study
 from outgrow.comparing import parse_study
-from outgrow.comparing.cautions import cautions
-from outgrow.comparing.result import Point, StudyResult, Trial
+from outgrow.comparing.cautions import study_cautions
+from outgrow.comparing.result import Point, StudyResult, SweepTrial
 
 
 def result(
@@ -56,20 +56,20 @@ def result(
 def test_the_second_baseline(
     corpus: Path, tmp_path: Path, rival_flops: float | None, says: str | None
 ) -> None:
-    found = cautions(result(corpus, tmp_path / "study", rival_flops=rival_flops))
+    found = study_cautions(result(corpus, tmp_path / "study", rival_flops=rival_flops))
     assert len(found) == (says is not None)
     assert all(says is not None and says in sentence for sentence in found)
 
 
 def test_a_saving_that_is_read_too_early(corpus: Path, tmp_path: Path) -> None:
     """Its loss is the baseline's at 574 of 1,000 FLOPs, after 23 tokens per parameter or 14.4."""
-    assert cautions(result(corpus, tmp_path, tokens=40_000)) == ()
+    assert study_cautions(result(corpus, tmp_path, tokens=40_000)) == ()
     early = result(corpus, tmp_path, tokens=25_000)
     assert early.tokens_per_parameter(5 - 0.5) == pytest.approx(12.5)
     assert early.tokens_per_parameter(5 - 0.4) is None  # worse than its smallest budget
-    (caution,) = cautions(early)
+    (caution,) = study_cautions(early)
     assert "less than 20 tokens per parameter (stack 14.4)" in caution
-    (short,) = cautions(result(corpus, tmp_path, tokens=10_000))
+    (short,) = study_cautions(result(corpus, tmp_path, tokens=10_000))
     assert short.startswith("the baseline sees 10.0 tokens per parameter")
 
 
@@ -80,18 +80,18 @@ def test_a_sweep_that_settles_nothing(corpus: Path, tmp_path: Path) -> None:
         replace(point, loss=point.loss + 0.1 * (point.seed - 1)) if point.arm == "scratch" else point
         for point in found.points
     )
-    near = tuple(Trial("scratch", 0, rate, 640, loss) for rate, loss in [(1e-3, 4.13), (2e-3, 4.0)])
+    near = tuple(SweepTrial("scratch", 0, rate, 640, loss) for rate, loss in [(1e-3, 4.13), (2e-3, 4.0)])
     far = (replace(near[0], loss=4.15), near[1])
-    (caution,) = cautions(replace(found, points=points, sweep=near))
+    (caution,) = study_cautions(replace(found, points=points, sweep=near))
     assert "(scratch 0.002 over 0.001 by 0.1300 ± 0.1414 nats)" in caution
-    assert cautions(replace(found, points=points, sweep=far)) == ()
-    assert cautions(replace(found, sweep=near)) == ()  # seeds that do not spread
+    assert study_cautions(replace(found, points=points, sweep=far)) == ()
+    assert study_cautions(replace(found, sweep=near)) == ()  # seeds that do not spread
 
 
 def test_pieces_from_two_machines(corpus: Path, tmp_path: Path) -> None:
     found = result(corpus, tmp_path)
-    assert cautions(replace(found, trained_on=({"device": "cpu"},))) == ()
-    (caution,) = cautions(replace(found, trained_on=({"device": "cpu"}, {"device": "cuda"})))
+    assert study_cautions(replace(found, trained_on=({"device": "cpu"},))) == ()
+    (caution,) = study_cautions(replace(found, trained_on=({"device": "cpu"}, {"device": "cuda"})))
     assert caution.startswith("2 different machines")
 
 
@@ -103,5 +103,5 @@ def test_an_interval_without_some_of_its_draws(corpus: Path, tmp_path: Path) -> 
         replace(point, loss=losses[point.seed]) if (point.arm, point.budget) == ("stack", 320) else point
         for point in found.points
     )
-    (caution,) = cautions(replace(found, points=points))
+    (caution,) = study_cautions(replace(found, points=points))
     assert "of the draws of 'stack' (300 FLOPs) lie outside" in caution

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outgrow.comparing.frontier import Curve, Frontier, best_of, compute_at, least_compute
+from outgrow.comparing.frontier import Frontier, MonotoneCurve, best_of, compute_at, least_compute
 
 KNOTS = st.lists(
     st.tuples(st.floats(0.1, 3.0), st.one_of(st.just(0.0), st.floats(1e-3, 2.0))), min_size=1, max_size=7
@@ -21,7 +21,7 @@ def test_the_curve_goes_through_its_knots_and_only_falls(
 ) -> None:
     places = np.cumsum([width for width, _ in steps]).tolist()
     values = (5 - np.cumsum([fall for _, fall in steps])).tolist()
-    curve = Curve.through(places, values)
+    curve = MonotoneCurve.through(places, values)
     assert [curve.at(place) for place in places] == pytest.approx(values)
     low, high = sorted(places[0] + share * (places[-1] - places[0]) for share in (one, other))
     assert curve.at(low) >= curve.at(high) - 1e-12

@@ -15,7 +15,7 @@ from compare.tiny import text_study as study
 from outgrow.comparing import parse_study, run_study
 from outgrow.comparing.check import check_study
 from outgrow.comparing.estimate import estimate
-from outgrow.comparing.result import Trial
+from outgrow.comparing.result import SweepTrial
 from outgrow.comparing.runner import best_rate
 from outgrow.errors import TrainingError
 from outgrow.report.compare_tables import sections
@@ -24,10 +24,10 @@ from outgrow.report.compare_tables import sections
 def test_the_mean_over_seeds_chooses() -> None:
     """Seed 0 alone would take the smaller rate; over both seeds the larger is ahead; one that diverges is out."""
     ends = [(0, 1e-3, 3.0), (0, 2e-3, 3.1), (1, 1e-3, 3.4), (1, 2e-3, 3.2)]
-    trials = [Trial("a", seed, rate, 320, loss) for seed, rate, loss in ends]
+    trials = [SweepTrial("a", seed, rate, 320, loss) for seed, rate, loss in ends]
     assert best_rate(trials[:2], "a") == 1e-3
     assert best_rate(trials, "a") == 2e-3
-    assert best_rate([*trials, Trial("a", 2, 2e-3, 320, math.inf)], "a") == 1e-3
+    assert best_rate([*trials, SweepTrial("a", 2, 2e-3, 320, math.inf)], "a") == 1e-3
 
 
 def test_a_sweep_has_seeds_of_its_own(corpus: Path, tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ import pytest
 import yaml
 
 from outgrow.errors import ConfigError
-from outgrow.planning.cautions import cautions
+from outgrow.planning.cautions import plan_cautions
 from outgrow.planning.curves import CurveFile, read_curves
 from outgrow.planning.curves.curve import make_curve
 from outgrow.planning.curves.falling import falling, falling_law
 from outgrow.planning.curves.grown import read_grown_curve
 from outgrow.planning.plan_file import parse_plan
-from outgrow.planning.stages import replay
+from outgrow.planning.stages import replay_path
 from outgrow.planning.stages.measured import MeasuredOperator, PilotCost, pilot_cost
 from outgrow.planning.worked import work_out
 from planning import pilots
@@ -271,7 +271,7 @@ def test_the_plans_own_fit_serves_as_the_curve(tmp_path: Path, plan: Callable[..
     assert cost.lost_tokens == pytest.approx(600_000, rel=0.01)
     assert "the fitted curve of" in cost.pilots[0].own
     assert worked.problem.operators[2].lost_tokens == cost.lost_tokens
-    again = replay(
+    again = replay_path(
         worked.problem, (0, 1), (2_000_000,), json.loads(log.read_text().splitlines()[-1])["val_loss"]
     )
     assert again.tokens[1] == pytest.approx(60 * TOKENS, rel=1e-3)  # the plan predicts the pilot itself
@@ -282,7 +282,7 @@ def test_a_gain_is_told_and_not_planned_with(tmp_path: Path, plan: Callable[...,
     worked = work_out(parse_plan(plan(measured=pair)))
     assert worked.measured["both"].lost_tokens == pytest.approx(-500_000, rel=0.2)
     assert worked.problem.operators[2].lost_tokens == 0
-    said = " ".join(cautions(worked))
+    said = " ".join(plan_cautions(worked))
     assert "were faster than their own size from scratch" in said
     assert "taken to be perfect" not in said
 
@@ -291,10 +291,10 @@ def test_what_is_to_be_known_about_a_measured_cost(
     tmp_path: Path, plan: Callable[..., dict[str, Any]]
 ) -> None:
     drifting = {"grown": str(write(tmp_path / "drift", grown_log(lost=lambda since: 0.21 * since, count=20)))}
-    assert "had not settled" in " ".join(cautions(work_out(parse_plan(plan(measured=drifting)))))
+    assert "had not settled" in " ".join(plan_cautions(work_out(parse_plan(plan(measured=drifting)))))
     numbers = {**plan(measured=seeds(tmp_path, 1)), "law": {"kind": "chinchilla"}, "model": None}
     numbers["candidates"] = [{"name": "small", "parameters": "1M"}, {"name": "large", "parameters": "4M"}]
-    said = " ".join(cautions(work_out(parse_plan(numbers))))
+    said = " ".join(plan_cautions(work_out(parse_plan(numbers))))
     assert "lost tokens are taken to be the same" in said
     for folder, sequences in (("grown-0", 8), ("scratch-0", 16)):
         (tmp_path / folder / "run.yaml").write_text(yaml.safe_dump({"batch": {"sequences": sequences}}))

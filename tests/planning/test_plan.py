@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from outgrow.planning.cautions import cautions
+from outgrow.planning.cautions import plan_cautions
 from outgrow.planning.laws import Chinchilla
 from outgrow.planning.plan_file import parse_plan
 from outgrow.planning.summary import summary
@@ -221,7 +221,7 @@ def test_numbers_alone_and_a_budget() -> None:
     )
     assert worked.paths[0].total_flops == pytest.approx(1e17, rel=1e-6)
     assert worked.paths[1].losses[-1] < worked.paths[0].losses[-1]
-    assert any("6 FLOPs per parameter" in text for text in cautions(worked))
+    assert any("6 FLOPs per parameter" in text for text in plan_cautions(worked))
 
 
 def test_kaplans_law_counts_without_embeddings() -> None:
@@ -242,7 +242,7 @@ def test_warnings_in_plain_words() -> None:
             }
         )
     )
-    said = " ".join(cautions(worked))
+    said = " ".join(plan_cautions(worked))
     for words in (
         "tokens per parameter",
         "times at once",
@@ -251,16 +251,16 @@ def test_warnings_in_plain_words() -> None:
     ):
         assert words in said
     decayed = work_out(parse_plan({**PLAN, "run": {"schedule": {"kind": "linear"}}}))
-    assert "already decayed" in " ".join(cautions(decayed))
+    assert "already decayed" in " ".join(plan_cautions(decayed))
     measured = {**base, "operators": {"both": {"loss_gap": 0.01, "lost_tokens": "10k"}}}
-    assert "taken to be perfect" not in " ".join(cautions(work_out(parse_plan(measured))))
+    assert "taken to be perfect" not in " ".join(plan_cautions(work_out(parse_plan(measured))))
 
 
 def test_a_growth_that_the_operators_refuse_is_planned_around() -> None:
     plan = {**PLAN, "grow": {"width": "duplicate"}}  # 16 -> 24 and 16 -> 48: only the second is a multiple
     worked = work_out(parse_plan(plan))
     assert all(path.sizes[:2] != (0, 1) for path in worked.paths)
-    assert any("small → medium" in text for text in cautions(worked))
+    assert any("small → medium" in text for text in plan_cautions(worked))
 
 
 def test_a_growth_that_ends_in_another_model_is_planned_around() -> None:
@@ -270,7 +270,7 @@ def test_a_growth_that_ends_in_another_model_is_planned_around() -> None:
     }  # heads of 24; the small one's of 8 would be kept
     worked = work_out(parse_plan({**PLAN, "candidates": [PLAN["candidates"][0], wider_heads]}))
     assert all(len(path.sizes) == 1 for path in worked.paths)
-    assert any("query_dim 8, not 24" in text for text in cautions(worked))
+    assert any("query_dim 8, not 24" in text for text in plan_cautions(worked))
 
 
 def test_limits_on_the_growth_factor() -> None:

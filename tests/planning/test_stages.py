@@ -11,7 +11,7 @@ from outgrow.errors import ConfigError
 from outgrow.planning.laws import CHINCHILLA, Chinchilla
 from outgrow.planning.stages import (
     LOSS_PRESERVING,
-    Operator,
+    OperatorCost,
     Problem,
     Size,
     best_for_flops,
@@ -19,7 +19,7 @@ from outgrow.planning.stages import (
     gstack_tokens,
     late_switch_tokens,
     loss_along,
-    replay,
+    replay_path,
     sensitivity,
 )
 from outgrow.planning.stages.problem import any_larger
@@ -28,7 +28,7 @@ LAW = Chinchilla(1.9, 120.0, 0.30, 900.0, 0.40)
 
 
 def series(
-    *numbers: float, operators: tuple[Operator, ...] = (LOSS_PRESERVING,), law: Chinchilla = LAW
+    *numbers: float, operators: tuple[OperatorCost, ...] = (LOSS_PRESERVING,), law: Chinchilla = LAW
 ) -> Problem:
     sizes = tuple(Size(f"{n:.3g}", n, 6 * n, law.curve(n)) for n in numbers)
     return Problem(sizes, operators, any_larger(len(sizes)), tuple(range(len(sizes))))
@@ -63,9 +63,9 @@ def brute_force(problem: Problem, target: float, stages: int, lines: int) -> tup
 
 
 @pytest.mark.parametrize(
-    "operator", [LOSS_PRESERVING, Operator("rough", 0.05, 2e6, 1e13), Operator("lucky", -0.01)]
+    "operator", [LOSS_PRESERVING, OperatorCost("rough", 0.05, 2e6, 1e13), OperatorCost("lucky", -0.01)]
 )
-def test_two_and_three_stages_are_those_of_brute_force(operator: Operator) -> None:
+def test_two_and_three_stages_are_those_of_brute_force(operator: OperatorCost) -> None:
     problem = series(1e6, 3e6, 8e6, 2e7, operators=(operator,))
     paths = best_for_loss(problem, 3.1, 3)
     for stages, lines in ((2, 600), (3, 70)):
@@ -156,9 +156,9 @@ def test_sensitivity_has_its_minimum_at_the_plan() -> None:
 
 
 def test_a_replay_is_the_path_and_its_loss_ends_there() -> None:
-    problem = series(1e6, 5e6, 2e7, operators=(Operator("rough", 0.02, 1e6, 1e12),))
+    problem = series(1e6, 5e6, 2e7, operators=(OperatorCost("rough", 0.02, 1e6, 1e12),))
     path = best_for_loss(problem, 3.1, 3)[2]
-    again = replay(problem, path.sizes, path.tokens[:-1], path.losses[-1])
+    again = replay_path(problem, path.sizes, path.tokens[:-1], path.losses[-1])
     np.testing.assert_allclose(again.flops, path.flops, rtol=1e-9)
     end = loss_along(problem, path.sizes, path.tokens[:-1], np.array([path.total_flops]))
     assert float(end[0]) == pytest.approx(path.losses[-1], rel=1e-9)

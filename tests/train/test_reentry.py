@@ -15,7 +15,7 @@ from outgrow.commands.train import run_command
 from outgrow.errors import ConfigError
 from outgrow.files.yaml_file import dump_yaml
 from outgrow.report.rates import rate_line
-from outgrow.run.reentry import LOSS_MATCHED_RATIO, Factors, entry_peak, matched_tokens, size_law
+from outgrow.run.reentry import LOSS_MATCHED_RATIO, Factors, entry_peak, learning_rate_law, matched_tokens
 from outgrow.run.run_file import load_run, parse_run
 from outgrow.run.schedule import WSD, Linear, learning_rate
 from outgrow.training import train
@@ -51,7 +51,7 @@ def courses(data: dict[str, Any]) -> tuple[Course, ...]:
 
 @pytest.mark.parametrize(("layers", "width", "peak"), PUBLISHED_PEAKS)
 def test_the_size_law_gives_the_published_peaks(layers: int, width: int, peak: float) -> None:
-    assert size_law(12 * layers * width**2) == pytest.approx(peak, abs=1e-9)
+    assert learning_rate_law(12 * layers * width**2) == pytest.approx(peak, abs=1e-9)
 
 
 def test_peaks() -> None:
@@ -59,7 +59,9 @@ def test_peaks() -> None:
     assert entry_peak("keep", 1e-3, 1e6, factors) == 1e-3
     assert entry_peak(3e-4, 1e-3, 1e6, None) == 3e-4
     assert entry_peak("mup", 1e-3, 1e6, factors) == 5e-4
-    assert entry_peak("size_law", size_law(1e6), 1e6, factors) == pytest.approx(size_law(4e6))
+    assert entry_peak("size_law", learning_rate_law(1e6), 1e6, factors) == pytest.approx(
+        learning_rate_law(4e6)
+    )
 
 
 def test_a_curve_is_read_where_it_first_comes_down() -> None:

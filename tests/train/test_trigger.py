@@ -17,7 +17,7 @@ from outgrow.run.until import PUBLISHED_SLOPE, Threshold, UntilEfficiency, Until
 from outgrow.training import loop, train
 from outgrow.training.folder import read_metrics
 from outgrow.training.preflight import preflight
-from outgrow.training.trigger import Monitor, fit
+from outgrow.training.trigger import Monitor, fit_trend
 from train.test_loop import bits, rows_without_times
 
 Tiny = Callable[..., dict[str, Any]]
@@ -117,7 +117,7 @@ def test_the_fit_says_how_sure_it_is() -> None:
     tokens = np.linspace(1e9, 2e9, 60)
     slopes, errors = [], []
     for _ in range(300):
-        found = fit(
+        found = fit_trend(
             tokens.tolist(), kaplan(tokens, 1.0) + 0.02 * generator.standard_normal(60), [1.0] * 60, B
         )
         slopes.append(found.slope)

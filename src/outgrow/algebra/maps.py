@@ -20,7 +20,7 @@ from torch import Tensor
 from outgrow.algebra.linear import EMPTY, MEAN, Identity, LinearMap, Select, compose
 from outgrow.errors import GrowthError
 
-Side = Literal["writers", "readers", "both", "none"]
+FreshSide = Literal["writers", "readers", "both", "none"]
 Silencing = Literal["outputs", "norms", "pairs"]
 
 
@@ -35,7 +35,7 @@ class AxisMap:
 
     forward: LinearMap
     backward: LinearMap
-    fresh: Side = "writers"
+    fresh: FreshSide = "writers"
 
     @property
     def small(self) -> int:
@@ -137,7 +137,7 @@ def copies(index: Tensor, small: int, *, forward_power: float = 0.0) -> AxisMap:
 
 
 def padding(
-    small: int, large: int, *, fresh: Side, mean: bool = False, places: Tensor | None = None
+    small: int, large: int, *, fresh: FreshSide, mean: bool = False, places: Tensor | None = None
 ) -> AxisMap:
     """Keep the old units and add units that copy nothing (or, with `mean`, hold the mean of the old ones).
 

@@ -11,7 +11,7 @@ from outgrow.commands.console import open_console
 from outgrow.errors import ConfigError, printable
 from outgrow.files.atomic import write_text_atomic
 from outgrow.files.yaml_file import dump_yaml
-from outgrow.planning.cautions import cautions
+from outgrow.planning.cautions import plan_cautions
 from outgrow.planning.config import CurveConfig, FitLaw
 from outgrow.planning.plan_file import load_plan
 from outgrow.planning.plan_law import fitted_law
@@ -96,7 +96,7 @@ def plan_command(
     console.print(plan_table(worked))
     if worked.rules:
         console.print(rules_table(worked))
-    for text in cautions(worked):
+    for text in plan_cautions(worked):
         console.print(f"! {text}", style="bold")
     for what, path in (("picture", plot), ("run", run)):
         if path is not None:

@@ -15,7 +15,7 @@ TOKENS_PER_PARAMETER = 20
 _ENOUGH = 0.95 * TOKENS_PER_PARAMETER
 
 
-def cautions(result: StudyResult) -> tuple[str, ...]:
+def study_cautions(result: StudyResult) -> tuple[str, ...]:
     """One sentence for each; none where there is nothing to warn of."""
     checks = (
         _short_baseline,

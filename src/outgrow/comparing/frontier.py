@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Side = Literal["inside", "better than every budget", "worse than every budget"]
+FrontierSide = Literal["inside", "better than every budget", "worse than every budget"]
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Frontier:
 
 
 @dataclass(frozen=True)
-class Curve:
+class MonotoneCurve:
     """A monotone cubic through knots whose values only fall, or stay.
 
-    >>> curve = Curve.through([0.0, 1.0, 2.0], [4.0, 2.0, 1.0])
+    >>> curve = MonotoneCurve.through([0.0, 1.0, 2.0], [4.0, 2.0, 1.0])
     >>> curve.at(1.0), round(curve.at(0.5), 3)
     (2.0, 2.854)
     >>> round(curve.where(curve.at(0.5)), 9)
@@ -54,9 +54,9 @@ class Curve:
     slopes: tuple[float, ...]
 
     @staticmethod
-    def through(places: Sequence[float], values: Sequence[float]) -> Curve:
+    def through(places: Sequence[float], values: Sequence[float]) -> MonotoneCurve:
         """The curve through at least one knot, places increasing, values not."""
-        return Curve(tuple(places), tuple(values), tuple(_slopes(places, values)))
+        return MonotoneCurve(tuple(places), tuple(values), tuple(_slopes(places, values)))
 
     def at(self, place: float) -> float:
         """The value at a place between the first and the last knot."""
@@ -88,14 +88,14 @@ def _first(holds: Iterable[bool]) -> int:
     return next(place for place, one in enumerate(holds) if one)
 
 
-def curve_of(compute: Sequence[float], losses: NDArray[np.float64]) -> Curve:
+def curve_of(compute: Sequence[float], losses: NDArray[np.float64]) -> MonotoneCurve:
     """The curve over log compute, or log tokens. A budget that is worse than a smaller one does not help: it runs through the running minimum."""
-    return Curve.through([log(one) for one in compute], np.minimum.accumulate(losses).tolist())
+    return MonotoneCurve.through([log(one) for one in compute], np.minimum.accumulate(losses).tolist())
 
 
 def compute_at(
     compute: Sequence[float], losses: NDArray[np.float64], loss: float
-) -> tuple[float | None, Side]:
+) -> tuple[float | None, FrontierSide]:
     """The compute at which a frontier reaches a loss.
 
     >>> round(compute_at([1e12, 1e14], np.array([4.0, 3.0]), 3.5)[0] / 1e13, 6)
@@ -122,7 +122,7 @@ def best_of(frontiers: Sequence[Frontier]) -> tuple[tuple[float, ...], NDArray[n
     return tuple(places), np.minimum.accumulate(np.array([best[place] for place in places]))
 
 
-def least_compute(frontiers: Sequence[Frontier], loss: float) -> tuple[float | None, Side]:
+def least_compute(frontiers: Sequence[Frontier], loss: float) -> tuple[float | None, FrontierSide]:
     """The least compute at which any of several sizes reaches a loss: on its own curve, or on that through the best ends of all.
 
     A size whose smallest budget is already better counts with that budget: it needs no more.

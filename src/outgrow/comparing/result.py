@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from outgrow.comparing.frontier import Frontier, Side, compute_at, least_compute
+from outgrow.comparing.frontier import Frontier, FrontierSide, compute_at, least_compute
 from outgrow.comparing.saving import EqualTokens, Saving, at_equal_tokens, savings
 from outgrow.comparing.study import StudyConfig
 from outgrow.comparing.worth import Worth, worth_of
 from outgrow.training.result import machine
 
-Cost = Literal["flops", "seconds", "flops_sunk"]
+CostKind = Literal["flops", "seconds", "flops_sunk"]
 """What is saved: all FLOPs, all seconds, or FLOPs with the small stages taken as free ("sunk")."""
 
 
@@ -48,7 +48,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Trial:
+class SweepTrial:
     """One end of the sweep of learning rates."""
 
     arm: str
@@ -59,10 +59,10 @@ class Trial:
     """Infinite where it diverged."""
 
 
-def trial_losses(trials: Iterable[Trial], arm: str) -> dict[float, float]:
+def trial_losses(trials: Iterable[SweepTrial], arm: str) -> dict[float, float]:
     """Rate -> mean loss over the seeds of the sweep; infinite where one diverged.
 
-    >>> sweep = [Trial("a", 0, 1e-3, 8, 3.0), Trial("a", 1, 1e-3, 8, 3.5), Trial("a", 0, 2e-3, 8, 2.5)]
+    >>> sweep = [SweepTrial("a", 0, 1e-3, 8, 3.0), SweepTrial("a", 1, 1e-3, 8, 3.5), SweepTrial("a", 0, 2e-3, 8, 2.5)]
     >>> trial_losses(sweep, "a")
     {0.001: 3.25, 0.002: 2.5}
     """
@@ -79,7 +79,7 @@ class StudyResult:
 
     study: StudyConfig
     points: tuple[Point, ...]
-    sweep: tuple[Trial, ...]
+    sweep: tuple[SweepTrial, ...]
     rates: Mapping[str, float]
     """The learning rate that was chosen for each arm."""
     sweep_flops: float
@@ -95,7 +95,7 @@ class StudyResult:
         """The ends of an arm by seed and budget."""
         return {(point.seed, point.budget): point for point in self.points if point.arm == arm}
 
-    def frontier(self, arm: str, cost: Cost = "flops") -> Frontier:
+    def frontier(self, arm: str, cost: CostKind = "flops") -> Frontier:
         """Decayed losses of an arm over its cost; the cost is the mean over seeds."""
         own, seeds, budgets = self.of(arm), self.study.seeds, self.study.arm_budgets(arm)
         return Frontier(
@@ -103,7 +103,7 @@ class StudyResult:
             tuple(tuple(own[seed, budget].loss for budget in budgets) for seed in seeds),
         )
 
-    def savings(self, cost: Cost = "flops") -> dict[str, tuple[Saving, ...]]:
+    def savings(self, cost: CostKind = "flops") -> dict[str, tuple[Saving, ...]]:
         """Every arm against the baseline, whose small stages are none: it always pays in full."""
         scratch = self.frontier(self.study.baseline, cost)
         return {arm: savings(self.frontier(arm, cost), scratch) for arm in self.study.arms}
@@ -150,14 +150,14 @@ class StudyResult:
         # A token costs the baseline the same throughout.
         return compute / frontier.compute[-1] * end.tokens / end.parameters
 
-    def any_size(self, loss: float) -> tuple[float | None, Side]:
+    def any_size(self, loss: float) -> tuple[float | None, FrontierSide]:
         """The second baseline: FLOPs at which the best model from scratch of any size reaches a loss."""
         scratch = [self.frontier(arm) for arm, config in self.study.arms.items() if config.is_scratch]
         return least_compute(scratch, loss)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        costs: tuple[Cost, ...] = ("flops", "seconds", "flops_sunk")
+        costs: tuple[CostKind, ...] = ("flops", "seconds", "flops_sunk")
         return {
             "study": self.study.model_dump(mode="json"),
             "machine": machine(),

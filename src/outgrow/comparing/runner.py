@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from outgrow.comparing.cautions import cautions
+from outgrow.comparing.cautions import study_cautions
 from outgrow.comparing.check import check_study
 from outgrow.comparing.downstream import downstream
 from outgrow.comparing.pieces import Branch, Piece, all_pieces, branches, common_run, with_thresholds
 from outgrow.comparing.provenance import check_data, check_same_data, machines
-from outgrow.comparing.result import Point, StudyResult, Trial, trial_losses
+from outgrow.comparing.result import Point, StudyResult, SweepTrial, trial_losses
 from outgrow.comparing.study import StudyConfig
 from outgrow.comparing.timing import by_key, model_key, study_speeds
 from outgrow.cost.flops import model_cost
@@ -83,7 +83,7 @@ def measure_savings(study: StudyConfig, say: Say) -> StudyResult:
         sweep_flops=sum(flops_of(piece, folder) for piece in all_pieces(sweep)),
         trained_on=machines(used, folder),
     )
-    result = replace(result, cautions=cautions(result))
+    result = replace(result, cautions=study_cautions(result))
     write_json_atomic(root / "study.json", result.to_json())
     return result
 
@@ -128,10 +128,10 @@ def _tokens_after_sweep(study: StudyConfig, sweep: Sequence[Branch]) -> int:
     )
 
 
-def sweep_trials(sweep: Sequence[Branch], folder: str) -> tuple[Trial, ...]:
+def sweep_trials(sweep: Sequence[Branch], folder: str) -> tuple[SweepTrial, ...]:
     """What the ends of a sweep came to; a rate that diverged has no finite loss."""
     return tuple(
-        Trial(
+        SweepTrial(
             one.arm,
             one.seed,
             one.rate,
@@ -142,7 +142,7 @@ def sweep_trials(sweep: Sequence[Branch], folder: str) -> tuple[Trial, ...]:
     )
 
 
-def best_rate(trials: Sequence[Trial], arm: str) -> float:
+def best_rate(trials: Sequence[SweepTrial], arm: str) -> float:
     """The learning rate of the lowest mean loss. Raises `TrainingError` where every one diverges on some seed."""
     losses = trial_losses(trials, arm)
     best = min(losses, key=lambda rate: losses[rate])

@@ -18,7 +18,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from outgrow.comparing.frontier import Frontier, Side, compute_at, curve_of
+from outgrow.comparing.frontier import Frontier, FrontierSide, compute_at, curve_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Saving:
     low: float | None
     high: float | None
     speed_up: float | None
-    side: Side
+    side: FrontierSide
     inside: float
     """Share of the bootstrap draws whose loss lay on the frontier; the interval is over these. One seed has no interval."""
 

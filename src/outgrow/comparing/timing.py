@@ -35,7 +35,7 @@ Models = Mapping[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Speed:
+class PieceSpeed:
     """What was measured of one model; an image counts as one token."""
 
     model: str
@@ -102,7 +102,7 @@ def known_speeds(path: Path, models: Models, run: RunConfig, timing: TimingConfi
     return speeds if same and models.keys() <= speeds.keys() else None
 
 
-def time_models(models: Models, run: RunConfig, timing: TimingConfig) -> tuple[Speed, ...]:
+def time_models(models: Models, run: RunConfig, timing: TimingConfig) -> tuple[PieceSpeed, ...]:
     """Measure all models in turns, each with the batch, optimizer, precision and device of a run."""
     be_repeatable()
     device = choose_device(run)
@@ -114,7 +114,7 @@ def time_models(models: Models, run: RunConfig, timing: TimingConfig) -> tuple[S
             if place > 0:  # the round before the first one warms up
                 seconds[key].append(taken / (timing.steps * run.tokens_per_step))
     return tuple(
-        Speed(key, parameter_count(models[key]), statistics.median(seconds[key]), tuple(seconds[key]))
+        PieceSpeed(key, parameter_count(models[key]), statistics.median(seconds[key]), tuple(seconds[key]))
         for key in models
     )
 

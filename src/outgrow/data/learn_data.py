@@ -24,7 +24,7 @@ from outgrow.data.tokenizer import find_tokenizer
 from outgrow.data.windows import Data, TrainingData, Windows, encoded
 from outgrow.errors import ConfigError
 from outgrow.models.architecture import load, longest_sequence
-from outgrow.models.forward import Batch
+from outgrow.models.forward import ModelInputs
 from outgrow.run.config import DataConfig
 
 
@@ -37,11 +37,11 @@ class LearnData:
     sequences: int
     seed: int = 0
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> ModelInputs:
         """The batch of one step of the fit."""
         return forward_batch(self.objective, self.data.batch(self.seed, step, self.sequences))
 
-    def evaluation(self, count: int = 4) -> list[Batch]:
+    def evaluation(self, count: int = 4) -> list[ModelInputs]:
         """Held-out batches, always the same."""
         pieces = self.data.validation_batches(count * self.sequences, self.sequences)
         return [forward_batch(self.objective, piece) for piece in pieces]
@@ -52,7 +52,7 @@ class LearnData:
         return {**self.data.record, "sequences": self.sequences, "seed": self.seed}
 
 
-def forward_batch(objective: str, batch: objectives.Batch) -> Batch:
+def forward_batch(objective: str, batch: objectives.Batch) -> ModelInputs:
     """Inputs and targets of training as what the model's own forward takes.
 
     >>> import torch

@@ -13,7 +13,7 @@ from outgrow.data.proof_images import image_batches
 from outgrow.data.tokenizer import TextTokenizer, open_tokenizer
 from outgrow.errors import ConfigError
 from outgrow.models.architecture import longest_sequence, resolve
-from outgrow.models.forward import Batch
+from outgrow.models.forward import ModelInputs
 from outgrow.state.training_state import TrainingState
 
 
@@ -25,7 +25,7 @@ def proof_batches(
     count: int = 10,
     sequences: int = 4,
     length: int = 128,
-) -> tuple[list[Batch], str]:
+) -> tuple[list[ModelInputs], str]:
     """`count` batches of (sequences, length) tokens or of images, and a line that says where they come from."""
     model = resolve(state.config)
     if model.spec.objective == "image":
@@ -66,5 +66,5 @@ def _take(documents: Iterator[str], tokenizer: TextTokenizer, wanted: int) -> li
     return tokens[:wanted]
 
 
-def _cut(tokens: Tensor, count: int, sequences: int, length: int) -> list[Batch]:
+def _cut(tokens: Tensor, count: int, sequences: int, length: int) -> list[ModelInputs]:
     return [{"input_ids": part, "labels": part.clone()} for part in tokens.view(count, sequences, length)]

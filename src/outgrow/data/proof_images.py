@@ -9,11 +9,13 @@ from torch import Tensor
 
 from outgrow.data.images import LabelledImages, model_input, read_images
 from outgrow.errors import ConfigError
-from outgrow.models.forward import Batch
+from outgrow.models.forward import ModelInputs
 from outgrow.models.model import Model
 
 
-def image_batches(model: Model, source: str | None, *, count: int, size: int) -> tuple[list[Batch], str]:
+def image_batches(
+    model: Model, source: str | None, *, count: int, size: int
+) -> tuple[list[ModelInputs], str]:
     """`count` batches of `size` images with labels, and a line that says where they come from.
 
     Raises ConfigError for a file that is no such archive, images that the model cannot take, and too few of them.
@@ -56,7 +58,7 @@ def _taken(path: Path, shape: tuple[int, ...], classes: int) -> LabelledImages:
     return images.part(0, shape[0])
 
 
-def _cut(pixels: Tensor, labels: Tensor, size: int) -> list[Batch]:
+def _cut(pixels: Tensor, labels: Tensor, size: int) -> list[ModelInputs]:
     return [
         {"pixel_values": images, "labels": classes}
         for images, classes in zip(torch.split(pixels, size), torch.split(labels, size), strict=True)

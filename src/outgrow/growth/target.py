@@ -9,7 +9,7 @@ from outgrow.algebra.maps import LayerMap
 from outgrow.errors import GrowthError, near
 from outgrow.growth.growth import Growth
 from outgrow.models.architecture import fixed, growable, resolve
-from outgrow.models.expressions import evaluate
+from outgrow.models.expressions import size_of
 from outgrow.models.model import Model
 
 _MOST_TIMES = 1000
@@ -29,7 +29,7 @@ def target(small: Model, to: Mapping[str, Any]) -> Model:
     config = dict(small.config)
     for name, expression in spec.pin.items():
         if config.get(name) is None:
-            config[name] = evaluate(expression, config)
+            config[name] = size_of(expression, config)
     allowed, said = growable(spec), dict[str, str]()
     for asked, value in to.items():
         name = spec.aliases.get(asked, asked)

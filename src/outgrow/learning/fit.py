@@ -24,8 +24,8 @@ from outgrow.engine.step import Device, step_seed
 from outgrow.errors import ConfigError, TrainingError
 from outgrow.growth.plan import plan
 from outgrow.learning.grown_model import GrownModel
-from outgrow.methods.learned.form import Form, Values
-from outgrow.models.forward import Batch, batch_loss
+from outgrow.methods.learned.form import OperatorForm, Values
+from outgrow.models.forward import ModelInputs, batch_loss
 from outgrow.models.library import build_model
 
 
@@ -85,12 +85,12 @@ class Fit:
 
 
 def fit(
-    form: Form,
+    form: OperatorForm,
     start: Values,
     small: Mapping[str, Tensor],
     config: Mapping[str, Any],
-    batches: Callable[[int], Batch],
-    evaluation: Sequence[Batch],
+    batches: Callable[[int], ModelInputs],
+    evaluation: Sequence[ModelInputs],
     options: FitOptions,
     *,
     device: Device | None = None,
@@ -130,7 +130,7 @@ def fit(
 def fit_step(
     grown: GrownModel,
     optimizer: torch.optim.Optimizer,
-    batch: Batch,
+    batch: ModelInputs,
     options: FitOptions,
     step: int,
     device: Device,
@@ -158,7 +158,7 @@ def fit_step(
 
 
 @torch.no_grad()
-def mean_loss(grown: GrownModel, batches: Sequence[Batch], device: Device) -> float:
+def mean_loss(grown: GrownModel, batches: Sequence[ModelInputs], device: Device) -> float:
     """Mean loss of the grown model over batches, without dropout."""
     grown.model.eval()
     return fmean(float(_loss(grown, batch, device)) for batch in batches)
@@ -166,7 +166,7 @@ def mean_loss(grown: GrownModel, batches: Sequence[Batch], device: Device) -> fl
 
 @torch.no_grad()
 def small_losses(
-    config: Mapping[str, Any], weights: Mapping[str, Tensor], batches: Iterable[Batch], device: Device
+    config: Mapping[str, Any], weights: Mapping[str, Tensor], batches: Iterable[ModelInputs], device: Device
 ) -> list[float]:
     """Loss of the small model on each batch."""
     model = build_model(config, dtype=next(iter(weights.values())).dtype).eval()
@@ -178,7 +178,7 @@ def small_losses(
 
 @torch.no_grad()
 def fit_flops(
-    grown: GrownModel, batch: Batch, evaluation: Sequence[Batch], steps: int, device: Device
+    grown: GrownModel, batch: ModelInputs, evaluation: Sequence[ModelInputs], steps: int, device: Device
 ) -> int:
     """FLOPs of `steps` fitting steps, 3 forward passes each, and of two evaluations; making the weights is counted too."""
     from torch.utils.flop_counter import FlopCounterMode
@@ -190,7 +190,7 @@ def fit_flops(
     return int(forward * (3 * steps + 2 * share))
 
 
-def _loss(model: nn.Module | GrownModel, batch: Batch, device: Device) -> Tensor:
+def _loss(model: nn.Module | GrownModel, batch: ModelInputs, device: Device) -> Tensor:
     """Of a batch, on the device and in its precision; a masked model's head is computed where a label counts."""
     moved = {key: value.to(device.name) for key, value in batch.items()}
     inner = model.model if isinstance(model, GrownModel) else model

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from outgrow.methods.learned.form import Form, Values, patterns, stacked
+from outgrow.methods.learned.form import OperatorForm, Values, patterns, stacked
 from outgrow.models.library import build_model
 
 
@@ -27,7 +27,7 @@ class GrownModel:
 
     def __init__(
         self,
-        form: Form,
+        form: OperatorForm,
         values: Values,
         small: Mapping[str, Tensor],
         config: Mapping[str, Any],
@@ -70,7 +70,7 @@ class GrownModel:
         return _MappedHead(self, pattern, dim, module.bias)
 
 
-def making_flops(form: Form, values: Values) -> int:
+def making_flops(form: OperatorForm, values: Values) -> int:
     """FLOPs of making all large weights once, tables over a vocabulary left out, counted without computing them."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -108,7 +108,7 @@ class _MappedHead(nn.Module):
         return functional.linear(narrow, grown.small[pattern], self.bias)
 
 
-def _tables(form: Form) -> dict[str, int]:
+def _tables(form: OperatorForm) -> dict[str, int]:
     """Matrices over a vocabulary, by pattern, and the dimension that is not it."""
     axes = form.small.axes
     found = {}

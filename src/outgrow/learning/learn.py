@@ -18,13 +18,13 @@ from outgrow.growth.target import target
 from outgrow.learning.fit import Fit, FitOptions, fit
 from outgrow.methods.build import build
 from outgrow.methods.learned.fitted import FittedOperator, describe_source
-from outgrow.methods.learned.form import Form
+from outgrow.methods.learned.form import OperatorForm
 from outgrow.methods.learned.ligo import Ligo, initial
 from outgrow.methods.learned.ligo_start import exact
 from outgrow.methods.learned.mango import Mango
 from outgrow.methods.learned.mango import start as mango_start
 from outgrow.models.architecture import resolve
-from outgrow.models.forward import Batch
+from outgrow.models.forward import ModelInputs
 from outgrow.models.model import Model
 from outgrow.run.learn_config import unread
 from outgrow.state.operator_file import learned_values
@@ -48,13 +48,15 @@ class LearnOptions:
     fit: FitOptions = field(default_factory=FitOptions)
 
 
-Begin = Callable[[Model, Mapping[str, int], LearnOptions], tuple[Form, dict[str, Tensor], dict[str, Any]]]
+Begin = Callable[
+    [Model, Mapping[str, int], LearnOptions], tuple[OperatorForm, dict[str, Tensor], dict[str, Any]]
+]
 """(small, to, options) -> the form, its first numbers, and the form's own options as JSON."""
 
 
 def begin_ligo(
     small: Model, to: Mapping[str, int], options: LearnOptions
-) -> tuple[Form, dict[str, Tensor], dict[str, Any]]:
+) -> tuple[OperatorForm, dict[str, Tensor], dict[str, Any]]:
     """LiGO at the start that is asked for."""
     if options.start == "exact":
         base = build(small, to, width=options.width, depth=options.depth)
@@ -86,7 +88,7 @@ def published_start(start: str) -> tuple[str, str]:
 
 def begin_mango(
     small: Model, to: Mapping[str, int], options: LearnOptions
-) -> tuple[Form, dict[str, Tensor], dict[str, Any]]:
+) -> tuple[OperatorForm, dict[str, Tensor], dict[str, Any]]:
     """Mango at stacked layers and selected units plus noise, as published; it can begin at no exact growth."""
     if options.start == "exact":
         raise GrowthError(
@@ -109,7 +111,7 @@ METHODS: Mapping[str, Begin] = {"ligo": begin_ligo, "mango": begin_mango}
 
 def begin(
     small: Model, to: Mapping[str, int], options: LearnOptions
-) -> tuple[Form, dict[str, Tensor], dict[str, Any]]:
+) -> tuple[OperatorForm, dict[str, Tensor], dict[str, Any]]:
     """The form of a method and its first numbers: everything that can be refused, before any tensor is read."""
     if options.method not in METHODS:
         raise GrowthError(f"unknown learned operator '{options.method}' ({near(options.method, METHODS)})")
@@ -126,8 +128,8 @@ def begin(
 def learn(
     state: TrainingState,
     to: Mapping[str, int],
-    batches: Callable[[int], Batch],
-    evaluation: Sequence[Batch],
+    batches: Callable[[int], ModelInputs],
+    evaluation: Sequence[ModelInputs],
     options: LearnOptions,
     *,
     data: Mapping[str, Any] | None = None,
@@ -162,7 +164,7 @@ def learn(
 
 def operator_of(
     method: str,
-    form: Form,
+    form: OperatorForm,
     own: Mapping[str, Any],
     to: Mapping[str, int],
     values: Mapping[str, Tensor],

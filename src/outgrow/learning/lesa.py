@@ -90,7 +90,7 @@ def fit_lesa(
     """
     options = LesaOptions(width, noise, steps, hidden, rank, seed)
     form = lesa_form(state.config, to, options)
-    found = predict(state, form, options)
+    found = predict_layers(state, form, options)
     growth = form.growth(found.tensors)
     told = {"steps": steps, "hidden": hidden, "rank": rank, **_errors(found)}
     depth, *rest = growth.provenance
@@ -102,7 +102,7 @@ def learn_lesa(
 ) -> tuple[FittedOperator, Predicted]:
     """The same as an operator that can be saved and applied again. It needs no data: the model's own layers are the task."""
     form = lesa_form(state.config, to, options)
-    found = predict(state, form, options)
+    found = predict_layers(state, form, options)
     matrix = next(one for one in form.patterns if len(form.small.shape(name(one, 0))) > 1)
     sample = sampled(state.source, name(matrix, 0))
     made = lesa_operator(form, options, to, found.tensors, {"fit": asdict(options), **_errors(found)})
@@ -150,7 +150,7 @@ def lesa_form(config: Mapping[str, Any], to: Mapping[str, Any], options: LesaOpt
     return form
 
 
-def predict(state: TrainingState, form: Lesa, options: LesaOptions) -> Predicted:
+def predict_layers(state: TrainingState, form: Lesa, options: LesaOptions) -> Predicted:
     """Fit G for every kind of matrix, and put it between the neighbours; norms and biases are their mean."""
     tensors: dict[str, Tensor] = {}
     fits: list[_Predictor] = []

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from outgrow.algebra.axes import Signature, parse
 from outgrow.errors import ArchitectureError, near
-from outgrow.models.expressions import evaluate, fields
+from outgrow.models.expressions import fields, size_of
 from outgrow.models.model import Model, Parameter
 from outgrow.models.spec import ArchitectureSpec, ParameterSpec
 
@@ -58,11 +58,11 @@ def resolve(config: Mapping[str, Any]) -> Model:
     """
     spec = load(str(config.get("model_type")))
     _check_requirements(spec.model_type, spec.requires, config)
-    sizes = {name: evaluate(axis.size, config) for name, axis in spec.axes.items()}
+    sizes = {name: size_of(axis.size, config) for name, axis in spec.axes.items()}
     none = type(config.get(spec.layers.count)) is int and config[spec.layers.count] == 0
-    layers = 0 if none else evaluate(spec.layers.count, config)
+    layers = 0 if none else size_of(spec.layers.count, config)
     for expression in spec.whole:
-        evaluate(expression, config)
+        size_of(expression, config)
     tied: dict[str, list[Signature]] = {}
     owners: list[tuple[str, Signature, ParameterSpec]] = []
     for pattern, parameter in spec.parameters.items():

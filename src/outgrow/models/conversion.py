@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from outgrow.errors import ArchitectureError, GrowthError, near
 from outgrow.models.architecture import load, resolve
-from outgrow.models.expressions import evaluate
+from outgrow.models.expressions import size_of
 from outgrow.models.library import check_described, config_dict, config_object, default_fields
 from outgrow.models.model import Model, Parameter
 
@@ -201,8 +201,8 @@ def _fields(spec: ConversionSpec, small: Model) -> dict[str, Any]:
 
 def _derived(wanted: str | Power, config: Mapping[str, Any]) -> int | float:
     if isinstance(wanted, str):
-        return evaluate(wanted, config)
-    return float(evaluate(wanted.of, config) ** wanted.power)
+        return size_of(wanted, config)
+    return float(size_of(wanted.of, config) ** wanted.power)
 
 
 def _unnamed(spec: ConversionSpec, name: str, verb: str) -> ArchitectureError:
@@ -250,4 +250,4 @@ def _check_shapes(found: Conversion) -> None:
 
 def head_size(made: Made, small: Model) -> int | None:
     """Rows of one head whose rotary halves are put side by side; None where the order stays."""
-    return None if made.rule.pairs is None else evaluate(made.rule.pairs, small.config)
+    return None if made.rule.pairs is None else size_of(made.rule.pairs, small.config)

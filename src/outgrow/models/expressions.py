@@ -21,10 +21,10 @@ def fields(expression: str) -> frozenset[str]:
     return frozenset(re.findall(r"[A-Za-z_]\w*", expression))
 
 
-def evaluate(expression: str, config: Mapping[str, Any]) -> int:
+def size_of(expression: str, config: Mapping[str, Any]) -> int:
     """Value of the expression.
 
-    >>> evaluate("n_inner | 4 * n_embd", {"n_inner": None, "n_embd": 6})
+    >>> size_of("n_inner | 4 * n_embd", {"n_inner": None, "n_embd": 6})
     24
     """
     for alternative in expression.split("|"):

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     pass
 
 
-Batch = Mapping[str, Tensor]
+ModelInputs = Mapping[str, Tensor]
 """`input_ids` and `labels`, int64 (sequences, tokens); or `pixel_values`, float (images, channels, rows, columns), and
 `labels`, int64 (images)."""
 
 
-def batch_loss(model: Callable[..., Any], batch: Batch) -> Tensor:
+def batch_loss(model: Callable[..., Any], batch: ModelInputs) -> Tensor:
     """The loss that the model itself reports; of images the cross-entropy of its logits (some classes report none)."""
     if "pixel_values" not in batch:
         return cast(Tensor, model(**batch).loss)

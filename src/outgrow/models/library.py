@@ -32,7 +32,7 @@ def config_of(model: torch.nn.Module) -> dict[str, Any]:
     """The config of a live model of transformers or timm, with its class and dtype."""
     cls = _own_class(model)
     if cls.__module__.startswith("timm."):
-        config = timm_models.config_of(model)
+        config = timm_models.timm_config(model)
     else:
         config = config_dict(cast("PreTrainedModel", model).config)
     dtype = next(model.parameters()).dtype
@@ -103,7 +103,7 @@ def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
     """The model on the meta device: names and shapes, no numbers, no memory."""
     if timm_models.is_timm(config.get("model_type")):
         with torch.device("meta"):
-            return cast("PreTrainedModel", timm_models.build(config))
+            return cast("PreTrainedModel", timm_models.build_timm(config))
     config_value, cls = config_object(config), model_class(config)
     try:
         with torch.device("meta"):
@@ -115,7 +115,7 @@ def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
 def build_model(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A real model with fresh weights, its rotary tables in float32 as `from_pretrained` leaves them."""
     if timm_models.is_timm(config.get("model_type")):
-        return cast("PreTrainedModel", timm_models.build(config).to(dtype))
+        return cast("PreTrainedModel", timm_models.build_timm(config).to(dtype))
     made = config_object(config)
     if not _can_group(resolve(config), dtype):
         made._experts_implementation = "eager"

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from outgrow.algebra.axes import Signature, parse
-from outgrow.models.expressions import evaluate
+from outgrow.models.expressions import size_of
 from outgrow.models.spec import ArchitectureSpec, AxisSpec
 
 
@@ -75,7 +75,7 @@ class Model:
         return {
             name: size
             if self.axes[name].active is None
-            else evaluate(str(self.axes[name].active), self.config)
+            else size_of(str(self.axes[name].active), self.config)
             for name, size in self.sizes.items()
         }
 

@@ -1,6 +1,6 @@
 """Models of `timm`, which have no config of their own: one is read off a live module, and a module is built from it.
 
-    config_of(module) -> config.json        build(config) -> module        config_of(build(config)) == config
+    timm_config(module) -> config.json        build_timm(config) -> module        timm_config(build_timm(config)) == config
 
 `timm` is optional (`pip install outgrow[timm]`) and only imported here, when such a model is asked for.
 """
@@ -87,10 +87,10 @@ def published(content: Mapping[str, Any]) -> dict[str, Any]:
             module = create_model(name, pretrained=False, num_classes=content["num_classes"], **options)
     except Exception as error:  # any: names, options and sizes are the file's, the exceptions timm's
         raise CheckpointError(f"timm's '{name}' cannot be built from its config.json", got=error) from error
-    return config_of(module)
+    return timm_config(module)
 
 
-def build(config: Mapping[str, Any]) -> nn.Module:
+def build_timm(config: Mapping[str, Any]) -> nn.Module:
     """A module with fresh weights, on the device of the surrounding `torch.device`, in float32."""
     c = complete(config)
     width = c["hidden_size"]
@@ -112,7 +112,7 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     return module
 
 
-def config_of(module: nn.Module) -> dict[str, Any]:
+def timm_config(module: nn.Module) -> dict[str, Any]:
     """The config of a live module. Raises CheckpointError where the config cannot say what the module is."""
     cait = _cait()
     if type(module) is not cait.Cait:
@@ -145,7 +145,7 @@ def config_of(module: nn.Module) -> dict[str, Any]:
             "drop_path_rate": float(getattr(block.drop_path, "drop_prob", 0.0) or 0.0),
         }
         with torch.device("meta"):
-            again = build(config)
+            again = build_timm(config)
         plain = live.global_pool == "token" and type(block.mlp.act) is nn.GELU
     except (AttributeError, IndexError, TypeError, AssertionError) as error:
         raise _unlike(error) from error

@@ -20,7 +20,7 @@ UNSETTLED = 0.1
 """Range of a pilot's lost tokens over its last half, as a share of its tokens after the growth, beyond which we warn."""
 
 
-def cautions(worked: WorkedPlan) -> tuple[str, ...]:
+def plan_cautions(worked: WorkedPlan) -> tuple[str, ...]:
     """Every warning about the schedule to take."""
     return tuple(
         text

@@ -54,7 +54,7 @@ class SizeLaw:
     curves: tuple[Curve, ...] = ()
 
 
-def size_law(plan: PlanConfig, extra: Sequence[CurveConfig], target_loss: float | None) -> SizeLaw:
+def planned_law(plan: PlanConfig, extra: Sequence[CurveConfig], target_loss: float | None) -> SizeLaw:
     """The law of a plan file; curves given beside the file (`--fit`) replace its law by a fit."""
     law = plan.law
     if extra and not isinstance(law, FitLaw):

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from outgrow.errors import ConfigError
-from outgrow.planning.stages import SHEN_RULES, Problem, StagePath, gstack_tokens, late_switch_tokens, replay
+from outgrow.planning.stages import (
+    SHEN_RULES,
+    Problem,
+    StagePath,
+    gstack_tokens,
+    late_switch_tokens,
+    replay_path,
+)
 from outgrow.planning.stages.rules import GSTACK_FACTOR, first_at_slope
 
 
@@ -71,7 +78,7 @@ def _row(
     name = problem.sizes[small].name
     if tokens * problem.sizes[small].flops_per_token > baseline.total_flops:
         return RuleRow(rule, name, tokens, None, "its first stage alone costs more than the baseline")
-    staged = replay(problem, (small, large), (tokens,), loss)
+    staged = replay_path(problem, (small, large), (tokens,), loss)
     if not np.isfinite(staged.total_flops):
         already = float(problem.sizes[small].curve.loss(tokens)) <= loss
         why = "by then it has the target loss" if already else "by then it is off the large size's curve"

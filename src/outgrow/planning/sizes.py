@@ -15,8 +15,8 @@ from outgrow.errors import ConfigError, OutgrowError
 from outgrow.files.yaml_file import explain
 from outgrow.models.architecture import resolve
 from outgrow.planning.config import CandidateConfig, OperatorConfig, PlanConfig
-from outgrow.planning.curves import Count, law_parameters
-from outgrow.planning.stages import Operator
+from outgrow.planning.curves import ParameterCount, law_parameters
+from outgrow.planning.stages import OperatorCost
 from outgrow.planning.stages.measured import MeasuredOperator
 from outgrow.run.config import DataConfig
 
@@ -33,7 +33,7 @@ class Candidate:
     fields: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
-def candidates(plan: PlanConfig) -> tuple[Candidate, ...]:
+def planned_candidates(plan: PlanConfig) -> tuple[Candidate, ...]:
     """All candidates in order of cost."""
     if plan.series is not None:
         numbers = np.geomspace(plan.series.smallest, plan.series.largest, plan.series.count)
@@ -72,7 +72,7 @@ def _by_sizes(plan: PlanConfig, place: int, one: CandidateConfig, data: DataConf
     try:
         if "vocab_size" not in fields:
             raise ConfigError("model.vocab_size is missing: the head's cost depends on it")
-        count: Count = plan.law.count
+        count: ParameterCount = plan.law.count
         flops = training_flops_per_token(fields, data.sequence_length, data.mask_share)
         return Candidate(one.name, law_parameters(fields, count), flops, fields)
     except OutgrowError as error:
@@ -81,13 +81,13 @@ def _by_sizes(plan: PlanConfig, place: int, one: CandidateConfig, data: DataConf
 
 def growths(
     plan: PlanConfig, sizes: Sequence[Candidate], measured: Mapping[str, MeasuredOperator]
-) -> tuple[tuple[Operator, ...], NDArray[np.int64]]:
+) -> tuple[tuple[OperatorCost, ...], NDArray[np.int64]]:
     """The operators of the plan, and which one leads from each size to each larger one (-1: none)."""
     costs = [getattr(plan.operators, kind) for kind in KINDS]
     operators = tuple(
         measured[kind].operator(kind)
         if kind in measured
-        else Operator(kind, one.loss_gap, float(one.lost_tokens), one.flops)
+        else OperatorCost(kind, one.loss_gap, float(one.lost_tokens), one.flops)
         for kind, one in zip(KINDS, costs, strict=True)
     )
     table = np.full((len(sizes), len(sizes)), -1)

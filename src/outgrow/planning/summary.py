@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from outgrow.planning.cautions import cautions
+from outgrow.planning.cautions import plan_cautions
 from outgrow.planning.laws import Interval
 from outgrow.planning.plan_law import SizeLaw
-from outgrow.planning.stages import Operator, StagePath
+from outgrow.planning.stages import OperatorCost, StagePath
 from outgrow.planning.stages.measured import PilotCost
 from outgrow.planning.worked import WorkedPlan
 
@@ -36,7 +36,7 @@ def summary(worked: WorkedPlan) -> dict[str, Any]:
             for place, (factors, costs) in enumerate(worked.sensitivity())
         ],
         "rules": [asdict(row) for row in worked.rules],
-        "warnings": list(cautions(worked)),
+        "warnings": list(plan_cautions(worked)),
     }
 
 
@@ -62,7 +62,7 @@ def law_summary(law: SizeLaw) -> dict[str, Any]:
     }
 
 
-def _operator(worked: WorkedPlan, operator: Operator) -> dict[str, Any]:
+def _operator(worked: WorkedPlan, operator: OperatorCost) -> dict[str, Any]:
     """What is planned with, and where it was measured, what it was measured as."""
     measured = worked.measured.get(operator.name)
     numbers = {

@@ -14,16 +14,16 @@ from outgrow.planning.growable import check_operators, refusal
 from outgrow.planning.laws import Array, Interval
 from outgrow.planning.laws.prediction import quantiles
 from outgrow.planning.pilots import measured_operators
-from outgrow.planning.plan_law import SizeLaw, size_law
+from outgrow.planning.plan_law import SizeLaw, planned_law
 from outgrow.planning.rule_rows import RuleRow, rule_rows
-from outgrow.planning.sizes import Candidate, candidates, growths
+from outgrow.planning.sizes import Candidate, growths, planned_candidates
 from outgrow.planning.stages import (
     Problem,
     Size,
     StagePath,
     best_for_flops,
     best_for_loss,
-    replay,
+    replay_path,
     sensitivity,
 )
 from outgrow.planning.stages.measured import MeasuredOperator
@@ -72,8 +72,8 @@ class WorkedPlan:
 def work_out(plan: PlanConfig, extra_curves: Sequence[CurveConfig] = ()) -> WorkedPlan:
     """Work a plan out. Raises `OutgrowError` for targets and budgets that cannot be, and curves that say nothing."""
     check_operators(plan)
-    sizes = candidates(plan)
-    law = size_law(plan, extra_curves, plan.target.loss)
+    sizes = planned_candidates(plan)
+    law = planned_law(plan, extra_curves, plan.target.loss)
     measured = measured_operators(plan, law)
     operators, table = growths(plan, sizes, measured)
     names = [one.name for one in sizes]
@@ -162,8 +162,8 @@ def _saving_interval(problem: Problem, law: SizeLaw, path: StagePath, baseline: 
         other = replace(
             problem, sizes=tuple(replace(size, curve=draw(size.parameters)) for size in problem.sizes)
         )
-        staged = replay(other, path.sizes, path.tokens[:-1], path.losses[-1]).total_flops
-        whole = replay(other, baseline.sizes, (), path.losses[-1]).total_flops
+        staged = replay_path(other, path.sizes, path.tokens[:-1], path.losses[-1]).total_flops
+        whole = replay_path(other, baseline.sizes, (), path.losses[-1]).total_flops
         if np.isfinite(staged) or np.isfinite(whole):
             savings.append(1 - staged / whole if np.isfinite(whole) else 1.0)
     if len(savings) < 0.5 * len(law.draws):

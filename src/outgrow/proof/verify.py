@@ -24,7 +24,7 @@ from outgrow.algebra.slots import MOMENTS
 from outgrow.errors import CheckpointError
 from outgrow.growth.plan import GrowthPlan
 from outgrow.models.conversion import conversion
-from outgrow.models.forward import Batch, batch_loss
+from outgrow.models.forward import ModelInputs, batch_loss
 from outgrow.models.library import build_model
 from outgrow.proof.verdict import FirstUpdate, Report, TensorLaw
 from outgrow.state.converted_view import ConvertedView
@@ -48,7 +48,7 @@ _GRADIENT_TOLERANCE = 1e-4
 def verify(
     small: TrainingState,
     large: TrainingState,
-    batches: Sequence[Batch],
+    batches: Sequence[ModelInputs],
     *,
     steps: int = 10,
     learning_rate: float = 1e-3,
@@ -133,7 +133,7 @@ def _described(small: TrainingState, large: TrainingState) -> tuple[TrainingStat
     return converted(small, found, moments=str(told["moments"]), seed=int(told["seed"])), carry
 
 
-def loss_and_gradients(model: torch.nn.Module, batch: Batch) -> tuple[float, dict[str, Tensor]]:
+def loss_and_gradients(model: torch.nn.Module, batch: ModelInputs) -> tuple[float, dict[str, Tensor]]:
     """Mean loss of a batch and its gradient with respect to every parameter (zeros where there is none)."""
     like = next(model.parameters())
     model.zero_grad(set_to_none=True)
@@ -305,7 +305,11 @@ def _tolerances(plan: GrowthPlan, large: TrainingState, dtype: torch.dtype) -> t
 
 
 def _train(
-    model: PreTrainedModel, state: TrainingState, batches: Sequence[Batch], steps: int, learning_rate: float
+    model: PreTrainedModel,
+    state: TrainingState,
+    batches: Sequence[ModelInputs],
+    steps: int,
+    learning_rate: float,
 ) -> tuple[float, ...]:
     """A few AdamW steps, from the state's own moments if they are Adam's; returns the loss before each step."""
     optimizer = torch.optim.AdamW(list(model.named_parameters()), lr=learning_rate, weight_decay=0.0)

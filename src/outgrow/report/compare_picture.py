@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outgrow.comparing.frontier import curve_of
-from outgrow.comparing.result import Cost, StudyResult
+from outgrow.comparing.result import CostKind, StudyResult
 from outgrow.report.plot import COLORS, STYLE, quiet_axes, save_figure
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def draw_frontiers(result: StudyResult, folder: Path) -> tuple[Path, Path]:
     return paths
 
 
-def _draw_arm(axes: Axes, result: StudyResult, arm: str, cost: Cost, color: str) -> None:
+def _draw_arm(axes: Axes, result: StudyResult, arm: str, cost: CostKind, color: str) -> None:
     """Seeds as small dots, their mean as large ones, and through it the curve that savings are read off."""
     frontier = result.frontier(arm, cost)
     scratch = result.study.arms[arm].is_scratch

@@ -13,7 +13,7 @@ from outgrow.training.rates import StageRates
 if TYPE_CHECKING:
     from rich.table import Table
 
-Points = Sequence[Sequence[tuple[int, float]]]
+RatePoints = Sequence[Sequence[tuple[int, float]]]
 """For each stage, (tokens of the run, learning rate)."""
 
 
@@ -35,7 +35,7 @@ def rate_table(stages: Sequence[StageRates]) -> Table:
     return table
 
 
-def rate_line(points: Points, width: int = 72) -> str:
+def rate_line(points: RatePoints, width: int = 72) -> str:
     """The curve as one line of text, `|` at each begin of a stage.
 
     >>> rate_line([[(0, 0.0), (1, 1.0)], [(2, 1.0), (3, 0.5)]], width=8)
@@ -55,7 +55,7 @@ def rate_line(points: Points, width: int = 72) -> str:
     return "|".join(parts)
 
 
-def draw_rates(points: Points, stages: Sequence[StageRates], path: Path, title: str) -> Path:
+def draw_rates(points: RatePoints, stages: Sequence[StageRates], path: Path, title: str) -> Path:
     """Write the picture: learning rate against tokens of the run, one colour per stage."""
     import matplotlib
     from matplotlib.figure import Figure

@@ -16,7 +16,7 @@ from outgrow.methods.build import USUAL, unusual
 from outgrow.run.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.run.learn_config import Learning, LesaConfig
 from outgrow.run.optimizer_config import AdamWConfig, OptimizerConfig
-from outgrow.run.reentry import Curve, Ratio, Reentry
+from outgrow.run.reentry import EqualLossPosition, Ratio, Reentry
 from outgrow.run.schedule import WSD, Schedule
 from outgrow.run.until import Until
 
@@ -92,7 +92,7 @@ class BatchConfig(_Section):
         return self.micro_batch or self.sequences
 
 
-class CandidateConfig(_Section):
+class ProbeCandidateConfig(_Section):
     """Operators to try; one that is not named is the growth's own."""
 
     width: str | None = None
@@ -103,7 +103,7 @@ class ProbeConfig(_Section):
     """Try several operators for a few steps each from the same state, and keep the one with the lowest loss (LAG)."""
 
     steps: Count
-    candidates: tuple[CandidateConfig, ...]
+    candidates: tuple[ProbeCandidateConfig, ...]
 
     @model_validator(mode="after")
     def _compares(self) -> ProbeConfig:
@@ -289,7 +289,7 @@ class RunConfig(_Section):
             position, peak = stage.reentry.position, stage.reentry.peak
             if stage.grow is None and (position == "loss_matched" or peak in ("size_law", "mup")):
                 raise ValueError(f"stages[{index}].reentry: loss_matched, size_law and mup need a growth")
-            if index == 0 and (position == "loss_matched" or isinstance(position, Ratio | Curve)):
+            if index == 0 and (position == "loss_matched" or isinstance(position, Ratio | EqualLossPosition)):
                 raise ValueError(
                     "stages[0].reentry.position: nothing before it: give keep or a number of tokens"
                 )

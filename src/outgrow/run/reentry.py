@@ -36,7 +36,7 @@ class Ratio(Section):
     ratio: Annotated[float, Field(gt=0)]
 
 
-class Curve(Section):
+class EqualLossPosition(Section):
     """The tokens at which another run, of the target from scratch, had the loss that this one has."""
 
     curve: str
@@ -47,7 +47,7 @@ def _form(value: Any) -> str:
     """Which of the forms of a position this is, so that a mistake is told once."""
     if isinstance(value, dict):
         return "<curve>" if "curve" in value else "<ratio>"
-    if isinstance(value, Ratio | Curve):
+    if isinstance(value, Ratio | EqualLossPosition):
         return f"<{type(value).__name__.lower()}>"
     return "<word>" if isinstance(value, str) and not any(char.isdigit() for char in value) else "<tokens>"
 
@@ -56,7 +56,7 @@ Position = Annotated[
     Annotated[Literal["keep", "loss_matched"], Tag("<word>")]
     | Annotated[TokenCount, Tag("<tokens>")]
     | Annotated[Ratio, Tag("<ratio>")]
-    | Annotated[Curve, Tag("<curve>")],
+    | Annotated[EqualLossPosition, Tag("<curve>")],
     Discriminator(_form),
 ]
 
@@ -99,10 +99,10 @@ class Factors:
         return kinds.get((self.width, self.layers))
 
 
-def size_law(parameters: float) -> float:
+def learning_rate_law(parameters: float) -> float:
     """The peak learning rate of arXiv 2203.06211 for a model of so many parameters (without embeddings), AdamW.
 
-    >>> round(size_law(84.9e6), 6), round(size_law(679.5e6), 6)
+    >>> round(learning_rate_law(84.9e6), 6), round(learning_rate_law(679.5e6), 6)
     (0.002133, 0.002007)
     """
     return 0.003239 - 0.0001395 * math.log10(parameters)
@@ -125,7 +125,7 @@ def entry_peak(rule: str | float, peak: float, parameters: float, factors: Facto
         raise ConfigError(
             "reentry.peak: size_law knows no rate for a model without layers", fix="give a number"
         )
-    return peak * size_law(parameters * factors.parameters) / size_law(parameters)
+    return peak * learning_rate_law(parameters * factors.parameters) / learning_rate_law(parameters)
 
 
 def matched_ratio(factors: Factors, where: str) -> Ratio:

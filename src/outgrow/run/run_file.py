@@ -17,11 +17,11 @@ from outgrow.files.yaml_file import Sections, _Loader, apply_override, explain, 
 from outgrow.run.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.run.config import (
     BatchConfig,
-    CandidateConfig,
     CheckpointConfig,
     DataConfig,
     EvaluationConfig,
     GrowConfig,
+    ProbeCandidateConfig,
     ProbeConfig,
     RunConfig,
     StageConfig,
@@ -29,7 +29,7 @@ from outgrow.run.config import (
 )
 from outgrow.run.learn_config import LearnConfig, LesaConfig
 from outgrow.run.optimizer_config import OPTIMIZERS
-from outgrow.run.reentry import Curve, Ratio, Reentry
+from outgrow.run.reentry import EqualLossPosition, Ratio, Reentry
 from outgrow.run.schedule import WSD, Constant, Cosine, Linear
 from outgrow.run.until import UntilEfficiency, UntilLoss
 
@@ -71,13 +71,13 @@ SECTIONS: Sections = {
     "stages": (StageConfig,),
     "stages.grow": (GrowConfig,),
     "stages.grow.probe": (ProbeConfig,),
-    "stages.grow.probe.candidates": (CandidateConfig,),
+    "stages.grow.probe.candidates": (ProbeCandidateConfig,),
     "stages.grow.learn": (LearnConfig, LesaConfig),
     "stages.new_entries": (NewEntriesConfig,),
     "stages.freeze": (FreezeConfig,),
     "stages.masks": (MasksConfig,),
     "stages.reentry": (Reentry,),
-    "stages.reentry.position": (Ratio, Curve),
+    "stages.reentry.position": (Ratio, EqualLossPosition),
     "stages.until": (UntilLoss, UntilEfficiency),
     "evaluation": (EvaluationConfig,),
     "checkpoint": (CheckpointConfig,),

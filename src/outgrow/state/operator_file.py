@@ -26,7 +26,7 @@ from outgrow.store.safetensors_file import read_header
 from outgrow.store.source import TensorSource
 
 FILE = "operator.safetensors"
-FORMAT_VERSION = 1
+OPERATOR_FORMAT_VERSION = 1
 
 
 class _Source(BaseModel):
@@ -63,7 +63,7 @@ def save_operator(operator: FittedOperator, folder: Path, *, overwrite: bool = F
 
     content = {
         "format": "outgrow-operator",
-        "format_version": FORMAT_VERSION,
+        "format_version": OPERATOR_FORMAT_VERSION,
         **{name: getattr(operator, name) for name in _FIELDS},
         "digest": digest(operator.values),
     }
@@ -120,11 +120,11 @@ def _content(file: Path, text: str) -> dict[str, Any]:
             f"{file} is not a fitted operator: it does not say what it is",
             fix="give the folder that `outgrow learn --save-operator` wrote",
         )
-    if content.get("format_version") != FORMAT_VERSION:
+    if content.get("format_version") != OPERATOR_FORMAT_VERSION:
         raise CheckpointError(
             f"{file} has another format version",
             got=content.get("format_version"),
-            expected=FORMAT_VERSION,
+            expected=OPERATOR_FORMAT_VERSION,
             fix="install a newer outgrow",
         )
     try:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from outgrow.store.layouts import Format
-    from outgrow.store.writer import Progress
+    from outgrow.store.writer import BytesProgress
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class TrainingState(Contents):
         *,
         format: Format = "native",
         overwrite: bool = False,
-        progress: Progress | None = None,
+        progress: BytesProgress | None = None,
     ) -> Path:
         """Write the state, streaming: a few row blocks in memory, and `path` appears whole or not at all.
 

@@ -18,16 +18,16 @@ from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
 from outgrow.store.source import Rows, TensorMeta, TensorSource
 
-BLOCK_BYTES = 32 << 20
+SCAN_BYTES = 32 << 20
 
 
-def check_finite(source: TensorSource, *, block_bytes: int = BLOCK_BYTES) -> None:
+def check_finite(source: TensorSource, *, block_bytes: int = SCAN_BYTES) -> None:
     """Raise a `CheckpointError` that names the first tensor with a NaN or an infinity; reads in row blocks."""
     scan(source, block_bytes=block_bytes)
 
 
 def scan(
-    source: TensorSource, *, finite: bool = True, checksums: bool = False, block_bytes: int = BLOCK_BYTES
+    source: TensorSource, *, finite: bool = True, checksums: bool = False, block_bytes: int = SCAN_BYTES
 ) -> Mapping[tuple[str, str], int]:
     """Read everything once: check that it is finite, and return the CRC-32 of each (slot, name) if asked."""
 

@@ -31,10 +31,10 @@ from outgrow.store.writer import (
     BLOCK_BYTES,
     SHARD_BYTES,
     WORKERS,
+    BytesProgress,
     FilePlan,
     Job,
     Key,
-    Progress,
     file_checksum,
     index_json,
     plan_files,
@@ -51,7 +51,7 @@ def save(
     *,
     format: Format = "native",
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: BytesProgress | None = None,
     shard_bytes: int = SHARD_BYTES,
     block_bytes: int = BLOCK_BYTES,
     workers: int = WORKERS,
@@ -112,7 +112,7 @@ class _Writer:
     shard_bytes: int
     block_bytes: int
     workers: int
-    progress: Progress | None
+    progress: BytesProgress | None
 
     @property
     def step(self) -> int:

@@ -32,7 +32,7 @@ from outgrow.store.source import TensorMeta, TensorSource
 
 Key = tuple[str, str]
 """(slot, name)"""
-Progress = Callable[[int, int], None]
+BytesProgress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
 
 SHARD_BYTES = 5_000_000_000
@@ -108,7 +108,7 @@ def write_files(
     *,
     block_bytes: int = BLOCK_BYTES,
     workers: int = WORKERS,
-    progress: Progress | None = None,
+    progress: BytesProgress | None = None,
 ) -> dict[Key, int]:
     """Write the planned files into `folder` and sync them; returns the CRC-32 of each tensor."""
     places: dict[Key, tuple[int, int]] = {}
@@ -145,7 +145,7 @@ def _stream(
     pool: ThreadPoolExecutor,
     block_bytes: int,
     workers: int,
-    progress: Progress | None,
+    progress: BytesProgress | None,
 ) -> dict[Key, int]:
     checksums: dict[Key, int] = {}
     waiting: deque[tuple[Future[int], list[Key], int]] = deque()

@@ -27,7 +27,7 @@ WARNING = (
 
 
 @dataclass(frozen=True)
-class Trial:
+class ProbeTrial:
     """One candidate: its operators, its training loss step by step, and validation loss before and after (inf: diverged)."""
 
     width: str
@@ -50,7 +50,7 @@ def choose_operator(
     growth: GrowConfig,
     course: Course,
     step: int,
-) -> tuple[GrowConfig, tuple[Trial, ...]]:
+) -> tuple[GrowConfig, tuple[ProbeTrial, ...]]:
     """The growth with the operators of the best trial, and all trials, best first.
 
     `course` has entered the stage that begins with the growth. Raises TrainingError where every candidate diverges.
@@ -90,7 +90,7 @@ def _try(
     growth: GrowConfig,
     course: Course,
     step: int,
-) -> Trial:
+) -> ProbeTrial:
     run, losses = session.run, list[float]()
     assert growth.probe is not None
     grown = grow_state(state, growth)
@@ -116,4 +116,4 @@ def _try(
         end = evaluate(live.model, session.validation, session.device)
     end = end if math.isfinite(end) else math.inf
     session.progress.say(f"probe: {width} + {growth.depth}: validation loss {start:.4f}, then {end:.4f}")
-    return Trial(width, growth.depth, tuple(losses), start, end)
+    return ProbeTrial(width, growth.depth, tuple(losses), start, end)

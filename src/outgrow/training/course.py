@@ -15,7 +15,7 @@ from pathlib import Path
 
 from outgrow.errors import ConfigError
 from outgrow.run.config import RunConfig
-from outgrow.run.reentry import Curve, Ratio, matched_tokens
+from outgrow.run.reentry import EqualLossPosition, Ratio, matched_tokens
 from outgrow.run.schedule import learning_rate
 from outgrow.training.folder import Begun, read_metrics
 from outgrow.training.stage_plans import StagePlan
@@ -53,7 +53,7 @@ class Course:
         """The next stage begins after a step; `loss` is what the model had there, for a position by a curve."""
         wanted = self.plans[len(self.begun)].position
         reached = self.position(step) if self.begun else 0
-        if isinstance(wanted, Curve):
+        if isinstance(wanted, EqualLossPosition):
             assert loss is not None, "a curve needs a loss"
             position = matched_tokens(read_curve(wanted), loss)
         elif isinstance(wanted, Ratio):
@@ -97,7 +97,7 @@ def planned(run: RunConfig, plans: Sequence[StagePlan]) -> tuple[Course, ...]:
     """The course at the begin of each stage, if every stage uses all its tokens; a position by a curve counts as kept."""
     course, courses = Course(run, plans), []
     for index, plan in enumerate(plans):
-        kept = replace(plan, position="keep") if isinstance(plan.position, Curve) else plan
+        kept = replace(plan, position="keep") if isinstance(plan.position, EqualLossPosition) else plan
         course = replace(course, plans=(*course.plans[:index], kept, *course.plans[index + 1 :]))
         course = course.enter(course.now.end or 0 if course.begun else 0)
         courses.append(course)
@@ -105,7 +105,7 @@ def planned(run: RunConfig, plans: Sequence[StagePlan]) -> tuple[Course, ...]:
     return tuple(courses)
 
 
-def read_curve(curve: Curve) -> list[tuple[float, float]]:
+def read_curve(curve: EqualLossPosition) -> list[tuple[float, float]]:
     """(tokens, validation loss) of a run's metrics.jsonl, in order; an error names the file."""
     path = Path(curve.curve).expanduser()
     if not path.is_file():

@@ -17,7 +17,7 @@ from outgrow.learning.learn import LearnOptions, learn
 from outgrow.learning.lesa import LesaOptions, learn_lesa
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.models.architecture import load
-from outgrow.models.forward import Batch
+from outgrow.models.forward import ModelInputs
 from outgrow.run.config import GrowConfig
 from outgrow.state.asked import plan_fitted
 from outgrow.state.growing import apply
@@ -63,7 +63,7 @@ def _fit(
     run = session.run
     objective = load(str(state.config["model_type"])).objective
 
-    def batch(place: int) -> Batch:
+    def batch(place: int) -> ModelInputs:
         whole = session.data.batch(run.seed, run.data.skip_steps + step + place, run.batch.sequences)
         items, targets = (part[: run.batch.at_once] for part in whole)
         return forward_batch(objective, (items, targets))

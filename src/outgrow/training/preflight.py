@@ -15,7 +15,7 @@ from outgrow.engine.step import check_compiler, choose_device
 from outgrow.errors import ConfigError
 from outgrow.parallel.ranks import ALONE, Ranks
 from outgrow.run.config import DataConfig, RunConfig
-from outgrow.run.reentry import Curve
+from outgrow.run.reentry import EqualLossPosition
 from outgrow.training.course import read_curve
 from outgrow.training.rates import rate_warnings
 from outgrow.training.stage_plans import StagePlan, plan_stages
@@ -43,7 +43,7 @@ def preflight(run: RunConfig, ranks: Ranks = ALONE) -> Preflight:
     needs, description = _images(run) if objective == "image" else _text(run, objective)
     plans = plan_stages(run, needs)
     for plan in plans:
-        if isinstance(plan.position, Curve):
+        if isinstance(plan.position, EqualLossPosition):
             read_curve(plan.position)
     return Preflight(plans, description, (*rate_warnings(run, plans), *_trigger_warnings(run)))
 

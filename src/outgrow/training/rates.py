@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from outgrow.run.config import RunConfig
-from outgrow.run.reentry import Curve, Ratio
+from outgrow.run.reentry import EqualLossPosition, Ratio
 from outgrow.training.course import Course, planned
 from outgrow.training.stage_plans import StagePlan
 
@@ -92,7 +92,7 @@ def rate_warnings(run: RunConfig, plans: Sequence[StagePlan]) -> tuple[str, ...]
 def _note(run: RunConfig, course: Course) -> str:
     stage, notes = run.stages[course.stage], []
     position = stage.reentry.position
-    if isinstance(position, Curve):
+    if isinstance(position, EqualLossPosition):
         notes.append(f"position by {position.curve}, known at the growth; shown as kept")
     elif isinstance(position, Ratio):
         notes.append(f"position / {position.ratio:g}")

@@ -23,7 +23,7 @@ from outgrow.learning.in_run import begun_state, check_operator, learning_flops
 from outgrow.models.architecture import resolve
 from outgrow.run.config import DataConfig, GrowConfig, RunConfig, StageConfig
 from outgrow.run.optimizer_config import MuonConfig
-from outgrow.run.reentry import Curve, Factors, Ratio, entry_peak, matched_ratio
+from outgrow.run.reentry import EqualLossPosition, Factors, Ratio, entry_peak, matched_ratio
 from outgrow.run.until import Threshold, UntilEfficiency, threshold
 from outgrow.state.grown_view import GrownView
 from outgrow.state.training_state import TrainingState
@@ -40,7 +40,7 @@ class StagePlan:
     tokens: int
     flops: float
     peak: float
-    position: Literal["keep"] | int | Ratio | Curve
+    position: Literal["keep"] | int | Ratio | EqualLossPosition
     """As `Reentry.position`, `loss_matched` worked out."""
     threshold: Threshold | None
     """The slope that an efficiency trigger waits for."""

@@ -29,7 +29,7 @@ FEWEST_ROWS = 8
 
 
 @dataclass(frozen=True)
-class Fit:
+class TrendFit:
     """The curve at its newest point: loss in nats, d log L / d log C and its standard error, and the asymptote E."""
 
     loss: float
@@ -38,11 +38,13 @@ class Fit:
     asymptote: float
 
 
-def fit(tokens: Sequence[float], losses: Sequence[float], weights: Sequence[float], exponent: float) -> Fit:
+def fit_trend(
+    tokens: Sequence[float], losses: Sequence[float], weights: Sequence[float], exponent: float
+) -> TrendFit:
     """L = E + A t^-b by least squares, read at the last point.
 
     >>> t = [1e6 * k for k in range(10, 21)]
-    >>> fitted = fit(t, [2.0 + 3000 * one ** -0.5 for one in t], [1.0] * 11, 0.5)
+    >>> fitted = fit_trend(t, [2.0 + 3000 * one ** -0.5 for one in t], [1.0] * 11, 0.5)
     >>> round(fitted.asymptote, 6), round(fitted.slope, 6)
     (2.0, -0.125583)
     """
@@ -57,7 +59,7 @@ def fit(tokens: Sequence[float], losses: Sequence[float], weights: Sequence[floa
     variance = float(weight @ residual**2) * len(t) / max(1, len(t) - 2)
     now = asymptote + amplitude
     error = exponent * (variance / (spread * len(t))) ** 0.5 / now
-    return Fit(now, -exponent * amplitude / now, error, asymptote)
+    return TrendFit(now, -exponent * amplitude / now, error, asymptote)
 
 
 Verdict = Literal["wait", "go on", "agreed", "end"]
@@ -69,7 +71,7 @@ class Decision:
 
     verdict: Verdict
     held: int
-    fit: Fit | None
+    fit: TrendFit | None
     wanted: float | None
     """The slope or the loss that ends the stage."""
     reason: str
@@ -136,7 +138,9 @@ class Monitor:
         count = len(self._tokens) - place
         if count < FEWEST_ROWS:
             return self._waiting(f"{count} rows to fit, {FEWEST_ROWS} are needed")
-        fitted = fit(self._tokens[place:], self._losses[place:], self._weights[place:], self._until.exponent)
+        fitted = fit_trend(
+            self._tokens[place:], self._losses[place:], self._weights[place:], self._until.exponent
+        )
         if isinstance(self._until, UntilLoss):
             wanted, yes = self._until.loss, fitted.loss <= self._until.loss
             words = f"loss {fitted.loss:.4f} is {'at or below' if yes else 'above'} {wanted:g}"

@@ -32,7 +32,7 @@ def interleave(small: Model, large: Model, *, seed: int = 0) -> Growth:
     return copied(small, large, spread(small.layers, large.layers))
 
 
-def identity(small: Model, large: Model, *, seed: int = 0) -> Growth:
+def identity_layers(small: Model, large: Model, *, seed: int = 0) -> Growth:
     """After every layer a silent copy of it, as evenly as the sizes allow: the function and the gradient law are kept."""
     index = spread(small.layers, large.layers)
     return copied(small, large, index, silent=repeats(index))
@@ -69,7 +69,7 @@ OPERATORS = (
     Operator(
         name="identity",
         kind="depth",
-        grow=identity,
+        grow=identity_layers,
         title="After every layer a silent copy of it: the last matrix of each branch is zero.",
         paper="Staged Training (arXiv 2203.06211); LLaMA-Pro (arXiv 2401.02415)",
         tensors={

@@ -23,7 +23,7 @@ from outgrow.methods.registry import Operator
 from outgrow.models.model import Model
 
 
-def lemon(
+def lemon_layers(
     small: Model, large: Model, *, outputs: Literal["paired", "zero"] = "paired", seed: int = 0
 ) -> Growth:
     """After every layer a copy that outputs zero, by pairs that cancel or by a zero last projection.
@@ -71,7 +71,7 @@ OPERATORS = (
     Operator(
         name="lemon",
         kind="depth",
-        grow=lemon,
+        grow=lemon_layers,
         title="After every layer a copy that outputs zero: its units cancel in pairs, or its last projections are zero.",
         paper="LEMON (Wang et al., arXiv 2310.07999)",
         tensors={

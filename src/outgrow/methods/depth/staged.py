@@ -18,7 +18,7 @@ from outgrow.methods.registry import Operator
 from outgrow.models.model import Model
 
 
-def staged(
+def staged_layers(
     small: Model,
     large: Model,
     *,
@@ -52,7 +52,7 @@ OPERATORS = (
     Operator(
         name="staged",
         kind="depth",
-        grow=staged,
+        grow=staged_layers,
         title="Every layer gains a copy or an identity, beside it or at the end of the stack.",
         paper="Staged Training (Shen et al., arXiv 2203.06211)",
         tensors={

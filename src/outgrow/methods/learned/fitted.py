@@ -32,7 +32,7 @@ def _ligo(small: Model, large: Model, *, tie: Tie, offsets: list[str]) -> Ligo:
     return Ligo(small, large, tie, tuple(offsets))
 
 
-FORMS: Mapping[str, MakeForm] = {"ligo": _ligo, "mango": Mango, "lesa": Lesa}
+OPERATOR_FORMS: Mapping[str, MakeForm] = {"ligo": _ligo, "mango": Mango, "lesa": Lesa}
 """Forms by the name of their method."""
 
 
@@ -84,11 +84,11 @@ def make_form(
     method: str, small: Model, to: Mapping[str, int], eps: Mapping[str, float], options: Mapping[str, Any]
 ) -> Learned:
     """The form of a method between a source and the sizes of `to`."""
-    if method not in FORMS:
-        raise GrowthError(f"unknown learned operator '{method}' ({near(method, FORMS)})")
+    if method not in OPERATOR_FORMS:
+        raise GrowthError(f"unknown learned operator '{method}' ({near(method, OPERATOR_FORMS)})")
     large = target(small, to)
     try:
-        return FORMS[method](small, resolve({**large.config, **eps}), **options)
+        return OPERATOR_FORMS[method](small, resolve({**large.config, **eps}), **options)
     except TypeError as error:
         raise GrowthError(f"the options of this {method} operator are damaged", got=error) from None
 

@@ -25,16 +25,16 @@ from outgrow.errors import GrowthError
 from outgrow.growth.growth import Growth
 from outgrow.models.model import Model, Parameter
 
-Side = Literal["write", "read", "gain"]
+BlockSide = Literal["write", "read", "gain"]
 Values = Mapping[str, Tensor]
 """The free numbers of an operator, by name."""
-SIDES: dict[str, Side] = {"writes": "write", "reads": "read", "scales": "gain"}
+SIDES: dict[str, BlockSide] = {"writes": "write", "reads": "read", "scales": "gain"}
 
 
 class Learned(ABC):
     """What a fitted operator is: two models, names and shapes of its numbers, and the growth that they make.
 
-    Final: Lesa; and every Form, whose numbers are trained on the task's loss.
+    Final: Lesa; and every OperatorForm, whose numbers are trained on the task's loss.
     """
 
     small: Model
@@ -49,7 +49,7 @@ class Learned(ABC):
         """The operator as a growth: for the recipe path."""
 
 
-class Form(Learned):
+class OperatorForm(Learned):
     """What is learned, and how it makes a large model of a small one. Final: Ligo, Mango."""
 
     @abstractmethod
@@ -69,13 +69,13 @@ class Form(Learned):
 
 
 @dataclass(frozen=True)
-class Piece:
+class MatrixBlock:
     """One block of a parameter: the whole of it, or one of the matrices that are fused in it."""
 
     key: str
     pattern: str
     layered: bool
-    roles: tuple[Side, ...]
+    roles: tuple[BlockSide, ...]
     blocks: tuple[Product, ...]
     """The product of axes along each dimension."""
     place: int | None
@@ -94,7 +94,7 @@ class Piece:
         return tensor.narrow(self.place + leading, self.start[0], self.size(model, self.place))
 
 
-def pieces(small: Model, large: Model) -> dict[str, Piece]:
+def pieces(small: Model, large: Model) -> dict[str, MatrixBlock]:
     """Every parameter of a model as its pieces, by key: a pattern, or `pattern#2` where matrices are fused.
 
     >>> from outgrow.models.architecture import resolve
@@ -102,7 +102,7 @@ def pieces(small: Model, large: Model) -> dict[str, Piece]:
     >>> [piece.blocks[1] for key, piece in pieces(small, small).items() if key.endswith("c_attn.weight#0")]
     [('heads', 'query_dim')]
     """
-    found: dict[str, Piece] = {}
+    found: dict[str, MatrixBlock] = {}
     for parameter in patterns(large).values():
         for piece in _pieces(parameter, small, large):
             found[piece.key] = piece
@@ -117,14 +117,14 @@ def patterns(model: Model) -> dict[str, Parameter]:
     return found
 
 
-def _pieces(parameter: Parameter, small: Model, large: Model) -> Iterator[Piece]:
+def _pieces(parameter: Parameter, small: Model, large: Model) -> Iterator[MatrixBlock]:
     dims = parameter.signature.dims
     fused = [place for place, dim in enumerate(dims) if len(dim.blocks) > 1]
     roles = tuple(SIDES[dim.role] for dim in dims)
     layered = parameter.layer is not None
     if not fused:
         blocks = tuple(dim.blocks[0] for dim in dims)
-        yield Piece(parameter.pattern, parameter.pattern, layered, roles, blocks, None, (0, 0))
+        yield MatrixBlock(parameter.pattern, parameter.pattern, layered, roles, blocks, None, (0, 0))
         return
     if len(fused) > 1:
         raise GrowthError(
@@ -134,7 +134,7 @@ def _pieces(parameter: Parameter, small: Model, large: Model) -> Iterator[Piece]
     for number, block in enumerate(dims[place].blocks):
         blocks = tuple(block if other == place else dim.blocks[0] for other, dim in enumerate(dims))
         key = f"{parameter.pattern}#{number}"
-        yield Piece(key, parameter.pattern, layered, roles, blocks, place, starts)
+        yield MatrixBlock(key, parameter.pattern, layered, roles, blocks, place, starts)
         starts = starts[0] + size(block, small), starts[1] + size(block, large)
 
 
@@ -144,7 +144,7 @@ def size(block: Product, model: Model) -> int:
 
 
 def stacked(small: Model, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `Form.grown` reads: per pattern, all layers of a small model as one tensor."""
+    """What `OperatorForm.grown` reads: per pattern, all layers of a small model as one tensor."""
     found = {}
     for pattern, parameter in patterns(small).items():
         if parameter.layer is None:

@@ -20,7 +20,7 @@ from outgrow.methods.learned.form import Learned, Values
 from outgrow.models.architecture import growable
 from outgrow.models.model import Model
 
-INEXACT = "new layers are predicted from their neighbours"
+PREDICTED = "new layers are predicted from their neighbours"
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Lesa(Learned):
             layers=LayerMap(tuple(((left, 1.0),) for left, _ in self.order), self.small.layers),
             parts=parts,
             tensors=dict(values),
-            inexact="; ".join(filter(None, (base.inexact, INEXACT))),
+            inexact="; ".join(filter(None, (base.inexact, PREDICTED))),
             provenance=({"depth": "lesa"}, *(entry for entry in base.provenance if "width" in entry)),
         )
 

@@ -23,9 +23,9 @@ from outgrow.algebra.maps import AxisMap, LayerMap, identity
 from outgrow.errors import GrowthError, near
 from outgrow.growth.growth import Growth, Part, no_layers
 from outgrow.methods.learned.form import (
-    Form,
-    Piece,
-    Side,
+    BlockSide,
+    MatrixBlock,
+    OperatorForm,
     Values,
     along,
     both,
@@ -42,11 +42,11 @@ from outgrow.models.model import Model
 Tie = Literal["published", "tied", "free"]
 WIDTHS = ("random", "selection", "sel_noisy")
 DEPTHS = ("stack", "stack_noisy", "interleave", "interleave_noisy", "random")
-INEXACT = "a learned operator approximates: its loss is measured, not promised"
+MIXED = "a learned operator approximates: its loss is measured, not promised"
 
 
 @dataclass(frozen=True)
-class Ligo(Form):
+class Ligo(OperatorForm):
     """The published operator (`published`: tied, B = [I; R]), with all of B free (`tied`), or untied as well (`free`).
 
     `offsets` holds the patterns of vectors that get a free summand: the norms that an exact post-norm start rewrites.
@@ -66,11 +66,11 @@ class Ligo(Form):
         return self.tie == "published"
 
     @cached_property
-    def pieces(self) -> dict[str, Piece]:
+    def pieces(self) -> dict[str, MatrixBlock]:
         """Every parameter, fused ones in parts."""
         return pieces(self.small, self.large)
 
-    def matrix_name(self, block: Product, side: Side) -> str | None:
+    def matrix_name(self, block: Product, side: BlockSide) -> str | None:
         """Which free matrix maps a product of axes on one side; None where it does not grow."""
         moved = [
             atom
@@ -123,7 +123,7 @@ class Ligo(Form):
                 found[pattern] = found[pattern] + values[f"offset.{pattern}"]
         return named(self.large, found)
 
-    def grown_piece(self, values: Values, tensor: Tensor, piece: Piece) -> Tensor:
+    def grown_piece(self, values: Values, tensor: Tensor, piece: MatrixBlock) -> Tensor:
         """Layers are mixed first, while they are small: then every map is applied to L' layers and not to L·L'."""
         x = piece.of(tensor, self.small, leading=int(piece.layered))
         weights = values.get(f"layers.{piece.key}")
@@ -179,7 +179,7 @@ class Ligo(Form):
             self._layers(values),
             parts={name: one for name, one in parts.items() if one},
             gains=gains,
-            inexact=INEXACT,
+            inexact=MIXED,
             tensors=offsets,
         )
 
@@ -190,11 +190,11 @@ class Ligo(Form):
             return free
         return torch.cat([torch.eye(free.shape[1], dtype=free.dtype, device=free.device), free])
 
-    def _maps(self, values: Values) -> dict[tuple[str, Side], LinearMap]:
+    def _maps(self, values: Values) -> dict[tuple[str, BlockSide], LinearMap]:
         dense: dict[str, LinearMap] = {
             name: Dense(self.matrix(values, name)) for name in self.shapes() if name.startswith("map.")
         }
-        found: dict[tuple[str, Side], LinearMap] = {}
+        found: dict[tuple[str, BlockSide], LinearMap] = {}
         for piece in self.pieces.values():
             for block, side in _sides(piece):
                 name = self.matrix_name(block, side)
@@ -206,7 +206,7 @@ class Ligo(Form):
         return {name: size for name, size in self.small.sizes.items() if self.large.sizes[name] == size}
 
     def _parts(
-        self, values: Values, pattern: str, maps: Mapping[tuple[str, Side], LinearMap]
+        self, values: Values, pattern: str, maps: Mapping[tuple[str, BlockSide], LinearMap]
     ) -> tuple[Part, ...]:
         own = [piece for piece in self.pieces.values() if piece.pattern == pattern]
         return tuple(
@@ -215,12 +215,12 @@ class Ligo(Form):
             if piece.place is not None or (piece.layered and self.deepens)
         )
 
-    def _mixture(self, values: Values, piece: Piece) -> LayerMap | None:
+    def _mixture(self, values: Values, piece: MatrixBlock) -> LayerMap | None:
         weights = values.get(f"layers.{piece.key}")
         return None if weights is None else mixture(weights)
 
     def _fused(
-        self, piece: Piece, maps: Mapping[tuple[str, Side], LinearMap]
+        self, piece: MatrixBlock, maps: Mapping[tuple[str, BlockSide], LinearMap]
     ) -> tuple[LinearMap, ...] | None:
         """The maps of one matrix of a fused parameter: along the fused dimension it reads and writes its own rows only."""
         if piece.place is None:
@@ -258,7 +258,7 @@ def _key(block: Product) -> str:
     return " ".join(map(str, block))
 
 
-def _sides(piece: Piece) -> list[tuple[Product, Side]]:
+def _sides(piece: MatrixBlock) -> list[tuple[Product, BlockSide]]:
     return list(zip(piece.blocks, piece.roles, strict=True))
 
 

@@ -21,7 +21,7 @@ from outgrow.errors import GrowthError
 from outgrow.growth.compensation import Compensation
 from outgrow.growth.growth import Growth, product_maps
 from outgrow.growth.plan import GrowthPlan, plan
-from outgrow.methods.learned.form import Side, uniform_rows
+from outgrow.methods.learned.form import BlockSide, uniform_rows
 from outgrow.methods.learned.ligo import Ligo
 from outgrow.models.architecture import resolve
 from outgrow.models.model import Model
@@ -64,7 +64,7 @@ class _Axes:
         self._axes = {name: self._uneven(name, axis) for name, axis in compensation.axes.items()}
         self._gains = compensation.gains
 
-    def matrix(self, block: Product, side: Side) -> Tensor:
+    def matrix(self, block: Product, side: BlockSide) -> Tensor:
         """float64 (large, small)."""
         atoms = product_maps(block, self._gains if side == "gain" else self._axes)
         found = kron([one.backward if side == "read" else one.forward for one in atoms]).matrix()

@@ -25,8 +25,8 @@ from outgrow.algebra.linear import Dense, LinearMap
 from outgrow.errors import GrowthError
 from outgrow.growth.growth import Growth, Part
 from outgrow.methods.learned.form import (
-    Form,
-    Piece,
+    MatrixBlock,
+    OperatorForm,
     Values,
     check_grows,
     mixture,
@@ -42,14 +42,14 @@ from outgrow.models.model import Model
 class Blocks:
     """One matrix of a layer as blocks of the ring: `count` of them, cut along dimension `cut` (None: it is one block)."""
 
-    piece: Piece
+    piece: MatrixBlock
     first: int
     count: int
     cut: int | None
 
 
 @dataclass(frozen=True)
-class Mango(Form):
+class Mango(OperatorForm):
     """The ring over the matrices of all layers, and LiGO for the rest."""
 
     small: Model
@@ -216,7 +216,7 @@ class Mango(Form):
         """The ring's map of one side, down to what a block of source and target holds along it."""
         return side[: _held(target, self.large, place), : _held(source, self.small, place)]
 
-    def _placed(self, pair: list[Tensor], source: Piece, target: Piece) -> tuple[LinearMap, ...]:
+    def _placed(self, pair: list[Tensor], source: MatrixBlock, target: MatrixBlock) -> tuple[LinearMap, ...]:
         """Maps in storage order of the target, within the whole (perhaps fused) parameters."""
         large, small = _sizes(target, self.large), _sizes(source, self.small)
         maps = [matrix[: large[place], : small[place]] for place, matrix in enumerate(pair)]
@@ -271,7 +271,7 @@ def _sources(one: Blocks, small: tuple[Blocks, ...]) -> list[int]:
     return [same.first + block % same.count for block in range(one.count)]
 
 
-def _layout(matrices: list[Piece], model: Model) -> tuple[Blocks, ...]:
+def _layout(matrices: list[MatrixBlock], model: Model) -> tuple[Blocks, ...]:
     """Blocks of a model's layers: an axis behind a nonlinearity is cut, every other matrix is one block."""
     widest = max(max(_sizes(piece, model)) for piece in matrices if _cut_along(piece, model) is None)
     found, first = [], 0
@@ -283,7 +283,7 @@ def _layout(matrices: list[Piece], model: Model) -> tuple[Blocks, ...]:
     return tuple(found)
 
 
-def _cut_along(piece: Piece, model: Model) -> int | None:
+def _cut_along(piece: MatrixBlock, model: Model) -> int | None:
     """0 where a matrix writes the MLP axis, 1 where it reads it."""
     for role, block in zip(piece.roles, piece.blocks, strict=True):
         atoms = [model.axes[atom] for atom in block if isinstance(atom, str)]
@@ -292,7 +292,7 @@ def _cut_along(piece: Piece, model: Model) -> int | None:
     return None
 
 
-def _sizes(piece: Piece, model: Model) -> tuple[int, int]:
+def _sizes(piece: MatrixBlock, model: Model) -> tuple[int, int]:
     """(written, read)."""
     return (piece.size(model, piece.roles.index("write")), piece.size(model, piece.roles.index("read")))
 
@@ -317,12 +317,12 @@ def _blocks(matrix: Tensor, one: Blocks) -> list[Tensor]:
     return list(torch.split(matrix, share, dim))
 
 
-def _written_first(matrix: Tensor, piece: Piece) -> Tensor:
+def _written_first(matrix: Tensor, piece: MatrixBlock) -> Tensor:
     """(layers, outputs, inputs) of a stack in storage order, and back: the same swap."""
     return matrix if piece.roles == ("write", "read") else matrix.transpose(1, 2)
 
 
-def _room(piece: Piece, model: Model, role: str, which: int) -> tuple[int, int]:
+def _room(piece: MatrixBlock, model: Model, role: str, which: int) -> tuple[int, int]:
     """Length of the whole parameter along a role, and where the piece begins in it."""
     dim = [str(one) for one in piece.roles].index(role)
     length = patterns(model)[piece.pattern].signature.shape(model.sizes)[dim]

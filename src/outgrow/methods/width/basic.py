@@ -20,7 +20,7 @@ from outgrow.methods.registry import Operator
 from outgrow.methods.width.units import (
     attention_axis,
     copied_heads,
-    grow,
+    grow_width,
     has_layer_norm,
     head_axes,
     multiples,
@@ -43,7 +43,7 @@ def isometric(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) 
     >>> round(growth.axes["embed"].norm_ratio(), 12)
     1.0
     """
-    return grow(small, large, _isometric_axis, copied_heads(small, large), seed, noise)
+    return grow_width(small, large, _isometric_axis, copied_heads(small, large), seed, noise)
 
 
 def duplicate(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) -> Growth:
@@ -64,7 +64,7 @@ def duplicate(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) 
                 f"duplicate cannot grow axis '{name}' ({spec.size}) from {size} to {large.sizes[name]}: not a multiple",
                 fix=f"use isometric or pad (any size), or choose {multiples(size, large.sizes[name])}",
             )
-    return grow(small, large, _duplicate_axis, copied_heads(small, large), seed, noise)
+    return grow_width(small, large, _duplicate_axis, copied_heads(small, large), seed, noise)
 
 
 def pad(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) -> Growth:
@@ -78,7 +78,7 @@ def pad(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) -> Gro
     heads = {
         name: padding(small.sizes[name], large.sizes[name], fresh="writers") for name in head_axes(small)
     }
-    return grow(small, large, _pad_axis, heads, seed, noise=0.0)
+    return grow_width(small, large, _pad_axis, heads, seed, noise=0.0)
 
 
 OPERATORS = (

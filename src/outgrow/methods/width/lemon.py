@@ -21,7 +21,7 @@ from outgrow.errors import GrowthError
 from outgrow.growth.compensation import eps_conflict
 from outgrow.growth.growth import Growth
 from outgrow.methods.registry import Operator
-from outgrow.methods.width.units import copied_heads, grow, has_layer_norm, multiples, refuse_head_dim
+from outgrow.methods.width.units import copied_heads, grow_width, has_layer_norm, multiples, refuse_head_dim
 from outgrow.models.model import Model
 from outgrow.models.spec import AxisSpec
 
@@ -65,7 +65,7 @@ def lemon(
         name: uneven(axis.forward.as_gather().index, axis.small, split) if axis.grows else axis
         for name, axis in whole.items()
     }
-    return grow(small, large, rule, heads, seed, noise)
+    return grow_width(small, large, rule, heads, seed, noise)
 
 
 def uneven(index: Tensor, small: int, split: float) -> AxisMap:

@@ -18,7 +18,7 @@ from outgrow.growth.growth import Growth, Part
 from outgrow.methods.registry import Operator
 from outgrow.methods.width.units import (
     as_given,
-    grow,
+    grow_width,
     growing,
     head_axes,
     refuse_fewer_queries,
@@ -42,7 +42,7 @@ def msg(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) -> Gro
     refuse_head_dim(small, large, "msg")
     refuse_fewer_queries(small, large, "msg")
     heads = {name: padding(small.sizes[name], large.sizes[name], fresh="both") for name in head_axes(small)}
-    growth = grow(small, large, _rule, heads, seed, noise=0.0)
+    growth = grow_width(small, large, _rule, heads, seed, noise=0.0)
     if not growing(small, large):
         return growth
     growth = as_given(growth, {})

@@ -23,7 +23,7 @@ from outgrow.methods.width.basic import duplicate
 from outgrow.methods.width.msg import new_gains
 from outgrow.methods.width.units import (
     as_given,
-    grow,
+    grow_width,
     growing,
     head_axes,
     refuse_fewer_queries,
@@ -67,7 +67,7 @@ def szp(
     refuse_head_dim(small, large, "szp")
     refuse_fewer_queries(small, large, "szp")
     heads = {name: padding(small.sizes[name], large.sizes[name], fresh="none") for name in head_axes(small)}
-    growth = grow(small, large, _silent, heads, seed, noise=0.0)
+    growth = grow_width(small, large, _silent, heads, seed, noise=0.0)
     if not growing(small, large):
         return growth
     growth = as_given(growth, {})

@@ -22,7 +22,7 @@ from outgrow.errors import GrowthError
 from outgrow.growth.compensation import compensate
 from outgrow.growth.growth import Growth, Part
 from outgrow.methods.registry import Operator
-from outgrow.methods.width.units import attention_axis, copied_heads, grow, growing
+from outgrow.methods.width.units import attention_axis, copied_heads, grow_width, growing
 from outgrow.models.model import Model, Parameter
 from outgrow.models.spec import AxisSpec
 
@@ -80,7 +80,7 @@ def _mapped(small: Model, large: Model, seed: int, noise: float) -> Growth:
             return attention_axis(name, spec, small, large, power=0.0)
         return copies(index(name, small.sizes[name], large.sizes[name]), small.sizes[name])
 
-    return grow(small, large, rule, copied_heads(small, large, index), seed, noise)
+    return grow_width(small, large, rule, copied_heads(small, large, index), seed, noise)
 
 
 def _positive(operator: str, option: str, value: float) -> None:

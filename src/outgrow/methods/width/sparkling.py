@@ -22,7 +22,7 @@ from outgrow.algebra.maps import AxisMap, copies, copy_index
 from outgrow.errors import GrowthError
 from outgrow.growth.growth import Growth, Part
 from outgrow.methods.registry import Operator
-from outgrow.methods.width.units import as_given, copied_heads, grow, growing
+from outgrow.methods.width.units import as_given, copied_heads, grow_width, growing
 from outgrow.models.model import Model
 from outgrow.models.spec import AxisSpec
 
@@ -54,7 +54,7 @@ def sparkling(
     exact = factor == "exact" or all(not after % before for before, after in found.values())
     heads = copied_heads(small, large)
     if fan_in == "copy" and exact:
-        return grow(small, large, _exact, heads, seed, noise)
+        return grow_width(small, large, _exact, heads, seed, noise)
 
     def rule(name: str, spec: AxisSpec, small: Model, large: Model) -> AxisMap:
         before, after = small.sizes[name], large.sizes[name]
@@ -64,7 +64,7 @@ def sparkling(
         weight = (read >= 0).to(torch.float64) * share
         return AxisMap(forward, Select(read, weight, before), "none")
 
-    growth = _with_tied_head(as_given(grow(small, large, rule, heads, seed, noise=0.0), {}))
+    growth = _with_tied_head(as_given(grow_width(small, large, rule, heads, seed, noise=0.0), {}))
     growth = replace(
         growth, inexact=f"readers keep the size of activations, not their values ({fan_in} fan-in)"
     )

@@ -33,7 +33,7 @@ def cyclic(name: str, before: int, after: int) -> Tensor:
     return copy_index(before, after)
 
 
-def grow(
+def grow_width(
     small: Model,
     large: Model,
     rule: AxisRule,

@@ -5,8 +5,8 @@
 A law describes trainings from scratch at a learning rate that has not decayed, so a curve knows where that holds (`stable`).
 """
 
-from outgrow.planning.curves.counting import Count, law_parameters
+from outgrow.planning.curves.counting import ParameterCount, law_parameters
 from outgrow.planning.curves.curve import Curve, Points, select
 from outgrow.planning.curves.reading import CurveFile, read_curves
 
-__all__ = ["Count", "Curve", "CurveFile", "Points", "law_parameters", "read_curves", "select"]
+__all__ = ["Curve", "CurveFile", "ParameterCount", "Points", "law_parameters", "read_curves", "select"]

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from outgrow.cost.flops import model_cost
 
-Count = Literal["all", "without_embeddings"]
+ParameterCount = Literal["all", "without_embeddings"]
 
 
-def law_parameters(config: Mapping[str, Any], count: Count) -> int:
+def law_parameters(config: Mapping[str, Any], count: ParameterCount) -> int:
     """Parameters of a model as a law counts them, from the content of its `config.json`.
 
     >>> tiny = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,

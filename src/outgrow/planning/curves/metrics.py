@@ -15,11 +15,11 @@ import yaml
 
 from outgrow.errors import ConfigError
 from outgrow.files.metrics_file import read_rows
-from outgrow.planning.curves.counting import Count, law_parameters
+from outgrow.planning.curves.counting import ParameterCount, law_parameters
 from outgrow.planning.curves.curve import Curve, make_curve
 
 
-def read_metrics_curve(path: Path, count: Count) -> Curve:
+def read_metrics_curve(path: Path, count: ParameterCount) -> Curve:
     """Tokens and validation loss of the first stage; raises `ConfigError` with line and field."""
     rows, notes = read_rows(path)
     stages = [(line, row) for line, row in rows if row.get("kind") == "stage"]

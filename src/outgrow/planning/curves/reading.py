@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from outgrow.errors import ConfigError
-from outgrow.planning.curves.counting import Count
+from outgrow.planning.curves.counting import ParameterCount
 from outgrow.planning.curves.curve import Curve, make_curve
 from outgrow.planning.curves.metrics import read_metrics_curve
 from outgrow.planning.curves.tensorboard import is_event_file, read_event_curve
@@ -27,7 +27,7 @@ class CurveFile:
     tag: str = "validation/val_loss"
 
 
-def read_curves(file: CurveFile, count: Count = "all") -> tuple[Curve, ...]:
+def read_curves(file: CurveFile, count: ParameterCount = "all") -> tuple[Curve, ...]:
     """The curves of a file or run folder: one, or in a CSV one per value of its column `run`.
 
     `count` says how parameters are counted where the file holds a model's configuration (metrics.jsonl).

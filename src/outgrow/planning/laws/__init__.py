@@ -9,7 +9,7 @@ Losses are nats per token. Nothing here needs torch.
 
 from outgrow.planning.laws.chinchilla import CHINCHILLA, CHINCHILLA_REPLICATED, Chinchilla
 from outgrow.planning.laws.fitting import FittedLaw, fit_law
-from outgrow.planning.laws.forms import FORMS, Form
+from outgrow.planning.laws.forms import LAW_FORMS, LawForm
 from outgrow.planning.laws.kaplan import (
     KAPLAN_BATCH,
     KAPLAN_DATA,
@@ -28,21 +28,21 @@ from outgrow.planning.laws.saturation import Saturation
 __all__ = [
     "CHINCHILLA",
     "CHINCHILLA_REPLICATED",
-    "FORMS",
     "KAPLAN_BATCH",
     "KAPLAN_DATA",
     "KAPLAN_FRONTIER",
     "KAPLAN_STEPS",
+    "LAW_FORMS",
     "STAGED_TRAINING",
     "Array",
     "Chinchilla",
     "CriticalBatch",
     "FittedLaw",
-    "Form",
     "Interval",
     "KaplanData",
     "KaplanFrontier",
     "KaplanSteps",
+    "LawForm",
     "Optimum",
     "PowerCurve",
     "Prediction",

@@ -19,7 +19,7 @@ from typing import Any, Generic
 import numpy as np
 
 from outgrow.errors import ConfigError
-from outgrow.planning.laws.forms import Design, Form, Law
+from outgrow.planning.laws.forms import Design, Law, LawForm
 from outgrow.planning.laws.noise import noise_like
 from outgrow.planning.laws.power import Array, array
 from outgrow.planning.laws.prediction import Interval, Prediction, Range, quantiles
@@ -65,7 +65,7 @@ class FittedLaw(Generic[Law]):
 
 
 def fit_law(
-    form: Form[Law],
+    form: LawForm[Law],
     columns: Mapping[str, Array],
     loss: Array,
     curve: Array | None = None,
@@ -122,7 +122,7 @@ def fit_law(
     )
 
 
-def _check(form: Form[Any], columns: Mapping[str, Array], loss: Array) -> None:
+def _check(form: LawForm[Any], columns: Mapping[str, Array], loss: Array) -> None:
     missing = [name for name in form.columns if name not in columns]
     if missing:
         raise ConfigError(
@@ -149,7 +149,7 @@ def _check(form: Form[Any], columns: Mapping[str, Array], loss: Array) -> None:
             raise ConfigError(f"{name} has values that are no positive numbers")
 
 
-def _starts(form: Form[Any], mean_log_loss: float) -> Array:
+def _starts(form: LawForm[Any], mean_log_loss: float) -> Array:
     """Every split of the loss among the terms, at the centre of the data, every set of exponents, and every outer power."""
     shares = [s for s in product((0.1, 0.3, 0.8), repeat=len(form.terms)) if 0.3 < sum(s) < 1.5]
     slopes = list(product((-0.1, -0.3, -0.8), repeat=sum(len(term) for term in form.terms)))
@@ -214,7 +214,7 @@ def _scatter(residual: Array) -> float:
     return 1.4826 * float(np.median(np.abs(residual - np.median(residual))))
 
 
-def _law(form: Form[Law], theta: Array, centre: Mapping[str, float]) -> Law | None:
+def _law(form: LawForm[Law], theta: Array, centre: Mapping[str, float]) -> Law | None:
     """The law in the user's units, or None where an exponent has the wrong sign."""
     try:
         return form.build(_uncentred(form, theta, centre))
@@ -222,7 +222,7 @@ def _law(form: Form[Law], theta: Array, centre: Mapping[str, float]) -> Law | No
         return None
 
 
-def _uncentred(form: Form[Any], theta: Array, centre: Mapping[str, float]) -> Array:
+def _uncentred(form: LawForm[Any], theta: Array, centre: Mapping[str, float]) -> Array:
     """Coefficients of log columns from those of centred ones: products of (log c - mean) are multiplied out."""
     result, place = theta.copy(), 0
     for term, divisor in zip_longest(form.terms, form.divisors):
@@ -242,7 +242,7 @@ def _uncentred(form: Form[Any], theta: Array, centre: Mapping[str, float]) -> Ar
 
 
 def _bootstrap(
-    form: Form[Law],
+    form: LawForm[Law],
     design: Design,
     y: Array,
     residual: Array,

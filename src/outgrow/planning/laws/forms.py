@@ -17,7 +17,7 @@ Law = TypeVar("Law")
 
 
 @dataclass(frozen=True)
-class Form(Generic[Law]):
+class LawForm(Generic[Law]):
     """A law as a sum of powers: which logarithms each term reads, and the law that coefficients stand for.
 
     `terms[k]` lists the products of columns that term k reads; every term also has a constant (its log size).
@@ -107,15 +107,15 @@ def _saturation(t: Array) -> Saturation:
     return Saturation(float(np.exp(t[0])), float(np.exp(t[1])), -float(t[2]), -float(t[3]), float(t[4]))
 
 
-CURVE_FORM = Form("curve", ("tokens",), ((), (("tokens",),)), _curve)
+CURVE_FORM = LawForm("curve", ("tokens",), ((), (("tokens",),)), _curve)
 """One size's own curve: floor + (scale / tokens)^exponent."""
-CHINCHILLA_FORM = Form(
+CHINCHILLA_FORM = LawForm(
     "chinchilla", ("parameters", "tokens"), ((), (("parameters",),), (("tokens",),)), _chinchilla
 )
 """E + A / N^a + B / D^b."""
-KAPLAN_FORM = Form("kaplan", ("parameters", "min_steps"), ((("parameters",),), (("min_steps",),)), _kaplan)
+KAPLAN_FORM = LawForm("kaplan", ("parameters", "min_steps"), ((("parameters",),), (("min_steps",),)), _kaplan)
 """(N_c / N)^a_N + (S_c / S)^a_S: no irreducible loss."""
-KAPLAN_DATA_FORM = Form(
+KAPLAN_DATA_FORM = LawForm(
     "kaplan_data",
     ("parameters", "tokens"),
     ((("parameters",),), ()),
@@ -124,13 +124,13 @@ KAPLAN_DATA_FORM = Form(
     outer=True,
 )
 """((N_c / N)^(a_N / a_D) + D_c / D)^a_D."""
-SATURATION_FORM = Form(
+SATURATION_FORM = LawForm(
     "saturation",
     ("base_tokens", "second_tokens"),
     ((), (("base_tokens",), ("second_tokens",), ("base_tokens", "second_tokens"))),
     _saturation,
 )
 """A D1^-a1 D2^(-a2 + a3 ln D1) + E."""
-FORMS: Mapping[str, Form[Any]] = {
+LAW_FORMS: Mapping[str, LawForm[Any]] = {
     form.name: form for form in (CURVE_FORM, CHINCHILLA_FORM, KAPLAN_FORM, KAPLAN_DATA_FORM, SATURATION_FORM)
 }

@@ -6,8 +6,8 @@
 """
 
 from outgrow.planning.stages.optimal import best_for_flops, best_for_loss
-from outgrow.planning.stages.paths import StagePath, loss_along, replay, sensitivity
-from outgrow.planning.stages.problem import LOSS_PRESERVING, Operator, Problem, Size
+from outgrow.planning.stages.paths import StagePath, loss_along, replay_path, sensitivity
+from outgrow.planning.stages.problem import LOSS_PRESERVING, OperatorCost, Problem, Size
 from outgrow.planning.stages.rules import (
     SHEN_RULES,
     PracticalPoints,
@@ -21,7 +21,7 @@ from outgrow.planning.stages.rules import (
 __all__ = [
     "LOSS_PRESERVING",
     "SHEN_RULES",
-    "Operator",
+    "OperatorCost",
     "PracticalPoints",
     "Problem",
     "ShenRule",
@@ -33,7 +33,7 @@ __all__ = [
     "late_switch_tokens",
     "loss_along",
     "practical_points",
-    "replay",
+    "replay_path",
     "sensitivity",
     "slopes",
 ]

@@ -21,7 +21,7 @@ from outgrow.errors import ConfigError
 from outgrow.planning.curves.falling import FallingCurve
 from outgrow.planning.curves.grown import FEWEST, GrownCurve
 from outgrow.planning.laws.power import Array
-from outgrow.planning.stages.problem import Operator
+from outgrow.planning.stages.problem import OperatorCost
 
 _START_SHARE = 0.1
 """The own curve's place of the loss after growth may be unknown by at most this share of the tokens since growth."""
@@ -159,10 +159,10 @@ class MeasuredOperator:
         """Of the growth itself, mean over the pilots."""
         return fmean(one.flops for one in self.pilots)
 
-    def operator(self, name: str) -> Operator:
+    def operator(self, name: str) -> OperatorCost:
         """What a schedule is planned with: negative lost tokens count as 0.
 
         A gain was seen after a whole pilot. A schedule could take it at each growth, however short the stage: one shorter
         than the gain would cost less than nothing.
         """
-        return Operator(name, self.loss_gap, max(0.0, self.lost_tokens), self.flops)
+        return OperatorCost(name, self.loss_gap, max(0.0, self.lost_tokens), self.flops)

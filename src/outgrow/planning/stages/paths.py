@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from outgrow.planning.laws import Array
-from outgrow.planning.stages.problem import Operator, Problem
+from outgrow.planning.stages.problem import OperatorCost, Problem
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,15 @@ class StagePath:
         return 1 - self.total_flops / baseline.total_flops
 
 
-def operators_along(problem: Problem, sizes: Sequence[int]) -> tuple[Operator, ...] | None:
+def operators_along(problem: Problem, sizes: Sequence[int]) -> tuple[OperatorCost, ...] | None:
     """The operators between the sizes, or None where one cannot be grown from the one before."""
     places = [int(problem.operator_of[i, j]) for i, j in pairwise(sizes)]
     return None if any(place < 0 for place in places) else tuple(problem.operators[p] for p in places)
 
 
-def stage_flops(problem: Problem, size: int, operator: Operator | None, start: Array, end: Array) -> Array:
+def stage_flops(
+    problem: Problem, size: int, operator: OperatorCost | None, start: Array, end: Array
+) -> Array:
     """FLOPs of a stage from the loss where the stage before ended to its own end; infinite where it cannot be."""
     chosen = problem.sizes[size]
     batch = problem.batch(end)
@@ -70,7 +72,7 @@ def path_from_losses(problem: Problem, sizes: Sequence[int], losses: Sequence[fl
     return StagePath(tuple(sizes), tuple(float(loss) for loss in losses), tuple(tokens), tuple(flops))
 
 
-def replay(
+def replay_path(
     problem: Problem, sizes: Sequence[int], early_tokens: Sequence[float], target_loss: float
 ) -> StagePath:
     """The schedule whose stages but the last train so many tokens; the last one goes on until the target.
@@ -101,7 +103,7 @@ def sensitivity(problem: Problem, path: StagePath, switch: int, points: int = 81
     for factor in factors:
         moved = early.copy()
         moved[switch] *= factor
-        costs.append(replay(problem, path.sizes, [float(t) for t in moved], path.losses[-1]).total_flops)
+        costs.append(replay_path(problem, path.sizes, [float(t) for t in moved], path.losses[-1]).total_flops)
     return factors, np.array(costs) / path.total_flops
 
 

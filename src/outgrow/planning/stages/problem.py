@@ -28,7 +28,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Operator:
+class OperatorCost:
     """A growth operator by its measured cost; all zero is perfect: the loss is kept, and so are the dynamics."""
 
     name: str
@@ -40,7 +40,7 @@ class Operator:
     """Cost of the growth itself, as of learning an operator."""
 
 
-LOSS_PRESERVING = Operator("loss-preserving")
+LOSS_PRESERVING = OperatorCost("loss-preserving")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Problem:
     """
 
     sizes: tuple[Size, ...]
-    operators: tuple[Operator, ...]
+    operators: tuple[OperatorCost, ...]
     operator_of: NDArray[np.int64]
     last: tuple[int, ...]
     batch_tokens: Callable[[Array], Array] | None = None
