@@ -14,6 +14,7 @@ import outgrow
 ROOT = Path(outgrow.__file__).parent
 ROOMS = (
     "errors",
+    "text",
     "files",
     "algebra",
     "models",

@@ -34,3 +34,8 @@ def test_the_command_lists_and_shows() -> None:
     assert "split" in CliRunner().invoke(app, ["operators", "lemon"]).output
     with pytest.raises(GrowthError, match="did you mean lemon"):
         one("lemo")
+
+
+def test_every_option_has_a_line_and_no_line_is_without_an_option() -> None:
+    for operator in (*WIDTH.values(), *DEPTH.values()):
+        assert list(operator.options) == list(operator.kinds), operator.name

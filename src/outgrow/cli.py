@@ -210,10 +210,11 @@ def operators(
     """
     from rich.markdown import Markdown
 
-    from outgrow.report.operators_page import listing, one
+    from outgrow.methods.listing import operators as listing
+    from outgrow.report.operators_page import one
 
     console = open_console()
-    console.print(Markdown(one(name)) if name else listing())
+    console.print(Markdown(one(name)) if name else listing().rich())
 
 
 @app.command()

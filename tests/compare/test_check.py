@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from compare.tiny import GROW, SMALL, other_study, text_study
-from outgrow.commands.compare import compare_command, compare_dry, rich_table
+from outgrow.commands.compare import compare_command, compare_dry
 from outgrow.comparing import parse_study, run_study
 from outgrow.comparing.check import check_study
 from outgrow.errors import ConfigError
-from outgrow.report.html import TableSection
+from outgrow.text.table import TextTable
 
 HEADER, RIGHT = "sentence\tlabel\n", "a good one\t1\n"
 
@@ -122,7 +122,7 @@ def test_the_name_of_an_arm_is_no_markup() -> None:
 
     console = Console(width=60)
     with console.capture() as captured:
-        console.print(rich_table(TableSection("heading", ("arm",), [("a[/b]",), ("stack[c]",)], "note")))
+        console.print(TextTable("heading", ("arm",), [("a[/b]",), ("stack[c]",)], "note").rich())
     text = captured.get()
     assert "a[/b]" in text
     assert "stack[c]" in text

@@ -23,7 +23,11 @@ EXPECTED: dict[str, dict[int, list[int | tuple[int, bool]]]] = {
     "lidas:block=1": {5: [0, 1, 1, 1, 2]},
     "solar": {4: [0, 1, 1, 2], 5: [0, 1, 2, 1, 2], 6: [0, 1, 2, 0, 1, 2]},
     "solar:overlap=1": {4: [0, 1, 1, 2], 5: [0, 1, 0, 1, 2]},
-    "llama_pro": {4: [0, 1, 2, (2, SILENT)], 6: [0, (0, SILENT), 1, (1, SILENT), 2, (2, SILENT)]},
+    "llama_pro": {
+        4: [0, 1, 2, (2, SILENT)],
+        5: [0, 1, (1, SILENT), 2, (2, SILENT)],
+        6: [0, (0, SILENT), 1, (1, SILENT), 2, (2, SILENT)],
+    },
     "llama_pro:every=3": {5: [0, 1, 2, (2, SILENT), (2, SILENT)]},
     "mslt": {4: [0, 1, 2, 2], 5: [0, 1, 2, 1, 2]},
     "repeat": {5: [0, 1, 2, 2, 2]},

@@ -14,7 +14,7 @@ import yaml
 from outgrow.commands.train import run_command
 from outgrow.errors import ConfigError
 from outgrow.report.run import run_report
-from outgrow.report.text import amount, duration
+from outgrow.text.numbers import amount, duration
 
 
 def test_the_command_trains_and_writes_a_page_that_stands_alone(

@@ -19,13 +19,14 @@ from outgrow.comparing.runner import measure_savings, with_scores
 from outgrow.files.atomic import write_text_atomic
 from outgrow.files.yaml_file import dump_yaml
 from outgrow.report.compare_picture import draw_frontiers
-from outgrow.report.compare_tables import as_markdown, estimate_section, fenced, markdown, sections
-from outgrow.report.html import TableSection, page
-from outgrow.report.text import amount, duration
+from outgrow.report.compare_tables import estimate_section, fenced, sections
+from outgrow.report.html import page
+from outgrow.text.numbers import amount, duration
+from outgrow.text.table import as_markdown
 from outgrow.training.result import machine
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def compare_command(path: str | Path, overrides: Sequence[str] = (), *, as_json:
     for caution in result.cautions:
         console.print(f"caution: {caution}", style="yellow")
     for section in sections(result):
-        console.print(rich_table(section))
+        console.print(section.rich())
     console.print(f"report: {report.html}\npicture: {report.png}", soft_wrap=True)
     return report
 
@@ -64,7 +65,7 @@ def compare_dry(path: str | Path, overrides: Sequence[str] = (), *, as_json: boo
     if as_json:
         print(json.dumps([asdict(one) for one in found], indent=1))
     else:
-        open_console().print(rich_table(estimate_section(found)))
+        open_console().print(estimate_section(found).rich())
 
 
 def study_report(result: StudyResult) -> StudyReport:
@@ -99,7 +100,7 @@ def study_report(result: StudyResult) -> StudyReport:
     lines = [f"# {as_markdown(title)}", "", lead, "", "![loss against FLOPs and time](frontier.svg)", ""]
     lines += [f"> **Caution:** {as_markdown(caution)}\n" for caution in result.cautions]
     for section in tables:
-        lines += markdown(section)
+        lines.append(section.markdown())
     lines += [
         as_markdown(f"Trained on: {'; '.join(map(_machine, result.trained_on))}."),
         "",
@@ -115,25 +116,3 @@ def study_report(result: StudyResult) -> StudyReport:
 def _machine(facts: Mapping[str, Any]) -> str:
     versions = facts["versions"]
     return f"{facts['device']}, {facts['system']}, torch {versions['torch']}, transformers {versions['transformers']}"
-
-
-def rich_table(section: TableSection) -> Table:
-    """A section as a rich table; the name of an arm stands in its first row."""
-    from rich.table import Table
-
-    table = Table(
-        title=section.heading,
-        title_style="bold",
-        title_justify="left",
-        caption=section.note,
-        caption_justify="left",
-    )
-    for place, column in enumerate(section.columns):
-        table.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
-    previous = ""
-    for row in section.rows:
-        if previous and row[0] != previous:
-            table.add_section()
-        table.add_row(*(("", *row[1:]) if row[0] == previous else row))
-        previous = row[0]
-    return table

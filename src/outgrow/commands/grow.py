@@ -14,11 +14,11 @@ from outgrow.files.atomic import check_destination
 from outgrow.growth.plan import GrowthPlan
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.models.conversion import Conversion
-from outgrow.report.explain import costs, findings_table, verdict
-from outgrow.report.text import amount, duration
+from outgrow.report.explain import costs
 from outgrow.state.converting import converted
 from outgrow.state.growing import apply
 from outgrow.state.training_state import TrainingState
+from outgrow.text.numbers import amount, duration
 
 
 def grow_command(
@@ -62,8 +62,9 @@ def _costs(plan: GrowthPlan, state: TrainingState, out: Path, *, probe: bool) ->
 
 
 def _print_plan(console: Console, plan: GrowthPlan, cost: dict[str, Any]) -> None:
-    console.print(findings_table(plan.compensation.findings))
-    console.print(verdict(plan))
+    console.print(plan.findings().rich())
+    for note in plan.notes():
+        console.print(note, markup=False)
     small, large = cost["parameters"]
     console.print(
         f"{amount(small)} → {amount(large)} parameters; {amount(cost['output_bytes'])}B to write, "

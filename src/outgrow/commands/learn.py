@@ -20,12 +20,12 @@ from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.models.architecture import resolve
 from outgrow.report.fit import draw_fit, fit_table
 from outgrow.report.plot import check_picture
-from outgrow.report.text import amount
 from outgrow.state.asked import plan_fitted
 from outgrow.state.growing import apply
 from outgrow.state.operator_file import save_operator
 from outgrow.state.training_state import TrainingState
 from outgrow.store.config_file import load_config
+from outgrow.text.numbers import amount
 
 if TYPE_CHECKING:
     from rich.console import Console

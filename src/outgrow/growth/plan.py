@@ -9,7 +9,8 @@ tensor will be.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from html import escape
 from typing import Any, get_args
 
 from outgrow.algebra.recipe import Recipe
@@ -18,20 +19,26 @@ from outgrow.errors import GrowthError, near
 from outgrow.growth.compensation import Compensation, compensate
 from outgrow.growth.cookbook import BySlot, Cookbook
 from outgrow.growth.growth import Growth
+from outgrow.growth.summary import findings_table, layer_order, sizes_of
 from outgrow.growth.target import grown_config
 from outgrow.models.architecture import check_depth
 from outgrow.models.model import Model
+from outgrow.text.numbers import amount
+from outgrow.text.table import TextTable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GrowthPlan:
-    """Every grown tensor's recipe per slot, the new config, and where each step count comes from."""
+    """Every grown tensor's recipe per slot, the new config, and where each step count comes from.
 
-    growth: Growth = field(repr=False)
-    config: Mapping[str, Any] = field(repr=False)
-    compensation: Compensation = field(repr=False)
+    `print(plan)` shows what grows, what is kept and why not where not, and which layer copies which.
+    """
+
+    growth: Growth
+    config: Mapping[str, Any]
+    compensation: Compensation
     moments: Moments
-    recipes: Mapping[str, Mapping[str, Recipe]] = field(repr=False)
+    recipes: Mapping[str, Mapping[str, Recipe]]
     steps: Mapping[str, str | None]
     """New tensor -> the old tensor whose optimizer step it continues, or None to begin at 0."""
 
@@ -81,6 +88,74 @@ class GrowthPlan:
             )
             groups.setdefault(name if recipe.fills else key, []).append(name)
         return tuple(tuple(names) for names in groups.values())
+
+    @property
+    def verdict(self) -> str:
+        """What the growth keeps, in a sentence or two."""
+        if not self.keeps_function:
+            return "The function changes at the growth, as these operators do: expect a jump in loss that training repairs."
+        if self.is_caged:
+            return (
+                "Function and gradients are kept exactly. Without dropout the copies would stay equal for ever (a cage): "
+                "add noise (0.1 by default), which no reader sees."
+            )
+        if self.keeps_gradient_law:
+            return "Function and gradients of old entries are kept exactly; moments are transported by the exact law."
+        return (
+            "The function is kept exactly; gradients and moments approximately, so that new units can part."
+        )
+
+    @property
+    def grows(self) -> dict[str, tuple[int, int]]:
+        """Config fields whose size changes, before and after."""
+        small, large = sizes_of(self.small), sizes_of(self.large)
+        return {name: (small[name], size) for name, size in large.items() if size != small.get(name, size)}
+
+    @property
+    def stays(self) -> dict[str, int]:
+        """Config fields that could grow and keep their size."""
+        return {name: size for name, size in sizes_of(self.large).items() if name not in self.grows}
+
+    @property
+    def new_parameters(self) -> tuple[str, ...]:
+        """Parameters of layers that stand for no old layer: what a stage may train alone."""
+        old = set(self.growth.layers.originals().values())
+        return tuple(
+            name
+            for name, parameter in self.large.parameters.items()
+            if parameter.layer is not None and parameter.layer not in old
+        )
+
+    def notes(self) -> tuple[str, ...]:
+        """What the findings do not say: the order of the layers, the sizes that stay, the verdict."""
+        layers = self.growth.layers
+        order = (
+            f"Layers, first to last, as copies of old ones{' (* silent: adds nothing at first)' * bool(layers.silent)}: "
+            f"{layer_order(layers)}."
+        )
+        stays = ", ".join(f"{name} {size:,}" for name, size in self.stays.items())
+        return (*[order] * layers.grows, *[f"Stays: {stays}."] * bool(stays), self.verdict)
+
+    def findings(self) -> TextTable:
+        """What the growth does to every axis that it touches."""
+        return findings_table(self.compensation.findings)
+
+    def __str__(self) -> str:
+        return "\n".join([str(self.findings()), *self.notes()])
+
+    def __repr__(self) -> str:
+        kept = (
+            f"function {'kept' if self.keeps_function else 'changes'}, "
+            f"gradients {'kept' if self.keeps_gradient_law else 'change'}"
+        )
+        sizes = ", ".join(f"{name} {before} → {after}" for name, (before, after) in self.grows.items())
+        return (
+            f"GrowthPlan({self.small.spec.model_type}, {amount(self.small.num_parameters)} → "
+            f"{amount(self.large.num_parameters)} parameters: {sizes or 'nothing grows'}; {kept}; moments {self.moments})"
+        )
+
+    def _repr_html_(self) -> str:
+        return self.findings()._repr_html_() + "".join(f"<p>{escape(note)}</p>" for note in self.notes())
 
     def describe(self) -> dict[str, Any]:
         """The plan as plain data: what `--dry-run`, lineage and `explain` show."""

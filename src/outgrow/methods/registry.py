@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from outgrow.algebra.slots import Moments
@@ -45,9 +45,11 @@ class Operator:
     """What the paper does with the learning rate."""
     needs_layers: bool = True
     """Depth: whether a model without layers leaves it nothing to begin from."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """A line for each of its own options."""
 
     @property
-    def options(self) -> dict[str, Any]:
+    def kinds(self) -> dict[str, Any]:
         """Its own options and their types: int, float, str, bool, or a Literal of the words allowed."""
         hints = get_type_hints(self.grow)
         return {
@@ -68,16 +70,16 @@ def find(text: str, kind: str, registry: Mapping[str, Operator]) -> tuple[Operat
     operator, options = registry[name], dict[str, Any]()
     for word in filter(None, words.split(",")):
         option, separator, value = (part.strip() for part in word.partition("="))
-        if option not in operator.options or not separator:
-            known = near(option, operator.options) if operator.options else "it has none"
+        if option not in operator.kinds or not separator:
+            known = near(option, operator.kinds) if operator.kinds else "it has none"
             raise GrowthError(f"{kind} operator '{name}' has no option '{word}' ({known})")
         try:
-            options[option] = _parsed(operator.options[option], value)
+            options[option] = _parsed(operator.kinds[option], value)
         except ValueError:
             raise GrowthError(
                 f"option {option} of {kind} operator '{name}'",
                 got=value,
-                expected=expected(operator.options[option]),
+                expected=expected(operator.kinds[option]),
             ) from None
     return operator, options
 

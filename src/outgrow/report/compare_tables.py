@@ -11,8 +11,8 @@ from outgrow.comparing.estimate import ArmEstimate
 from outgrow.comparing.result import StudyResult, trial_losses
 from outgrow.comparing.saving import Saving, seeds_for
 from outgrow.errors import printable
-from outgrow.report.html import TableSection
-from outgrow.report.text import amount, duration
+from outgrow.text.numbers import amount, duration
+from outgrow.text.table import TextTable
 
 SAVINGS = (
     "arm",
@@ -59,11 +59,11 @@ WORTHS_NOTE = (
 )
 
 
-def sections(result: StudyResult) -> tuple[TableSection, ...]:
+def sections(result: StudyResult) -> tuple[TextTable, ...]:
     """All tables of the report that have a row, the savings first."""
-    savings = TableSection("Savings at equal loss", SAVINGS, saving_rows(result), SAVINGS_NOTE)
-    others = TableSection("Other figures", OTHERS, other_rows(result), OTHERS_NOTE)
-    worths = TableSection("What limits the savings", WORTHS, worth_rows(result), WORTHS_NOTE)
+    savings = TextTable("Savings at equal loss", SAVINGS, saving_rows(result), SAVINGS_NOTE)
+    others = TextTable("Other figures", OTHERS, other_rows(result), OTHERS_NOTE)
+    worths = TextTable("What limits the savings", WORTHS, worth_rows(result), WORTHS_NOTE)
     tables = (savings, worths, others, *_downstream(result), _sweep(result))
     return tuple(table for table in tables if table.rows)
 
@@ -139,7 +139,7 @@ def other_rows(result: StudyResult) -> list[tuple[str, ...]]:
     return rows
 
 
-def _downstream(result: StudyResult) -> tuple[TableSection, ...]:
+def _downstream(result: StudyResult) -> tuple[TextTable, ...]:
     scores = {arm: result.scores(arm) for arm in result.study.arms}
     names = list(dict.fromkeys(name for found in scores.values() for name in found))
     if not names:
@@ -152,10 +152,10 @@ def _downstream(result: StudyResult) -> tuple[TableSection, ...]:
         "Of the last state of every arm's largest budget: mean over seeds ± standard deviation. Equal loss means an equal model "
         "only where these agree."
     )
-    return (TableSection("Downstream", ("arm", *(name.replace("_", " ") for name in names)), rows, note),)
+    return (TextTable("Downstream", ("arm", *(name.replace("_", " ") for name in names)), rows, note),)
 
 
-def _sweep(result: StudyResult) -> TableSection:
+def _sweep(result: StudyResult) -> TextTable:
     rates = sorted({trial.rate for trial in result.sweep})
     rows = []
     for arm in result.study.arms:
@@ -167,7 +167,7 @@ def _sweep(result: StudyResult) -> TableSection:
         f"{amount(result.sweep_flops)} FLOPs, not counted in any saving."
     )
     columns = ("arm", "budget", *(f"{rate:g}" for rate in rates))
-    return TableSection("Sweep of learning rates", columns, rows, note)
+    return TextTable("Sweep of learning rates", columns, rows, note)
 
 
 def _seeds(seeds: Sequence[int]) -> str:
@@ -176,7 +176,7 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"mean over seeds {named}" if len(seeds) > 1 else f"seed {named}"
 
 
-def estimate_section(arms: Sequence[ArmEstimate]) -> TableSection:
+def estimate_section(arms: Sequence[ArmEstimate]) -> TextTable:
     """What a study would take."""
     rows = [
         (
@@ -211,32 +211,7 @@ def estimate_section(arms: Sequence[ArmEstimate]) -> TableSection:
         "Sweeps and all seeds. A piece that arms share counts for the first. Validation, the fits of learned operators (in time) and downstream scores come on top. "
         "Tokens/param: largest budget, without embeddings."
     )
-    return TableSection("What the study takes", columns, rows, note)
-
-
-def markdown(section: TableSection) -> list[str]:
-    """A table as lines of Markdown."""
-    lines = [section.columns, *section.rows]
-    head, *rows = ("| " + " | ".join(map(as_markdown, line)) + " |" for line in lines)
-    return [
-        f"## {as_markdown(section.heading)}",
-        "",
-        head,
-        "| --- " * len(section.columns) + "|",
-        *rows,
-        "",
-        as_markdown(section.note),
-        "",
-    ]
-
-
-def as_markdown(text: str) -> str:
-    r"""A text on one line that Markdown shows as it is: no HTML, no marks, no new cell.
-
-    >>> as_markdown("<b>|\n*a_b*")
-    '\\<b\\>\\| \\*a\\_b\\*'
-    """
-    return re.sub(r"([\\`*_\[\]<>|&~$#])", r"\\\1", " ".join(printable(text).split()))
+    return TextTable("What the study takes", columns, rows, note)
 
 
 def fenced(text: str, language: str) -> list[str]:

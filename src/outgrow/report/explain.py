@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from outgrow.algebra.slots import SLOTS
 from outgrow.cost.flops import training_flops
-from outgrow.growth.compensation import Finding
 from outgrow.growth.plan import GrowthPlan
 from outgrow.models.model import Model
-from outgrow.report.text import amount
 from outgrow.state.training_state import TrainingState
 from outgrow.store.source import TensorSource
 from outgrow.store.writer import BLOCK_BYTES, WORKERS
+from outgrow.text.numbers import amount
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from rich.text import Text
 
 KEPT_WHEN = {
     "stream": "norms see c·I: copies scaled alike (any width under RMSNorm), or silent new channels",
@@ -96,52 +94,6 @@ def axis_table(model: Model) -> Table:
         "inserted layers output zero",
     )
     return table
-
-
-def findings_table(findings: tuple[Finding, ...]) -> Table:
-    """What a growth does to every axis."""
-    from rich.table import Table
-
-    table = Table(title="what grows, and what is kept", title_justify="left")
-    for column in (
-        "axis",
-        "size",
-        "passes through",
-        "function",
-        "gradients",
-        "compensated where; why not where not",
-    ):
-        table.add_column(column, overflow="fold", no_wrap=column in ("axis", "size"))
-    for finding in findings:
-        table.add_row(
-            finding.axis,
-            f"{finding.small} → {finding.large}",
-            finding.through,
-            _mark(finding.function),
-            _mark(finding.gradient),
-            "; ".join(filter(None, [finding.compensated, finding.why])) or "-",
-        )
-    return table
-
-
-def _mark(kept: bool) -> Text:
-    from rich.text import Text
-
-    return Text("kept", style="green") if kept else Text("changes", style="yellow")
-
-
-def verdict(plan: GrowthPlan) -> str:
-    """One sentence on a plan."""
-    if not plan.keeps_function:
-        return "The function changes at the growth, as these operators do: expect a jump in loss that training repairs."
-    if plan.is_caged:
-        return (
-            "Function and gradients are kept exactly. Without dropout the copies would stay equal for ever (a cage): "
-            "add --noise 0.1, which no reader sees."
-        )
-    if plan.keeps_gradient_law:
-        return "Function and gradients of old entries are kept exactly; moments are transported by the exact law."
-    return "The function is kept exactly; gradients and moments approximately, so that new units can part."
 
 
 def costs(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from outgrow.learning.fit import Fit
 from outgrow.learning.learn import LearnOptions
 from outgrow.report.plot import COLORS, FAINT, STYLE, quiet_axes, save_figure, smooth
-from outgrow.report.text import amount, duration
+from outgrow.text.numbers import amount, duration
 
 if TYPE_CHECKING:
     from rich.table import Table

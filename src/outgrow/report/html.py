@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 from outgrow.errors import printable
+from outgrow.text.table import TextTable
 
 CSS = """
 :root { color-scheme: light; }
@@ -27,22 +26,12 @@ pre { background: #f6f7f9; padding: .9rem 1.1rem; border-radius: 6px; overflow-x
 """
 
 
-@dataclass(frozen=True)
-class TableSection:
-    """A table under a heading, and a note about it."""
-
-    heading: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-
-
 def page(
     *,
     title: str,
     lead: str,
     picture_svg: bytes,
-    tables: Sequence[TableSection],
+    tables: Sequence[TextTable],
     configuration: str,
     facts: Mapping[str, str],
     command: str,
@@ -75,20 +64,12 @@ def page(
 """)
 
 
-def _table(section: TableSection) -> str:
+def _table(section: TextTable) -> str:
     note = f'<p class="lead">{escape(section.note)}</p>' if section.note else ""
     return f"""<h2>{escape(section.heading)}</h2>
-<div class="scroll"><table>
-<thead><tr>{"".join(f"<th>{escape(column)}</th>" for column in section.columns)}</tr></thead>
-<tbody>{"".join(_row(row) for row in section.rows)}</tbody>
-</table></div>
+<div class="scroll">{section.html()}</div>
 {note}
 """
-
-
-def _row(cells: Sequence[Any]) -> str:
-    kind = ' class="whole"' if cells[0] == "whole" else ""
-    return f"<tr{kind}>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>\n"
 
 
 def _fact(name: str, value: str) -> str:

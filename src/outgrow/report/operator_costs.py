@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from outgrow.report.text import amount
+from outgrow.text.numbers import amount
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -12,14 +12,11 @@ import sys
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from outgrow.errors import GrowthError, near
 from outgrow.methods.build import DEPTH, WIDTH, Operator
 from outgrow.methods.registry import expected
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 Measured = Mapping[str, Mapping[str, Any]]
 MEASURED = """`python benchmarks/operators.py`: one source, one target of twice the width and depth, the same continuation for every operator;
@@ -75,18 +72,27 @@ def section(operator: Operator) -> str:
             "|---|---|",
             *tensors,
             "",
-            *(f"- {name}: {text}" for name, text in facts.items() if text),
+            *(
+                f"- {name}:{'' if text.startswith(chr(10)) else ' '}{text}"
+                for name, text in facts.items()
+                if text
+            ),
         ]
     )
 
 
 def options(operator: Operator) -> str:
-    """An operator's own options, their kinds and defaults, as they are written behind its name."""
+    """An operator's own options as they are written behind its name: what each does, its kind and its default."""
     parameters = inspect.signature(operator.grow).parameters
-    return ", ".join(
-        f"`{operator.name}:{name}=` {expected(kind)} (default {parameters[name].default})"
-        for name, kind in operator.options.items()
+    return "".join(
+        f"\n  - `{operator.name}:{name}=` {operator.options[name]} "
+        f"({expected(kind)}; default {_default(parameters[name].default)})"
+        for name, kind in operator.kinds.items()
     )
+
+
+def _default(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def measured_table(measured: Measured) -> str:
@@ -108,18 +114,6 @@ def one(name: str) -> str:
     if not found:
         raise GrowthError(f"unknown operator '{name}' ({near(name, {**WIDTH, **DEPTH})})")
     return "\n\n".join(section(operator) for operator in found)
-
-
-def listing() -> Table:
-    """The registry for a terminal."""
-    from rich.table import Table
-
-    found = Table(title="operators", title_justify="left")
-    for column in ("name", "kind", "what it does", "function"):
-        found.add_column(column, overflow="fold")
-    for one in (*WIDTH.values(), *DEPTH.values()):
-        found.add_row(one.name, one.kind, one.title, one.function)
-    return found
 
 
 def main(path: Path) -> None:

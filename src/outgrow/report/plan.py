@@ -13,7 +13,7 @@ from outgrow.planning.stages import loss_along
 from outgrow.planning.summary import law_summary
 from outgrow.planning.worked import WorkedPlan
 from outgrow.report.plot import COLORS, FAINT, INK, STYLE, quiet_axes, save_figure
-from outgrow.report.text import amount
+from outgrow.text.numbers import amount
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

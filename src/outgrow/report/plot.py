@@ -15,7 +15,7 @@ import numpy as np
 
 from outgrow.errors import ConfigError, cut, printable
 from outgrow.files.atomic import write_bytes_atomic
-from outgrow.report.text import amount
+from outgrow.text.numbers import amount
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

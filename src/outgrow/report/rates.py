@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outgrow.report.plot import COLORS, FAINT, STYLE, quiet_axes, save_figure
-from outgrow.report.text import amount
+from outgrow.text.numbers import amount
 from outgrow.training.rates import StageRates
 
 if TYPE_CHECKING:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from outgrow.errors import ConfigError
 from outgrow.files.atomic import write_text_atomic
-from outgrow.report.html import TableSection, page
+from outgrow.report.html import page
 from outgrow.report.plot import draw_loss
 from outgrow.report.probe import draw_probes
-from outgrow.report.text import COLUMNS, amount, duration, stage_rows, stage_table
+from outgrow.report.text import COLUMNS, stage_rows, stage_table
+from outgrow.text.numbers import amount, duration
+from outgrow.text.table import TextTable
 from outgrow.training.folder import RunFolder, read_metrics
 from outgrow.training.result import StageResult, stage_results
 
@@ -59,7 +61,7 @@ def run_report(output: str | Path) -> RunReport:
         title=title,
         lead=lead,
         picture_svg=svg.read_bytes(),
-        tables=[TableSection("Stages", COLUMNS, stage_rows(stages), _NOTE)],
+        tables=[TextTable("Stages", COLUMNS, stage_rows(stages), _NOTE)],
         configuration=(root / "run.yaml").read_text(encoding="utf-8"),
         facts=_facts(machine),
         command=str(machine.get("command", "")),

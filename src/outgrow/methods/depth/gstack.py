@@ -67,5 +67,8 @@ OPERATORS = (
         use="early growth by a factor of 2 to 4 (the paper's best), in one hop",
         published_moments="reset",
         schedule="fresh optimizer, own warm-up (3000 steps) and cosine",
+        options={
+            "noise_share": "share of random weights in every copy, 0 to 1",
+        },
     ),
 )

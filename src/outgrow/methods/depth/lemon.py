@@ -84,5 +84,8 @@ OPERATORS = (
         escape="paired: every new weight behind a pair has a gradient at step 1; zero: the last projections, then the rest",
         use="growth that must not lose anything and should learn at once",
         schedule="the default learning rate with a faster decay",
+        options={
+            "outputs": "a new layer is silent by units that cancel (paired), or by a zero last matrix (zero)",
+        },
     ),
 )

@@ -80,6 +80,9 @@ OPERATORS = (
         escape="copies stand at other depths and part at once",
         use="gradual growth in several stages; the grown models reason better at equal perplexity (the paper)",
         schedule="stage i of k takes a share of the tokens that grows like i^α; learning rate as from scratch",
+        options={
+            "block": "layers of a block; 0: the most that fit both depths",
+        },
     ),
     Operator(
         name="lidas",
@@ -93,5 +96,8 @@ OPERATORS = (
         escape="copies stand at other depths and part at once",
         use="as midas, where the stack is no whole number of blocks",
         schedule="as midas",
+        options={
+            "block": "layers in the middle that one stage repeats; 0: the most that fit in equal stages",
+        },
     ),
 )

@@ -103,6 +103,9 @@ OPERATORS = (
         escape="copies stand at other depths and part at once",
         use="one-layer starts; with more layers the paper finds copying all of them better",
         schedule="constant part of WSD, the same learning rate before and after",
+        options={
+            "end": "what is repeated at its own end: one layer (last, first), or as many as are new (top, bottom)",
+        },
     ),
     Operator(
         name="random",
@@ -121,5 +124,9 @@ OPERATORS = (
         use="expansion from zero or one layer, once, late in the constant part of a WSD schedule",
         schedule="at about 0.8 of all tokens, the same learning rate before and after",
         needs_layers=False,
+        options={
+            "order": "new layers on top (append), or among the old ones (alternate)",
+            "outputs": "last matrix of each branch: drawn (random), or zero, so that the function is kept",
+        },
     ),
 )

@@ -67,5 +67,10 @@ OPERATORS = (
         use="reproducing the paper; zero=outputs is the form that learns everywhere",
         published_moments="keep_zero",
         schedule="the step goes back to where the target has this loss, then 150-200 steps of warm-up",
+        options={
+            "mode": "new layers add nothing at first (identity), or are plain copies (copy)",
+            "order": "every new layer beside its original (alternate), or all on top (append)",
+            "zero": "what silences an identity: the last matrix of each branch (outputs), or norms and biases (norms)",
+        },
     ),
 )

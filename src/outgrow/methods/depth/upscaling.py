@@ -36,24 +36,30 @@ def solar(small: Model, large: Model, *, overlap: int = -1, seed: int = 0) -> Gr
 
 
 def llama_pro(small: Model, large: Model, *, every: int = 0, seed: int = 0) -> Growth:
-    """After every `every` layers, silent copies of the last of them (0: groups as small as divide evenly).
+    """After every `every` layers, silent copies of the last of them (0: spread as evenly as the depths allow).
 
-    Keeps: function and gradient law. Raises GrowthError where groups do not divide the depths.
+    Keeps: function and gradient law. Raises GrowthError where groups of `every` layers do not divide the depths.
     """
-    new = large.layers - small.layers
-    best = small.layers // gcd(small.layers, new)
-    every = every or best
-    groups = small.layers // every if every > 0 else 0
-    if groups == 0 or small.layers % every or new % groups:
+    new, old = large.layers - small.layers, small.layers
+    groups = old // every if every > 0 else 0
+    if every and (groups == 0 or old % every or new % groups):
         why = f"groups of {every} layers cannot share {new} new ones evenly"
-        raise cannot("llama_pro", small, large, why, f"use every={best}, or identity (any depth)")
-    copies = new // groups
-    index = [
-        layer
-        for end in range(every, small.layers + 1, every)
-        for layer in (*range(end - every, end), *[end - 1] * copies)
-    ]
+        best = old // gcd(old, new)
+        raise cannot("llama_pro", small, large, why, f"use every={best}, every=0 (spread), or identity")
+    copies = (
+        [new // groups * ((layer + 1) % every == 0) for layer in range(old)] if every else shared(new, old)
+    )
+    index = [layer for layer in range(old) for _ in range(1 + copies[layer])]
     return copied(small, large, index, silent=repeats(index))
+
+
+def shared(new: int, old: int) -> list[int]:
+    """How many of `new` layers stand behind each of `old` ones, as evenly as whole numbers allow, the last one first in turn.
+
+    >>> shared(5, 12), shared(4, 3)
+    ([0, 0, 1, 0, 1, 0, 0, 1, 0, 1, 0, 1], [1, 1, 2])
+    """
+    return [(layer + 1) * new // old - layer * new // old for layer in range(old)]
 
 
 OPERATORS = (
@@ -69,6 +75,9 @@ OPERATORS = (
         escape="copies stand at other depths and part at once",
         use="up-scaling a released model by up to 2, with continued pre-training (32 → 48 layers in the paper)",
         schedule="continued pre-training with a schedule of its own",
+        options={
+            "overlap": "layers that the first copy of the stack leaves out at its top; -1: as many as the second at its bottom",
+        },
     ),
     Operator(
         name="llama_pro",
@@ -85,5 +94,8 @@ OPERATORS = (
         escape="zeroed matrices learn from step 1, all else from step 2",
         use="continued pre-training on a new domain without forgetting (32 → 40 layers in the paper)",
         schedule="only the new layers are trained: freeze the others in the stage after the growth",
+        options={
+            "every": "old layers of a group, behind which its new ones stand; 0: new layers spread as evenly as they can",
+        },
     ),
 )

@@ -73,5 +73,9 @@ OPERATORS = (
         escape="with snr: noise; without: none",
         use="duplicate with noise that follows each weight's own size",
         published_moments="reset",
+        options={
+            "variant": "copies tile the whole matrix (symmetric), or its diagonal (diagonal)",
+            "snr": "noise that no reader sees, as weight to noise in dB, about 10 in the paper; inf: none",
+        },
     ),
 )

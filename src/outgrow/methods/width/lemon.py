@@ -122,5 +122,9 @@ OPERATORS = (
         use="exact growth whose copies part without noise",
         published_moments="reset",
         schedule="default maximal rate, faster decay (BERT 165k steps for 220k)",
+        options={
+            "split": "how many times as strongly each copy is read as the next; 1: evenly",
+            "expansion": "what fills a stream that is no multiple: the mean (average), or more copies (circular)",
+        },
     ),
 )

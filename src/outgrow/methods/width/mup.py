@@ -176,6 +176,9 @@ OPERATORS = (
         use="one learning rate for all widths",
         published_moments="transport",
         schedule="learning rate, eps and decay per tensor by µP (`outgrow.methods.width.mup.mup_multipliers`)",
+        options={
+            "perturb": "noise that readers see, in each weight's root mean square; 0: none, and all is kept",
+        },
     ),
     Operator(
         name="szp",
@@ -197,5 +200,9 @@ OPERATORS = (
         use="hyper-parameter search: near factor 2, and below 20 tokens per parameter",
         published_moments="reset",
         schedule="a new run under µP, with the small model's tuned options",
+        options={
+            "shrink": "λ, by which every old matrix is multiplied",
+            "perturb": "size of the new initialization that is added, in initializer ranges",
+        },
     ),
 )

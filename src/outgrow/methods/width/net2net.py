@@ -149,6 +149,9 @@ OPERATORS = (
         use="MLP units and heads at any size; as the baseline of the field",
         published_moments="reset",
         schedule="learning rate about a tenth of the original (Net2Net)",
+        options={
+            "visible": "noise on further copies that readers do see, in initializer ranges; the paper's own. 0: none",
+        },
     ),
     Operator(
         name="aki",

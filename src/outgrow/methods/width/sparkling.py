@@ -154,5 +154,9 @@ OPERATORS = (
         use="width growth late in pre-training, with keep_zero",
         published_moments="keep_zero",
         schedule="new entries: from the current rate to 1.3 times it in 250 steps, then the same decay; old entries undisturbed",
+        options={
+            "fan_in": "what stands in the new columns of readers: copies, zeros, or random numbers",
+            "factor": "readers keep the mean square of what they compute (rms), or its values (exact, with fan_in=copy)",
+        },
     ),
 )
