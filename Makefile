@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check format docs clean bench-streaming
+.PHONY: run test check format docs house clean bench-streaming
 
 run: $(VENV)/installed
 	$(BIN)/outgrow train examples/quickstart.yaml
@@ -12,17 +12,21 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2
 
 check: $(VENV)/installed
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks tools
+	$(BIN)/ruff check src tests benchmarks tools
 	$(BIN)/mypy
 
 format: $(VENV)/installed
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks tools
+	$(BIN)/ruff check --fix src tests benchmarks tools
 
 docs: $(VENV)/installed
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[docs]"
 	$(BIN)/sphinx-build -W -b html docs docs/_build
+
+house: $(VENV)/installed
+	$(BIN)/python tools/house.py
+	$(BIN)/python tools/house.py --counts
 
 bench-streaming: $(VENV)/installed
 	$(BIN)/python benchmarks/streaming.py

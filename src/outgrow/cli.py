@@ -29,6 +29,25 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        from outgrow import __version__
+
+        print(f"outgrow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def outgrow(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version, and stop."),
+    ] = False,
+) -> None:
+    pass
+
+
 Folder = Annotated[
     Path, typer.Argument(help="A model folder, Trainer checkpoint or outgrow state.", show_default=False)
 ]
