@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from outgrow.cli import app
 from outgrow.errors import GrowthError
-from outgrow.methods.build import DEPTH, WIDTH
+from outgrow.methods.build import DEPTH, EXPERTS, WIDTH
 from outgrow.report.operators_page import one, read_measured, render
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -17,14 +17,14 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 def test_the_page_is_written_from_the_registry() -> None:
     measured = read_measured(DOCS / "_static" / "operators.json")
-    assert (DOCS / "operators.md").read_text() == render(WIDTH, DEPTH, measured), (
+    assert (DOCS / "operators.md").read_text() == render(WIDTH, DEPTH, EXPERTS, measured), (
         "run: python -m outgrow.report.operators_page docs/operators.md"
     )
 
 
 def test_every_operator_has_a_section_and_measured_rows_are_shown() -> None:
-    page = render(WIDTH, DEPTH, {"staged": {"saving": "12 %"}})
-    for name in (*WIDTH, *DEPTH):
+    page = render(WIDTH, DEPTH, EXPERTS, {"staged": {"saving": "12 %"}})
+    for name in (*WIDTH, *DEPTH, *EXPERTS):
         assert f"### `{name}`" in page
     assert "| `staged` | 12 % |" in page
 

@@ -109,10 +109,13 @@ def grow(
     depth: Annotated[
         str | None, typer.Option(help="Depth operator: see `outgrow operators`. Default: stack.")
     ] = None,
+    experts: Annotated[
+        str | None, typer.Option(help="Operator on experts: see `outgrow operators`. Default: copy.")
+    ] = None,
     moments: Annotated[
         str | None,
         typer.Option(
-            help="Adam moments: transport, keep_zero, copy, parts or reset. Default: transport; with --operator reset."
+            help="Adam moments: transport, cautious, keep_zero, copy, parts or reset. Default: transport; with --operator reset."
         ),
     ] = None,
     noise: Annotated[
@@ -161,7 +164,7 @@ def grow(
     described = None if as_type is None else conversion(config, as_type)
     config = config if described is None else dict(described.config)
     fitted = None if operator is None else load_operator(operator)
-    how = _given(width=width, depth=depth, noise=noise, seed=seed)
+    how = _given(width=width, depth=depth, experts=experts, noise=noise, seed=seed)
     plan = plan_asked(config, fitted, to=sizes, moments=cast("Moments | None", moments), **how)
     summary = grow_command(
         checkpoint,

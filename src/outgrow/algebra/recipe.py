@@ -35,7 +35,7 @@ class Term:
 
 
 class Fill(ABC):
-    """What is added where no source reaches. Final: Fresh, Invisible, Level."""
+    """What is added where no source reaches. Final: Fresh, CommonRows, Redrawn, Invisible, Level."""
 
     @abstractmethod
     def block(self, start: int, stop: int, shape: tuple[int, ...], statistic: Statistic) -> Tensor:
@@ -95,6 +95,51 @@ class Level(Fill):
 
     def block(self, start: int, stop: int, shape: tuple[int, ...], statistic: Statistic) -> Tensor:
         return fresh_entries(self.masks, start, stop) * statistic(self.source, "mean")
+
+
+@dataclass(frozen=True, eq=False)
+class CommonRows(Fill):
+    """Rows drawn from N(0, std²), the same for all rows with one number (`rows`, -1 for none). `of` as in `Fresh`."""
+
+    std: float
+    seed: int
+    name: str
+    rows: Tensor  # int64 (outputs,)
+    of: str | None = None
+
+    def block(self, start: int, stop: int, shape: tuple[int, ...], statistic: Statistic) -> Tensor:
+        wanted, columns = self.rows[start:stop], _columns(shape)
+        numbers = torch.unique(wanted[wanted >= 0])
+        drawn = torch.zeros(len(wanted), columns)
+        if len(numbers):
+            table = normal_at(self.seed, self.name, numbers, columns)
+            place = torch.searchsorted(numbers, wanted.clamp(min=0)).clamp(max=len(numbers) - 1)
+            drawn = torch.where((wanted >= 0)[:, None], table[place], 0.0)
+        return drawn.view(stop - start, *shape[1:]) * _absolute(self.std, self.of, statistic)
+
+
+@dataclass(frozen=True, eq=False)
+class Redrawn(Fill):
+    """Cells (unit of dimension 0, unit of `dim`) drawn from N(mean, std²) of a source tensor; or, with `level`, at
+    `level` times its mean."""
+
+    cells: Tensor  # bool (outputs of dimension 0, outputs of `dim`)
+    dim: int
+    of: str
+    seed: int
+    name: str
+    level: float | None = None
+
+    def block(self, start: int, stop: int, shape: tuple[int, ...], statistic: Statistic) -> Tensor:
+        view = [1] * len(shape)
+        view[0], view[self.dim] = stop - start, shape[self.dim]
+        cells = self.cells[start:stop].view(view)
+        mean = statistic(self.of, "mean")
+        if self.level is not None:
+            return cells * (self.level * mean)
+        std = max(0.0, statistic(self.of, "rms") ** 2 - mean**2) ** 0.5
+        drawn = normal_rows(self.seed, self.name, start, stop, _columns(shape)).view(stop - start, *shape[1:])
+        return drawn.mul_(std).add_(mean).mul_(cells)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,8 +224,12 @@ def evaluate(
 def _term_by_term(recipe: Recipe, read: Read, start: int, stop: int, dtype: torch.dtype) -> Tensor:
     """Every source mapped along its other dimensions, then along the rows that are asked for."""
     total: Tensor | None = None
+    skipped = False
     for term in recipe.terms:
         rows, head = term.maps[0].rows(start, stop).sources()
+        if not head.inputs:
+            skipped = True  # none of these rows reads anything: one of many experts
+            continue
         block = _source(term, read, rows, head.inputs, dtype)
         for dim, map_ in enumerate(term.maps[1:], start=1):
             block = map_.apply(block, dim)
@@ -188,7 +237,11 @@ def _term_by_term(recipe: Recipe, read: Read, start: int, stop: int, dtype: torc
         if term.coefficient != 1.0:
             block = block * term.coefficient
         total = block if total is None else total + block
-    return torch.zeros((stop - start, *recipe.shape[1:]), dtype=dtype) if total is None else total
+    if total is None:
+        return torch.zeros((stop - start, *recipe.shape[1:]), dtype=dtype)
+    return (
+        total + 0.0 if skipped else total
+    )  # as if the zeros had been added: no -0.0 depends on the rows asked for
 
 
 PANEL_ROWS = 256

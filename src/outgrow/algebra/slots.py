@@ -101,6 +101,6 @@ SLOTS: dict[str, Slot] = {
 MOMENTS = tuple(name for name in SLOTS if name != "weight")
 """Every slot that some optimizer keeps."""
 
-Moments = Literal["transport", "keep_zero", "copy", "parts", "reset"]
-"""What becomes of an optimizer's moments: the exact law; old entries kept and new ones fresh; raw copies; as the
-operator's parts; none."""
+Moments = Literal["transport", "cautious", "keep_zero", "copy", "parts", "reset"]
+"""What becomes of an optimizer's moments: the exact law; the same, with experts' second moments as noise has them; old
+entries kept and new ones fresh; raw copies; as the operator's parts; none."""

@@ -21,6 +21,7 @@ import torch
 from outgrow.algebra.linear import EMPTY, MEAN, LinearMap, Select
 from outgrow.algebra.maps import AxisMap, identity
 from outgrow.growth.checks import _CHECKS
+from outgrow.growth.experts import ExpertGrowth
 from outgrow.growth.growth import Growth, covered
 from outgrow.models.model import Model
 from outgrow.models.spec import AxisSpec
@@ -56,7 +57,8 @@ def compensate(growth: Growth) -> Compensation:
     An operator that gives the gains too has said all: nothing is derived.
     """
     if growth.gains is not None:
-        return Compensation(growth.axes, growth.gains, {}, _stated(growth))
+        stated = (*_stated(growth), *map(_experts, growth.experts))
+        return Compensation(growth.axes, growth.gains, {}, stated)
     small, axes, findings = growth.small, dict(growth.axes), []
     notes: dict[str, list[str]] = {}
     for query, spec in small.axes.items():
@@ -84,7 +86,11 @@ def compensate(growth: Growth) -> Compensation:
         notes.setdefault(stream, []).append(
             f"gains of {', '.join(names)} × ρ and {field} × ρ², ρ = {rho:.4g}"
         )
+    routed = {name for one in growth.experts for name in (one.router.choices, one.router.experts)}
+    findings += [_experts(one) for one in growth.experts]
     for name in small.axes:
+        if name in routed:
+            continue
         if axes[name].grows or f"{name} group" in axes:
             finding = _finding(growth, axes, name, "; ".join(notes.get(name, [])))
             if name in torn:
@@ -95,6 +101,27 @@ def compensate(growth: Growth) -> Compensation:
     if growth.inexact:
         findings.append(_inexact(growth))
     return Compensation(axes, gains, eps, tuple(findings))
+
+
+def _experts(grown: ExpertGrowth) -> Finding:
+    """What becomes of the experts behind one router."""
+    kept, why = grown.verdict()
+    notes = [] if grown.pieces == 1 else [f"each expert in {grown.pieces} pieces"]
+    if grown.output_factor != 1.0:
+        notes.append(f"output matrices × {grown.output_factor:.4g}")
+    notes.append("the router begins anew" if grown.fresh_rows else "router rows copied")
+    notes.append("gradients are kept in sum over copies")
+    old, new = grown.small, grown.large
+    return Finding(
+        grown.router.experts,
+        old.experts,
+        new.experts,
+        f"router (top-{old.active} → top-{new.active})",
+        kept,
+        kept,
+        "; ".join(notes),
+        why,
+    )
 
 
 def _stated(growth: Growth) -> tuple[Finding, ...]:

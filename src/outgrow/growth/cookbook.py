@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch import Tensor
 from outgrow.algebra.axes import Dim
 from outgrow.algebra.linear import EMPTY, MEAN, Identity, LinearMap, Select, direct_sum, kron
 from outgrow.algebra.maps import AxisMap, LayerMap
-from outgrow.algebra.recipe import Fill, Fresh, Invisible, Level, Mask, Recipe, Term
+from outgrow.algebra.recipe import CommonRows, Fill, Fresh, Invisible, Level, Mask, Recipe, Redrawn, Term
 from outgrow.algebra.slots import SLOTS, WEIGHT, Moments, Slot
 from outgrow.errors import GrowthError
 from outgrow.growth.compensation import Compensation
@@ -77,7 +78,7 @@ class Cookbook:
         for part in parts:
             sources = self.sources(parameter, slot, part)
             maps = part.maps or self.maps(parameter, slot, part)
-            share = part.coefficient if slot is WEIGHT else 1.0
+            share = part.coefficient if slot is WEIGHT else self.noise_of_experts(parameter, slot)
             terms += [Term(source, maps, share * weight**slot.power) for source, weight in sources]
             if slot is WEIGHT:
                 terms += [
@@ -99,13 +100,24 @@ class Cookbook:
         """What a tensor is the sum of: weights, and moments that are asked to, follow the operator's own parts."""
         own = self.growth.parts.get(parameter.name) or self.growth.parts.get(parameter.pattern)
         follows = slot is WEIGHT or (self.moments == "parts" and slot.partner is None)
-        return own if own and follows else (_WHOLE,)
+        lifts = own is not None and all(part.lifts for part in own)
+        return own if own and (follows or lifts) else (_WHOLE,)
+
+    def noise_of_experts(self, parameter: Parameter, slot: Slot) -> float:
+        """With cautious moments, by how much the second moments of experts are larger than the law of a mean gradient.
+
+        Of a factored moment, the rows alone: its columns follow their mean.
+        """
+        grown = self.growth.experts_of(parameter)
+        if grown is None or self.moments != "cautious" or slot.power != 2 or slot.mean_over == -2:
+            return 1.0
+        return grown.noise_factor
 
     # ---- which layers -------------------------------------------------------------------------------------------
 
     def sources(self, parameter: Parameter, slot: Slot, part: Part) -> tuple[tuple[str | float, float], ...]:
         """(source tensor or constant, weight) of a new tensor; () is zero."""
-        if slot is not WEIGHT and self.moments == "reset":
+        if slot is not WEIGHT and (self.moments == "reset" or self.begins_anew(parameter)):
             return ()
         if isinstance(part.source, float):
             return ((part.source, 1.0),) if slot is WEIGHT else ()
@@ -128,6 +140,11 @@ class Cookbook:
             (pattern.replace("{L}", str(min(source + part.shift, last))), weight)
             for source, weight in layers.rows[layer]
         )
+
+    def begins_anew(self, parameter: Parameter) -> bool:
+        """Whether a router's rows are all drawn anew, so that nothing of its moments is about them."""
+        grown = self.growth.router_of(parameter)
+        return grown is not None and grown.fresh_rows
 
     def is_silenced(self, parameter: Parameter, layers: LayerMap) -> bool:
         """Whether this weight is zero in a silent layer: a branch's last matrix and bias, or the norms and all biases."""
@@ -224,6 +241,9 @@ class Cookbook:
             return (Fresh(self.initializer_range, self.growth.seed, name),)
         if not sources or isinstance(sources[0][0], float):
             return ()
+        expert_fills = self.expert_fills(parameter, slot, str(sources[0][0]))
+        if expert_fills is not None:
+            return expert_fills
         if slot.power == 2:
             masks = tuple(Mask(~map_.covered(), torch.zeros(map_.outputs, dtype=torch.bool)) for map_ in maps)
             return (
@@ -250,6 +270,26 @@ class Cookbook:
                         Invisible(std, *address, place, forward.as_gather(), backward.as_gather(), of)
                     )
         return tuple(fills)
+
+    def expert_fills(self, parameter: Parameter, slot: Slot, source: str) -> tuple[Fill, ...] | None:
+        """Random rows of a router, and units inside experts that are drawn anew; None where a tensor has neither."""
+        seed, name = self.growth.seed, parameter.name
+        router, experts = self.growth.router_of(parameter), self.growth.experts_of(parameter)
+        if router is not None and slot is WEIGHT and len(parameter.signature.dims) > 1:
+            assert router.family is not None
+            if router.fresh_rows:
+                return (CommonRows(self.initializer_range, seed, f"{name}/rows", router.family),)
+            if router.noise:
+                return (CommonRows(router.noise, seed, f"{name}/rows", router.family, source),)
+        if experts is None or experts.redrawn is None or slot.mean_over is not None:
+            return None
+        dims = parameter.signature.dims
+        place = next((at for at, dim in enumerate(dims) if experts.inner in dim.axes), None)
+        if place is None or (slot is not WEIGHT and slot.power == 1):
+            return None
+        cells = torch.cat([_inside(experts.redrawn, experts.inner, block) for block in dims[place].blocks], 1)
+        level = None if slot is WEIGHT else self.noise_of_experts(parameter, slot) / experts.copies**2
+        return (Redrawn(cells, place, source, seed, f"{name}/redrawn", level),)
 
     @property
     def initializer_range(self) -> float:
@@ -295,6 +335,12 @@ class Cookbook:
             fresh.append(block_fresh)
             barred.append(block_barred)
         return Mask(torch.cat(fresh), torch.cat(barred))
+
+
+def _inside(cells: torch.Tensor, inner: str, block: tuple[str | int, ...]) -> torch.Tensor:
+    """Flags (expert, inner unit) as flags of (expert, unit of a product with numbers): `(mlp 2)` has each twice."""
+    at, sizes = block.index(inner), [atom if isinstance(atom, int) else 1 for atom in block]
+    return cells.repeat(1, prod(sizes[:at])).repeat_interleave(prod(sizes[at + 1 :]), 1)
 
 
 _WHOLE = Part()

@@ -17,7 +17,8 @@ from torch import Tensor
 from outgrow.algebra.linear import LinearMap
 from outgrow.algebra.maps import AxisMap, LayerMap, identity
 from outgrow.errors import GrowthError
-from outgrow.models.model import Model
+from outgrow.growth.experts import ExpertGrowth, of_experts, of_router
+from outgrow.models.model import Model, Parameter
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Part:
     """Standard deviation of noise that readers do see, in the growth's unit of noise."""
     noise_on: Literal["all", "writes", "reads"] = "all"
     """Where that noise is: everywhere, or only in units of this role that are no first copy of an old unit."""
+    lifts: bool = False
+    """Whether its maps are proper pairs, so that moments follow them as weights do (experts cut in pieces)."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Growth:
     """Maps of norm gains. Where an operator gives them, every map is taken as it stands and nothing is compensated."""
     inexact: str = ""
     """Why the function is not kept, where the axes' maps alone do not say."""
+    experts: tuple[ExpertGrowth, ...] = field(default=(), hash=False)
+    """How experts become more, for every router whose experts do."""
     tensors: Mapping[str, Tensor] = field(default_factory=dict, hash=False, repr=False)
     """Weights that a learned operator brings itself; parts name them as their source."""
 
@@ -76,7 +81,7 @@ class Growth:
         Raises GrowthError where new units hold values of their own (fresh rows, noise): those exist only once drawn.
         """
         for growth in (self, later):
-            drawn = growth.noise or growth.has_fresh_units or growth.layers.has_fresh
+            drawn = growth.noise or growth.has_fresh_units or growth.layers.has_fresh or growth.experts
             if drawn or growth.parts or growth.gains is not None:
                 raise GrowthError(
                     "growths with fresh units, noise, or parts of their own cannot be joined into one",
@@ -106,6 +111,14 @@ class Growth:
     def has_fresh_units(self) -> bool:
         """Whether any new unit copies nothing and is drawn at random on one side."""
         return any(self._is_fresh(name, axis) for name, axis in self.axes.items() if name in self.small.axes)
+
+    def experts_of(self, parameter: Parameter) -> ExpertGrowth | None:
+        """How the experts grow that a tensor stacks, if it does."""
+        return next((one for one in self.experts if of_experts(parameter, one.router)), None)
+
+    def router_of(self, parameter: Parameter) -> ExpertGrowth | None:
+        """How the experts grow whose logits a tensor makes, if it does."""
+        return next((one for one in self.experts if of_router(parameter, one.router)), None)
 
     def _is_fresh(self, name: str, axis: AxisMap) -> bool:
         through = self.small.axes[name].through

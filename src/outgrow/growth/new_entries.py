@@ -94,6 +94,11 @@ def new_entries(plan: GrowthPlan) -> dict[str, NewEntries]:
             f"layer {mixed} is a mixture of old layers: none of its entries is just old or new",
             fix="leave out new_entries, freeze: old and masks for this growth",
         )
+    if any(one.pieces > 1 or one.redrawn is not None for one in plan.growth.experts):
+        raise GrowthError(
+            "experts that are cut in pieces or drawn anew have no old and new entries",
+            fix="leave out new_entries, freeze: old and masks for this growth",
+        )
     owners = set(_owners(plan).values())
     found: dict[str, NewEntries] = {}
     for name, recipe in plan.recipes["weight"].items():

@@ -65,7 +65,8 @@ class GrowthPlan:
         """Whether copies stay equal for ever (without dropout): exact law, nothing fresh, no noise (docs/maths.md)."""
         grown = [axis for axis in self.growth.axes.values() if axis.grows]
         even = bool(grown) and all(axis.even for axis in grown)
-        return even and self.keeps_gradient_law and not self.growth.has_fresh_units
+        part = any(one.parts_copies for one in self.growth.experts)
+        return even and self.keeps_gradient_law and not self.growth.has_fresh_units and not part
 
     def origin(self, name: str) -> str:
         """The old tensor in whose place a new one stands: it joins the same optimizer group and has the same slots."""
@@ -180,7 +181,8 @@ def plan(growth: Growth, moments: Moments = "transport") -> GrowthPlan:
     """Work out every recipe of a growth.
 
     `moments`: `transport` (the exact law), `keep_zero` (old entries kept, new ones fresh), `copy` (copied as they are),
-    `parts` (as the operator's own parts, where a paper publishes that), `reset` (none). Raises GrowthError for an unknown option and for a growth that the architecture does not allow.
+    `parts` (as the operator's own parts, where a paper publishes that), `reset` (none), `cautious` (as `transport`; an expert's
+    second moments as the noise of its own tokens has them: v/(kE) in place of v/E²). Raises GrowthError for an unknown option and for a growth that the architecture does not allow.
     """
     if moments not in get_args(Moments):
         raise GrowthError(f"unknown way to grow moments: '{moments}' ({near(moments, get_args(Moments))})")

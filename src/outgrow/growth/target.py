@@ -11,13 +11,16 @@ from outgrow.growth.growth import Growth
 from outgrow.models.architecture import fixed, growable, resolve
 from outgrow.models.expressions import size_of
 from outgrow.models.model import Model
+from outgrow.models.spec import ArchitectureSpec
 
 _MOST_TIMES = 1000
 """No model was ever grown by such a factor in one size; without a bound a slip of the finger resolves layers for hours."""
 
 
-def target(small: Model, to: Mapping[str, Any]) -> Model:
+def target(small: Model, to: Mapping[str, Any], *, finer: frozenset[str] = frozenset()) -> Model:
     """The model that the fields of `to` ask for. Fields are config fields, under the model's own or the common names.
+
+    `finer` names axes that may shrink, because what they measure is cut in pieces: units inside experts.
 
     Raises GrowthError for an unknown field, a size that does not fit, or one that shrinks.
 
@@ -51,20 +54,21 @@ def target(small: Model, to: Mapping[str, Any]) -> Model:
                 got=value,
                 expected=f"at most {_MOST_TIMES * now:,}",
             )
-        config[name] = value
+        config[_written(name, spec, config)] = value
     for name in spec.layers.lists:
         config.pop(name, None)  # per-layer lists follow the layers; `plan` writes them
     large = resolve(config)
     for name, size in small.sizes.items():
         shrinks_with_more_kv_heads = name == "group" and large.sizes["kv_heads"] > small.sizes["kv_heads"]
-        if large.sizes[name] < size and not shrinks_with_more_kv_heads:
+        if large.sizes[name] < size and name not in finer and not shrinks_with_more_kv_heads:
             raise GrowthError(
                 f"axis '{name}' ({spec.axes[name].size}) of {spec.model_type} would shrink",
                 got=large.sizes[name],
                 expected=f"at least {size}",
                 fix="outgrow only grows: choose sizes at or above the source's",
             )
-        if not spec.axes[name].can_grow and large.sizes[name] != size:
+        routed = any(name in (one.choices, one.experts) for one in spec.routers.values())
+        if not spec.axes[name].can_grow and not routed and large.sizes[name] != size:
             raise GrowthError(
                 f"axis '{name}' ({spec.axes[name].size}) of {spec.model_type} cannot grow",
                 got=large.sizes[name],
@@ -78,6 +82,15 @@ def target(small: Model, to: Mapping[str, Any]) -> Model:
             expected=f"at least {small.layers}",
         )
     return large
+
+
+def _written(name: str, spec: ArchitectureSpec, config: Mapping[str, Any]) -> str:
+    """The field in which this config counts what `name` counts: versions of transformers call experts differently."""
+    for router in spec.routers.values():
+        names = [one.strip() for one in spec.axes[router.experts].size.split("|")]
+        if name in names:
+            return next((one for one in names if config.get(one) is not None), name)
+    return name
 
 
 def grown_config(growth: Growth, eps: Mapping[str, float]) -> dict[str, Any]:

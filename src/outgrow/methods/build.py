@@ -7,7 +7,7 @@ or files. Adding one is adding a function and its entry in its family's file (CO
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from outgrow.algebra.maps import AxisMap
@@ -18,23 +18,26 @@ from outgrow.methods.depth import basic as depths
 from outgrow.methods.depth import gstack, middle, progressive, upscaling
 from outgrow.methods.depth import lemon as lemon_depth
 from outgrow.methods.depth import staged as staged_depth
-from outgrow.methods.registry import Operator, find
+from outgrow.methods.experts import basic as expert_operators
+from outgrow.methods.registry import Asked, Operator, find
 from outgrow.methods.width import basic as widths
 from outgrow.methods.width import hypercloning, lemon, msg, mup, net2net, sparkling, staged
-from outgrow.models.architecture import resolve
+from outgrow.models.architecture import growable, resolve
+from outgrow.models.expressions import fields
 from outgrow.models.model import Model
 
 _MOST_NOISE = 1000.0  # in units of the initializer range; more would only destroy
 
-__all__ = ["DEPTH", "USUAL", "WIDTH", "Operator", "build", "unusual", "usual_width"]
+__all__ = ["DEPTH", "EXPERTS", "USUAL", "WIDTH", "Operator", "build", "unusual", "usual_width"]
 
-USUAL: Mapping[str, Any] = {"width": None, "depth": "stack", "noise": 0.1, "seed": 0}
-"""How a state grows where nobody says: no width is the `usual_width` of the model."""
+USUAL: Mapping[str, Any] = {"width": None, "depth": "stack", "experts": None, "noise": 0.1, "seed": 0}
+"""How a state grows where nobody says: no width is the `usual_width` of the model, no experts is `copy`."""
 
 _WIDTHS = (widths, net2net, staged, lemon, hypercloning, msg, sparkling, mup)
 _DEPTHS = (depths, staged_depth, gstack, middle, upscaling, progressive, lemon_depth)
 _FAMILIES = tuple(family.OPERATORS for family in (*_WIDTHS, *_DEPTHS))
 WIDTH: dict[str, Operator] = {one.name: one for family in _FAMILIES for one in family if one.kind == "width"}
+EXPERTS: dict[str, Operator] = {one.name: one for one in expert_operators.OPERATORS}
 DEPTH: dict[str, Operator] = {one.name: one for family in _FAMILIES for one in family if one.kind == "depth"}
 
 
@@ -62,12 +65,13 @@ def build(
     *,
     width: str | None = None,
     depth: str = USUAL["depth"],
+    experts: str | None = None,
     noise: float = 0.0,
     seed: int = 0,
 ) -> Growth:
-    """The growth of a model to the sizes in `to`: first in depth, then in width, as one.
+    """The growth of a model to the sizes in `to`: first in depth, then in width, then in experts, as one.
 
-    `width` and `depth` name operators, with options behind a colon (`solar:overlap=8`); without a width, the
+    `width`, `depth` and `experts` name operators, with options behind a colon (`solar:overlap=8`); without a width, the
     `usual_width` of the model. Raises GrowthError for unknown operators (naming the near ones), sizes that do not fit, and what an operator cannot do.
 
     >>> small = resolve({"model_type": "gpt2", "n_embd": 6, "n_head": 2, "n_layer": 1, "n_positions": 7, "vocab_size": 11})
@@ -77,7 +81,8 @@ def build(
     width = usual_width(small) if width is None else width
     widening, width_options = find(width, "width", WIDTH)
     deepening, depth_options = find(depth, "depth", DEPTH)
-    large = target(small, to)
+    sparser = _experts_asked(small, to, experts)
+    large = target(small, to if sparser is None else sparser.plain)
     if not 0 <= noise <= _MOST_NOISE:
         raise GrowthError("noise is a standard deviation", got=noise, expected=f"0 to {_MOST_NOISE:g}")
     if deepening.needs_layers and large.layers and not small.layers:
@@ -91,12 +96,81 @@ def build(
         deepened = deepening.grow(small, deeper, seed=seed, **depth_options)
     widened = widening.grow(small, large, seed=seed, noise=noise, **width_options)
     asked: dict[str, Any] = {"width": width, "noise": noise, "seed": seed}
+    parts = _joined(deepened, widened)
+    if sparser is not None:
+        widened = _with_experts(widened, sparser, parts, seed)
+        asked["experts"] = sparser.text
     return replace(
         widened,
         layers=deepened.layers,
-        parts=_joined(deepened, widened),
+        parts={**parts, **(widened.parts if sparser is not None else {})},
         inexact="; ".join(filter(None, (deepened.inexact, widened.inexact))),
         provenance=(({"depth": depth},) if deepened.layers.grows else ()) + (asked,),
+    )
+
+
+@dataclass(frozen=True)
+class _Sparser:
+    """What is asked of the experts: the operator, its sizes, and what is left for width and depth."""
+
+    text: str
+    operator: Operator
+    options: Mapping[str, Any]
+    asked: Asked
+    plain: Mapping[str, Any]
+
+
+def _experts_asked(small: Model, to: Mapping[str, Any], text: str | None) -> _Sparser | None:
+    """The experts' part of what is asked; None where nothing of it changes.
+
+    Raises GrowthError where an operator on experts is named and the model has none.
+    """
+    if not small.spec.routers:
+        if text is not None:
+            raise GrowthError(
+                f"experts '{text}' needs a model with experts, and this is a {small.spec.model_type}",
+                fix="describe it as a mixture first: --as mixtral (`outgrow convert` lists what there is)",
+            )
+        return None
+    counts = {name for name, axis in growable(small.spec).items() if axis in _expert_axes(small)}
+    names = {asked: small.spec.aliases.get(asked, asked) for asked in to}
+    if text is None and not counts & set(names.values()):
+        return None
+    text = text or "copy"
+    operator, options = find(text, "experts", EXPERTS)
+    asked = Asked(to) if operator.sizes is None else operator.sizes(small, to, **options)
+    inner = {one for axis in asked.finer for one in fields(small.axes[axis].size)}
+    left = {name: to[name] for name, own in names.items() if own not in counts | inner}
+    return _Sparser(text, operator, options, asked, left)
+
+
+def _expert_axes(small: Model) -> set[str]:
+    return {one.experts for one in small.spec.routers.values()}
+
+
+def _with_experts(widened: Growth, sparser: _Sparser, parts: Mapping[str, Any], seed: int) -> Growth:
+    """A growth in width with experts that grow beside it. Raises GrowthError where both change the same tensor."""
+    small = widened.small
+    large = target(small, sparser.asked.to, finer=sparser.asked.finer)
+    mixed = sparser.operator.grow(small, large, seed=seed, **sparser.options)
+    taken = {large.parameters[name].pattern for name in parts}
+    wider = [one.inner for one in mixed.experts if widened.axes[one.inner].grows]
+    if (mixed.parts and wider) or taken & set(mixed.parts):
+        raise GrowthError(
+            f"experts '{sparser.text}' and the growth in width or depth change the same tensors",
+            got=", ".join(wider) or sorted(taken & set(mixed.parts))[0],
+            fix="grow twice: the experts first",
+        )
+    own = {name for one in mixed.experts for name in (one.router.experts, one.router.choices)}
+    own |= sparser.asked.finer
+    grows = any(axis.grows for axis in widened.axes.values())
+    return replace(
+        widened,
+        large=large,
+        axes={**widened.axes, **{name: mixed.axes[name] for name in own}},
+        noise=widened.noise if grows else 0.0,
+        parts=mixed.parts,
+        experts=mixed.experts,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outgrow.methods.build import DEPTH, WIDTH
+from outgrow.methods.build import DEPTH, EXPERTS, WIDTH
 from outgrow.text.table import TextTable
 
 
@@ -17,5 +17,8 @@ def operators() -> TextTable:
     [('isometric', 'width')]
     """
     columns = ("name", "kind", "what it does", "function")
-    rows = [(one.name, one.kind, one.title, one.function) for one in (*WIDTH.values(), *DEPTH.values())]
+    rows = [
+        (one.name, one.kind, one.title, one.function)
+        for one in (*WIDTH.values(), *DEPTH.values(), *EXPERTS.values())
+    ]
     return TextTable("operators", columns, rows, "`outgrow operators NAME` shows one in full.", numbers=False)

@@ -19,13 +19,21 @@ _COMMON = ("seed", "noise")
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Target sizes, those that follow included, and the axes that may shrink because they are cut in pieces."""
+
+    to: Mapping[str, Any]
+    finer: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Operator:
     """One growth operator: the function and its page in `docs/operators.md`."""
 
     name: str
-    kind: Literal["width", "depth"]
+    kind: Literal["width", "depth", "experts"]
     grow: Callable[..., Growth]
-    """`(small, large, *, seed, **own) -> Growth`; width operators also take `noise`."""
+    """`(small, large, *, seed, **own) -> Growth`; width and experts operators also take `noise`."""
     title: str
     """One sentence: what becomes of the units or layers."""
     paper: str
@@ -43,6 +51,8 @@ class Operator:
     """What the paper does with the optimizer's moments."""
     schedule: str = ""
     """What the paper does with the learning rate."""
+    sizes: Callable[..., Asked] | None = None
+    """Experts: `(small, to, **own) -> Asked`, the sizes that follow from those asked for and its options."""
     needs_layers: bool = True
     """Depth: whether a model without layers leaves it nothing to begin from."""
     options: Mapping[str, str] = field(default_factory=dict)

@@ -104,6 +104,15 @@ def growable(spec: ArchitectureSpec) -> dict[str, str]:
         if axis.can_grow:
             for one in fields(axis.size):
                 found.setdefault(one, name)
+    for router in spec.routers.values():
+        for expression in (
+            spec.axes[router.experts].size,
+            router.active,
+            router.groups,
+            router.groups_chosen,
+        ):
+            for one in fields(expression or ""):
+                found.setdefault(one, router.experts)
     return found
 
 
@@ -139,8 +148,8 @@ def longest_sequence(config: Mapping[str, Any]) -> int | None:
 def fixed(spec: ArchitectureSpec) -> dict[str, str]:
     """Config fields that count units of axes that cannot grow, and of no other, with the axis.
 
-    >>> fixed(load("mixtral"))
-    {'num_local_experts': 'experts', 'num_experts_per_tok': 'experts'}
+    >>> fixed(load("vit"))["num_channels"]
+    'pixels'
     """
     free = growable(spec)
     return {

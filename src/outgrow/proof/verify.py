@@ -164,11 +164,43 @@ def gradient_law(
         covered = determined(plan, name)
         if covered is None:
             continue
-        expected = view.read(name, "exp_avg")
-        norm = float(expected.norm())
-        error = float(((gradient.cpu() - expected) * covered).norm()) / (norm + floor)
+        if is_routed(
+            plan, name
+        ):  # copies of an expert share its gradient as their tokens fall: their sum is kept
+            small_gradient = view.source.read(origin(plan, name), "exp_avg")
+            wrong = summed(plan, name, gradient.cpu()) - small_gradient
+            norm = float(small_gradient.norm())
+        else:
+            expected = view.read(name, "exp_avg")
+            wrong, norm = (gradient.cpu() - expected) * covered, float(expected.norm())
+        error = float(wrong.norm()) / (norm + floor)
         found.append(TensorLaw(name, error, norm))
     return tuple(sorted(found, key=lambda law: -law.error))
+
+
+def is_routed(plan: GrowthPlan, name: str) -> bool:
+    """Whether a tensor belongs to experts that grow, or to their router."""
+    parameter = plan.large.parameters[name]
+    return plan.growth.experts_of(parameter) is not None or plan.growth.router_of(parameter) is not None
+
+
+def origin(plan: GrowthPlan, name: str) -> str:
+    """The small tensor that a large one is made of."""
+    return next(str(term.source) for term in plan.recipes["weight"][name].terms)
+
+
+def summed(plan: GrowthPlan, name: str, gradient: Tensor) -> Tensor:
+    """Lᵀ g' for W' = L W: a large gradient summed over what was made of each small entry. By the chain rule it is the
+    small gradient wherever the function is kept, whatever the copies see."""
+    total: Tensor | None = None
+    for term in plan.recipes["weight"][name].terms:
+        part = gradient
+        for dim, map_ in enumerate(term.maps):
+            part = map_.transposed(part, dim)
+        part = part * term.coefficient
+        total = part if total is None else total + part
+    assert total is not None, name
+    return total
 
 
 def determined(plan: GrowthPlan, name: str) -> Tensor | None:

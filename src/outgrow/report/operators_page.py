@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from outgrow.errors import GrowthError, near
-from outgrow.methods.build import DEPTH, WIDTH, Operator
+from outgrow.methods.build import DEPTH, EXPERTS, WIDTH, Operator
 from outgrow.methods.registry import expected
 
 Measured = Mapping[str, Mapping[str, Any]]
@@ -23,12 +23,18 @@ MEASURED = """`python benchmarks/operators.py`: one source, one target of twice 
 validation losses in nats per token, settings and picture in [results](results.md). Best first."""
 
 
-def render(
-    width: Mapping[str, Operator], depth: Mapping[str, Operator], measured: Measured | None = None
-) -> str:
+Registry = Mapping[str, Operator]
+
+
+def render(width: Registry, depth: Registry, experts: Registry, measured: Measured | None = None) -> str:
     """The page as markdown: the frame, with a table and a section per operator where it says so."""
     frame = (files("outgrow.report") / "operators_frame.md").read_text()
-    for kind, registry, above in (("width", width, {}), ("depth", depth, width)):
+    tables: tuple[tuple[str, Registry, Registry], ...] = (
+        ("width", width, {}),
+        ("depth", depth, width),
+        ("experts", experts, {}),
+    )
+    for kind, registry, above in tables:
         pages = "\n\n".join(section(operator) for operator in registry.values())
         frame = frame.replace(f"<!-- {kind} -->", f"{table(registry, above)}\n\n{pages}")
     return frame.replace("<!-- measured -->", measured_table(measured or {}))
@@ -110,16 +116,16 @@ def measured_table(measured: Measured) -> str:
 
 def one(name: str) -> str:
     """The section of one operator, or of the two that share a name. Raises GrowthError for an unknown one."""
-    found = [registry[name] for registry in (WIDTH, DEPTH) if name in registry]
+    found = [registry[name] for registry in (WIDTH, DEPTH, EXPERTS) if name in registry]
     if not found:
-        raise GrowthError(f"unknown operator '{name}' ({near(name, {**WIDTH, **DEPTH})})")
+        raise GrowthError(f"unknown operator '{name}' ({near(name, {**WIDTH, **DEPTH, **EXPERTS})})")
     return "\n\n".join(section(operator) for operator in found)
 
 
 def main(path: Path) -> None:
     """Write the page."""
     measured = read_measured(path.parent / "_static" / "operators.json")
-    path.write_text(render(WIDTH, DEPTH, measured), encoding="utf-8")
+    path.write_text(render(WIDTH, DEPTH, EXPERTS, measured), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,9 @@ class GrowConfig(_Section):
     width: str | None = None
     """A width operator; by default `pad`, or `isometric` behind a post-norm."""
     depth: str = USUAL["depth"]
-    moments: Literal["transport", "keep_zero", "copy", "parts", "reset"] = "transport"
+    experts: str | None = USUAL["experts"]
+    """An operator on experts (`copy`, `split:pieces=4` ...), where they become more."""
+    moments: Literal["transport", "cautious", "keep_zero", "copy", "parts", "reset"] = "transport"
     noise: Annotated[float, Field(ge=0)] = USUAL["noise"]
     """Reader-invisible noise that lets copies part, in units of the model's initializer range."""
     seed: Seed = USUAL["seed"]
@@ -152,7 +154,9 @@ class GrowConfig(_Section):
             raise ValueError("an operator is fitted within one model type: leave out as, or learn")
         if sum(one is not None for one in (self.probe, self.operator, self.learn)) > 1:
             raise ValueError("give one of probe, operator and learn")
-        own = unusual(width=self.width, depth=self.depth, noise=self.noise, seed=self.seed)
+        own = unusual(
+            width=self.width, depth=self.depth, experts=self.experts, noise=self.noise, seed=self.seed
+        )
         read = ("noise", "seed") if isinstance(self.learn, LesaConfig) else ("seed",)
         unread = [name for name in own if name not in read]
         if self.learn is not None and unread:

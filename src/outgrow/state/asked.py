@@ -41,13 +41,15 @@ def plan_growth(
     to: Mapping[str, Any],
     width: str | None = None,
     depth: str = USUAL["depth"],
+    experts: str | None = USUAL["experts"],
     moments: Moments = "transport",
     noise: float = USUAL["noise"],
     seed: int = USUAL["seed"],
 ) -> GrowthPlan:
     """What `grow` would do, from the config alone: every recipe, what is kept, and why not where not."""
     small = resolve(config)
-    growth_plan = plan(build(small, to, width=width, depth=depth, noise=noise, seed=seed), moments)
+    how: dict[str, Any] = {"width": width, "depth": depth, "experts": experts, "noise": noise, "seed": seed}
+    growth_plan = plan(build(small, to, **how), moments)
     return _checked(growth_plan)
 
 

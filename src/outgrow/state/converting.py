@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from outgrow.errors import CheckpointError, GrowthError
 from outgrow.models.conversion import Conversion, conversion
@@ -10,8 +10,6 @@ from outgrow.state.converted_view import ConvertedView
 from outgrow.state.training_state import TrainingState
 from outgrow.store.contents import OptimizerInfo, ParamGroup
 from outgrow.store.optimizer_rules import rule_named
-
-Carried = Literal["transport", "reset"]
 
 
 def convert(state: TrainingState, to: str, *, moments: str = "transport", seed: int = 0) -> TrainingState:

@@ -29,6 +29,7 @@ def grow(
     to: Mapping[str, Any] | None = None,
     width: str | None = None,
     depth: str = USUAL["depth"],
+    experts: str | None = USUAL["experts"],
     moments: Moments | None = None,
     noise: float = USUAL["noise"],
     seed: int = USUAL["seed"],
@@ -56,7 +57,7 @@ def grow(
     if as_ is not None:
         state = convert(state, as_, moments=moments or "transport", seed=seed)
     fitted = None if operator is None else load_operator(Path(operator))
-    how: dict[str, Any] = {"width": width, "depth": depth, "noise": noise, "seed": seed}
+    how: dict[str, Any] = {"width": width, "depth": depth, "experts": experts, "noise": noise, "seed": seed}
     if fitted is not None:
         how = {name: how[name] for name in unusual(**how)}
     return apply(plan_asked(state.config, fitted, to=to, moments=moments, **how), state, operator=fitted)

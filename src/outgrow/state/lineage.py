@@ -61,7 +61,7 @@ def lineage_entry(growth_plan: GrowthPlan) -> dict[str, Any]:
         "growth": {
             "to": to,
             "width": named["width"],
-            **({"depth": named["depth"]} if "depth" in named else {}),
+            **{name: named[name] for name in ("depth", "experts") if name in named},
             "moments": growth_plan.moments,
             "noise": named["noise"],
             "seed": named["seed"],

@@ -77,6 +77,7 @@ def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
         to=growth.to,
         width=growth.width,
         depth=growth.depth,
+        experts=growth.experts,
         moments=growth.moments,
         noise=growth.noise,
         seed=growth.seed,
