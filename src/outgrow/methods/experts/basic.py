@@ -102,7 +102,7 @@ def hidden(small: Model, large: Model, *, seed: int = 0, row_noise: float = 0.0)
 # ---- what follows from the sizes ------------------------------------------------------------------------------------
 
 
-def _split_sizes(small: Model, to: Mapping[str, Any], pieces: int = 2, inexact: bool = False) -> Asked:
+def _split_sizes(small: Model, to: Mapping[str, Any], *, pieces: int = 2, **_: Any) -> Asked:
     """Inner units are what the pieces leave."""
     made, inner_axes = dict(to), set[str]()
     for router in small.spec.routers.values():
@@ -129,7 +129,7 @@ def _split_sizes(small: Model, to: Mapping[str, Any], pieces: int = 2, inexact: 
     return Asked(made, frozenset(inner_axes))
 
 
-def _group_sizes(small: Model, to: Mapping[str, Any]) -> Asked:
+def _group_sizes(small: Model, to: Mapping[str, Any], **_: Any) -> Asked:
     """One group more per copy of the set."""
     made = dict(to)
     for router in small.spec.routers.values():
@@ -354,6 +354,10 @@ OPERATORS = (
         escape="fresh rows: at once, experts see other tokens. k → M·k: only with `row_noise`",
         use="the plain way from a dense model to a mixture",
         published_moments="reset",
+        options={
+            "row_noise": "a common random row per new set, in root mean squares of the router: it tells copies of the set apart",
+            "inexact": "allow a top-k, or a router, that cannot keep the function",
+        },
     ),
     Operator(
         name="split",
@@ -372,6 +376,11 @@ OPERATORS = (
         use="many small experts (granularity)",
         published_moments="reset",
         sizes=_split_sizes,
+        options={
+            "row_noise": "a common random row per new set, in root mean squares of the router: it tells copies of the set apart",
+            "pieces": "pieces of every expert",
+            "inexact": "allow a top-k, or a router, that cannot keep the function",
+        },
     ),
     Operator(
         name="drop",
@@ -389,6 +398,10 @@ OPERATORS = (
         escape="at once: experts differ",
         use="long training after the growth",
         published_moments="reset",
+        options={
+            "row_noise": "a common random row per new set, in root mean squares of the router: it tells copies of the set apart",
+            "share": "share of the inner units that is drawn anew",
+        },
     ),
     Operator(
         name="groups",
@@ -406,6 +419,9 @@ OPERATORS = (
         escape="by the common rows: groups see other tokens",
         use="more experts at the same cost per token, where the router has groups",
         sizes=_group_sizes,
+        options={
+            "row_noise": "a common random row per new set, in root mean squares of the router: it tells copies of the set apart"
+        },
     ),
     Operator(
         name="hidden",
@@ -422,5 +438,8 @@ OPERATORS = (
         gradient="kept: copies have none until they are chosen",
         escape="as balancing raises their bias",
         use="single experts more, routers with a correction bias",
+        options={
+            "row_noise": "a common random row per new set, in root mean squares of the router: it tells copies of the set apart"
+        },
     ),
 )
