@@ -250,8 +250,8 @@ def test_learned_maps_cost_their_products() -> None:
         "w", (6, 5), (Term("w", (rows, columns)), Term("v", (rows, Dense(torch.ones(5, 3))), 0.5))
     )
     product = 2 * 4 * 3 * 5 + 2 * 6 * 4 * 5  # B (W Aᵀ)
-    assert _recipe_cost(recipe) == (2 * product + 30 + 30, 24)
-    assert _recipe_cost(Recipe("w", (4, 3), (Term("w", (Identity(4), Identity(3))),))) == (0, 12)
+    assert _recipe_cost(recipe, {}) == (2 * product + 30 + 30, 24)
+    assert _recipe_cost(Recipe("w", (4, 3), (Term("w", (Identity(4), Identity(3))),)), {}) == (0, 12)
 
 
 def test_fitting_an_operator_costs_a_step_of_the_target_and_the_maps() -> None:

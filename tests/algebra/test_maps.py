@@ -8,7 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from outgrow.algebra.linear import EMPTY, MEAN, Dense, Identity, LinearMap, Select, compose, direct_sum, kron
+from outgrow.algebra.linear import (
+    EMPTY,
+    MEAN,
+    Dense,
+    Identity,
+    LinearMap,
+    Select,
+    compose,
+    direct_sum,
+    kron,
+    product_error,
+)
 from outgrow.algebra.maps import AxisMap, LayerMap, copies, copy_index, identity, padding, rescaled
 from outgrow.algebra.noise import normal_at, normal_rows
 from outgrow.algebra.slots import EXP_AVG, EXP_AVG_SQ, WEIGHT
@@ -62,6 +73,15 @@ def explicit(map_: LinearMap) -> Tensor:
 
 def same(left: Tensor, right: Tensor) -> None:
     torch.testing.assert_close(left, right, rtol=1e-14, atol=1e-15)
+
+
+@PAIRS
+def test_the_error_of_a_product_is_that_of_its_matrix(left: LinearMap, right: LinearMap) -> None:
+    rows = min(left.outputs, right.outputs)
+    left, right = left.rows(0, rows), right.rows(0, rows)
+    for scale in (0.0, 1.0, 1.5):
+        expected = explicit(left).T @ explicit(right) - scale * torch.eye(3, dtype=torch.float64)
+        assert abs(product_error(left, right, scale) - float(expected.abs().max())) < 1e-14
 
 
 @ALL

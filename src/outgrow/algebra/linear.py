@@ -383,6 +383,54 @@ def compose(outer: LinearMap, inner: LinearMap) -> LinearMap:
     return Select(index, later.weight * first.weight[safe], first.units)
 
 
+def product_error(left: LinearMap, right: LinearMap, scale: float = 1.0) -> float:
+    """max |leftᵀ right - scale·I|; where both are gathers in as many steps as there are units, without the product.
+
+    >>> halves = torch.tensor([0.5, 1.0, 0.5], dtype=torch.float64)
+    >>> copied = Select(torch.tensor([0, 1, 0]), torch.ones(3, dtype=torch.float64), 2)
+    >>> product_error(Select(torch.tensor([0, 1, 0]), halves, 2), copied)
+    0.0
+    """
+    assert (left.outputs, left.inputs) == (right.outputs, right.inputs), (left, right)
+    if left.is_identity and right.is_identity:
+        return abs(1.0 - scale)
+    one, other, units = left.one_hot, right.gather, right.inputs
+    if one is None or other is None:
+        return _product_error_in_panels(left, right, scale)
+    # The product as coordinates: an entry per output unit that both cover, and the diagonal that is wanted. Means of
+    # `right` add one number to a whole row.
+    both = (one.index >= 0) & (other.index >= 0)
+    diagonal = torch.arange(units)
+    rows = torch.cat([one.index[both], diagonal])
+    columns = torch.cat([other.index[both], diagonal])
+    values = torch.cat(
+        [one.weight[both] * other.weight[both], torch.full([units], -scale, dtype=torch.float64)]
+    )
+    places, where = torch.unique(rows * units + columns, return_inverse=True)
+    entries = torch.zeros(len(places), dtype=torch.float64).index_add_(0, where, values)
+    spread = (one.index >= 0) & (other.index == MEAN)
+    level = torch.zeros(units, dtype=torch.float64)
+    level.index_add_(0, one.index[spread], one.weight[spread] * other.weight[spread] / units)
+    entries += level[places // units]
+    elsewhere = torch.bincount(places // units, minlength=units) < units
+    return float(torch.cat([entries, level[elsewhere]]).abs().max())
+
+
+_PANEL = 64
+"""Columns of a product with a learned map that are held at once."""
+
+
+def _product_error_in_panels(left: LinearMap, right: LinearMap, scale: float) -> float:
+    worst, units = 0.0, right.inputs
+    for start in range(0, units, _PANEL):
+        count = min(_PANEL, units - start)
+        unit = torch.zeros(units, count, dtype=torch.float64)
+        unit[start : start + count].fill_diagonal_(1.0)
+        error = left.transposed(right.apply(unit, 0), 0) - scale * unit
+        worst = max(worst, float(error.abs().max()))
+    return worst
+
+
 def kron(maps: Sequence[LinearMap]) -> LinearMap:
     """Kronecker product, outermost first: the map of a product of axes.
 

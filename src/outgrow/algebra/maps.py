@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from outgrow.algebra.linear import EMPTY, MEAN, Identity, LinearMap, Select, compose
+from outgrow.algebra.linear import EMPTY, MEAN, Identity, LinearMap, Select, compose, product_error
 from outgrow.errors import GrowthError
 
 FreshSide = Literal["writers", "readers", "both", "none"]
@@ -71,8 +71,7 @@ class AxisMap:
 
     def residual(self) -> float:
         """max |Gᵀ F - I|: 0 for a proper pair."""
-        product = self.backward.matrix().T @ self.forward.matrix()
-        return float((product - torch.eye(self.small, dtype=torch.float64)).abs().max())
+        return product_error(self.backward, self.forward)
 
     def then(self, later: AxisMap) -> AxisMap:
         """This growth, then a later one."""
@@ -88,16 +87,11 @@ class AxisMap:
         """
         if self.forward.is_identity:
             return 1.0
-        if (gather := self.forward.gather) is not None:
-            keep = gather.index >= 0
-            sums = torch.zeros(self.small, dtype=torch.float64)
-            sums.index_add_(0, gather.index[keep], gather.weight[keep].square())
-        else:
-            gram = self.forward.matrix().T @ self.forward.matrix()
-            if float((gram - torch.diag(gram.diagonal())).abs().max()) > 1e-12:
-                return None
-            sums = gram.diagonal()
-        return float(sums[0]) if float((sums - sums[0]).abs().max()) < 1e-12 * float(sums[0]) else None
+        gather = self.forward.gather
+        copied = self.forward if gather is None else gather.only(gather.index >= 0)
+        first = torch.eye(self.small, 1, dtype=torch.float64)
+        ratio = float(copied.apply(first, 0).square().sum())
+        return ratio if product_error(copied, copied, ratio) < 1e-12 * ratio else None
 
 
 def identity(size: int) -> AxisMap:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -48,6 +49,11 @@ class Mask:
 
     fresh: Tensor  # bool (units,)
     barred: Tensor  # bool (units,)
+
+    @cached_property
+    def has_fresh(self) -> bool:
+        """Whether any unit is new."""
+        return bool(self.fresh.any())
 
 
 def fresh_entries(masks: tuple[Mask, ...], start: int, stop: int) -> Tensor:

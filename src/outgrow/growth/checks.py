@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from outgrow.algebra.linear import EMPTY, MEAN
+from outgrow.algebra.linear import EMPTY, MEAN, product_error
 from outgrow.algebra.maps import AxisMap
 from outgrow.growth.growth import Growth, covered
 
@@ -66,9 +66,8 @@ def _copies_whole(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tup
 def _dot(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
     spec = growth.small.axes[name]
     other = axes[str(spec.with_)]
-    product = axes[name].forward.matrix().T @ other.forward.matrix()
-    wanted = sqrt(axes[name].large / axes[name].small) * torch.eye(axes[name].small, dtype=torch.float64)
-    if float((product - wanted).abs().max()) > 1e-9:
+    wanted = sqrt(axes[name].large / axes[name].small)
+    if product_error(axes[name].forward, other.forward, wanted) > 1e-9:
         return False, False, f"the dot product with {spec.with_} changes"
     if spec.rotary and not _keeps_frequencies(axes[name]):
         return False, False, "rotary pairs would turn at another frequency"

@@ -9,9 +9,11 @@ A part is the growth's own maps and layers, or what the operator puts in their p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +27,8 @@ from outgrow.errors import GrowthError
 from outgrow.growth.compensation import Compensation
 from outgrow.growth.growth import Growth, Part, product_maps
 from outgrow.models.model import Parameter
+
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class Cookbook:
     growth: Growth
     compensation: Compensation
     moments: Moments
-    cache: dict[object, LinearMap] = field(default_factory=dict)
+    cache: dict[object, Any] = field(default_factory=dict)
+    """What tensors of the same dimensions share: maps and masks are made once, not once per layer."""
 
     def recipes(self, slot: Slot) -> dict[str, Recipe]:
         least = 1 if slot.mean_over is None else 2  # a vector's second moment is not factored
@@ -191,9 +196,9 @@ class Cookbook:
         )
 
     def map(self, dim: Dim, slot: Slot, part: Part) -> LinearMap:
-        """The map of one dimension, made once per (dimension, law of the slot, part)."""
-        key = (dim, slot.law[:4], id(part) if part.axes else None)
-        if key not in self.cache:
+        """The map of one dimension, made once per (dimension, law of the slot, axes of the part)."""
+
+        def make() -> LinearMap:
             blocks = [
                 kron([slot.map(axis, dim.role) for axis in self.atoms(block, dim, part)])
                 for block in dim.blocks
@@ -201,8 +206,17 @@ class Cookbook:
             made = direct_sum(blocks)
             if slot is not WEIGHT and self.moments in ("keep_zero", "copy"):
                 made = _raw_copies(made, first_only=self.moments == "keep_zero")
-            self.cache[key] = made
-        return self.cache[key]
+            return made
+
+        own = tuple((name, axis) for name, axis in part.axes.items() if dim.axes & set(name.split()))
+        return self.once(("map", dim, slot.law[:4], own), make)
+
+    def once(self, key: object, make: Callable[[], _Made]) -> _Made:
+        """What `make` makes the first time."""
+        if key not in self.cache:
+            self.cache[key] = make()
+        made: _Made = self.cache[key]
+        return made
 
     def atoms(self, block: tuple[str | int, ...], dim: Dim, part: Part) -> list[AxisMap]:
         """The axes of a product; a joint map stands for its neighbours."""
@@ -217,8 +231,7 @@ class Cookbook:
             lookup = next((name for name in dim.axes if axes[name].through == "lookup"), None)
             if lookup is not None and self.compensation.axes[lookup].grows:
                 small, large = self.growth.small.sizes[lookup], self.growth.large.sizes[lookup]
-                index = torch.where(torch.arange(large) < small, EMPTY, MEAN)
-                mean = Select(index, (index == MEAN).to(torch.float64), small)
+                mean = self.once(("mean", lookup), partial(_mean_of_new, small, large))
                 found.append(
                     tuple(
                         mean if other == place else self.map(one, WEIGHT, _WHOLE)
@@ -245,22 +258,18 @@ class Cookbook:
         if expert_fills is not None:
             return expert_fills
         if slot.power == 2:
-            masks = tuple(Mask(~map_.covered(), torch.zeros(map_.outputs, dtype=torch.bool)) for map_ in maps)
-            return (
-                (Level(str(sources[0][0]), masks),) if any(bool(mask.fresh.any()) for mask in masks) else ()
-            )
+            masks = tuple(self.once(("level", map_), partial(_uncovered, map_)) for map_ in maps)
+            return (Level(str(sources[0][0]), masks),) if any(mask.has_fresh for mask in masks) else ()
         if slot is not WEIGHT or len(parameter.signature.dims) < 2:
             return ()
         std = self.initializer_range
-        masks = tuple(self.mask(dim) for dim in parameter.signature.dims)
+        masks = tuple(self.once(("mask", dim), partial(self.mask, dim)) for dim in parameter.signature.dims)
         fills: list[Fill] = []
-        if any(bool(mask.fresh.any()) for mask in masks):
+        if any(mask.has_fresh for mask in masks):
             fills.append(Fresh(std, self.growth.seed, name, masks))
         if self.growth.noise:
             for place, dim in enumerate(parameter.signature.dims):
-                forward = direct_sum(
-                    [kron([axis.forward for axis in self.atoms(block, dim, _WHOLE)]) for block in dim.blocks]
-                )
+                forward = self.once(("forward", dim), partial(self.forward, dim))
                 backward = self.map(dim, WEIGHT, _WHOLE)
                 copied = not forward.is_identity and forward.gather is not None
                 if dim.role == "reads" and copied and not self.is_lookup(dim):
@@ -291,6 +300,12 @@ class Cookbook:
         level = None if slot is WEIGHT else self.noise_of_experts(parameter, slot) / experts.copies**2
         return (Redrawn(cells, place, source, seed, f"{name}/redrawn", level),)
 
+    def forward(self, dim: Dim) -> LinearMap:
+        """How activations along a dimension grow, whatever it does with them."""
+        return direct_sum(
+            [kron([axis.forward for axis in self.atoms(block, dim, _WHOLE)]) for block in dim.blocks]
+        )
+
     @property
     def initializer_range(self) -> float:
         return float(self.growth.small.config.get("initializer_range") or 0.02)
@@ -312,12 +327,14 @@ class Cookbook:
 
     def later_copies(self, parameter: Parameter, part: Part) -> tuple[Mask, ...]:
         """Units that are no first copy of an old one, in the dimensions where a part's noise is asked for."""
-        found = []
-        for dim in parameter.signature.dims:
+
+        def make(dim: Dim) -> Mask:
             first = _raw_copies(self.map(dim, WEIGHT, _WHOLE), first_only=True).covered()
             later = ~first if dim.role == part.noise_on else torch.zeros_like(first)
-            found.append(Mask(later, torch.zeros_like(later)))
-        return tuple(found)
+            return Mask(later, torch.zeros_like(later))
+
+        dims = parameter.signature.dims
+        return tuple(self.once(("later", dim, part.noise_on), partial(make, dim)) for dim in dims)
 
     def mask(self, dim: Dim) -> Mask:
         """New units of a dimension: those that may hold fresh values, and those that must stay zero."""
@@ -346,6 +363,17 @@ def _inside(cells: torch.Tensor, inner: str, block: tuple[str | int, ...]) -> to
 _WHOLE = Part()
 """A weight that is one term under the growth's own maps."""
 _FRESH_SIDES = {"writers": ("writes",), "readers": ("reads",), "both": ("writes", "reads"), "none": ()}
+
+
+def _uncovered(map_: LinearMap) -> Mask:
+    """Second moments: units that read nothing are new, and all of them may be filled."""
+    return Mask(~map_.covered(), torch.zeros(map_.outputs, dtype=torch.bool))
+
+
+def _mean_of_new(small: int, large: int) -> Select:
+    """Units behind the old ones hold the mean of all old ones."""
+    index = torch.where(torch.arange(large) < small, EMPTY, MEAN)
+    return Select(index, (index == MEAN).to(torch.float64), small)
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from outgrow.algebra.linear import LinearMap
 from outgrow.algebra.recipe import Invisible, Recipe
 from outgrow.growth.plan import GrowthPlan
 
@@ -43,28 +44,33 @@ def growth_cost(
     (0, 2040)
     """
     flops = read = written = 0
+    known: dict[LinearMap, tuple[int, int]] = {}
     for slot in slots:
         for names in plan.same_contents(slot):  # copies of a layer are computed once
             recipe = plan.recipes[slot][names[0]]
-            own_flops, numbers = _recipe_cost(recipe)
+            own_flops, numbers = _recipe_cost(recipe, known)
             flops += own_flops
             read += itemsize * numbers
             written += itemsize * prod(recipe.shape) * len(names)
     return GrowthCost(flops, read, written)
 
 
-def _recipe_cost(recipe: Recipe) -> tuple[int, int]:
-    """FLOPs, and numbers that are read."""
+def _recipe_cost(recipe: Recipe, known: dict[LinearMap, tuple[int, int]]) -> tuple[int, int]:
+    """FLOPs, and numbers that are read; `known` holds (units that are read, FLOPs per column) of maps met before."""
     flops = read = 0
     for term in recipe.terms:
-        _, head = term.maps[0].sources()
-        numbers = head.inputs * prod(map_.inputs for map_ in term.maps[1:])
+        for map_ in term.maps:
+            if map_ not in known:
+                known[map_] = (map_.sources()[1].inputs, map_.flops)
+        head, *others = term.maps
+        used = known[head][0]
+        numbers = used * prod(map_.inputs for map_ in others)
         read += numbers if isinstance(term.source, str) else 0
-        for map_ in (*term.maps[1:], head):  # as `recipe.evaluate` applies them
+        for map_, inputs in (*((one, one.inputs) for one in others), (head, used)):  # as they are applied
             if not numbers:
                 break
-            columns = numbers // map_.inputs
-            flops += columns * map_.flops
+            columns = numbers // inputs
+            flops += columns * known[map_][1]
             numbers = columns * map_.outputs
         flops += numbers if term.coefficient != 1.0 else 0
     size = prod(recipe.shape)

@@ -101,11 +101,15 @@ def new_entries(plan: GrowthPlan) -> dict[str, NewEntries]:
         )
     owners = set(_owners(plan).values())
     found: dict[str, NewEntries] = {}
+    known: dict[LinearMap, Tensor] = {}
     for name, recipe in plan.recipes["weight"].items():
         if name in owners:
-            found[name] = NewEntries(tuple(_not_first(map_, name) for map_ in recipe.terms[0].maps))
+            for map_ in recipe.terms[0].maps:
+                if map_ not in known:
+                    known[map_] = _not_first(map_, name)
+            found[name] = NewEntries(tuple(known[map_] for map_ in recipe.terms[0].maps))
         else:
-            flags = tuple(torch.zeros(size, dtype=torch.bool) for size in recipe.shape)
+            flags = tuple(torch.zeros((), dtype=torch.bool).expand(size) for size in recipe.shape)
             found[name] = NewEntries(flags, new_layer=True)
     return found
 

@@ -10,7 +10,7 @@ the copied model's trajectory is the small model's.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import isclose, sqrt
+from math import sqrt
 
 from outgrow.algebra.axes import Dim
 from outgrow.algebra.linear import LinearMap
@@ -138,10 +138,12 @@ def _ratio(dim: Dim, small: Model, large: Model) -> float:
 
 def _weight(map_: LinearMap, name: str) -> float:
     """The one number that a map multiplies its units with."""
+    if map_.is_identity:
+        return 1.0
     gather = map_.gather
     weights = gather.weight[map_.covered()] if gather is not None else map_.matrix()[map_.matrix() != 0]
     first = float(weights[0])
-    if not all(isclose(float(weight), first, rel_tol=1e-12) for weight in weights):
+    if float((weights - first).abs().max()) > 1e-12 * abs(first):
         raise GrowthError(f"'{name}' has copies of unequal weight: no single learning-rate multiplier fits")
     return first
 

@@ -57,10 +57,11 @@ def aki(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) -> Gro
     """
     growth = _mapped(small, large, seed, noise)
     maps = compensate(growth).axes
+    patterns = {one.pattern: one for one in large.parameters.values() if one.layer is not None}
     parts = {
-        parameter.pattern: _next_layers_rows(parameter, maps)
-        for parameter in large.parameters.values()
-        if parameter.layer is not None and not _of_norm(large, parameter) and _written(parameter, maps)
+        pattern: _next_layers_rows(parameter, maps)
+        for pattern, parameter in patterns.items()
+        if not _of_norm(large, parameter) and _written(parameter, maps)
     }
     return replace(growth, parts=parts, inexact="new units come from the next layer" if parts else "")
 
