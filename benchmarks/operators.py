@@ -321,7 +321,7 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path, title: str) -> None
 
 
 def report(folder: Path, static: Path, scale: str) -> None:
-    """Print the table; write operators.json (which docs/operators.md takes in) and the picture."""
+    """Print the table; write operators.json (which docs/reference/operators.md takes in) and the picture."""
     found = collected(folder, SCALES[scale])
     rows = table(found)
     columns = list(next(iter(rows.values())))

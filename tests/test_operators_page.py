@@ -1,4 +1,4 @@
-"""docs/operators.md is what the registry says, and `outgrow operators` shows the same."""
+"""docs/reference/operators.md is what the registry says, and `outgrow operators` shows the same."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 def test_the_page_is_written_from_the_registry() -> None:
     measured = read_measured(DOCS / "_static" / "operators.json")
-    assert (DOCS / "operators.md").read_text() == render(WIDTH, DEPTH, EXPERTS, measured), (
-        "run: python -m outgrow.report.operators_page docs/operators.md"
+    assert (DOCS / "reference" / "operators.md").read_text() == render(WIDTH, DEPTH, EXPERTS, measured), (
+        "run: python -m outgrow.report.operators_page docs/reference/operators.md"
     )
 
 

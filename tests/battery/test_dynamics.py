@@ -1,6 +1,6 @@
 """What growth does to training: the commuting square, the ways to grow moments, and the size of the first update.
 
-    k AdamW steps, then grow   ==   grow, then k AdamW steps        (docs/maths.md)
+    k AdamW steps, then grow   ==   grow, then k AdamW steps        (docs/explanation/maths.md)
 
 for uniform duplication, when moments are transported, steps kept, learning rates multiplied by `multipliers`,
 lr·weight_decay held, and eps scaled as the gradient is.

@@ -42,7 +42,7 @@ def learning(tiny: Tiny, output: Path, **learn_: Any) -> dict[str, Any]:
 def test_the_fit_sees_the_batches_that_training_reads_next(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first half of each, where a micro-batch is half a batch (docs/learned.md)."""
+    """The first half of each, where a micro-batch is half a batch (docs/explanation/learned.md)."""
     read, whole, checked = list[tuple[int, int, torch.Tensor]](), TrainingData.batch, list[int]()
 
     def recorded(data: TrainingData, seed: int, step: int, sequences: int) -> Any:

@@ -2,7 +2,7 @@
 
     tensor = Σ_k coefficient_k · (⊗ over dims M_k,dim) · source_k  +  fills
 
-Any published growth of one tensor fits (docs/maths.md), and a recipe can be cooked a few rows at a time: that is what
+Any published growth of one tensor fits (docs/explanation/maths.md), and a recipe can be cooked a few rows at a time: that is what
 streaming, sharded loading and growth in memory all do. A recipe knows tensors and maps, no file and no operator.
 """
 

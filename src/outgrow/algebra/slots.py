@@ -3,9 +3,9 @@
     weight                     W' = F_o W G_iᵀ        gain'  = a · gain
     momentum                   m' = G_o m F_iᵀ        gain m' = b · m
     second moment              v' = G_o² v (F_i²)ᵀ    (squares elementwise)
-    its factors v ≈ r cᵀ / mean r        r' = κ_c G_o² r,   c' = κ_r F_i² c     (docs/maths.md, Factored second moments)
+    its factors v ≈ r cᵀ / mean r        r' = κ_c G_o² r,   c' = κ_r F_i² c     (docs/explanation/maths.md, Factored second moments)
 
-This one table serves every operator, every architecture and every optimizer (docs/maths.md; checked in tests/battery).
+This one table serves every operator, every architecture and every optimizer (docs/explanation/maths.md; checked in tests/battery).
 """
 
 from __future__ import annotations

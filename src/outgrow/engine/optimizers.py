@@ -1,7 +1,7 @@
 """The optimizers of a run: torch's own, Lion, and Muon with AdamW beside it.
 
 Every group of parameters carries `lr_scale`: the schedule's learning rate is multiplied by it, the weight decay divided,
-so that lr · weight_decay is the same for all (docs/maths.md, Multipliers).
+so that lr · weight_decay is the same for all (docs/explanation/maths.md, Multipliers).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an axis passes through decides which maps keep the function: one check per kind, the table of docs/maths.md."""
+"""What an axis passes through decides which maps keep the function: one check per kind, the table of docs/explanation/maths.md."""
 
 from __future__ import annotations
 

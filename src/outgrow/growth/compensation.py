@@ -1,6 +1,6 @@
 """What an axis passes through decides which maps keep the function, and what must be compensated where.
 
-The table of docs/maths.md as code: `compensate` takes the free maps of a growth and derives the rest,
+The table of docs/explanation/maths.md as code: `compensate` takes the free maps of a growth and derives the rest,
 
     norm output     F_norm = F_stream;  gain' = ρ·F_norm/F_stream·gain,  eps' = ρ²·eps,  ρ = √(c·d/D), FᵀF = c·I
     branch gain     gain' = one copy per unit, so that gain'·(F·x) = F·(gain·x)

@@ -163,7 +163,7 @@ class Cookbook:
         return layers.silenced == "norms" and not others and (dim.role != "scales" or of_stream)
 
     def moved_norm(self, parameter: Parameter) -> tuple[tuple[str | float, float], ...] | None:
-        """Post-norm: the layer before silent ones passes its last norm on to the last of them (docs/maths.md)."""
+        """Post-norm: the layer before silent ones passes its last norm on to the last of them (docs/explanation/maths.md)."""
         layers, spec = self.growth.layers, self.growth.small.spec.layers
         module, kind = parameter.tail.rsplit(".", 1)
         layer = parameter.layer

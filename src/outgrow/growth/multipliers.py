@@ -1,4 +1,4 @@
-"""Learning-rate multipliers under which training commutes with growth (docs/maths.md).
+"""Learning-rate multipliers under which training commutes with growth (docs/explanation/maths.md).
 
 A small model's step Δ must arrive in the large weight as F_o Δ G_iᵀ. What the large optimizer makes of the grown
 gradient G_o g F_iᵀ depends on the kind of its update, and the multiplier is what is missing:
@@ -9,7 +9,7 @@ gradient G_o g F_iᵀ depends on the kind of its update, and the multiplier is w
     Adafactor     as AdamW, times the weight's root mean square    1                       1
 
 The last column is duplication. Isometric maps (G = F) make SGD's and Muon's 1 at any width. A tensor whose copies are too
-uneven for one number is an error. Multiply the learning rate, and divide weight decay and Adam's eps as docs/maths.md says.
+uneven for one number is an error. Multiply the learning rate, and divide weight decay and Adam's eps as docs/explanation/maths.md says.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class GrowthPlan:
 
     @property
     def is_caged(self) -> bool:
-        """Whether copies stay equal for ever (without dropout): exact law, nothing fresh, no noise (docs/maths.md)."""
+        """Whether copies stay equal for ever (without dropout): exact law, nothing fresh, no noise (docs/explanation/maths.md)."""
         grown = [axis for axis in self.growth.axes.values() if axis.grows]
         even = bool(grown) and all(axis.even for axis in grown)
         part = any(one.parts_copies for one in self.growth.experts)

@@ -101,7 +101,7 @@ def begin_mango(
 
 
 def usual_rate(start: str) -> float:
-    """Peak learning rate where none is given: at 1e-3 the loss of an exact start first rises by 0.05 (docs/learned.md)."""
+    """Peak learning rate where none is given: at 1e-3 the loss of an exact start first rises by 0.05 (docs/explanation/learned.md)."""
     return 3e-4 if start == "exact" else 1e-3
 
 

@@ -1,6 +1,6 @@
 """What an operator is to its users: a function, and what its paper says, promises and needs.
 
-`docs/operators.md` is written from these entries, `build` looks names up in them, and the battery holds every promise.
+`docs/reference/operators.md` is written from these entries, `build` looks names up in them, and the battery holds every promise.
 An operator is named by one word, with its own options behind a colon: `solar:overlap=8`.
 """
 
@@ -28,7 +28,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Operator:
-    """One growth operator: the function and its page in `docs/operators.md`."""
+    """One growth operator: the function and its page in `docs/reference/operators.md`."""
 
     name: str
     kind: Literal["width", "depth", "experts"]

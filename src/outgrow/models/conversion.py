@@ -127,7 +127,7 @@ def load_conversion(source: str, target: str) -> ConversionSpec:
         raise GrowthError(
             f"no conversion leads from {source} to '{target}'",
             expected=near(target, known) if known else f"none leads from {source}",
-            fix="add src/outgrow/conversions/FROM-TO.yaml: see docs/experts.md, 'A conversion of your own'",
+            fix="add src/outgrow/conversions/FROM-TO.yaml: see docs/howto/experts.md, 'A conversion of your own'",
         )
     name = f"{source}{_SEPARATOR}{target}.yaml"
     try:

@@ -16,7 +16,7 @@ class _Strict(BaseModel):
 
 
 class AxisSpec(_Strict):
-    """An axis: its size, and what its activations pass through (the rows of the table in docs/maths.md).
+    """An axis: its size, and what its activations pass through (the rows of the table in docs/explanation/maths.md).
 
     stream       the residual stream, written by sums and read by norms
     norm         the output of a norm `of` another axis

@@ -1,6 +1,6 @@
 """What a growth kept, measured on real models and real batches.
 
-Three numbers (docs/maths.md), and what they rest on:
+Three numbers (docs/explanation/maths.md), and what they rest on:
 
     function error   |L(large) - L(small)| / L(small)                                   want 0
     gradient law     ‖g' - transport(g)‖ / ‖transport(g)‖ per tensor, old entries        want 0 (exact moments)

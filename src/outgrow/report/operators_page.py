@@ -1,4 +1,4 @@
-"""docs/operators.md, written from the registry: `python -m outgrow.report.operators_page docs/operators.md`.
+"""docs/reference/operators.md, written from the registry: `python -m outgrow.report.operators_page docs/reference/operators.md`.
 
 Everything about one operator stands in its `Operator` entry; the words around it stand in `operators_frame.md` beside this
 file. Measured rows are taken from docs/_static/operators.json, {operator: {column: value}}, where a benchmark wrote one.
@@ -20,7 +20,7 @@ from outgrow.methods.registry import expected
 
 Measured = Mapping[str, Mapping[str, Any]]
 MEASURED = """`python benchmarks/operators.py`: one source, one target of twice the width and depth, the same continuation for every operator;
-validation losses in nats per token, settings and picture in [results](results.md). Best first."""
+validation losses in nats per token, settings and picture in [results](../results/index.md). Best first."""
 
 
 Registry = Mapping[str, Operator]
@@ -124,7 +124,7 @@ def one(name: str) -> str:
 
 def main(path: Path) -> None:
     """Write the page."""
-    measured = read_measured(path.parent / "_static" / "operators.json")
+    measured = read_measured(path.parents[1] / "_static" / "operators.json")
     path.write_text(render(WIDTH, DEPTH, EXPERTS, measured), encoding="utf-8")
 
 

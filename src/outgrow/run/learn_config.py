@@ -19,7 +19,7 @@ def unread(method: str, start: str) -> tuple[str, ...]:
 
 
 class LearnConfig(Section):
-    """What is fitted, from where, and for how long (docs/learned.md)."""
+    """What is fitted, from where, and for how long (docs/explanation/learned.md)."""
 
     method: Literal["ligo", "mango"] = "ligo"
     start: str = "exact"

@@ -39,7 +39,7 @@ def grow(
     """The state of a larger model that continues this one: weights, moments, steps, options and records.
 
     `to` names config fields and their new sizes, in the model's own or the common names; `width` and `depth` name
-    operators (docs/operators.md says what each keeps; by default `pad`, or `isometric` behind a post-norm); `noise` is the standard deviation, in units of the model's
+    operators (docs/reference/operators.md says what each keeps; by default `pad`, or `isometric` behind a post-norm); `noise` is the standard deviation, in units of the model's
     initializer range, of noise that no reader sees: it keeps the function and lets copies part.
     `moments` is `transport` unless given. Or `operator` is the folder of an operator that `outgrow learn` fitted to this
     source: it has its own sizes, width and depth, and resets the moments unless told otherwise.

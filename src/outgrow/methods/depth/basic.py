@@ -5,7 +5,7 @@
     identity     0 1 2 → 0 · 1 · 2 ·       copies whose branches output zero (Staged Training, arXiv 2203.06211): exact
 
 The identity of a pre-norm block zeroes the last matrix of each branch and copies the rest, so that every new weight
-learns from the second step on; a post-norm block also moves the last norm (docs/maths.md).
+learns from the second step on; a post-norm block also moves the last norm (docs/explanation/maths.md).
 """
 
 from __future__ import annotations

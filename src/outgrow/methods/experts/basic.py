@@ -408,7 +408,7 @@ OPERATORS = (
         kind="experts",
         grow=groups,
         title="A copy of the whole set in every new routing group; k and the chosen groups are kept.",
-        paper="ours (docs/experts.md)",
+        paper="ours (docs/howto/experts.md)",
         tensors={
             "experts": "copied; under softmax without division output matrices × M",
             "router": "rows copied, and a common random row per new group",

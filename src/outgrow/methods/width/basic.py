@@ -1,6 +1,6 @@
 """Growing in width: which units of an axis are copied, and how copies share.
 
-    isometric   unit i copied cᵢ times, each times 1/√cᵢ: FᵀF = I, exact at any width (ours, docs/maths.md)
+    isometric   unit i copied cᵢ times, each times 1/√cᵢ: FᵀF = I, exact at any width (ours, docs/explanation/maths.md)
     duplicate   every unit copied equally often, readers share (Net2Net, arXiv 1511.05641; HyperCloning, 2409.12903)
     pad         old units kept, new units silent: fresh on the side that keeps the function (arXiv 2308.06103, LEMON 2310.07999)
 
@@ -87,7 +87,7 @@ OPERATORS = (
         kind="width",
         grow=isometric,
         title="Unit i copied cᵢ times, every copy scaled by 1/√cᵢ, so that FᵀF = I and G = F.",
-        paper="ours (docs/maths.md)",
+        paper="ours (docs/explanation/maths.md)",
         tensors={
             "embeddings": "columns copied, × 1/√c",
             "attention": "whole heads copied; head_dim: queries copied to neighbouring pairs, new keys zero",

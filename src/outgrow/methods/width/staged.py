@@ -4,7 +4,7 @@
 
 Everything else is duplicated: embeddings, biases and gains repeated, the last gain of a tied head divided by g. The stream is
 [x, ..., x], so every copy computes what the small model does. The gradient of W' is g' / g in all g² blocks, not only on
-the diagonal (docs/results.md, "Staged Training"): `--moments transport` holds the exact m / g and v / g² everywhere, `--moments parts`
+the diagonal (docs/results/index.md, "Staged Training"): `--moments transport` holds the exact m / g and v / g² everywhere, `--moments parts`
 what was published, blockdiag(m) / g and blockdiag(v) / g².
 """
 
