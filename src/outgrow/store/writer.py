@@ -5,7 +5,8 @@ reserved, and blocks are written where they belong, in any order:
 
     offset(name, row) = offset(name) + row * bytes per row
 
-The caller's thread computes blocks; a small pool checksums and writes them. Memory is a few blocks, whatever the size.
+Each of a few workers computes, checksums and writes one block after the other. Memory is a block or two per worker,
+whatever the size, and a block that was just computed is still in the cache when it is written.
 """
 
 from __future__ import annotations
@@ -23,12 +24,11 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from outgrow.store.check import as_bytes, row_blocks
 from outgrow.store.checksum import combine, combine_all
 from outgrow.store.safetensors_file import header_bytes
-from outgrow.store.source import TensorMeta, TensorSource
+from outgrow.store.source import Rows, TensorMeta, TensorSource
 
 Key = tuple[str, str]
 """(slot, name)"""
@@ -36,8 +36,10 @@ BytesProgress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
 
 SHARD_BYTES = 5_000_000_000
-BLOCK_BYTES = 16 << 20  # larger ones are mapped anew by malloc each time: a third slower, measured
-WORKERS = 2
+BLOCK_BYTES = (
+    4 << 20
+)  # fits the cache that cores share; larger ones are read from memory again for checksum and disk
+WORKERS = max(2, min(8, os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,18 @@ class Job:
     name: str
     key: str
     meta: TensorMeta
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of a tensor that are computed at once, and written to every tensor with these contents."""
+
+    keys: tuple[Key, ...]
+    rows: Rows
+    targets: tuple[tuple[int, int], ...]
+    """(file handle, offset) for each key."""
+    size: int
+    """In bytes."""
 
 
 def plan_files(
@@ -139,6 +153,27 @@ def file_checksum(plan: FilePlan, tensors: Mapping[Key, int], source: TensorSour
     return combine_all([(zlib.crc32(plan.head), len(plan.head)), *parts])
 
 
+def blocks_of(
+    source: TensorSource, places: Mapping[Key, tuple[int, int]], block_bytes: int
+) -> Iterator[Block]:
+    """Every block of the planned files, in the order in which tensors are read."""
+    for slot in dict.fromkeys(slot for slot, _ in places):
+        for group in source.groups(slot):
+            keys = tuple((slot, name) for name in group if (slot, name) in places)
+            if not keys:
+                continue
+            meta = source.meta(keys[0][1], slot)
+            position = 0
+            for rows in row_blocks(meta, block_bytes):
+                count = 1 if not isinstance(rows, slice) else rows.stop - rows.start
+                size = count * (meta.bytes // meta.shape[0] if meta.shape else meta.bytes)
+                yield Block(
+                    keys, rows, tuple((places[key][0], places[key][1] + position) for key in keys), size
+                )
+                position += size
+            assert position == meta.bytes, f"{keys[0]}: blocks of {position} bytes, promised {meta.bytes}"
+
+
 def _stream(
     source: TensorSource,
     places: Mapping[Key, tuple[int, int]],
@@ -147,39 +182,26 @@ def _stream(
     workers: int,
     progress: BytesProgress | None,
 ) -> dict[Key, int]:
-    checksums: dict[Key, int] = {}
-    waiting: deque[tuple[Future[int], list[Key], int]] = deque()
+    """Blocks are begun and ended in their order, so that checksums join; between the two, workers are at several."""
+    checksums = dict.fromkeys(places, 0)
+    waiting: deque[tuple[Future[int], Block]] = deque()
     total = sum(source.meta(name, slot).bytes for slot, name in places)
     done = 0
 
     def finish() -> None:
         nonlocal done
-        future, keys, size = waiting.popleft()
+        future, block = waiting.popleft()
         checksum = future.result()
-        for key in keys:
-            checksums[key] = combine(checksums.get(key, 0), checksum, size)
-        done += size * len(keys)
+        for key in block.keys:
+            checksums[key] = combine(checksums[key], checksum, block.size)
+        done += block.size * len(block.keys)
         if progress is not None:
             progress(done, total)
 
-    for slot in dict.fromkeys(slot for slot, _ in places):
-        for group in source.groups(slot):
-            keys = [(slot, name) for name in group if (slot, name) in places]
-            if not keys:
-                continue
-            meta = source.meta(keys[0][1], slot)
-            position = 0
-            checksums.update(dict.fromkeys(keys, 0))
-            for rows in row_blocks(meta, block_bytes):
-                block = source.read(keys[0][1], slot, rows)
-                assert block.dtype == meta.dtype, f"{keys[0]}: read {block.dtype}, promised {meta.dtype}"
-                targets = [(places[key][0], places[key][1] + position) for key in keys]
-                waiting.append((pool.submit(_write_block, block, targets), keys, _bytes(block)))
-                position += _bytes(block)
-                del block
-                while len(waiting) > workers:
-                    finish()
-            assert position == meta.bytes, f"{keys[0]}: read {position} bytes, promised {meta.bytes}"
+    for block in blocks_of(source, places, block_bytes):
+        waiting.append((pool.submit(_write_block, source, block), block))
+        while len(waiting) > 2 * workers:
+            finish()
     while waiting:
         finish()
     return checksums
@@ -187,7 +209,7 @@ def _stream(
 
 @contextmanager
 def _one_compute_thread() -> Iterator[None]:
-    """A gather keeps up with a disk on one core (2 GB/s here); more threads take the cores that write, and stall."""
+    """Workers share the cores; threads inside torch's operations would only take them from each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -205,13 +227,15 @@ def _reserve(handle: int, size: int) -> None:
         os.ftruncate(handle, size)
 
 
-def _bytes(block: Tensor) -> int:
-    return block.numel() * block.dtype.itemsize
-
-
-def _write_block(block: Tensor, targets: Sequence[tuple[int, int]]) -> int:
-    data = as_bytes(block)
-    for handle, offset in targets:
+def _write_block(source: TensorSource, block: Block) -> int:
+    """Compute a block, write it to every place and return its CRC-32."""
+    slot, name = block.keys[0]
+    values = source.read(name, slot, block.rows)
+    meta = source.meta(name, slot)
+    assert values.dtype == meta.dtype, f"{name}: read {values.dtype}, promised {meta.dtype}"
+    data = as_bytes(values)
+    assert len(data) == block.size, f"{name}: read {len(data)} bytes, promised {block.size}"
+    for handle, offset in block.targets:
         _write_all(handle, data, offset)
         _start_writeback(handle, offset, len(data))
     return zlib.crc32(data)
