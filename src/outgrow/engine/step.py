@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from outgrow.data.objectives import IGNORED, Batch, objective_of, summed_loss
+from outgrow.engine.routing import Seen, coefficient, has_experts, loads, watched
 from outgrow.errors import ConfigError
 from outgrow.models import library as models
 from outgrow.models.architecture import resolve
@@ -186,6 +187,8 @@ class Step:
 
     loss: float
     gradient_norm: float
+    routing: tuple[float, ...] = ()
+    """Of a model with experts, the values of `routing.NAMES`."""
 
 
 def step_seed(seed: int, step: int, micro_batch: int = 0) -> int:
@@ -207,29 +210,38 @@ def optimizer_step(
     device: Device,
     seed: tuple[int, int],
     update: AbstractContextManager[None] | None = None,
+    balancing: float | None = None,
 ) -> Step:
     """Gradients of a whole batch, in pieces, then one update; nothing is updated where the loss is not finite.
 
-    `update` is entered around the optimizer's own step (see `train/boost.py`).
+    `update` is entered around the optimizer's own step (see `boost`). `balancing` multiplies the balancing loss of a model with
+    experts; None is the model's own coefficient. The loss that is returned is without it.
     """
     model.train()
     optimizer.zero_grad(set_to_none=True)
     inputs, targets = batch
     count = int((targets != IGNORED).sum())
     starts = range(0, len(inputs), micro_batch)
-    losses = torch.zeros(len(starts), dtype=torch.float64, device=device.name)
+    losses = torch.zeros(len(starts), 2, dtype=torch.float64, device=device.name)
+    share = coefficient(model, balancing)
     mine = range(device.ranks.rank, len(starts), device.ranks.world)
-    for number in mine:
-        piece = slice(starts[number], starts[number] + micro_batch)
-        torch.manual_seed(step_seed(*seed, number))
-        send_gradients(model, now=number == mine[-1])
-        loss = summed_loss(*predict(model, (inputs[piece], targets[piece]), device)) / count
-        loss.backward()  # type: ignore[no-untyped-call]
-        losses[number] = loss.detach()
-    total = device.ranks.sum(losses.cpu()).sum()
+    with watched(model) as seen:
+        for number in mine:
+            piece = slice(starts[number], starts[number] + micro_batch)
+            torch.manual_seed(step_seed(*seed, number))
+            send_gradients(model, now=number == mine[-1])
+            loss = summed_loss(*predict(model, (inputs[piece], targets[piece]), device)) / count
+            losses[number, 0] = loss.detach()
+            balance = seen.taken()
+            if balance is not None:
+                weight = int((targets[piece] != IGNORED).sum()) / count
+                losses[number, 1] = balance.detach() * weight
+                loss = loss + share * weight * balance if share else loss
+            loss.backward()  # type: ignore[no-untyped-call]
+    total, balanced = device.ranks.sum(losses.cpu()).sum(0)
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = total_norm([p.grad for p in parameters if p.grad is not None])
-    step = Step(float(total), float(norm))
+    step = Step(float(total), float(norm), _routing(seen, float(balanced), model, device))
     if torch.isfinite(total) and torch.isfinite(norm):
         if clip is not None:
             nn.utils.clip_grads_with_norm_(parameters, clip, norm)
@@ -238,6 +250,14 @@ def optimizer_step(
         with update or nullcontext():
             optimizer.step()
     return step
+
+
+def _routing(seen: Seen, balance: float, model: nn.Module, device: Device) -> tuple[float, ...]:
+    """What a step did with its tokens, over all ranks; () without experts."""
+    if not has_experts(model):
+        return ()
+    tokens = device.ranks.sum(seen.tokens())
+    return (balance, *loads(tokens).values())
 
 
 def evaluate(model: nn.Module, batches: Sequence[Batch], device: Device) -> float:

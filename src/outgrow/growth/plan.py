@@ -63,10 +63,11 @@ class GrowthPlan:
     @property
     def is_caged(self) -> bool:
         """Whether copies stay equal for ever (without dropout): exact law, nothing fresh, no noise (docs/explanation/maths.md)."""
+        if any(one.parts_copies for one in self.growth.experts):
+            return False
         grown = [axis for axis in self.growth.axes.values() if axis.grows]
         even = bool(grown) and all(axis.even for axis in grown)
-        part = any(one.parts_copies for one in self.growth.experts)
-        return even and self.keeps_gradient_law and not self.growth.has_fresh_units and not part
+        return even and self.keeps_gradient_law and not self.growth.has_fresh_units
 
     def origin(self, name: str) -> str:
         """The old tensor in whose place a new one stands: it joins the same optimizer group and has the same slots."""

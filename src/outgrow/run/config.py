@@ -271,6 +271,8 @@ class RunConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False
     """Train compiled models (`torch.compile`): faster steps, after a minute or so at the beginning of every stage."""
+    balancing: Annotated[float, Field(ge=0)] | None = None
+    """Multiplies the balancing loss of a model with experts; null: the model's own `router_aux_loss_coef`."""
     seed: Seed = 0
     log_every_steps: Count = 10
     tensorboard: bool = False

@@ -107,6 +107,7 @@ def _try(
             clip=run.optimizer.gradient_clip,
             device=session.device,
             seed=(run.seed, run.data.skip_steps + place),
+            balancing=run.balancing,
         )
         if not (math.isfinite(done.loss) and math.isfinite(done.gradient_norm)):
             end = math.inf

@@ -63,7 +63,7 @@ class Pointer:
     metrics_bytes: NotNegative
     finished: bool
     data: dict[str, Any]
-    window: tuple[tuple[float, float], ...] = ()
+    window: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)

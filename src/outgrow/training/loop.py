@@ -18,6 +18,7 @@ import torch
 from outgrow.data.opening import open_data
 from outgrow.engine.optimizers import build_optimizer
 from outgrow.engine.progress import make_progress
+from outgrow.engine.routing import NAMES as ROUTING
 from outgrow.engine.step import Step, be_repeatable, build_model, evaluate, measure, optimizer_step
 from outgrow.engine.stopping import noted
 from outgrow.engine.treatment import Treatment, make_treatment
@@ -226,6 +227,7 @@ def _one_step(session: Session, live: Live, rate: float, treatment: Treatment) -
             device=session.device,
             seed=(run.seed, place),
             update=treatment.update(tokens),
+            balancing=run.balancing,
         )
     if not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm)):
         pointer = session.folder.pointer()
@@ -264,12 +266,16 @@ class _Window:
         self._session = session
         pointer = session.folder.pointer()
         resumed = pointer is not None and pointer.step == live.step
-        self._steps = [Step(*row) for row in pointer.window] if pointer is not None and resumed else []
+        self._steps = (
+            [Step(row[0], row[1], row[2:]) for row in pointer.window]
+            if pointer is not None and resumed
+            else []
+        )
         self._began = time.monotonic()
 
-    def rows(self) -> list[tuple[float, float]]:
-        """Loss and gradient norm of the steps that are in no row yet: a resumed run writes the row that this one would have."""
-        return [(step.loss, step.gradient_norm) for step in self._steps]
+    def rows(self) -> list[tuple[float, ...]]:
+        """Loss, gradient norm and loads of experts of the steps that are in no row yet: a resumed run writes the row that this one would have."""
+        return [(step.loss, step.gradient_norm, *step.routing) for step in self._steps]
 
     def add(self, step: Step) -> None:
         self._steps.append(step)
@@ -289,6 +295,8 @@ class _Window:
                 count * self._session.run.tokens_per_step / max(1e-9, now - self._began), 1
             ),
         }
+        for place, name in enumerate(ROUTING if self._steps[0].routing else ()):
+            row[name] = sum(step.routing[place] for step in self._steps) / count
         self._steps, self._began = [], now
         return row
 

@@ -115,7 +115,7 @@ def checkpoint_path(session: Session, live: Live) -> Path:
     return session.folder.stage(session.run, live.stage) / f"step-{live.step:08d}"
 
 
-def save(session: Session, live: Live, window: Sequence[tuple[float, float]] = ()) -> None:
+def save(session: Session, live: Live, window: Sequence[tuple[float, ...]] = ()) -> None:
     """A training state, then the pointer to it: whichever moment a kill hits, one whole state is pointed to."""
     target = checkpoint_path(session, live)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def save(session: Session, live: Live, window: Sequence[tuple[float, float]] = (
     point(session, live, target, window)
 
 
-def point(session: Session, live: Live, checkpoint: Path, window: Sequence[tuple[float, float]] = ()) -> None:
+def point(session: Session, live: Live, checkpoint: Path, window: Sequence[tuple[float, ...]] = ()) -> None:
     """Continue from this checkpoint after the next start; `window` is what its steps since the last row of the log came to."""
     session.folder.set_pointer(
         Pointer(
