@@ -16,7 +16,7 @@ _PUBLIC = {
     "TrainingState": "outgrow.state.training_state",
     "convert": "outgrow.state.converting",
     "grow": "outgrow.state.growing",
-    "plan_growth": "outgrow.state.growing",
+    "plan_growth": "outgrow.state.asked",
     "verify": "outgrow.proof.verify",
     "OutgrowError": "outgrow.errors",
 }
