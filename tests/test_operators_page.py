@@ -37,5 +37,5 @@ def test_the_command_lists_and_shows() -> None:
 
 
 def test_every_option_has_a_line_and_no_line_is_without_an_option() -> None:
-    for operator in (*WIDTH.values(), *DEPTH.values()):
+    for operator in (*WIDTH.values(), *DEPTH.values(), *EXPERTS.values()):
         assert list(operator.options) == list(operator.kinds), operator.name

@@ -148,7 +148,7 @@ class GrowthPlan:
     def __repr__(self) -> str:
         kept = (
             f"function {'kept' if self.keeps_function else 'changes'}, "
-            f"gradients {'kept' if self.keeps_gradient_law else 'change'}"
+            f"gradients {'kept' if self.keeps_gradient_law else 'approximate' if self.keeps_function else 'change'}"
         )
         sizes = ", ".join(f"{name} {before} → {after}" for name, (before, after) in self.grows.items())
         return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from outgrow.algebra.maps import LayerMap
@@ -55,6 +55,7 @@ def target(small: Model, to: Mapping[str, Any], *, finer: frozenset[str] = froze
                 expected=f"at most {_MOST_TIMES * now:,}",
             )
         config[_written(name, spec, config)] = value
+    _follow_heads(small, {spec.aliases.get(asked, asked) for asked in to}, config)
     for name in spec.layers.lists:
         config.pop(name, None)  # per-layer lists follow the layers; `plan` writes them
     large = resolve(config)
@@ -91,6 +92,32 @@ def _written(name: str, spec: ArchitectureSpec, config: Mapping[str, Any]) -> st
         if name in names:
             return next((one for one in names if config.get(one) is not None), name)
     return name
+
+
+def _follow_heads(small: Model, asked: Collection[str], config: dict[str, Any]) -> None:
+    """Key/value heads of multi-head attention follow its heads; of grouped ones, an error says which numbers would do.
+
+    Raises GrowthError where heads are no multiple of key/value heads.
+    """
+    group = small.spec.axes.get("group")
+    if group is None:
+        return
+    heads, _, shared = group.size.split("|")[0].strip().partition(" // ")
+    now, keys = config.get(heads), config.get(shared)
+    if heads not in asked or not now or not keys or not now % keys:
+        return
+    before = int(small.config[heads])
+    if keys == before and shared not in asked:
+        config[shared] = now
+        return
+    ratio = before // int(small.config.get(shared) or before)
+    choices = [count for count in range(keys, now + 1) if not now % count]
+    same = now // ratio if now % ratio == 0 and now // ratio >= keys else choices[0]
+    raise GrowthError(
+        f"{now} heads cannot share {keys} key/value heads evenly ({heads} and {shared} of {small.spec.model_type})",
+        expected=f"{shared} one of {', '.join(map(str, choices))}",
+        fix=f"add {shared}={same}",
+    )
 
 
 def grown_config(growth: Growth, eps: Mapping[str, float]) -> dict[str, Any]:

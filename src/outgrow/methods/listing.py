@@ -9,7 +9,7 @@ from outgrow.text.table import TextTable
 def operators() -> TextTable:
     """Every growth operator: its name, what it does, and when it keeps the function.
 
-    Name one as `width=` or `depth=` of `grow`, its own options behind a colon (`lemon:split=3`). `print` shows the table;
+    Name one as `width=`, `depth=` or `experts=` of `grow`, its own options behind a colon (`lemon:split=3`). `print` shows the table;
     `columns` and `rows` hold it.
 
     >>> table = operators()

@@ -12,6 +12,7 @@ from outgrow.methods.build import USUAL, build
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.models.architecture import resolve
 from outgrow.models.library import check_described
+from outgrow.store.contents import Contents
 
 
 def plan_asked(
@@ -36,7 +37,7 @@ def plan_asked(
 
 
 def plan_growth(
-    config: Mapping[str, Any],
+    state: Contents | Mapping[str, Any],
     *,
     to: Mapping[str, Any],
     width: str | None = None,
@@ -46,8 +47,17 @@ def plan_growth(
     noise: float = USUAL["noise"],
     seed: int = USUAL["seed"],
 ) -> GrowthPlan:
-    """What `grow` would do, from the config alone: every recipe, what is kept, and why not where not."""
-    small = resolve(config)
+    """What `grow` would do to a state, or to a model with this config; `print` shows it. No tensor is read.
+
+    It says what is kept, why not where not, and every tensor's recipe. `grow(state, plan)` does it.
+    Raises GrowthError where sizes or operators do not fit.
+
+    >>> config = {"model_type": "gpt2", "n_embd": 6, "n_head": 2, "n_layer": 1, "n_positions": 7, "vocab_size": 11,
+    ...     "architectures": ["GPT2LMHeadModel"], "tie_word_embeddings": True}
+    >>> plan_growth(config, to={"n_layer": 2}, depth="identity")
+    GrowthPlan(gpt2, 630 → 1.14 K parameters: n_layer 1 → 2; function kept, gradients kept; moments transport)
+    """
+    small = resolve(state.config if isinstance(state, Contents) else state)
     how: dict[str, Any] = {"width": width, "depth": depth, "experts": experts, "noise": noise, "seed": seed}
     growth_plan = plan(build(small, to, **how), moments)
     return _checked(growth_plan)

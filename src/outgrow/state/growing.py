@@ -9,22 +9,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from outgrow.algebra.slots import Moments
-from outgrow.errors import CheckpointError
+from outgrow.errors import CheckpointError, GrowthError
 from outgrow.growth.plan import GrowthPlan
+from outgrow.growth.summary import sizes_of
 from outgrow.methods.build import USUAL, unusual
 from outgrow.methods.learned.fitted import FittedOperator
+from outgrow.models.architecture import resolve
 from outgrow.state.asked import plan_asked
 from outgrow.state.converting import convert
 from outgrow.state.grown_view import GrownView
 from outgrow.state.lineage import lineage_entry
-from outgrow.state.operator_file import FILE, check_sample, load_operator
+from outgrow.state.operator_file import FILE, check_sample, kept_operator, load_operator
 from outgrow.state.training_state import TrainingState
 from outgrow.store.contents import OptimizerInfo, ParamGroup
 
 
 def grow(
     state: TrainingState,
+    growth_plan: GrowthPlan | None = None,
     *,
     to: Mapping[str, Any] | None = None,
     width: str | None = None,
@@ -33,16 +38,22 @@ def grow(
     moments: Moments | None = None,
     noise: float = USUAL["noise"],
     seed: int = USUAL["seed"],
-    operator: str | Path | None = None,
+    operator: str | Path | FittedOperator | None = None,
     as_: str | None = None,
 ) -> TrainingState:
     """The state of a larger model that continues this one: weights, moments, steps, options and records.
 
-    `to` names config fields and their new sizes, in the model's own or the common names; `width` and `depth` name
-    operators (docs/reference/operators.md says what each keeps; by default `pad`, or `isometric` behind a post-norm); `noise` is the standard deviation, in units of the model's
-    initializer range, of noise that no reader sees: it keeps the function and lets copies part.
-    `moments` is `transport` unless given. Or `operator` is the folder of an operator that `outgrow learn` fitted to this
-    source: it has its own sizes, width and depth, and resets the moments unless told otherwise.
+    By a plan of `plan_growth`, or by what a plan is made from:
+
+    - `to` names config fields and their new sizes, in the model's own or the common names.
+    - `width`, `depth` and `experts` name operators (`outgrow.operators()`); by default `pad`, or `isometric` behind a
+      post-norm, and `stack`.
+    - `moments` is `transport` unless given.
+    - `noise` is the standard deviation, in units of the model's initializer range, of noise that no reader sees: it keeps
+      the function and lets copies part.
+    - `operator` was fitted to this source by `learn`, or is the folder it was saved in. It has its own sizes, width and
+      depth, and resets the moments unless told otherwise.
+
     `as_` names another model type, as which the state is described first (`convert`): `to` then names its sizes.
 
     Raises GrowthError where sizes or operators do not fit, before anything is read.
@@ -54,13 +65,63 @@ def grow(
     >>> grow(small, to={"hidden_size": 12, "num_hidden_layers": 2}).source.meta("model.norm.weight", "weight").shape
     (12,)
     """
+    check_state(state, "grow")
+    how: dict[str, Any] = {"width": width, "depth": depth, "experts": experts, "noise": noise, "seed": seed}
+    if growth_plan is not None:
+        others = {"to": to, "moments": moments, "operator": operator, "as_": as_}
+        given = [*unusual(**how), *(name for name, value in others.items() if value is not None)]
+        if given:
+            raise GrowthError(
+                "the plan says how to grow", got=", ".join(given), fix="leave out all but the plan"
+            )
+        _check_planned(growth_plan, state)
+        return apply(growth_plan, state)
+    if not to and operator is None and as_ is None:
+        sizes = ", ".join(f"{name} {size:,}" for name, size in sizes_of(resolve(state.config)).items())
+        raise GrowthError(
+            "nothing says what to grow",
+            expected="to={...} with larger sizes, a plan, or an operator",
+            got=sizes,
+        )
     if as_ is not None:
         state = convert(state, as_, moments=moments or "transport", seed=seed)
-    fitted = None if operator is None else load_operator(Path(operator))
-    how: dict[str, Any] = {"width": width, "depth": depth, "experts": experts, "noise": noise, "seed": seed}
+    fitted = None
+    if operator is not None:
+        fitted = (
+            kept_operator(operator) if isinstance(operator, FittedOperator) else load_operator(Path(operator))
+        )
     if fitted is not None:
         how = {name: how[name] for name in unusual(**how)}
     return apply(plan_asked(state.config, fitted, to=to, moments=moments, **how), state, operator=fitted)
+
+
+def check_state(state: object, verb: str) -> None:
+    """Raises GrowthError for what is no training state, and says how to make one of it."""
+    if isinstance(state, TrainingState):
+        return
+    fix = "see outgrow.TrainingState"
+    if isinstance(state, torch.nn.Module):
+        fix = "outgrow.TrainingState.from_model(model, optimizer), or outgrow.grow_model(model, optimizer, to=...)"
+    elif isinstance(state, str | Path):
+        fix = f"outgrow.TrainingState.from_pretrained({str(state)!r})"
+    raise GrowthError(f"{verb} takes a training state", got=type(state).__name__, fix=fix)
+
+
+def _check_planned(growth_plan: object, state: TrainingState) -> None:
+    """Raises GrowthError where the plan is not one, or was made for another source."""
+    if not isinstance(growth_plan, GrowthPlan):
+        fix = "grow(state, plan) with a plan of plan_growth, or grow(state, to={...})"
+        raise GrowthError("this is no plan of a growth", got=type(growth_plan).__name__, fix=fix)
+    small = resolve(state.config)
+    planned = {name: growth_plan.small.shape(name) for name in growth_plan.small.parameters}
+    here = {name: small.shape(name) for name in small.parameters}
+    if planned != here:
+        raise GrowthError(
+            "the plan was made for another source",
+            got=repr(state),
+            expected=repr(growth_plan),
+            fix="plan again: outgrow.plan_growth(state, to=...)",
+        )
 
 
 def apply(

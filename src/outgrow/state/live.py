@@ -6,7 +6,7 @@ is changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,30 @@ def read_optimizer(parameters: Mapping[str, Tensor], optimizer: torch.optim.Opti
         if rule.counts:
             steps[name] = float(entry["step"])
     return LiveState(info, moments, steps)
+
+
+def make_optimizer(
+    make: Callable[..., torch.optim.Optimizer], parameters: Mapping[str, Tensor], info: OptimizerInfo
+) -> torch.optim.Optimizer:
+    """A new optimizer over these parameters, with the groups and options that `info` says."""
+    groups = [
+        {
+            "params": [parameters[name] for name in group.names],
+            **{
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in group.options.items()
+            },
+        }
+        for group in info.groups
+    ]
+    try:
+        return make(groups)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the optimizer cannot be made with the options of the state's {info.name}",
+            got=error,
+            fix="make one yourself, and use load_into(model, optimizer)",
+        ) from error
 
 
 def check_optimizer(

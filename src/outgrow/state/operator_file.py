@@ -8,8 +8,11 @@ A state that was grown by an operator carries a copy of the one file, so that `o
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +76,15 @@ def save_operator(operator: FittedOperator, folder: Path, *, overwrite: bool = F
         save_file(values, temporary / FILE, metadata={"outgrow": json.dumps(content)})
         (temporary / "operator.json").write_text(json_text(content), encoding="utf-8")
     return replace(operator, digest=content["digest"], file=folder / FILE)
+
+
+def kept_operator(operator: FittedOperator) -> FittedOperator:
+    """The operator with a file: its own, or one that lasts as long as this process."""
+    if operator.file is not None:
+        return operator
+    folder = Path(tempfile.mkdtemp(prefix="outgrow-operator-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return save_operator(operator, folder / "operator")
 
 
 def load_operator(path: Path) -> FittedOperator:

@@ -5,18 +5,24 @@ Nothing is read until it is needed: a state is its config, a `TensorSource`, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
 
 from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
-from outgrow.store.contents import Contents
+from outgrow.growth.summary import sizes_of
+from outgrow.models.architecture import resolve
+from outgrow.store.contents import Contents, training_step
 from outgrow.store.source import MemorySource, TensorSource
+from outgrow.text.numbers import amount
+from outgrow.text.table import TextTable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,10 +30,13 @@ if TYPE_CHECKING:
     from outgrow.store.layouts import Format
     from outgrow.store.writer import BytesProgress
 
+OptimizerClass = Callable[..., torch.optim.Optimizer]
+"""A class as `torch.optim.AdamW`, or what makes one from groups of parameters."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class TrainingState(Contents):
-    """The whole state of a training (its fields: `Contents`), with the doors to folders and live models.
+    """The whole state of a training (its fields: `Contents`), with the doors to folders, the hub and live models.
 
     >>> from transformers import LlamaConfig, LlamaForCausalLM
     >>> config = LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1,
@@ -38,15 +47,26 @@ class TrainingState(Contents):
     """
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, allow_nonfinite: bool = False) -> TrainingState:
-        """Open a native state, a Trainer checkpoint or a Hugging Face model folder.
+    def from_pretrained(
+        cls,
+        source: str | Path | PreTrainedModel,
+        *,
+        revision: str | None = None,
+        allow_nonfinite: bool = False,
+    ) -> TrainingState:
+        """Open a native state, a Trainer checkpoint or a model folder; a name of the hub; or a live model.
 
         All of it is checked before this returns: files, names, shapes, and that every number is finite (unless
-        `allow_nonfinite`). The tensors stay on the disk. Raises `CheckpointError`.
+        `allow_nonfinite`). The tensors stay on the disk. Of the hub, in `revision`, only safetensors and text are fetched.
+        A live model with its optimizer: `from_model`. Raises `CheckpointError`.
         """
+        from outgrow.store.hub import local_folder
         from outgrow.store.opening import open_state
 
-        return cls(**vars(open_state(Path(path), allow_nonfinite=allow_nonfinite)))
+        if isinstance(source, torch.nn.Module):
+            return cls.from_model(source)
+        folder = local_folder(source, revision=revision)
+        return cls(**vars(open_state(folder, allow_nonfinite=allow_nonfinite)))
 
     @classmethod
     def from_model(
@@ -89,6 +109,62 @@ class TrainingState(Contents):
 
         return layouts.save(self, path, format=format, overwrite=overwrite, progress=progress)
 
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        format: Format = "hub",
+        private: bool = False,
+        message: str = "A state of outgrow",
+    ) -> str:
+        """Write the state and upload it as `ORGANISATION/NAME`, made where it is not there; the address of the commit.
+
+        With "hub" the model alone, with its tokenizer and model card; see `save_pretrained`. Raises `CheckpointError`.
+        """
+        from outgrow.store.hub import upload_folder
+
+        with tempfile.TemporaryDirectory() as folder:
+            written = self.save_pretrained(Path(folder) / "state", format=format)
+            return upload_folder(written, name, private=private, message=message)
+
+    @overload
+    def to_model(self, *, device: str | torch.device = "cpu") -> PreTrainedModel: ...
+
+    @overload
+    def to_model(
+        self, *, optimizer: OptimizerClass, device: str | torch.device = "cpu"
+    ) -> tuple[PreTrainedModel, torch.optim.Optimizer]: ...
+
+    def to_model(
+        self, *, optimizer: OptimizerClass | None = None, device: str | torch.device = "cpu"
+    ) -> PreTrainedModel | tuple[PreTrainedModel, torch.optim.Optimizer]:
+        """A live model with these weights, in the dtype they are stored in; and an optimizer that goes on, if its class is given.
+
+        The optimizer has the state's groups and options (learning rate, betas ...), its moments and its steps.
+        Raises `CheckpointError` where the state has no optimizer, or another one.
+
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> config = LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1,
+        ...     num_attention_heads=2, bos_token_id=1, eos_token_id=2)
+        >>> TrainingState.from_model(LlamaForCausalLM(config)).to_model().num_parameters()
+        744
+        """
+        from outgrow.models.library import build_model
+        from outgrow.state.live import make_optimizer
+
+        dtypes = {self.source.meta(name, "weight").dtype for name in self.source.names("weight")}
+        model = build_model(self.config, dtypes.pop() if len(dtypes) == 1 else torch.float32).to(device)
+        if optimizer is None:
+            self.load_into(model)
+            return model
+        if self.optimizer is None:
+            raise CheckpointError(
+                "the state has no optimizer", fix="leave out optimizer=, and make a new one"
+            )
+        made = make_optimizer(optimizer, dict(model.named_parameters()), self.optimizer)
+        self.load_into(model, made)
+        return model, made
+
     def load_into(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Copy weights (and moments and steps) into live objects, or, of a model cut by FSDP2, into this rank's shards.
         Names and shapes are all checked first.
@@ -109,6 +185,61 @@ class TrainingState(Contents):
             fill(self.source, name, "weight", parameter)
         if optimizer is not None:
             fill_optimizer(self.source, self.steps, parameters, optimizer)
+
+    @property
+    def step(self) -> int:
+        """Steps of the whole training, 0 where nothing says so."""
+        return training_step(self)
+
+    def facts(self) -> TextTable:
+        """What the state holds: sizes, slots, optimizer, steps, growths."""
+        sizes = sizes_of(resolve(self.config))
+        slots = [slot for slot in SLOTS if self.source.names(slot)]
+        rows = [
+            ("parameters", f"{self._parameters():,}"),
+            *((name, f"{size:,}") for name, size in sizes.items()),
+            ("slots", ", ".join(slots)),
+            ("optimizer", self._optimizer()),
+            ("records", ", ".join(sorted(self.records)) or "none"),
+            ("grown", times(len(self.lineage))),
+        ]
+        return TextTable(
+            f"{self.config.get('model_type')}: a training state", ("what", "here"), rows, numbers=False
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"TrainingState({self.config.get('model_type')}, {amount(self._parameters())} parameters, "
+            f"{self._optimizer()}, grown {times(len(self.lineage))})"
+        )
+
+    def __str__(self) -> str:
+        return str(self.facts())
+
+    def _repr_html_(self) -> str:
+        return self.facts()._repr_html_()
+
+    def _parameters(self) -> int:
+        shapes = (self.source.meta(name, "weight").shape for name in self.source.names("weight"))
+        return sum(math.prod(shape) for shape in shapes)
+
+    def _optimizer(self) -> str:
+        if self.optimizer is None:
+            return "no optimizer"
+        return (
+            f"{self.optimizer.name} at step {self.step:,}"
+            if self.step
+            else f"{self.optimizer.name}, no steps yet"
+        )
+
+
+def times(count: int) -> str:
+    """How often, in words.
+
+    >>> times(0), times(1), times(3)
+    ('never', 'once', '3 times')
+    """
+    return {0: "never", 1: "once"}.get(count, f"{count} times")
 
 
 def _check_fit(source: TensorSource, parameters: Mapping[str, Tensor]) -> None:

@@ -80,3 +80,14 @@ class Contents:
 def has_moments(source: TensorSource) -> bool:
     """Whether an optimizer has left anything."""
     return any(source.names(slot) for slot in MOMENTS)
+
+
+def training_step(state: Contents) -> int:
+    """Steps of the whole training; a run's or Trainer's own record says it where the optimizer does not count."""
+    if state.steps:
+        return int(max(state.steps.values()))
+    for name, key in (("run", "step"), ("trainer", "global_step")):
+        record = state.records.get(name)
+        if isinstance(record, dict) and isinstance(record.get(key), int):
+            return int(record[key])
+    return 0

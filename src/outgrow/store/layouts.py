@@ -24,7 +24,8 @@ from outgrow.errors import CheckpointError, near
 from outgrow.files.atomic import check_destination, json_text, publishing
 from outgrow.models.library import named_shapes
 from outgrow.store import native, trainer_files
-from outgrow.store.contents import Contents, has_moments
+from outgrow.store.card import CARD, model_card
+from outgrow.store.contents import Contents, has_moments, training_step
 from outgrow.store.pickled import record_text
 from outgrow.store.safetensors_folder import LINEAGE, some
 from outgrow.store.writer import (
@@ -114,17 +115,6 @@ class _Writer:
     workers: int
     progress: BytesProgress | None
 
-    @property
-    def step(self) -> int:
-        """Steps of the whole training; a run's or Trainer's own record says it where the optimizer does not count."""
-        if self.state.steps:
-            return int(max(self.state.steps.values()))
-        for name, key in (("run", "step"), ("trainer", "global_step")):
-            record = self.state.records.get(name)
-            if isinstance(record, dict) and isinstance(record.get(key), int):
-                return int(record[key])
-        return 0
-
     def check_hub(self) -> None:
         """A model alone can always be written."""
 
@@ -165,9 +155,11 @@ class _Writer:
         checksums = self._write(folder, (*plans, outline))
         trainer_files.seal_optimizer(path, outline, checksums)
         trainer_files.write_scheduler(
-            folder / "scheduler.pt", state.records.get("scheduler"), optimizer, self.step
+            folder / "scheduler.pt", state.records.get("scheduler"), optimizer, training_step(self.state)
         )
-        record = trainer_files.trainer_state(state.records.get("trainer"), self.step)
+        record = trainer_files.trainer_state(
+            state.records.get("trainer"), training_step(self.state), state.lineage
+        )
         (folder / "trainer_state.json").write_text(json_text(record), encoding="utf-8")
         trainer_files.write_random_states(folder, state.records.get("rng"))
         self._write_common(folder, plans)
@@ -189,9 +181,11 @@ class _Writer:
             for plan in (*plans, *moments)
         }
         for path in folder.iterdir():
-            if path.name not in files:
+            if path.name not in files and path.name != CARD:  # people write in it
                 files[path.name] = (path.stat().st_size, zlib.crc32(path.read_bytes()))
-        content = native.manifest(state.config, state.lineage, state.records, self.step, files)
+        content = native.manifest(
+            state.config, state.lineage, state.records, training_step(self.state), files
+        )
         (folder / native.MANIFEST).write_text(json_text(content), encoding="utf-8")
 
     def _write(self, folder: Path, plans: tuple[FilePlan, ...]) -> dict[Key, int]:
@@ -211,6 +205,9 @@ class _Writer:
         )
         _write_index(folder, "model", plans, parameters)
         (folder / "config.json").write_text(json_text(self.state.config), encoding="utf-8")
+        if self.state.lineage:
+            card = model_card(self.state.config, self.state.lineage)
+            (folder / CARD).write_text(card, encoding="utf-8")
         for asset in self._assets():
             if not (folder / asset.name).exists():
                 shutil.copyfile(asset, folder / asset.name)

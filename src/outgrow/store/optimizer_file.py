@@ -24,6 +24,7 @@ from outgrow.store.optimizer_rules import RULE, check_entry, name_from_options
 from outgrow.store.pickled import load_plain, to_json
 from outgrow.store.safetensors_folder import SafetensorsSource, read_lineage, some
 from outgrow.store.source import MemorySource, Rows, TensorMeta, TensorSource
+from outgrow.store.trainer_files import logged_lineage
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def open_trainer(folder: Path, config: dict[str, Any]) -> Contents:
         fix = "use an earlier checkpoint"
         raise CheckpointError(f"{folder} is incomplete: Trainer was stopped while writing it", fix=fix)
     weights = SafetensorsSource.open(folder, model_names(config))
-    records, lineage = _read_records(folder), read_lineage(weights.metadata)
+    records = _read_records(folder)
+    lineage = read_lineage(weights.metadata) or logged_lineage(records.get("trainer"))
     path = folder / "optimizer.pt"
     if not path.is_file():
         return Contents(config, TrainerSource(weights, MemorySource({})), records=records, lineage=lineage)

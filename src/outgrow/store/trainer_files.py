@@ -12,7 +12,7 @@ import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -115,17 +115,36 @@ def write_scheduler(path: Path, record: Any, optimizer: OptimizerInfo, step: int
     torch.save(record, path)
 
 
-def trainer_state(record: Any, step: int) -> dict[str, Any]:
-    """`trainer_state.json`: the record where the state has one, else a run that stands at `step`."""
+GROWTHS = "outgrow"
+"""The key of an entry in Trainer's log that holds the lineage: Trainer carries its log on, the weights' metadata it does not."""
+
+
+def trainer_state(record: Any, step: int, lineage: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """`trainer_state.json`: the record where the state has one, else a run that stands at `step`; the lineage in its log."""
     from transformers import TrainerControl, TrainerState
 
     if record is None:
         # Trainer fails on a state without a batch size or without its own control's entry
         fresh = TrainerState(global_step=step, train_batch_size=0, stateful_callbacks=[TrainerControl()])
-        return asdict(cast(Any, fresh))
+        record = asdict(cast(Any, fresh))
     if not isinstance(record, dict):
         raise CheckpointError("the record of Trainer is not a JSON object", got=type(record).__name__)
-    return {**record, "global_step": record.get("global_step", step)}
+    step = record.get("global_step", step)
+    log = [entry for entry in record.get("log_history") or () if GROWTHS not in entry]
+    told = [{"step": step, GROWTHS: list(lineage)}] if lineage else []
+    return {**record, "global_step": step, "log_history": [*log, *told]}
+
+
+def logged_lineage(record: Any) -> tuple[dict[str, Any], ...]:
+    """The growths that Trainer's log remembers, oldest first."""
+    log = record.get("log_history") if isinstance(record, dict) else None
+    told = [entry[GROWTHS] for entry in log or () if isinstance(entry, dict) and GROWTHS in entry]
+    growths = told[-1] if told else []
+    if not isinstance(growths, list) or not all(isinstance(entry, dict) for entry in growths):
+        raise CheckpointError(
+            f"the entry '{GROWTHS}' in the log of trainer_state.json is not a list of growths"
+        )
+    return tuple(growths)
 
 
 def write_random_states(folder: Path, record: Any) -> None:
