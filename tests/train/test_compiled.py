@@ -40,9 +40,27 @@ def losses(folder: Path) -> list[float]:
 
 
 @needs_compiler
-def test_a_compiled_run_is_the_plain_one_and_continues_in_the_same_bits(
+def test_a_compiled_run_is_the_plain_one(tiny: Tiny, tmp_path: Path) -> None:
+    """With the compiler that users have: one stage, because every graph takes it seconds."""
+    run = tiny()
+    run["model"]["attention_dropout"] = 0.0  # compiled code draws other random numbers
+    run["stages"] = run["stages"][:1]
+    for name in ("plain", "compiled"):
+        train(
+            parse_run({**run, "output": str(tmp_path / name), "compile": name == "compiled"}), progress=False
+        )
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
+
+
+def test_a_compiled_run_grows_freezes_and_continues_in_the_same_bits(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Graphs are traced as for any backend and run as they are: what is tested is when they are made anew."""
+    real_compile = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **how: real_compile(self, backend="aot_eager", **how)
+    )
+    monkeypatch.setattr("outgrow.training.preflight.check_compiler", lambda device: None)
     run = tiny()
     run["model"]["attention_dropout"] = 0.0  # compiled code draws other random numbers
     run["stages"][1]["freeze"] = {"what": ["*norm*"], "tokens": 256}
