@@ -267,9 +267,9 @@ def _in_panels(recipe: Recipe, read: Read, start: int, stop: int, dtype: torch.d
 
 def _panel(recipe: Recipe, read: Read, start: int, stop: int, dtype: torch.dtype) -> Tensor:
     """Sources under the same maps are mixed first, so that layers cost one product each and mixtures none."""
-    alike: dict[tuple[int, ...], list[Term]] = {}
+    alike: dict[tuple[LinearMap, ...], list[Term]] = {}
     for term in recipe.terms:
-        alike.setdefault(tuple(map(id, term.maps)), []).append(term)
+        alike.setdefault(term.maps, []).append(term)
     total = torch.zeros((stop - start, *recipe.shape[1:]), dtype=dtype)
     for terms in alike.values():
         maps = terms[0].maps

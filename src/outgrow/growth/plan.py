@@ -86,7 +86,7 @@ class GrowthPlan:
         for name, recipe in self.recipes[slot].items():
             key: object = (
                 recipe.shape,
-                tuple((t.source, t.coefficient, tuple(map(id, t.maps))) for t in recipe.terms),
+                tuple((t.source, t.coefficient, t.maps) for t in recipe.terms),
             )
             groups.setdefault(name if recipe.fills else key, []).append(name)
         return tuple(tuple(names) for names in groups.values())
