@@ -91,7 +91,7 @@ def test_bad_safetensors(folder: Path, kind: str) -> None:
 def test_quantised_weights(folder: Path, dtype: torch.dtype) -> None:
     tensors = load_file(folder / "model.safetensors")
     save_file({name: tensor.to(dtype) for name, tensor in tensors.items()}, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match="numbers that outgrow does not grow"):
+    with pytest.raises(CheckpointError, match="quantised"):
         TrainingState.from_pretrained(folder)
 
 

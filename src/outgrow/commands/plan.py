@@ -25,12 +25,17 @@ _WRITTEN = "# Written by `outgrow plan"
 
 def _check_run_file(path: Path) -> None:
     """Only what a plan wrote is replaced by a plan."""
-    if not path.parent.is_dir() or path.is_dir():
+    if not path.parent.is_dir() or (path.exists() and not path.is_file()):
         raise ConfigError(f"--run {path} cannot be written", expected="a file in a folder that is there")
-    if path.is_file() and not path.read_bytes().startswith(_WRITTEN.encode()):
+    if path.is_file() and not _begins(path, _WRITTEN.encode()):
         raise ConfigError(
             f"{path} was not written by `outgrow plan`, so it is not replaced", fix="name another file"
         )
+
+
+def _begins(path: Path, words: bytes) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(words)) == words
 
 
 def plan_command(

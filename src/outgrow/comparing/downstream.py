@@ -27,6 +27,7 @@ from outgrow.data.corpus import Corpus, open_corpus
 from outgrow.errors import ConfigError
 from outgrow.files.atomic import write_json_atomic
 from outgrow.files.locks import RunBusyError, locked
+from outgrow.files.reading import expanded
 from outgrow.models.architecture import load
 from outgrow.run.config import RunConfig
 
@@ -48,9 +49,9 @@ def check_downstream(study: StudyConfig) -> None:
         if wanted and not kinds <= suits:
             raise ConfigError(f"downstream.{says}", got=", ".join(sorted(kinds)))
     if asked.lambada is not None:
-        if not Path(asked.lambada).expanduser().is_file():
+        if not expanded(asked.lambada).is_file():
             raise ConfigError(f"downstream.lambada: no such file: {asked.lambada}")
-        read_passages(Path(asked.lambada).expanduser())
+        read_passages(expanded(asked.lambada))
     others = {"lambada", *(asked.tasks.names if asked.tasks else ())}
     for name, source in asked.perplexity.items():
         if name in others or not _NAME.fullmatch(name):
@@ -83,7 +84,7 @@ def _task_parts(study: StudyConfig) -> Iterator[tuple[Path, str, str]]:
     if tasks is not None:
         for name in tasks.names:
             for part in ("train", "dev"):
-                yield Path(tasks.folder).expanduser(), name, part
+                yield expanded(tasks.folder), name, part
 
 
 def downstream(
@@ -114,7 +115,7 @@ def _measures(study: StudyConfig) -> dict[str, tuple[Any, Measure]]:
     asked = study.downstream
     found: dict[str, tuple[Any, Measure]] = {}
     if asked.lambada is not None:
-        path, most = Path(asked.lambada).expanduser(), asked.passages
+        path, most = expanded(asked.lambada), asked.passages
         found["lambada"] = ([_digest(path), most], lambda state, run: last_word(state, run, path, most))
     for name, source in asked.perplexity.items():
 

@@ -27,6 +27,7 @@ from outgrow.data.windows import places
 from outgrow.engine.optimizers import build_optimizer
 from outgrow.engine.step import be_repeatable, choose_device, optimizer_step, predict
 from outgrow.errors import ConfigError, TrainingError
+from outgrow.files.reading import expanded
 from outgrow.run.config import RunConfig
 from outgrow.run.optimizer_config import AdamWConfig
 
@@ -36,7 +37,7 @@ _WARMUP = 0.1
 def finetuned(state: Path, run: RunConfig, tasks: TasksConfig, name: str) -> dict[str, float]:
     """`<task>_<metric>` on the task's dev part, mean over the seeds of the fine-tuning, and `..._spread` between them."""
     be_repeatable()
-    folder = Path(tasks.folder).expanduser()
+    folder = expanded(tasks.folder)
     train, dev = read_task(folder, name, "train", tasks.examples), read_task(folder, name, "dev")
     values = [_once(state, run, tasks, name, train, dev, seed) for seed in tasks.seeds]
     key = f"{name}_{TASKS[name].metric}"

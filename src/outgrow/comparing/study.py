@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from outgrow.comparing.arm_files import with_run_files
 from outgrow.errors import ConfigError
+from outgrow.files.reading import expanded
 from outgrow.files.section import Count, Section, Seed, TokenCount
 from outgrow.files.yaml_file import Sections, apply_override, explain, read_yaml
 from outgrow.run.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
@@ -164,7 +165,7 @@ class StudyConfig(Section):
     @field_validator("output", "pieces")
     @classmethod
     def _expanded(cls, folder: str | None) -> str | None:
-        return None if folder is None else str(Path(folder).expanduser())
+        return None if folder is None else str(expanded(folder))
 
     @model_validator(mode="after")
     def _counts_once(self) -> StudyConfig:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from outgrow.errors import ConfigError
+from outgrow.files.reading import LONGEST_LINE, check_regular, expanded
 
 DOCUMENT_BREAK = "<|endoftext|>"
 _TABLES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -93,7 +94,7 @@ def _standard_library() -> Corpus:
 
 
 def _find(source: str) -> list[Path]:
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in _TEXTS | set(_TABLES))
     elif path.is_file():
@@ -122,6 +123,7 @@ def open_text(path: Path, *, encoding: str = "utf-8", newline: str | None = None
     """A text file, .xz and .gz unpacked; ConfigError where it is missing, broken or no text, also in the middle of reading."""
     opener: Any = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
     try:
+        check_regular(path)
         with opener(path, "rt", encoding=encoding, newline=newline) as file:
             yield file
     except (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeDecodeError) as error:
@@ -131,7 +133,11 @@ def open_text(path: Path, *, encoding: str = "utf-8", newline: str | None = None
 def _split(path: Path) -> Iterator[str]:
     lines: list[str] = []
     with open_text(path) as file:
-        for line in file:
+        for line in iter(lambda: file.readline(LONGEST_LINE + 1), ""):
+            if len(line) > LONGEST_LINE or "\0" in line:
+                raise ConfigError(
+                    f"this is no text: {path}", got=f"a line with null bytes, or longer than {LONGEST_LINE:,}"
+                )
             if line.strip() == DOCUMENT_BREAK:
                 if lines:
                     yield "".join(lines)

@@ -26,6 +26,8 @@ from outgrow.data.needs import ImageNeeds
 from outgrow.data.objectives import Batch
 from outgrow.data.windows import Data, places
 from outgrow.errors import ConfigError
+from outgrow.files.reading import check_regular, expanded
+from outgrow.models.bounds import MOST_LABELS
 from outgrow.run.config import DataConfig
 
 FORM = "an .npz with labels, and images (uint8), pixel_values (float) or header, payload and offsets (JPEG)"
@@ -121,10 +123,10 @@ def flipped_and_cropped(pixels: NDArray[Any], random: np.random.Generator) -> ND
 def load_images(config: DataConfig) -> ImageData:
     """All images of a run, in memory; the validation images are another file's or the last ones."""
     assert config.images is not None, "RunConfig asks for images"
-    images = _kept(Path(config.images).expanduser())
+    images = _kept(expanded(config.images))
     description = config.images
     if config.validation_images is not None:
-        train, validation = images, _kept(Path(config.validation_images).expanduser())
+        train, validation = images, _kept(expanded(config.validation_images))
         description += f"; validation: {config.validation_images}"
         if train.pixels.shape[1:] != validation.pixels.shape[1:]:
             raise ConfigError(
@@ -155,6 +157,7 @@ def _read(path: Path, changed: int) -> LabelledImages:
 
 def read_images(path: Path) -> LabelledImages:
     """Read and check one file; ConfigError names what is wrong with it."""
+    check_regular(path)
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -184,11 +187,12 @@ def read_images(path: Path) -> LabelledImages:
         or labels.shape != pixels.shape[:1]
         or not len(labels)
         or labels.min() < 0
+        or labels.max() >= MOST_LABELS
     ):
         raise ConfigError(
             f"the labels in {path} are not one class number per image",
             got=f"{labels.dtype} {labels.shape} for {len(pixels)} images",
-            expected="whole numbers from 0",
+            expected=f"whole numbers from 0, below {MOST_LABELS:,}",
         )
     if pixels.shape[2] != pixels.shape[3]:
         raise ConfigError(f"the images in {path} are not square", got=pixels.shape[2:])

@@ -9,6 +9,7 @@ from outgrow.data.images import load_images
 from outgrow.data.masked import SPECIAL_TOKENS, hide
 from outgrow.data.windows import Data, load_data
 from outgrow.errors import ConfigError
+from outgrow.files.reading import expanded
 from outgrow.models.architecture import load
 from outgrow.run.config import RunConfig
 from outgrow.store.config_file import load_config
@@ -23,7 +24,7 @@ def run_objective(run: RunConfig) -> str:
         model_type = str(run.model["model_type"])
     else:
         assert run.stages[0].start is not None, "RunConfig asks for a model or a checkpoint"
-        model_type = str(load_config(Path(run.stages[0].start).expanduser()).get("model_type"))
+        model_type = str(load_config(expanded(run.stages[0].start)).get("model_type"))
     objective = load(model_type).objective
     if (objective == "image") != (run.data.images is not None):
         raise ConfigError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 from outgrow.data.corpus import DOCUMENT_BREAK, Corpus
 from outgrow.errors import ConfigError
 from outgrow.files.locks import cache_folder, write_folder
+from outgrow.files.reading import check_regular, expanded, parse_json
 from outgrow.run.config import DataConfig
 
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -69,7 +71,7 @@ def prepare_tokenizer(
         else:
             path = config.tokenizer.path if config.tokenizer is not None else start
             assert path is not None, "RunConfig asks for a tokenizer or a checkpoint"
-            source = Path(path).expanduser()
+            source = expanded(path)
         _copy(source, folder)
     return open_tokenizer(folder, config.separator)
 
@@ -79,11 +81,13 @@ def open_tokenizer(folder: Path, separator: str = "auto", file: Path | None = No
     from tokenizers import Tokenizer
 
     path = file or folder / "tokenizer.json"
-    content = path.read_bytes()
+    content = check_regular(path).read_bytes()
     try:
         tokenizer = Tokenizer.from_str(content.decode())
     except Exception as error:  # the library raises a bare Exception
         raise ConfigError(f"not a tokenizer: {path}", got=str(error)) from None
+    if not tokenizer.get_vocab(with_added_tokens=True):
+        raise ConfigError(f"the tokenizer has no tokens: {path}")
     tokenizer.no_truncation()
     tokenizer.no_padding()
     number = _separator(tokenizer, folder, separator)
@@ -111,7 +115,7 @@ def _trained(corpus: Corpus, vocab_size: int, special_tokens: Mapping[str, str])
     def sample() -> Iterator[str]:
         left = _SAMPLE_BYTES
         for document in corpus.documents():
-            yield document[:left]
+            yield _without_endless_words(document[:left])
             left -= len(document)
             if left <= 0:
                 return
@@ -139,6 +143,11 @@ def _trained(corpus: Corpus, vocab_size: int, special_tokens: Mapping[str, str])
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
 
     return write_folder(target, write)
+
+
+def _without_endless_words(text: str) -> str:
+    """What a BPE is trained on: merging takes time as the square of a word's length, and no word has a thousand letters."""
+    return re.sub(r"(\S{1000})(?=\S)", r"\1 ", re.sub(r"(\s)\s{999,}", r"\1", text))
 
 
 def _copy(source: Path, folder: Path) -> None:
@@ -178,9 +187,9 @@ def _separator(tokenizer: Any, folder: Path, separator: str) -> int | None:
 
 def _mapping(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read", got=error) from None
+        found = parse_json(check_regular(path).read_bytes(), str(path))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read", got=error.strerror) from None
     if not isinstance(found, dict):
         raise ConfigError(f"{path} is not a mapping", got=type(found).__name__)
     return found

@@ -11,11 +11,12 @@ from pathlib import Path
 from outgrow.errors import ConfigError
 from outgrow.files.atomic import publishing
 from outgrow.files.leftovers import clear_leftovers, is_temporary
+from outgrow.files.reading import check_regular, expanded
 
 
 def cache_folder() -> Path:
     """`$OUTGROW_CACHE`, or `~/.cache/outgrow`."""
-    folder = Path(os.environ.get("OUTGROW_CACHE") or Path.home() / ".cache" / "outgrow")
+    folder = expanded(os.environ.get("OUTGROW_CACHE") or "~/.cache/outgrow")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -75,7 +76,7 @@ class RunBusyError(ConfigError):
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder: a second run in it is an error, and a killed one lets go by itself."""
-    with (folder / ".lock").open("w") as file:
+    with check_regular(folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

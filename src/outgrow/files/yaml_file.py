@@ -9,7 +9,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from outgrow.errors import ConfigError, near
+from outgrow.errors import ConfigError, brief, cut, near
+from outgrow.files.reading import read_text
 
 
 def dump_yaml(data: Mapping[str, Any]) -> str:
@@ -17,18 +18,18 @@ def dump_yaml(data: Mapping[str, Any]) -> str:
     return str(yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True))
 
 
+_MOST_BYTES = 128 << 10
+"""Of a file: more than a hundred arms of a study, and read in a few seconds."""
+_MOST_VALUES = 20_000
+"""In a file, each alias counted as all that it stands for."""
+_MOST_MISTAKES = 20
 _ODD = (TypeError, ValueError, RecursionError)
 """What PyYAML lets through: a mapping as a key, a day that is none, endless nesting."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A mapping from a YAML file, every mistake with its line. Never builds an object."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"the file cannot be read: {path}", got=error.strerror) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"the file is not UTF-8 text: {path}", got=str(error)) from None
+    text = read_text(path, _MOST_BYTES)
     try:
         data = yaml.load(text, Loader=_Loader)  # a SafeLoader: no object is ever built
     except yaml.YAMLError as error:
@@ -53,6 +54,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 without repeated keys (the second one would silently win), and with `1e-6` a number as in YAML 1.2."""
 
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None and _values(node, {}) > _MOST_VALUES:
+            raise yaml.MarkedYAMLError(
+                problem=f"more than {_MOST_VALUES:,} values, aliases counted as what they stand for",
+                problem_mark=node.start_mark,
+            )
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
@@ -63,6 +73,24 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _values(node: yaml.Node, seen: dict[int, int | None]) -> int:
+    """How many values a node is, with all that its aliases stand for; `seen` is None for those that are being counted."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in seen:
+        seen[id(node)] = None
+        inside = (
+            node.value
+            if isinstance(node, yaml.SequenceNode)
+            else [part for pair in node.value for part in pair]
+        )
+        seen[id(node)] = 1 + sum(_values(part, seen) for part in inside)
+    found = seen[id(node)]
+    if found is None:
+        raise yaml.MarkedYAMLError(problem="an alias stands for itself", problem_mark=node.start_mark)
+    return found
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
@@ -81,7 +109,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     for depth, part in enumerate(parts):
         last = depth == len(parts) - 1
         if isinstance(here, list):
-            if not part.isdigit() or int(part) >= len(here):
+            if not part.isdecimal() or len(part) > 9 or int(part) >= len(here):
                 place = ".".join(parts[:depth])
                 raise ConfigError(
                     f"{key}: no such place in {place}",
@@ -110,7 +138,7 @@ Sections = Mapping[str, tuple[type[BaseModel], ...]]
 def explain(error: ValidationError, data: Mapping[str, Any], where: str, sections: Sections) -> str:
     """One block per mistake: the dotted key, what was found, what is expected."""
     blocks = []
-    for problem in error.errors():
+    for problem in error.errors()[:_MOST_MISTAKES]:
         parts = _location(problem["loc"], data, missing=problem["type"] == "missing")
         key = ".".join(map(str, parts))
         if problem["type"] == "too_short" and problem["input"]:
@@ -126,9 +154,13 @@ def explain(error: ValidationError, data: Mapping[str, Any], where: str, section
         else:
             got = problem["input"]
             place = f"{where}: {key}" if key else where
-            text = f"{place}: {message}" + (f"\n  got:      {got!r}" if not isinstance(got, dict) else "")
+            text = f"{place}: {message}" + (
+                f"\n  got:      {brief(got)}" if not isinstance(got, dict) else ""
+            )
         blocks.append(text)
-    return "\n".join(blocks)
+    if error.error_count() > _MOST_MISTAKES:
+        blocks.append(f"{where}: {error.error_count() - _MOST_MISTAKES} mistakes more")
+    return "\n".join(map(cut, blocks))
 
 
 def _location(location: tuple[int | str, ...], data: Any, *, missing: bool) -> list[int | str]:

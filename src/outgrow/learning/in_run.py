@@ -8,13 +8,13 @@ Making them is counted on the meta device; a training step as everywhere in a ru
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from outgrow.cost.flops import training_flops
 from outgrow.errors import GrowthError
+from outgrow.files.reading import expanded
 from outgrow.learning.fit import FitOptions
 from outgrow.learning.grown_model import making_flops
 from outgrow.learning.learn import LearnOptions, begin, operator_of, usual_rate
@@ -48,7 +48,7 @@ def learn_options(growth: GrowConfig) -> LearnOptions | LesaOptions:
 def check_operator(growth: GrowConfig, stage: int) -> None:
     """Raise where a fitted operator holds layers of one checkpoint, and the stage's source is yet to be trained."""
     if growth.operator is not None and stage > 0:
-        operator = load_operator(Path(growth.operator).expanduser())
+        operator = load_operator(expanded(growth.operator))
         if "sample" in operator.source:
             raise GrowthError(
                 f"a {operator.method} operator holds layers predicted from one checkpoint, not from what this run will train",

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from outgrow.algebra.axes import Signature, parse
 from outgrow.errors import ArchitectureError, near
+from outgrow.models.bounds import check_bounds
 from outgrow.models.expressions import fields, size_of
 from outgrow.models.model import Model, Parameter
 from outgrow.models.spec import ArchitectureSpec, ParameterSpec
@@ -57,6 +58,7 @@ def resolve(config: Mapping[str, Any]) -> Model:
     (6, 18)
     """
     spec = load(str(config.get("model_type")))
+    check_bounds(config)
     _check_requirements(spec.model_type, spec.requires, config)
     sizes = {name: size_of(axis.size, config) for name, axis in spec.axes.items()}
     none = type(config.get(spec.layers.count)) is int and config[spec.layers.count] == 0

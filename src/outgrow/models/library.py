@@ -20,6 +20,7 @@ import torch
 from outgrow.errors import ArchitectureError, CheckpointError, near
 from outgrow.models import timm_models
 from outgrow.models.architecture import load, resolve
+from outgrow.models.bounds import check_bounds
 from outgrow.models.model import Model, Parameter
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def config_object(config: Mapping[str, Any]) -> PreTrainedConfig:
         raise CheckpointError(
             f"unknown model type {model_type!r}", expected=near(str(model_type), CONFIG_MAPPING), fix=fix
         )
+    check_bounds(config)
     try:
         return cast("PreTrainedConfig", CONFIG_MAPPING[model_type].from_dict(dict(config)))
     except Exception as error:  # any: config classes check their own values, each with its own exceptions

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from outgrow.errors import ConfigError
+from outgrow.files.reading import expanded
 from outgrow.planning.config import ChinchillaLaw, CurveConfig, FitLaw, KaplanLaw, PlanConfig
 from outgrow.planning.curves import Curve, CurveFile, read_curves, select
 from outgrow.planning.laws import (
@@ -100,7 +101,7 @@ def fitted_law(law: FitLaw, extra: Sequence[CurveConfig] = ()) -> SizeLaw:
 
 def matching_files(pattern: str) -> list[Path]:
     """The curve files or run folders of a path or glob, in the order of their names."""
-    found = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+    found = sorted(glob.glob(str(expanded(pattern)), recursive=True))
     if not found:
         raise ConfigError(f"no curve file matches: {pattern}")
     return [Path(path) for path in found]

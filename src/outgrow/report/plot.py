@@ -60,7 +60,7 @@ def check_picture(path: Path) -> None:
     """Before any work: raises `ConfigError` where a picture could not be written at the end of it."""
     if path.suffix not in (".png", ".svg"):
         raise ConfigError(f"{path} is no name of a picture", expected="a name that ends in .png or .svg")
-    if not os.access(path.parent, os.W_OK) or path.is_dir():
+    if not os.access(path.parent, os.W_OK) or (path.exists() and not path.is_file()):
         raise ConfigError(
             f"the picture cannot be written: {path}", fix="name a file in a folder that is there"
         )

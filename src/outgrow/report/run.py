@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from outgrow.errors import ConfigError
 from outgrow.files.atomic import write_text_atomic
+from outgrow.files.reading import expanded
 from outgrow.report.html import page
 from outgrow.report.plot import draw_loss
 from outgrow.report.probe import draw_probes
@@ -43,7 +44,7 @@ def run_report(output: str | Path) -> RunReport:
     >>> run_report("runs/quickstart").html  # doctest: +SKIP
     PosixPath('runs/quickstart/report.html')
     """
-    root = Path(output).expanduser()
+    root = expanded(output)
     rows = read_metrics(RunFolder(root).metrics)
     stages = stage_results(rows)
     if not stages:

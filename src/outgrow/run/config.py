@@ -24,7 +24,7 @@ from outgrow.run.until import Until
 class TokenizerConfig(_Section):
     """Either a byte-level BPE trained on the corpus, or an existing tokenizer."""
 
-    vocab_size: Annotated[Count, Field(ge=257)] | None = None
+    vocab_size: Annotated[Count, Field(ge=257, le=2**24)] | None = None
     """Size of the byte-level BPE vocabulary to train."""
     path: str | None = None
     """An existing `tokenizer.json` or a folder that holds one."""
@@ -73,10 +73,14 @@ class DataConfig(_Section):
     """Training images as they are, or mirrored at random and moved by up to 1/8 of their side."""
 
 
+_MOST_AT_ONCE = 2**17
+"""Sequences of one forward pass: more fit no device."""
+
+
 class BatchConfig(_Section):
     """Sequences of one optimizer step, and how many of them at once."""
 
-    sequences: Count = 16
+    sequences: Annotated[Count, Field(le=2**24)] = 16
     micro_batch: Count | None = None
     """Sequences of one forward pass (default: all); the gradients of a step are accumulated."""
 
@@ -84,6 +88,10 @@ class BatchConfig(_Section):
     def _divides(self) -> BatchConfig:
         if self.micro_batch is not None and self.sequences % self.micro_batch:
             raise ValueError(f"micro_batch {self.micro_batch} does not divide sequences {self.sequences}")
+        if self.at_once > _MOST_AT_ONCE:
+            raise ValueError(
+                f"{self.at_once} sequences at once: give a micro_batch of at most {_MOST_AT_ONCE}"
+            )
         return self
 
     @property

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outgrow.errors import CheckpointError
+from outgrow.files.reading import check_regular, parse_json
 from outgrow.models import timm_models
 
 if TYPE_CHECKING:
     pass
 from outgrow.models.library import config_dict, config_object
+from outgrow.store.foreign import refuse_foreign
 
 
 def read_json(path: Path) -> Any:
     """The contents of a JSON file; a `CheckpointError` that names the line where it is not JSON."""
+    check_regular(path, CheckpointError)
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes(), str(path), CheckpointError)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read", got=error.strerror) from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON", got=error) from error
 
 
 def load_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a folder as plain JSON values, with the defaults of its config class filled in."""
+    refuse_foreign(folder)
     path = folder / "config.json"
     if not path.is_file():
         fix = "give a folder written by save_pretrained, by Trainer or by outgrow"

@@ -28,9 +28,6 @@ from outgrow.store.writer import Key
 
 def open_state(folder: Path, *, allow_nonfinite: bool = False) -> Contents:
     """Open a native state, a Trainer checkpoint or a Hugging Face model folder; check all of it before any work."""
-    if not folder.is_dir():
-        fix = "outgrow opens local folders; fetch one of the hub with `hf download NAME --local-dir FOLDER`"
-        raise CheckpointError(f"{folder} is not a folder", fix=fix)
     if is_temporary(folder.resolve()):
         raise CheckpointError(f"{folder} was left by an interrupted save", fix="delete it and save again")
     config = load_config(folder)

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from outgrow.errors import CheckpointError
+from outgrow.files.reading import check_regular
 
 
 def load_plain(path: Path, *, mapped: bool = False) -> Any:
     """The contents of a `torch.save` file if they are plain; `mapped` leaves the tensors on the disk until touched."""
+    check_regular(path, CheckpointError)
     scalar = type(numpy.dtype(numpy.uint32))
     reconstruct = cast(Any, numpy)._core.multiarray._reconstruct  # what NumPy's random state is stored with
     try:

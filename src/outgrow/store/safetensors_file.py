@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from outgrow.errors import CheckpointError
+from outgrow.files.reading import check_regular
 from outgrow.store.source import Rows, TensorMeta
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -28,8 +29,12 @@ DTYPES: Mapping[str, torch.dtype] = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
+    "F8_E8M0": torch.float8_e8m0fnu,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -108,6 +113,7 @@ def read_header(path: Path) -> Header:
     Raises `CheckpointError` for anything that is not exactly a whole safetensors file.
     """
     fix = "copy or download the file again"
+    check_regular(path, CheckpointError)
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:

@@ -21,6 +21,7 @@ from torch import Tensor
 from outgrow.errors import CheckpointError
 from outgrow.models.library import ModelNames
 from outgrow.store.config_file import read_json
+from outgrow.store.foreign import refuse_tensors
 from outgrow.store.safetensors_file import Entry, read_header
 from outgrow.store.source import Rows, TensorMeta, TensorSource
 from outgrow.store.stacked import Place, joined
@@ -47,6 +48,7 @@ class SafetensorsSource(TensorSource):
         for entries, own in read_files(weight_files(folder)):
             disk.update(entries)
             metadata.update(own)
+        refuse_tensors(folder, disk)
         whole = disk if not names.apart else joined(folder, disk, names, partial(_candidates, names=names))
         return cls({"weight": match_names(folder, whole, names)}, metadata)
 

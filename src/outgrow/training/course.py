@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from outgrow.errors import ConfigError
+from outgrow.files.reading import expanded
 from outgrow.run.config import RunConfig
 from outgrow.run.reentry import EqualLossPosition, Ratio, matched_tokens
 from outgrow.run.schedule import learning_rate
@@ -107,7 +107,7 @@ def planned(run: RunConfig, plans: Sequence[StagePlan]) -> tuple[Course, ...]:
 
 def read_curve(curve: EqualLossPosition) -> list[tuple[float, float]]:
     """(tokens, validation loss) of a run's metrics.jsonl, in order; an error names the file."""
-    path = Path(curve.curve).expanduser()
+    path = expanded(curve.curve)
     if not path.is_file():
         raise ConfigError(f"reentry.position.curve: no such file: {path}")
     try:

@@ -14,19 +14,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from outgrow.errors import ConfigError
+from outgrow.errors import ConfigError, OutgrowError
 from outgrow.files.atomic import discard, write_json_atomic, write_text_atomic
 from outgrow.files.leftovers import clear_leftovers
 from outgrow.files.locks import claim, locked
 from outgrow.files.metrics_file import read_rows
+from outgrow.files.reading import expanded
 from outgrow.files.yaml_file import dump_yaml
 from outgrow.run.config import RunConfig
 from outgrow.run.run_file import load_run
@@ -115,10 +116,11 @@ class RunFolder:
 @contextmanager
 def opened_run(config: RunConfig) -> Iterator[RunFolder]:
     """Make or check the folder of a run and hold it until the end."""
-    root = Path(config.output).expanduser()
+    root = expanded(config.output)
     run_file = root / "run.yaml"
+    new = [path for path in (root, *root.parents) if not path.exists()]
     claim(root, run_file.name)
-    with locked(root):
+    with locked(root), _undone(new):
         folder = RunFolder(root)
         for place in (root, *(path for path in (root / "stages").glob("*") if path.is_dir())):
             clear_leftovers(place)
@@ -128,6 +130,20 @@ def opened_run(config: RunConfig) -> Iterator[RunFolder]:
             shutil.rmtree(folder.tokenizer, ignore_errors=True)
             write_text_atomic(run_file, dump_yaml(config.resolved()))
         yield folder
+
+
+@contextmanager
+def _undone(new: Sequence[Path]) -> Iterator[None]:
+    """A mistake that is found before the log was begun leaves nothing: folders that this start made go again."""
+    try:
+        yield
+    except OutgrowError:
+        if new and not (new[0] / "metrics.jsonl").exists():
+            shutil.rmtree(new[0])
+            with suppress(OSError):  # somebody else may have put something there
+                for path in new[1:]:
+                    path.rmdir()
+        raise
 
 
 def _check_same(run_file: Path, config: RunConfig) -> None:

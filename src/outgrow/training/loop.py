@@ -23,6 +23,7 @@ from outgrow.engine.step import Step, be_repeatable, build_model, evaluate, meas
 from outgrow.engine.stopping import noted
 from outgrow.engine.treatment import Treatment, make_treatment
 from outgrow.errors import ConfigError, TrainingError
+from outgrow.files.reading import expanded
 from outgrow.run.config import RunConfig
 from outgrow.state.training_state import TrainingState
 from outgrow.training.choose import grow_best
@@ -97,7 +98,7 @@ def _begin(session: Session) -> Live:
         live = Live(model, build_optimizer(model, run.optimizer), course, 0, ())
         _write_stage(session, live)
         return live
-    start = Path(stage.start).expanduser()
+    start = expanded(stage.start)
     if stage.grow is None:
         live = load(session, start, course, 0)
         _write_stage(session, live)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from outgrow.data.corpus import open_corpus
 from outgrow.data.images import load_images
@@ -13,6 +12,7 @@ from outgrow.data.opening import run_objective
 from outgrow.data.tokenizer import find_tokenizer
 from outgrow.engine.step import check_compiler, choose_device
 from outgrow.errors import ConfigError
+from outgrow.files.reading import expanded
 from outgrow.parallel.ranks import ALONE, Ranks
 from outgrow.run.config import DataConfig, RunConfig
 from outgrow.run.reentry import EqualLossPosition
@@ -87,7 +87,7 @@ def _text(run: RunConfig, objective: str) -> tuple[Needs, str]:
         return TextNeeds(tokenizer.vocab_size, run.data.sequence_length, 0, pad), corpus
     path = tokenizer.path if tokenizer is not None else run.stages[0].start
     assert path is not None, "RunConfig asks for a tokenizer or a checkpoint"
-    found = find_tokenizer(Path(path).expanduser(), run.data.separator)
+    found = find_tokenizer(expanded(path), run.data.separator)
     pad = check_tokens(found).pad if masked else None
     return TextNeeds(found.vocab_size, run.data.sequence_length, found.separator or 0, pad), corpus
 

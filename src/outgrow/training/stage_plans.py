@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from outgrow.cost.flops import Cost, model_cost, training_flops
@@ -18,6 +17,7 @@ from outgrow.engine.optimizers import check_start
 from outgrow.engine.step import build_model
 from outgrow.engine.treatment import check_treatment
 from outgrow.errors import ConfigError, OutgrowError
+from outgrow.files.reading import expanded
 from outgrow.growth.plan import GrowthPlan
 from outgrow.learning.in_run import begun_state, check_operator, learning_flops
 from outgrow.models.architecture import resolve
@@ -68,7 +68,7 @@ def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
     from outgrow.state.growing import grow
 
     if growth.operator is not None:
-        folder = Path(growth.operator).expanduser()
+        folder = expanded(growth.operator)
         return grow(state, to=growth.to, moments=growth.moments, operator=folder, as_=growth.as_)
     if growth.learn is not None:
         return begun_state(state, growth)
@@ -233,7 +233,7 @@ def _threshold(run: RunConfig, index: int, factors: Factors | None) -> Threshold
 def _first_state(run: RunConfig, needs: Needs) -> TrainingState:
     first = run.stages[0]
     if first.start is not None:
-        state = TrainingState.from_pretrained(Path(first.start).expanduser())
+        state = TrainingState.from_pretrained(expanded(first.start))
         check_start(state, run.optimizer)
         return state
     assert run.model is not None, "RunConfig asks for a model or a checkpoint"

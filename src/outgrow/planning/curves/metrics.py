@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from outgrow.errors import ConfigError
 from outgrow.files.metrics_file import read_rows
+from outgrow.files.yaml_file import read_yaml
 from outgrow.planning.curves.counting import ParameterCount, law_parameters
 from outgrow.planning.curves.curve import Curve, make_curve
 
@@ -92,12 +91,9 @@ def _from_scratch(path: Path) -> None:
     if not run_file.is_file():
         return
     try:
-        run = yaml.safe_load(run_file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path}: the run.yaml beside it is damaged", got=str(error).splitlines()[0]
-        ) from None
-    stages = run.get("stages") if isinstance(run, dict) else None
+        stages = read_yaml(run_file).get("stages")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: the run.yaml beside it is damaged", got=error) from None
     first = stages[0] if isinstance(stages, list) and stages else None
     if isinstance(first, dict) and first.get("from") is not None:
         raise ConfigError(

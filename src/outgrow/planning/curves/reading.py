@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from outgrow.errors import ConfigError
+from outgrow.files.reading import check_regular, expanded, read_lines
 from outgrow.planning.curves.counting import ParameterCount
 from outgrow.planning.curves.curve import Curve, make_curve
 from outgrow.planning.curves.metrics import read_metrics_curve
@@ -32,13 +33,15 @@ def read_curves(file: CurveFile, count: ParameterCount = "all") -> tuple[Curve, 
 
     `count` says how parameters are counted where the file holds a model's configuration (metrics.jsonl).
     """
-    path = file.path.expanduser()
+    path = expanded(file.path)
     if path.is_dir() and (path / "metrics.jsonl").is_file():
         path = path / "metrics.jsonl"
     if not path.exists():
         raise ConfigError(
             f"no such curve file: {path}", fix="give a metrics.jsonl, a run folder, a .csv, or event files"
         )
+    if not path.is_dir():
+        check_regular(path)
     if path.suffix == ".jsonl":
         _not_needed(file, "metrics.jsonl counts tokens and names the model")
         return (read_metrics_curve(path, count),)
@@ -77,11 +80,15 @@ def _tokens_per_step(file: CurveFile) -> float:
 
 
 def _read_csv(path: Path, file: CurveFile) -> tuple[Curve, ...]:
-    with path.open(encoding="utf-8", newline="") as opened:
-        reader = csv.DictReader(opened)
+    try:
+        reader = csv.DictReader(
+            line.decode("utf-8-sig" if n == 0 else "utf-8") for n, line in enumerate(read_lines(path))
+        )
         header = [name.strip() for name in reader.fieldnames or []]
         reader.fieldnames = header
         rows = [(reader.line_num, row) for row in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as a table", got=error, expected="CSV in UTF-8") from None
     if len(set(header)) < len(header):
         raise ConfigError(f"{path}, line 1: a column is given twice", got=", ".join(header))
     if "loss" not in header or not {"tokens", "steps"} & set(header):
