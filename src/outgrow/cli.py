@@ -55,6 +55,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, and what it costs; touch nothing.")
 ]
+Format = Annotated[
+    str,
+    typer.Option(help="What to write: native, trainer, hub, dcp, accelerate, torchtitan or olmo-core."),
+]
 NonFinite = Annotated[bool, typer.Option("--allow-nonfinite", help="Accept NaN and Inf in the source.")]
 
 
@@ -132,7 +136,7 @@ def grow(
             "--as", help="Describe it as this model type first (see convert), as mixtral.", show_default=False
         ),
     ] = None,
-    format: Annotated[str, typer.Option(help="What to write: native, trainer or hub.")] = "native",
+    format: Format = "native",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing state, in one step.")
     ] = False,
@@ -191,7 +195,7 @@ def convert(
     ],
     moments: Annotated[str, typer.Option(help="The optimizer's moments: transport or reset.")] = "transport",
     seed: Annotated[int, typer.Option(min=0, help="Seed of new tensors, as a router.")] = 0,
-    format: Annotated[str, typer.Option(help="What to write: native, trainer or hub.")] = "native",
+    format: Format = "native",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing state, in one step.")
     ] = False,
@@ -215,6 +219,36 @@ def convert(
         format=format,
         overwrite=overwrite,
         dry_run=dry_run,
+        allow_nonfinite=allow_nonfinite,
+        console=open_console(quiet=as_json),
+    )
+    if as_json:
+        _print_json(summary)
+
+
+@app.command()
+def export(
+    checkpoint: Folder,
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.", show_default=False)],
+    format: Format = "native",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing state, in one step.")
+    ] = False,
+    as_json: Json = False,
+    allow_nonfinite: NonFinite = False,
+) -> None:
+    """Write a state in another format, streaming: for transformers, for Trainer, or sharded for another trainer.
+
+    Example: [bold]outgrow export run/step-500 titan/step-500 --format torchtitan[/]
+    """
+    from outgrow.commands.export import export_command
+
+    _quiet_transformers()
+    summary = export_command(
+        checkpoint,
+        out,
+        format=format,
+        overwrite=overwrite,
         allow_nonfinite=allow_nonfinite,
         console=open_console(quiet=as_json),
     )

@@ -12,6 +12,8 @@ from outgrow.models import timm_models
 if TYPE_CHECKING:
     pass
 from outgrow.models.library import config_dict, config_object
+from outgrow.store.dcp.kinds import is_sharded, refuse_unreadable
+from outgrow.store.dcp.olmo_config import is_olmo_config, llama_config
 from outgrow.store.foreign import refuse_foreign
 
 
@@ -27,11 +29,20 @@ def read_json(path: Path) -> Any:
 
 
 def load_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a folder as plain JSON values, with the defaults of its config class filled in."""
+    """`config.json` of a folder as plain JSON values, with the defaults of its config class filled in.
+
+    Trainers do not write it into their sharded checkpoints: there, that of the folder above holds. OLMo-core's own is
+    read as transformers' model of the same function.
+    """
     refuse_foreign(folder)
     path = folder / "config.json"
+    if not path.is_file() and is_sharded(folder) and (folder.parent / "config.json").is_file():
+        path = folder.parent / "config.json"
     if not path.is_file():
+        refuse_unreadable(folder)
         fix = "give a folder written by save_pretrained, by Trainer or by outgrow"
+        if is_sharded(folder):
+            fix = f"put the model's config.json, as transformers writes it, into {folder} or the folder above"
         raise CheckpointError(f"{folder} is not a model folder: it has no config.json", fix=fix)
     content = read_json(path)
     if (
@@ -40,6 +51,8 @@ def load_config(folder: Path) -> dict[str, Any]:
         and "model_type" not in content
     ):
         return timm_models.published(content)
+    if is_olmo_config(content):
+        content = llama_config(content)
     if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
         raise CheckpointError(
             f"{path} does not name a model type", expected='a JSON object with "model_type"'

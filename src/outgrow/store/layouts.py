@@ -3,6 +3,7 @@
     native    everything, without pickle (see `native`)
     trainer   what `Trainer.train(resume_from_checkpoint=...)` continues
     hub       weights, config and tokenizer only
+    dcp, accelerate, torchtitan, olmo-core       sharded, for many processes (see `dcp.writing`)
 
 Every format names weights as the model in memory does, which `from_pretrained` and Trainer's resume both accept.
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,11 @@ from outgrow.models.library import named_shapes
 from outgrow.store import native, trainer_files
 from outgrow.store.card import CARD, model_card
 from outgrow.store.contents import Contents, has_moments, training_step
+from outgrow.store.dcp.files import seal
+from outgrow.store.dcp.writing import check_sharded, plan_sharded, write_beside
 from outgrow.store.pickled import record_text
 from outgrow.store.safetensors_folder import LINEAGE, some
+from outgrow.store.source import TensorSource
 from outgrow.store.writer import (
     BLOCK_BYTES,
     SHARD_BYTES,
@@ -42,8 +45,8 @@ from outgrow.store.writer import (
     write_files,
 )
 
-Format = Literal["native", "trainer", "hub"]
-FORMATS: tuple[Format, ...] = ("native", "trainer", "hub")
+Format = Literal["native", "trainer", "hub", "dcp", "accelerate", "torchtitan", "olmo-core"]
+FORMATS: tuple[Format, ...] = ("native", "trainer", "hub", "dcp", "accelerate", "torchtitan", "olmo-core")
 
 
 def save(
@@ -145,6 +148,24 @@ class _Writer:
         self._write(folder, plans)
         self._write_common(folder, plans)
 
+    def write_dcp(self, folder: Path) -> None:
+        """Our own sharded state: the folder's tensors, and beside them all that the native state has."""
+        self._write_sharded("dcp", folder)
+        (folder / "config.json").write_text(json_text(self.state.config), encoding="utf-8")
+        self._copy_assets(folder)
+        native.write_beside(folder, self.state, training_step(self.state), {})
+
+    def write_foreign(self, trainer: str, folder: Path) -> None:
+        """Another trainer's checkpoint."""
+        self._write_sharded(trainer, folder)
+        write_beside(trainer, self.state, folder, training_step(self.state))
+        self._copy_assets(folder)
+
+    def _write_sharded(self, trainer: str, folder: Path) -> None:
+        for plan in plan_sharded(trainer, self.state, training_step(self.state), self.shard_bytes).folders:
+            (folder / plan.name).mkdir(exist_ok=True)
+            seal(folder, plan, self._write(folder, plan.files, plan.view))
+
     def write_trainer(self, folder: Path) -> None:
         state = self.state
         assert state.optimizer is not None
@@ -170,27 +191,18 @@ class _Writer:
         moments = self._moment_plans()
         checksums = self._write(folder, (*plans, *moments))
         self._write_common(folder, plans)
-        if state.optimizer is not None:
-            content = {**state.optimizer.to_json(), "steps": state.steps}
-            (folder / "optimizer.json").write_text(json_text(content), encoding="utf-8")
-            _write_index(folder, "optimizer", moments, 0)
-        for name, record in state.records.items():
-            (folder / f"{name}.json").write_text(record_text(name, record), encoding="utf-8")
+        _write_index(folder, "optimizer", moments, 0)
         files = {
             plan.name: (plan.size, file_checksum(plan, checksums, state.source))
             for plan in (*plans, *moments)
         }
-        for path in folder.iterdir():
-            if path.name not in files and path.name != CARD:  # people write in it
-                files[path.name] = (path.stat().st_size, zlib.crc32(path.read_bytes()))
-        content = native.manifest(
-            state.config, state.lineage, state.records, training_step(self.state), files
-        )
-        (folder / native.MANIFEST).write_text(json_text(content), encoding="utf-8")
+        native.write_beside(folder, state, training_step(state), files)
 
-    def _write(self, folder: Path, plans: tuple[FilePlan, ...]) -> dict[Key, int]:
+    def _write(
+        self, folder: Path, plans: tuple[FilePlan, ...], source: TensorSource | None = None
+    ) -> dict[Key, int]:
         return write_files(
-            self.state.source,
+            source or self.state.source,
             folder,
             plans,
             block_bytes=self.block_bytes,
@@ -208,6 +220,9 @@ class _Writer:
         if self.state.lineage:
             card = model_card(self.state.config, self.state.lineage)
             (folder / CARD).write_text(card, encoding="utf-8")
+        self._copy_assets(folder)
+
+    def _copy_assets(self, folder: Path) -> None:
         for asset in self._assets():
             if not (folder / asset.name).exists():
                 shutil.copyfile(asset, folder / asset.name)
@@ -247,11 +262,23 @@ class _Layout:
     write: Callable[[_Writer, Path], None]
     slots: tuple[str, ...] = tuple(SLOTS)
     outlined: bool = False
-    """Whether the moments lie in a zip with an outline."""
+    """Whether tensors lie in zips with outlines."""
+
+
+def _foreign(trainer: str) -> _Layout:
+    return _Layout(
+        lambda writer: check_sharded(trainer, writer.state),
+        lambda writer, folder: writer.write_foreign(trainer, folder),
+        outlined=True,
+    )
 
 
 _LAYOUTS: Mapping[Format, _Layout] = {
     "native": _Layout(_Writer.check_native, _Writer.write_native),
     "trainer": _Layout(_Writer.check_trainer, _Writer.write_trainer, outlined=True),
     "hub": _Layout(_Writer.check_hub, _Writer.write_hub, slots=("weight",)),
+    "dcp": _Layout(_Writer.check_native, _Writer.write_dcp, outlined=True),
+    "accelerate": _foreign("accelerate"),
+    "torchtitan": _foreign("torchtitan"),
+    "olmo-core": _foreign("olmo-core"),
 }

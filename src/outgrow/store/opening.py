@@ -19,7 +19,9 @@ from outgrow.store.check import scan
 from outgrow.store.checksum import combine_all
 from outgrow.store.config_file import load_config
 from outgrow.store.contents import Contents
-from outgrow.store.optimizer_file import open_trainer
+from outgrow.store.dcp.kinds import is_sharded
+from outgrow.store.dcp.opening import open_sharded
+from outgrow.store.optimizer_file import INCOMPLETE, open_trainer
 from outgrow.store.safetensors_file import Entry, read_header
 from outgrow.store.safetensors_folder import SafetensorsSource, read_lineage
 from outgrow.store.source import TensorSource
@@ -27,17 +29,16 @@ from outgrow.store.writer import Key
 
 
 def open_state(folder: Path, *, allow_nonfinite: bool = False) -> Contents:
-    """Open a native state, a Trainer checkpoint or a Hugging Face model folder; check all of it before any work."""
+    """Open a native state, a Trainer checkpoint, a sharded one or a Hugging Face model folder; check it before any work."""
     if is_temporary(folder.resolve()):
         raise CheckpointError(f"{folder} was left by an interrupted save", fix="delete it and save again")
     config = load_config(folder)
     checksums: Mapping[str, int] = {}
-    if (folder / native.MANIFEST).exists() or (folder / "optimizer.json").exists():
+    if is_sharded(folder) and not (folder / INCOMPLETE).exists():
+        contents = open_sharded(folder, config)
+    elif (folder / native.MANIFEST).exists() or (folder / "optimizer.json").exists():
         contents, checksums = native.open_native(folder, config)
-    elif any(
-        (folder / name).exists()
-        for name in ("optimizer.pt", "trainer_state.json", "checkpoint-is-incomplete.txt")
-    ):
+    elif any((folder / name).exists() for name in ("optimizer.pt", "trainer_state.json", INCOMPLETE)):
         contents = open_trainer(folder, config)
     else:
         source = SafetensorsSource.open(folder, model_names(config))

@@ -26,6 +26,9 @@ from outgrow.store.safetensors_folder import SafetensorsSource, read_lineage, so
 from outgrow.store.source import MemorySource, Rows, TensorMeta, TensorSource
 from outgrow.store.trainer_files import logged_lineage
 
+INCOMPLETE = "checkpoint-is-incomplete.txt"
+"""Trainer leaves this where it was stopped while saving."""
+
 
 @dataclass(frozen=True)
 class TrainerSource(TensorSource):
@@ -49,11 +52,11 @@ class TrainerSource(TensorSource):
 
 def open_trainer(folder: Path, config: dict[str, Any]) -> Contents:
     """Open a checkpoint of `Trainer`; moments are absent where it has no `optimizer.pt`."""
-    if (folder / "checkpoint-is-incomplete.txt").exists():
+    if (folder / INCOMPLETE).exists():
         fix = "use an earlier checkpoint"
         raise CheckpointError(f"{folder} is incomplete: Trainer was stopped while writing it", fix=fix)
     weights = SafetensorsSource.open(folder, model_names(config))
-    records = _read_records(folder)
+    records = read_records(folder)
     lineage = read_lineage(weights.metadata) or logged_lineage(records.get("trainer"))
     path = folder / "optimizer.pt"
     if not path.is_file():
@@ -200,7 +203,8 @@ def option(value: Any) -> Any:
     return [option(item) for item in value] if isinstance(value, tuple | list) else to_json(value)
 
 
-def _read_records(folder: Path) -> dict[str, Any]:
+def read_records(folder: Path) -> dict[str, Any]:
+    """What Trainer keeps beside the tensors: its state, the scheduler's and the random numbers'."""
     records: dict[str, Any] = {}
     if (folder / "trainer_state.json").is_file():
         records["trainer"] = read_json(folder / "trainer_state.json")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -139,7 +139,21 @@ def _indexed_files(folder: Path, index: Path) -> dict[Path, set[str] | None]:
     return files
 
 
-def match_names(folder: Path, disk: Mapping[str, Place], names: ModelNames) -> dict[str, Place]:
+class Stored(Protocol):
+    """Where a tensor lies, and how its rows are read."""
+
+    @property
+    def meta(self) -> TensorMeta:
+        """Shape and dtype."""
+
+    def read(self, rows: Rows = None) -> Tensor:
+        """The tensor or some of its rows."""
+
+
+S = TypeVar("S", bound=Stored)
+
+
+def match_names(folder: Path, disk: Mapping[str, S], names: ModelNames) -> dict[str, S]:
     """Disk entries under in-memory names, in the model's order; unknown, missing and misshapen tensors are errors."""
     found: dict[str, str] = {}
     unknown = []
@@ -189,7 +203,7 @@ def _candidates(name: str, names: ModelNames) -> list[str]:
     return [s for n in spellings for s in (n, f"{names.prefix}.{n}", n.removeprefix(f"{names.prefix}."))]
 
 
-def _merge_tied(folder: Path, matched: dict[str, Place], owner: str, copy: Place, alias: str) -> None:
+def _merge_tied(folder: Path, matched: dict[str, S], owner: str, copy: S, alias: str) -> None:
     kept = matched.setdefault(owner, copy)
     if kept is copy:
         return
