@@ -53,6 +53,9 @@ class Report:
     """None in half precision, whose rounding alone moves gradients by 1 to 30 %: there they are shown, and not judged."""
     matches_plan: bool
     findings: tuple[Mapping[str, Any], ...] = field(default=())
+    experts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Of experts that grew, at the start and after the steps: how far copies are from their mean (`spread`), the highest and
+    lowest load of an expert (1 is even), the share without a token (`idle`)."""
 
     @property
     def function_kept(self) -> bool:
@@ -107,6 +110,12 @@ class Report:
         elif self.escape is not None:
             parts.append(
                 f"and copies part: {self.escape:.1%} of the weights lie outside the small subspace after {self.steps} steps"
+            )
+        if self.experts:
+            spread, low, high = (self.experts[name][1] for name in ("spread", "load_min", "load_max"))
+            parts.append(
+                f"copies of experts are {spread:.1%} from their mean after {self.steps} steps, with loads from {low:.2f} to"
+                f" {high:.2f} of an even one"
             )
         if not self.matches_plan:
             parts.append("THE SAVED WEIGHTS ARE NOT WHAT THEIR LINEAGE SAYS (trained since, or damaged)")

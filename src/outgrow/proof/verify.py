@@ -26,6 +26,7 @@ from outgrow.growth.plan import GrowthPlan
 from outgrow.models.conversion import conversion
 from outgrow.models.forward import ModelInputs, batch_loss
 from outgrow.models.library import build_model
+from outgrow.models.routing import loads, watched
 from outgrow.proof.verdict import FirstUpdate, Report, TensorLaw
 from outgrow.state.converted_view import ConvertedView
 from outgrow.state.converting import converted
@@ -86,12 +87,14 @@ def verify(
     loss_large, large_gradients = loss_and_gradients(large_model, batches[0])
     laws = gradient_law(law_plan, small_gradients, large_gradients)
     updates = first_updates(plan, large, large_gradients)
+    experts_start = experts_measured(plan, large_model, batches[0])
     escape_start = outside(law_plan, dict(large_model.named_parameters()))
     progress(f"{steps} steps of the small model")
     losses_small = _train(small_model, small, batches, steps, learning_rate)
     progress(f"{steps} steps of the large model")
     losses_large = _train(large_model, large, batches, steps, learning_rate)
     escape_end = outside(law_plan, dict(large_model.named_parameters()))
+    experts_end = experts_measured(plan, large_model, batches[0])
     return Report(
         model_type=str(small.config["model_type"]),
         dtype=str(dtype).removeprefix("torch."),
@@ -115,6 +118,7 @@ def verify(
         gradient_tolerance=gradient_tolerance,
         matches_plan=matches,
         findings=tuple(vars(finding) for finding in plan.compensation.findings),
+        experts={name: (value, experts_end[name]) for name, value in experts_start.items()},
     )
 
 
@@ -176,6 +180,31 @@ def gradient_law(
         error = float(wrong.norm()) / (norm + floor)
         found.append(TensorLaw(name, error, norm))
     return tuple(sorted(found, key=lambda law: -law.error))
+
+
+@torch.no_grad()
+def experts_measured(plan: GrowthPlan, model: torch.nn.Module, batch: ModelInputs) -> dict[str, float]:
+    """Spread of the copies of experts, and how the tokens of a batch fall on them; {} where no experts grew.
+
+    spread = ‖W_e - mean over the copies of e's source‖ / ‖W_e‖ over all stacked matrices.
+    """
+    if not plan.growth.experts:
+        return {}
+    apart = total = 0.0
+    for name, weight in model.named_parameters():
+        grown = plan.growth.experts_of(plan.large.parameters[name])
+        if grown is None or weight.dim() < 3:
+            continue
+        kind = (grown.source * grown.pieces + grown.piece).to(weight.device)
+        value = weight.detach().double()
+        means = torch.zeros(int(kind.max()) + 1, *value.shape[1:], dtype=value.dtype, device=value.device)
+        means.index_add_(0, kind, value / grown.copies)
+        apart += float((value - means[kind]).square().sum())
+        total += float(value.square().sum())
+    like = next(model.parameters())
+    with watched(model) as seen:
+        batch_loss(model, {k: v.to(like if v.is_floating_point() else like.device) for k, v in batch.items()})
+    return {"spread": (apart / total) ** 0.5, **loads(seen.tokens())}
 
 
 def is_routed(plan: GrowthPlan, name: str) -> bool:

@@ -32,6 +32,10 @@ def proof_table(report: Report, *, worst: int = 6) -> Table:
             f"{report.escape_start:.2%} → {report.escape:.2%}",
             "> 0",
         )
+    for name, (before, after) in report.experts.items():
+        table.add_row(
+            f"experts: {name}, at growth → after {report.steps} steps", f"{before:.3g} → {after:.3g}", ""
+        )
     table.add_row(
         f"loss after {report.steps - 1} steps, small and large",
         f"{report.losses_small[-1]:.4f} and {report.losses_large[-1]:.4f}",

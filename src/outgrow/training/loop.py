@@ -18,12 +18,12 @@ import torch
 from outgrow.data.opening import open_data
 from outgrow.engine.optimizers import build_optimizer
 from outgrow.engine.progress import make_progress
-from outgrow.engine.routing import NAMES as ROUTING
 from outgrow.engine.step import Step, be_repeatable, build_model, evaluate, measure, optimizer_step
 from outgrow.engine.stopping import noted
 from outgrow.engine.treatment import Treatment, make_treatment
 from outgrow.errors import ConfigError, TrainingError
 from outgrow.files.reading import expanded
+from outgrow.models.routing import NAMES as ROUTING
 from outgrow.run.config import RunConfig
 from outgrow.state.training_state import TrainingState
 from outgrow.training.choose import grow_best
