@@ -71,6 +71,13 @@ def _as_checkpoint_error(path: str) -> Iterator[None]:
         ) from error
 
 
+def save_plain(value: Any, path: Path) -> None:
+    """A file of `torch.save`, written by Python: torch's own writer hides what the system said."""
+    content = io.BytesIO()
+    torch.save(value, content)
+    path.write_bytes(content.getvalue())
+
+
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     found = next(

@@ -24,7 +24,7 @@ from outgrow.errors import CheckpointError
 from outgrow.models.library import decay_names, meta_model
 from outgrow.store.contents import OptimizerInfo, ParamGroup
 from outgrow.store.optimizer_rules import class_defaults
-from outgrow.store.pickled import from_json
+from outgrow.store.pickled import from_json, save_plain
 from outgrow.store.safetensors_folder import some
 from outgrow.store.source import TensorMeta, TensorSource
 from outgrow.store.writer import FilePlan, Key
@@ -81,11 +81,14 @@ def write_optimizer_outline(
         with torch.serialization.skip_data(materialize_fake_tensors=True):
             torch.save({"state": state, "param_groups": _param_groups(optimizer)}, path)
     except RuntimeError as error:  # torch's zip writer hides the system's error
-        if shutil.disk_usage(path.parent).free < 1 << 20:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise
-    with FakeTensorMode():
-        outline = torch.load(path, weights_only=True)["state"]
+        full = shutil.disk_usage(path.parent).free < 1 << 20
+        number = errno.ENOSPC if full else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
+    try:
+        with FakeTensorMode():
+            outline = torch.load(path, weights_only=True)["state"]
+    except RuntimeError as error:  # and so does its reader
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path)) from error
     offsets: dict[Key, int] = {}
     with open(path, "r+b") as file:
         for number, entry in outline.items():
@@ -112,7 +115,7 @@ def write_scheduler(path: Path, record: Any, optimizer: OptimizerInfo, step: int
         }
     if not isinstance(record, dict) or len(record.get("base_lrs", ())) != len(rates):
         raise CheckpointError("the scheduler's state is not for Trainer's two groups", got=record)
-    torch.save(record, path)
+    save_plain(record, path)
 
 
 GROWTHS = "outgrow"
@@ -151,7 +154,7 @@ def write_random_states(folder: Path, record: Any) -> None:
     """`rng_state*.pth` where the state came from a Trainer."""
     states = record.get("trainer", {}) if isinstance(record, dict) else {}
     for name, content in states.items():
-        torch.save(from_json(content), folder / Path(name).name)
+        save_plain(from_json(content), folder / Path(name).name)
 
 
 def seal_optimizer(path: Path, plan: FilePlan, checksums: Mapping[Key, int]) -> None:
