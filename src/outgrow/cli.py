@@ -17,6 +17,7 @@ import typer
 from outgrow.commands.console import open_console
 from outgrow.commands.ending import ended
 from outgrow.errors import ConfigError
+from outgrow.parallel.process import finish, launched
 
 if TYPE_CHECKING:
     from outgrow.algebra.slots import Moments
@@ -444,6 +445,12 @@ def train(
     set_: Annotated[
         list[str], typer.Option("--set", help="Override a key, as optimizer.learning_rate=1e-3. Repeatable.")
     ] = [],  # noqa: B006
+    nproc: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Train in so many processes of this host, one a GPU. Several hosts: torchrun."
+        ),
+    ] = None,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -451,6 +458,12 @@ def train(
 
     Example: [bold]outgrow train examples/quickstart.yaml --set output=runs/mine[/]
     """
+    if nproc is not None and nproc > 1:
+        from outgrow.parallel.launch import launch
+
+        options = [word for one in set_ for word in ("--set", one)]
+        options += ["--json"] * as_json + ["--dry-run"] * dry_run
+        raise typer.Exit(launch(nproc, ["train", str(run), *options]))
     from outgrow.commands.train import run_command
 
     run_command(run, overrides=set_, as_json=as_json, dry_run=dry_run)
@@ -508,7 +521,10 @@ def main() -> None:
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "passive"
     )  # before torch: spinning threads starve a shared machine
-    sys.exit(ended(app))
+    code = ended(app)
+    if launched():
+        finish(code)
+    sys.exit(code)
 
 
 # ---- words in, words out --------------------------------------------------------------------------------------------
