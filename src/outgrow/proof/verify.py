@@ -21,7 +21,8 @@ from torch import Tensor
 
 from outgrow.algebra.recipe import Term
 from outgrow.algebra.slots import MOMENTS
-from outgrow.errors import CheckpointError
+from outgrow.data.proof_batches import proof_batches
+from outgrow.errors import CheckpointError, ConfigError
 from outgrow.growth.plan import GrowthPlan
 from outgrow.models.conversion import conversion
 from outgrow.models.forward import ModelInputs, batch_loss
@@ -30,7 +31,7 @@ from outgrow.models.routing import loads, watched
 from outgrow.proof.verdict import FirstUpdate, Report, TensorLaw
 from outgrow.state.converted_view import ConvertedView
 from outgrow.state.converting import converted
-from outgrow.state.growing import apply
+from outgrow.state.growing import apply, check_state
 from outgrow.state.grown_view import GrownView
 from outgrow.state.lineage import described_since, replay
 from outgrow.state.training_state import TrainingState
@@ -49,8 +50,9 @@ _GRADIENT_TOLERANCE = 1e-4
 def verify(
     small: TrainingState,
     large: TrainingState,
-    batches: Sequence[ModelInputs],
+    batches: Sequence[ModelInputs] | None = None,
     *,
+    data: str | None = None,
     steps: int = 10,
     learning_rate: float = 1e-3,
     dtype: torch.dtype = torch.float64,
@@ -60,8 +62,27 @@ def verify(
     """Compare a state with the one grown from it. `large` must say in its lineage how it was grown.
 
     Losses and gradients are taken on the first batch, in `dtype`, without dropout; then both models train `steps` steps
-    on the batches in turn. Raises CheckpointError where `large` was not grown from `small`.
+    on the batches in turn. Without batches, they are made of `data`: text, or images in an .npz, of which a path says where;
+    else of text of Python's own library in the state's tokens, or of random tokens where it has no tokenizer.
+    Raises CheckpointError where `large` was not grown from `small`.
+
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> from outgrow.state.growing import grow
+    >>> config = LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1,
+    ...     num_attention_heads=2, bos_token_id=1, eos_token_id=2)
+    >>> small = TrainingState.from_model(LlamaForCausalLM(config))
+    >>> verify(small, grow(small, to={"num_hidden_layers": 2}, depth="identity"), steps=1).passed
+    True
     """
+    check_state(small, "verify")
+    check_state(large, "verify")
+    words = ""
+    if batches is None:
+        batches, words = proof_batches(small, data, count=steps)
+    elif data is not None or not batches:
+        raise ConfigError(
+            "verify takes batches, at least one, or data that they are made of", fix="give one of the two"
+        )
     if not large.lineage:
         raise CheckpointError(
             "the large state has no lineage", fix="grow it with outgrow, or compare losses yourself"
@@ -119,7 +140,14 @@ def verify(
         matches_plan=matches,
         findings=tuple(vars(finding) for finding in plan.compensation.findings),
         experts={name: (value, experts_end[name]) for name, value in experts_start.items()},
+        stored=_stored(large),
+        data=words,
     )
+
+
+def _stored(state: TrainingState) -> str:
+    dtypes = {str(state.source.meta(name, "weight").dtype) for name in state.source.names("weight")}
+    return ", ".join(sorted(dtype.removeprefix("torch.") for dtype in dtypes))
 
 
 def _described(small: TrainingState, large: TrainingState) -> tuple[TrainingState, Carry]:
