@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ from outgrow.state.training_state import TrainingState
 
 def proof_batches(
     state: TrainingState,
-    source: str | None = None,
+    folder: Path,
+    source: str | None,
     *,
     count: int = 10,
     sequences: int = 4,
@@ -30,13 +32,11 @@ def proof_batches(
         return image_batches(model, source, count=count, size=sequences)
     length = min(length, longest_sequence(state.config) or length)
     wanted = count * sequences * length
-    folder = next((path.parent for path in state.assets if path.name == "tokenizer.json"), None)
-    if folder is None:
+    if not (folder / "tokenizer.json").is_file():
         if source is not None:
             raise ConfigError(
-                "the small state has no tokenizer.json to read the text with",
-                got=source,
-                fix="leave out the data for random tokens",
+                f"{folder} has no tokenizer.json to read --data with",
+                fix="leave out --data for random tokens",
             )
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(0, int(state.config["vocab_size"]), (wanted,), generator=generator)
@@ -54,12 +54,7 @@ def proof_batches(
             got=int(tokens.max()) + 1,
             expected=state.config["vocab_size"],
         )
-    note = (
-        ""
-        if source
-        else "; exactness does not depend on the text, losses do: name text of your own to read them"
-    )
-    return _cut(tokens, count, sequences, length), corpus.description + note
+    return _cut(tokens, count, sequences, length), corpus.description
 
 
 def _take(documents: Iterator[str], tokenizer: TextTokenizer, wanted: int) -> list[int]:

@@ -23,12 +23,11 @@ from typing import Any
 
 from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
-from outgrow.files.atomic import json_text
 from outgrow.models.library import ModelNames, Shape, model_names
-from outgrow.store.card import CARD
+from outgrow.store.assets import TEMPLATES, is_asset
 from outgrow.store.config_file import read_json
 from outgrow.store.contents import Contents, OptimizerInfo
-from outgrow.store.pickled import record_text, record_value
+from outgrow.store.pickled import record_value
 from outgrow.store.safetensors_file import Entry
 from outgrow.store.safetensors_folder import (
     SafetensorsSource,
@@ -42,36 +41,8 @@ from outgrow.store.stacked import Place
 
 MANIFEST = "outgrow.json"
 FORMAT_VERSION = 1
-_SHARD = ".distcp"
-ASSETS = (
-    "added_tokens.json",
-    "bpe.codes",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "merges.txt",
-    "operator.safetensors",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tekken.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer.model.v1",
-    "tokenizer.model.v2",
-    "tokenizer.model.v3",
-    "tokenizer_config.json",
-    "vocab.bpe",
-    "vocab.json",
-    "vocab.txt",
-)
-"""Files of a tokenizer, generation defaults, a fitted operator: copied along as they are."""
-RESERVED = frozenset(
-    {"config", "optimizer", "outgrow"} | {Path(name).stem for name in ASSETS if name.endswith(".json")}
-)
-"""What no record may be called: `<record>.json` lies beside these files."""
+RESERVED = frozenset({"config", "optimizer", "outgrow"})
+"""What no record may be called, nor any file that is carried along: `<record>.json` lies beside these files."""
 
 
 def moment_key(name: str, slot: str) -> str:
@@ -81,9 +52,10 @@ def moment_key(name: str, slot: str) -> str:
 
 def check_record_name(name: str) -> None:
     """An error where a record's name cannot be a file name of its own."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RESERVED:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RESERVED or is_asset(f"{name}.json"):
         raise CheckpointError(
-            f"{name!r} cannot be the name of a record", expected="small letters, not " + some(RESERVED)
+            f"{name!r} cannot be the name of a record",
+            expected="small letters, and no name of a model's files",
         )
 
 
@@ -109,42 +81,25 @@ def manifest(
     }
 
 
-def write_beside(folder: Path, state: Contents, step: int, files: Mapping[str, tuple[int, int]]) -> None:
-    """Everything of a state that is no tensor, `outgrow.json` last; tensors, config and assets lie in `folder` already.
-
-    `files` gives size and CRC-32 of files that need not be read again.
-    """
-    if state.optimizer is not None:
-        content = {**state.optimizer.to_json(), "steps": state.steps}
-        (folder / "optimizer.json").write_text(json_text(content), encoding="utf-8")
-    for name, record in state.records.items():
-        (folder / f"{name}.json").write_text(record_text(name, record), encoding="utf-8")
-    found = dict(files)
-    for path in sorted(folder.iterdir()):
-        if path.name not in found and path.name not in (MANIFEST, CARD):  # people write in the card
-            crc = 0 if path.suffix == _SHARD else zlib.crc32(path.read_bytes())
-            found[path.name] = (path.stat().st_size, crc)
-    made = manifest(state.config, state.lineage, state.records, step, found)
-    (folder / MANIFEST).write_text(json_text(made), encoding="utf-8")
-
-
 def open_native(folder: Path, config: dict[str, Any]) -> tuple[Contents, dict[str, int]]:
     """Open a native state; every file's presence and size, every name and shape is checked first.
 
     With it come the CRC-32 of the files whose tensors its source reads, by file name, to be held against their bytes.
     """
     names = model_names(config)
-    content = read_manifest(folder)
-    checksums = check_files(folder, content["files"])
+    content = _read_manifest(folder)
+    checksums = _check_files(folder, content["files"])
     weights = SafetensorsSource.open(folder, replace(names, apart={}))
     optimizer, steps, moments = _read_optimizer(folder, content["files"], names)
-    records = read_records(folder, content)
+    try:
+        records = {name: record_value(read_json(folder / f"{name}.json")) for name in content["records"]}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"a record in {folder} is damaged", got=error) from error
     source = SafetensorsSource({**weights.entries, **moments}, weights.metadata)
     return Contents(config, source, steps, optimizer, records, tuple(content["lineage"])), checksums
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The content of `outgrow.json`; an error where the folder is unfinished or it is no description of a state."""
+def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         fix = "save it again; a folder without outgrow.json was not finished"
@@ -163,7 +118,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     files, records, lineage = (content.get(key) for key in ("files", "records", "lineage"))
     if not (
         isinstance(files, dict)
-        and all(plain_name(name) and isinstance(entry, dict) for name, entry in files.items())
+        and all(plain_name(_inside(name)) and isinstance(entry, dict) for name, entry in files.items())
         and isinstance(records, list)
         and all(plain_name(name) for name in records)
         and isinstance(lineage, list)
@@ -173,16 +128,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def check_files(folder: Path, files: Mapping[str, Any]) -> dict[str, int]:
-    """Sizes of all files and checksums of the small ones; those of the tensors' files are returned for later.
+def _inside(name: str) -> str:
+    """A file's name without the one folder that a state may hold."""
+    return name.removeprefix(f"{TEMPLATES}/")
 
-    A sharded state's files of tensors have none: many processes write them while training goes on.
-    """
+
+def _check_files(folder: Path, files: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes of all files and checksums of the small ones; those of the tensors' files are returned for later."""
     later: dict[str, int] = {}
     for name, entry in files.items():
         path = folder / name
         try:
-            size, crc = int(entry["bytes"]), int(entry["crc32"], 16) if path.suffix != _SHARD else 0
+            size, crc = int(entry["bytes"]), int(entry["crc32"], 16)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / MANIFEST} is damaged at {name}", got=error) from error
         if not path.is_file():
@@ -196,17 +153,9 @@ def check_files(folder: Path, files: Mapping[str, Any]) -> dict[str, int]:
             raise CheckpointError(f"{path} {what}", got=f"{found} bytes", expected=f"{size} bytes", fix=fix)
         if path.suffix == ".safetensors":
             later[name] = crc
-        elif path.suffix != _SHARD and zlib.crc32(path.read_bytes()) != crc:
+        elif zlib.crc32(path.read_bytes()) != crc:
             raise changed(path)
     return later
-
-
-def read_records(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The records that a manifest names."""
-    try:
-        return {name: record_value(read_json(folder / f"{name}.json")) for name in content["records"]}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"a record in {folder} is damaged", got=error) from error
 
 
 def changed(path: Path) -> CheckpointError:
@@ -215,13 +164,12 @@ def changed(path: Path) -> CheckpointError:
     return CheckpointError(f"{path} is damaged: its checksum is not the one in {MANIFEST}", fix=fix)
 
 
-def read_groups(
+def _read_optimizer(
     folder: Path, files: Mapping[str, Any], names: ModelNames
-) -> tuple[OptimizerInfo | None, dict[str, float]]:
-    """`optimizer.json`: the optimizer's groups, and the steps that each parameter has seen."""
+) -> tuple[OptimizerInfo | None, dict[str, float], dict[str, dict[str, Place]]]:
     path = folder / "optimizer.json"
     if path.name not in files:
-        return None, {}
+        return None, {}, {}
     content = read_json(path)
     try:
         info = OptimizerInfo.from_json(content)
@@ -229,22 +177,12 @@ def read_groups(
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged", got=error) from error
     grouped = [name for group in info.groups for name in group.names]
-    if sorted(grouped) != sorted(names.shapes):
-        fix = "every parameter belongs to one group"
-        wrong = set(grouped) ^ set(names.shapes)
+    if len(set(grouped)) < len(grouped) or not set(grouped) <= set(names.shapes):
+        fix = "every parameter belongs to one group at most"
+        wrong = set(grouped) - set(names.shapes) or grouped
         raise CheckpointError(
             f"the groups in {path} are not the model's parameters", got=some(wrong), fix=fix
         )
-    return info, steps
-
-
-def _read_optimizer(
-    folder: Path, files: Mapping[str, Any], names: ModelNames
-) -> tuple[OptimizerInfo | None, dict[str, float], dict[str, dict[str, Place]]]:
-    info, steps = read_groups(folder, files, names)
-    path = folder / "optimizer.json"
-    if info is None:
-        return None, {}, {}
     if not any(file.startswith("optimizer") and file.endswith(".safetensors") for file in files):
         if steps:
             raise CheckpointError(f"{path} counts steps, but {folder} holds no moments")
@@ -255,7 +193,7 @@ def _read_optimizer(
     slots = info.slots(names.shapes)
     expected: dict[str, dict[str, Shape]] = {}
     for name, shape in names.shapes.items():
-        for slot in slots[name]:
+        for slot in slots.get(name, ()):
             expected.setdefault(slot, {})[name] = SLOTS[slot].shape(shape)
     moments = {slot: _slot_entries(folder, disk, shapes, slot) for slot, shapes in expected.items()}
     if set(steps) != info.counted():

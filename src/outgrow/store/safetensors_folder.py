@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class SafetensorsSource(TensorSource):
             disk.update(entries)
             metadata.update(own)
         refuse_tensors(folder, disk)
-        whole = disk if not names.apart else joined(folder, disk, names, partial(_candidates, names=names))
+        whole = disk if not names.apart else joined(folder, disk, names, partial(spellings, names=names))
         return cls({"weight": match_names(folder, whole, names)}, metadata)
 
     def names(self, slot: str) -> tuple[str, ...]:
@@ -139,26 +139,12 @@ def _indexed_files(folder: Path, index: Path) -> dict[Path, set[str] | None]:
     return files
 
 
-class Stored(Protocol):
-    """Where a tensor lies, and how its rows are read."""
-
-    @property
-    def meta(self) -> TensorMeta:
-        """Shape and dtype."""
-
-    def read(self, rows: Rows = None) -> Tensor:
-        """The tensor or some of its rows."""
-
-
-S = TypeVar("S", bound=Stored)
-
-
-def match_names(folder: Path, disk: Mapping[str, S], names: ModelNames) -> dict[str, S]:
+def match_names(folder: Path, disk: Mapping[str, Place], names: ModelNames) -> dict[str, Place]:
     """Disk entries under in-memory names, in the model's order; unknown, missing and misshapen tensors are errors."""
     found: dict[str, str] = {}
     unknown = []
     for name in disk:
-        known = next((c for c in _candidates(name, names) if c in names.shapes or c in names.aliases), None)
+        known = next((c for c in spellings(name, names) if c in names.shapes or c in names.aliases), None)
         if known is None:
             unknown += [] if any(fnmatchcase(name, pattern) for pattern in names.ignored) else [name]
         elif known in found:
@@ -191,7 +177,8 @@ def match_names(folder: Path, disk: Mapping[str, S], names: ModelNames) -> dict[
     return {name: matched[name] for name in names.shapes}
 
 
-def _candidates(name: str, names: ModelNames) -> list[str]:
+def spellings(name: str, names: ModelNames) -> list[str]:
+    """What a name in a file may be called in memory, likeliest first."""
     old = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
     spellings = [name] + [name.removesuffix(end) + new for end, new in old.items() if name.endswith(end)]
     renamed = name
@@ -203,7 +190,7 @@ def _candidates(name: str, names: ModelNames) -> list[str]:
     return [s for n in spellings for s in (n, f"{names.prefix}.{n}", n.removeprefix(f"{names.prefix}."))]
 
 
-def _merge_tied(folder: Path, matched: dict[str, S], owner: str, copy: S, alias: str) -> None:
+def _merge_tied(folder: Path, matched: dict[str, Place], owner: str, copy: Place, alias: str) -> None:
     kept = matched.setdefault(owner, copy)
     if kept is copy:
         return

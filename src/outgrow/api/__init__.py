@@ -1,1 +1,0 @@
-"""What Python code calls beyond states: live models, Hugging Face's Trainer, learned operators, runs and studies."""
