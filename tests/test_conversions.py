@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from battery import zoo
 from outgrow.cli import app
-from outgrow.errors import ArchitectureError, GrowthError
+from outgrow.errors import ArchitectureError, GrowthError, OutgrowError
 from outgrow.models import conversion as conversions
 from outgrow.models.architecture import known
 from outgrow.models.conversion import conversion, edges
@@ -187,3 +187,49 @@ def test_moments_that_are_no_entries_are_refused() -> None:
         convert(state, "mixtral")
     assert not convert(state, "mixtral", moments="reset").steps
     assert convert(state, "mistral").steps
+
+
+def test_a_dense_state_becomes_a_mixture_of_eight_from_file_to_file(tmp_path: Path) -> None:
+    dense = made("llama").float()
+    adamw = torch.optim.AdamW(dense.parameters(), lr=1e-3)
+    zoo.loss(dense, zoo.batch()).backward()
+    adamw.step()
+    small = TrainingState.from_model(dense, adamw)
+    small.save_pretrained(tmp_path / "dense")
+    folders = [str(tmp_path / "dense"), str(tmp_path / "moe")]
+    sizes = ["--to", "num_local_experts=8", "--to", "num_experts_per_tok=2"]
+    result = CliRunner().invoke(
+        app, ["grow", *folders, "--as", "mixtral", *sizes, "--experts", "copy", "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["keeps_function"], told["keeps_gradient_law"], told["is_caged"]) == (True, True, False)
+    large = TrainingState.from_pretrained(tmp_path / "moe")
+    assert large.steps["model.layers.0.mlp.experts.down_proj"] == 1.0
+    assert large.steps["model.layers.0.mlp.gate.weight"] == 0.0
+    batches = [{"input_ids": zoo.batch(seed), "labels": zoo.batch(seed)} for seed in range(3)]
+    report = verify(small, large, batches, steps=3)
+    assert report.passed
+    assert report.function_error < 1e-6
+    assert report.gradient_error < 1e-5
+    assert report.experts["spread"][0] == 0.0 < report.experts["spread"][1]
+    assert report.experts["load_max"][0] > 1.0
+    halves = grow(
+        small, to={"num_local_experts": 6, "num_experts_per_tok": 4}, as_="mixtral", experts="split:pieces=2"
+    )
+    again = verify(small, halves, batches, steps=1)
+    assert again.passed
+    assert again.experts["spread"][0] == 0.0
+
+
+def test_what_is_no_growth_says_how_to_convert(tmp_path: Path) -> None:
+    TrainingState.from_model(made("llama").float()).save_pretrained(tmp_path / "dense")
+    folders = [str(tmp_path / "dense"), str(tmp_path / "moe")]
+    for arguments, words in (
+        (["grow", *folders, "--as", "mixtral"], "outgrow convert"),
+        (["convert", *folders, "--as", "bert"], "no conversion leads from llama"),
+    ):
+        failed = CliRunner().invoke(app, arguments)
+        assert isinstance(failed.exception, OutgrowError)
+        assert words in str(failed.exception)
+    assert not (tmp_path / "moe").exists()

@@ -51,6 +51,8 @@ class Outcome:
     out: str
     err: str
     seconds: float
+    cpu: float
+    """Seconds of a processor: what other work on the machine does not change."""
 
     @property
     def message(self) -> str:
@@ -84,17 +86,17 @@ def run(
     memory: int | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> Outcome:
-    """`outgrow words...` in a child; `after` seconds it gets the signal `by`, after `seconds` it is stopped."""
+    """`outgrow words...` in a child; after `after` seconds it gets the signal `by`; it may use `seconds` of a processor."""
     with tempfile.TemporaryDirectory(prefix="outgrow-campaign-") as temporary:
         streams = Path(temporary) / "out", Path(temporary) / "err"
         sys.stdout.flush()
         began = time.monotonic()
         child = os.fork()
         if child == 0:
-            _in_child(words, streams, fault, cwd, environment or {}, memory, prepare)
-        code = _wait(child, after, by, seconds)
+            _in_child(words, streams, fault, cwd, environment or {}, memory, int(seconds) + 1, prepare)
+        code, cpu = _wait(child, after, by, seconds)
         out, err = (path.read_text(encoding="utf-8", errors="replace") for path in streams)
-        return Outcome(code, out, err, time.monotonic() - began)
+        return Outcome(code, out, err, time.monotonic() - began, cpu)
 
 
 def _in_child(
@@ -104,6 +106,7 @@ def _in_child(
     cwd: Path | None,
     environment: Mapping[str, str | None],
     memory: int | None,
+    limit: int,
     prepare: Callable[[], None] | None,
 ) -> None:
     """Never returns."""
@@ -120,6 +123,7 @@ def _in_child(
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
         if cwd is not None:
             os.chdir(cwd)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         if memory is not None:
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         if prepare is not None:
@@ -153,20 +157,21 @@ def _arm(fault: Fault) -> None:
     library.arm(os.fsencode(fault.folder), fault.number, fault.how, fault.error, mask, log)
 
 
-def _wait(child: int, after: float | None, by: int, seconds: float) -> int | None:
+def _wait(child: int, after: float | None, by: int, seconds: float) -> tuple[int | None, float]:
     began, sent = time.monotonic(), after is None
     while True:
-        done, status = os.waitpid(child, os.WNOHANG)
+        done, status, used = os.wait4(child, os.WNOHANG)
         if done:
-            return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+            code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+            return code, used.ru_utime + used.ru_stime
         now = time.monotonic() - began
         if not sent and after is not None and now >= after:
             os.kill(child, by)
             sent = True
-        if now > seconds:
+        if now > 6 * seconds:  # other work on the machine may have all its processors
             os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return None
+            _, _, used = os.wait4(child, 0)
+            return None, used.ru_utime + used.ru_stime
         time.sleep(0.003)
 
 

@@ -17,6 +17,7 @@ import typer
 from outgrow.commands.console import open_console
 from outgrow.commands.ending import ended
 from outgrow.errors import ConfigError
+from outgrow.parallel.process import finish, launched
 
 if TYPE_CHECKING:
     from outgrow.algebra.slots import Moments
@@ -54,6 +55,10 @@ Folder = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, and what it costs; touch nothing.")
+]
+Format = Annotated[
+    str,
+    typer.Option(help="What to write: native, trainer, hub, dcp, accelerate, torchtitan or olmo-core."),
 ]
 NonFinite = Annotated[bool, typer.Option("--allow-nonfinite", help="Accept NaN and Inf in the source.")]
 
@@ -132,7 +137,7 @@ def grow(
             "--as", help="Describe it as this model type first (see convert), as mixtral.", show_default=False
         ),
     ] = None,
-    format: Annotated[str, typer.Option(help="What to write: native, trainer or hub.")] = "native",
+    format: Format = "native",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing state, in one step.")
     ] = False,
@@ -191,7 +196,7 @@ def convert(
     ],
     moments: Annotated[str, typer.Option(help="The optimizer's moments: transport or reset.")] = "transport",
     seed: Annotated[int, typer.Option(min=0, help="Seed of new tensors, as a router.")] = 0,
-    format: Annotated[str, typer.Option(help="What to write: native, trainer or hub.")] = "native",
+    format: Format = "native",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing state, in one step.")
     ] = False,
@@ -215,6 +220,36 @@ def convert(
         format=format,
         overwrite=overwrite,
         dry_run=dry_run,
+        allow_nonfinite=allow_nonfinite,
+        console=open_console(quiet=as_json),
+    )
+    if as_json:
+        _print_json(summary)
+
+
+@app.command()
+def export(
+    checkpoint: Folder,
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.", show_default=False)],
+    format: Format = "native",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing state, in one step.")
+    ] = False,
+    as_json: Json = False,
+    allow_nonfinite: NonFinite = False,
+) -> None:
+    """Write a state in another format, streaming: for transformers, for Trainer, or sharded for another trainer.
+
+    Example: [bold]outgrow export run/step-500 titan/step-500 --format torchtitan[/]
+    """
+    from outgrow.commands.export import export_command
+
+    _quiet_transformers()
+    summary = export_command(
+        checkpoint,
+        out,
+        format=format,
+        overwrite=overwrite,
         allow_nonfinite=allow_nonfinite,
         console=open_console(quiet=as_json),
     )
@@ -410,6 +445,12 @@ def train(
     set_: Annotated[
         list[str], typer.Option("--set", help="Override a key, as optimizer.learning_rate=1e-3. Repeatable.")
     ] = [],  # noqa: B006
+    nproc: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Train in so many processes of this host, one a GPU. Several hosts: torchrun."
+        ),
+    ] = None,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -417,6 +458,12 @@ def train(
 
     Example: [bold]outgrow train examples/quickstart.yaml --set output=runs/mine[/]
     """
+    if nproc is not None and nproc > 1:
+        from outgrow.parallel.launch import launch
+
+        options = [word for one in set_ for word in ("--set", one)]
+        options += ["--json"] * as_json + ["--dry-run"] * dry_run
+        raise typer.Exit(launch(nproc, ["train", str(run), *options]))
     from outgrow.commands.train import run_command
 
     run_command(run, overrides=set_, as_json=as_json, dry_run=dry_run)
@@ -474,7 +521,10 @@ def main() -> None:
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "passive"
     )  # before torch: spinning threads starve a shared machine
-    sys.exit(ended(app))
+    code = ended(app)
+    if launched():
+        finish(code)
+    sys.exit(code)
 
 
 # ---- words in, words out --------------------------------------------------------------------------------------------

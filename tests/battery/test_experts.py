@@ -237,3 +237,5 @@ def test_a_router_whose_shares_do_not_add_up_is_refused_or_declared() -> None:
 def test_a_dense_model_has_no_experts() -> None:
     with pytest.raises(GrowthError, match="--as mixtral"):
         build(resolve(full(DENSE["mixtral"])), {"hidden_size": 48}, experts="copy")
+    with pytest.raises(GrowthError, match="--as mixtral"):
+        build(resolve(full(DENSE["mixtral"])), {E: 4})

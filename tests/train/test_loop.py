@@ -46,14 +46,14 @@ def test_a_run_that_goes_on_elsewhere_says_so(
     def killed(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    real, here = loop._next_stage, loop.machine()
+    real, here = loop._leave, loop.machine()
     for system in (None, "another system", "another system"):
-        monkeypatch.setattr(loop, "_next_stage", killed)
+        monkeypatch.setattr(loop, "_leave", killed)
         if system is not None:
             monkeypatch.setattr(loop, "machine", lambda system=system: {**here, "system": system})
         with pytest.raises(KeyboardInterrupt):
             train(parse_run(tiny()), progress=False)
-    monkeypatch.setattr(loop, "_next_stage", real)
+    monkeypatch.setattr(loop, "_leave", real)
     train(parse_run(tiny()), progress=False)
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row["system"] for row in rows if row["kind"] == "machine"] == [here["system"], "another system"]

@@ -12,9 +12,9 @@ from torch import nn
 from transformers import LlamaConfig, MixtralConfig, MixtralForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from outgrow.data.objectives import IGNORED
-from outgrow.engine.routing import coefficient, has_experts, watched
 from outgrow.engine.step import Device, Step, optimizer_step
 from outgrow.errors import ConfigError, GrowthError
+from outgrow.models.routing import coefficient, has_experts, watched
 from outgrow.run.run_file import parse_run
 from outgrow.training import train
 from outgrow.training.folder import read_metrics

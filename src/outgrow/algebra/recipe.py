@@ -22,8 +22,8 @@ from outgrow.algebra.noise import normal_at, normal_rows
 
 Read = Callable[[str, slice | Tensor], Tensor]
 """(source tensor name, rows of dimension 0) -> those rows."""
-Statistic = Callable[[str, Literal["mean", "rms"]], float]
-"""(source tensor name, which) -> the mean, or root mean square, of its entries."""
+Statistic = Callable[[str, Literal["mean", "rms", "lowest"]], float]
+"""(source tensor name, which) -> the mean, the root mean square, or the lowest, of its entries."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Term:
 
 
 class Fill(ABC):
-    """What is added where no source reaches. Final: Fresh, CommonRows, Redrawn, Invisible, Level."""
+    """What is added where no source reaches. Final: Fresh, CommonRows, Below, Redrawn, Invisible, Level."""
 
     @abstractmethod
     def block(self, start: int, stop: int, shape: tuple[int, ...], statistic: Statistic) -> Tensor:
@@ -122,6 +122,17 @@ class CommonRows(Fill):
             place = torch.searchsorted(numbers, wanted.clamp(min=0)).clamp(max=len(numbers) - 1)
             drawn = torch.where((wanted >= 0)[:, None], table[place], 0.0)
         return drawn.view(stop - start, *shape[1:]) * _absolute(self.std, self.of, statistic)
+
+
+@dataclass(frozen=True, eq=False)
+class Below(Fill):
+    """Units of a vector that stand one below the lowest entry of a source tensor."""
+
+    units: Tensor  # bool (outputs,)
+    of: str
+
+    def block(self, start: int, stop: int, shape: tuple[int, ...], statistic: Statistic) -> Tensor:
+        return self.units[start:stop] * (statistic(self.of, "lowest") - 1.0)
 
 
 @dataclass(frozen=True, eq=False)

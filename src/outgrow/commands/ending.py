@@ -4,6 +4,8 @@
 1    a proof that failed          130  Ctrl-C       training saves a checkpoint first,
 2    a mistake in the input, or   143  SIGTERM      and the same command goes on from it
      the system refused           141  who read the output is gone (as SIGPIPE)
+
+Of several processes of one launch the first that has something to say says it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,8 +21,11 @@ from typing import Any
 
 from outgrow.engine.stopping import Stopped, stoppable
 from outgrow.errors import OutgrowError, cut, printable
+from outgrow.parallel.process import ElsewhereError, speaks
 
 DONE, MISTAKE, FAULT, NO_READER = 0, 2, 70, 141
+_LAST_SECONDS = 2.0
+"""A process that only heard of an error ends after the one that has it, whose code so becomes the launch's."""
 
 
 def ended(work: Callable[[], object]) -> int:
@@ -42,6 +48,8 @@ def _code(work: Callable[[], object]) -> int:
             work()
     except SystemExit as end:  # how typer says every code, 0 too
         return end.code if isinstance(end.code, int) else DONE if end.code is None else MISTAKE
+    except ElsewhereError:
+        time.sleep(_LAST_SECONDS)
     except OutgrowError as error:
         _say(str(error))
     except Stopped as stop:
@@ -53,8 +61,7 @@ def _code(work: Callable[[], object]) -> int:
         _say(f"the system refused: {error}")
     except Exception as error:  # any: 1 means a proof that failed, and a fault of ours is none
         if not _is_memory(error):
-            print(printable(traceback.format_exc()), file=sys.stderr)
-            _say("this is a fault of outgrow; please report what is above")
+            _say("this is a fault of outgrow; please report what is above", traceback.format_exc())
             return FAULT
         _say(
             f"not enough memory\n  got:      {cut(str(error), 200)}\n  to do:    use a machine, or a limit, with more"
@@ -74,8 +81,9 @@ def _is_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
-def _say(text: str) -> None:
-    print(printable(f"outgrow: {text}"), file=sys.stderr, flush=True)
+def _say(text: str, above: str = "") -> None:
+    if speaks():
+        print(printable(f"{above}\noutgrow: {text}".lstrip()), file=sys.stderr, flush=True)
 
 
 class _ReaderGoneError(BaseException):

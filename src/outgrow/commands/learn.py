@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -13,8 +13,9 @@ from outgrow.algebra.slots import Moments
 from outgrow.data.learn_data import learn_data
 from outgrow.engine.progress import make_progress
 from outgrow.engine.step import Device
-from outgrow.errors import ConfigError
+from outgrow.errors import CheckpointError, ConfigError
 from outgrow.files.atomic import check_destination
+from outgrow.files.leftovers import clear_leftovers, held_folder
 from outgrow.learning.learn import LearnOptions, begin, learn
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.models.architecture import resolve
@@ -22,7 +23,7 @@ from outgrow.report.fit import draw_fit, fit_table
 from outgrow.report.plot import check_picture
 from outgrow.state.asked import plan_fitted
 from outgrow.state.growing import apply
-from outgrow.state.operator_file import save_operator
+from outgrow.state.operator_file import FILE, digest, load_operator, save_operator
 from outgrow.state.training_state import TrainingState
 from outgrow.store.config_file import load_config
 from outgrow.text.numbers import amount
@@ -55,7 +56,7 @@ def learn_command(
         raise ConfigError("torch sees no cuda device here", fix="use --device cpu")
     if plot is not None:
         check_picture(plot)
-    check_result(out, keep, moments, overwrite=overwrite or dry_run)
+    check_result(out, keep, moments, asdict(options.fit), overwrite=overwrite or dry_run)
     config = load_config(checkpoint)
     form, _, _ = begin(resolve(config), to, options)
     of_images = form.small.spec.objective == "image"
@@ -91,14 +92,27 @@ def learn_command(
     return {**summary, **{name: getattr(fit, name) for name in told}, "losses": list(fit.losses)}
 
 
-def check_result(out: Path, keep: Path | None, moments: str, *, overwrite: bool) -> None:
-    """Before any fit: the moments have a name, and both folders may be written."""
+def check_result(
+    out: Path, keep: Path | None, moments: str, fit: Mapping[str, Any], *, overwrite: bool
+) -> None:
+    """Before any fit: the moments have a name, and both folders may be written.
+
+    An operator that was fitted in the same way, without the state that it grows, is what a killed start left: it stays.
+    """
     if moments not in get_args(Moments):
         raise ConfigError(f"unknown moments '{moments}'", expected=", ".join(get_args(Moments)))
     if keep is not None and keep.resolve() == out.resolve():
         raise ConfigError("the operator and the grown model cannot share a folder", got=out)
-    for folder in filter(None, (out, keep)):
-        check_destination(folder, overwrite=overwrite)
+    check_destination(out, overwrite=overwrite)
+    if keep is None:
+        return
+    if (
+        overwrite
+        or out.exists()
+        or not (keep / FILE).is_file()
+        or load_operator(keep).record.get("fit") != fit
+    ):
+        check_destination(keep, overwrite=overwrite)
 
 
 def grow_by(
@@ -111,11 +125,26 @@ def grow_by(
     overwrite: bool,
 ) -> None:
     """Save the operator, for good or for now, and write the state that it grows."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = keep or Path(temporary) / "operator"
-        saved = save_operator(fitted, folder, overwrite=overwrite and keep is not None)
+    place = out.with_name(f"{out.name}.operator")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(place.parent, place.name)
+    with held_folder(place) as temporary:
+        if keep is not None and keep.exists() and not overwrite:
+            saved = _kept(keep, fitted)
+        else:
+            saved = save_operator(
+                fitted, keep or temporary / "operator", overwrite=overwrite and keep is not None
+            )
         plan = plan_fitted(state.config, saved, moments=moments)
         apply(plan, state, operator=saved).save_pretrained(out, overwrite=overwrite)
+
+
+def _kept(keep: Path, fitted: FittedOperator) -> FittedOperator:
+    """The operator that a killed start of the same command saved before it could grow by it."""
+    kept = load_operator(keep)
+    if kept.digest != digest(fitted.values):
+        raise CheckpointError(f"{keep} holds another operator", fix="choose another folder, or --overwrite")
+    return kept
 
 
 def refuse_options(method: str, given: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ def lesa_command(
         )
     refuse_options("lesa", unused)
     form = lesa_form(load_config(checkpoint), to, options)
-    check_result(out, keep, moments, overwrite=overwrite or dry_run)
+    check_result(out, keep, moments, asdict(options), overwrite=overwrite or dry_run)
     new = form.large.layers - form.small.layers
     console.print(
         f"lesa: {new} new layers between {form.small.layers}, each matrix predicted from its two neighbours; "

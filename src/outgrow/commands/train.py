@@ -11,6 +11,7 @@ from typing import Any
 from outgrow.commands.console import open_console
 from outgrow.errors import printable
 from outgrow.files.yaml_file import dump_yaml
+from outgrow.parallel.ranks import Ranks, start
 from outgrow.run.config import RunConfig
 from outgrow.run.run_file import load_run
 from outgrow.training.stage_plans import StagePlan
@@ -25,17 +26,21 @@ def run_command(
 ) -> dict[str, Any]:
     """Do (or with `dry_run` only size up) the run of a file; prints a table, or with `as_json` JSON.
 
+    Started by torchrun, every process calls this, and rank 0 talks.
+
     Progress goes to standard error, the table or JSON to standard output. The result is plain data: with `dry_run` that of
     `DryRun.as_dict`, else that of `RunResult.as_dict` with the paths of the report. Raises `OutgrowError`.
 
     >>> run_command("examples/quickstart.yaml", ["stages.0.tokens=1M"])  # doctest: +SKIP
     """
-    run = load_run(path, overrides)
-    if not as_json:
-        print(printable(dump_yaml(run.resolved())), file=sys.stderr)
-    result = _dry(run, as_json) if dry_run else _train(run, as_json)
-    if as_json:
-        print(json.dumps(result, indent=1))
+    ranks = start()
+    with ranks.watched():
+        run = ranks.together(lambda: load_run(path, overrides))
+        if ranks.leads and not as_json:
+            print(printable(dump_yaml(run.resolved())), file=sys.stderr)
+        result = _dry(run, as_json) if dry_run else _train(run, as_json, ranks)
+        if ranks.leads and as_json:
+            print(json.dumps(result, indent=1))
     return result
 
 
@@ -56,11 +61,13 @@ def _dry(run: RunConfig, as_json: bool) -> dict[str, Any]:
     return dry.as_dict()
 
 
-def _train(run: RunConfig, as_json: bool) -> dict[str, Any]:
+def _train(run: RunConfig, as_json: bool, ranks: Ranks) -> dict[str, Any]:
     from outgrow.report.run import run_report
     from outgrow.training.loop import train
 
-    result = train(run, before=_show_rates)
+    result = train(run, before=_show_rates, ranks=ranks)
+    if not ranks.leads:
+        return result.as_dict()
     report = run_report(result.output)
     if not as_json:
         console = open_console()

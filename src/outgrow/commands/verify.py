@@ -13,7 +13,7 @@ from outgrow.data.proof_batches import proof_batches
 from outgrow.errors import ConfigError
 from outgrow.proof.verify import verify
 from outgrow.report.plot import check_picture
-from outgrow.report.proof import draw_proof, proof_table
+from outgrow.report.proof import draw_proof
 from outgrow.state.training_state import TrainingState
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -42,7 +42,7 @@ def verify_command(
     if plot is not None:
         check_picture(plot)
     before, after = (TrainingState.from_pretrained(folder, allow_nonfinite=True) for folder in (small, large))
-    batches, source = proof_batches(before, small, data, count=steps)
+    batches, source = proof_batches(before, data, count=steps)
     what, first = next(iter(batches[0].items()))
     console.print(f"Data: {source}, {len(batches)} batches of {what} {tuple(first.shape)}.")
     if dry_run:
@@ -63,6 +63,6 @@ def verify_command(
     )
     if plot is not None:
         draw_proof(report, plot)
-    console.print(proof_table(report))
-    console.print(report.verdict)
+    console.print(report.verdict, markup=False)
+    console.print(report.table().rich())
     return report.to_json()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,8 +18,7 @@ from outgrow.state.training_state import TrainingState
 
 def proof_batches(
     state: TrainingState,
-    folder: Path,
-    source: str | None,
+    source: str | None = None,
     *,
     count: int = 10,
     sequences: int = 4,
@@ -32,11 +30,13 @@ def proof_batches(
         return image_batches(model, source, count=count, size=sequences)
     length = min(length, longest_sequence(state.config) or length)
     wanted = count * sequences * length
-    if not (folder / "tokenizer.json").is_file():
+    folder = next((path.parent for path in state.assets if path.name == "tokenizer.json"), None)
+    if folder is None:
         if source is not None:
             raise ConfigError(
-                f"{folder} has no tokenizer.json to read --data with",
-                fix="leave out --data for random tokens",
+                "the small state has no tokenizer.json to read the text with",
+                got=source,
+                fix="leave out the data for random tokens",
             )
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(0, int(state.config["vocab_size"]), (wanted,), generator=generator)
@@ -54,7 +54,12 @@ def proof_batches(
             got=int(tokens.max()) + 1,
             expected=state.config["vocab_size"],
         )
-    return _cut(tokens, count, sequences, length), corpus.description
+    note = (
+        ""
+        if source
+        else "; exactness does not depend on the text, losses do: name text of your own to read them"
+    )
+    return _cut(tokens, count, sequences, length), corpus.description + note
 
 
 def _take(documents: Iterator[str], tokenizer: TextTokenizer, wanted: int) -> list[int]:

@@ -132,7 +132,7 @@ def _trained(corpus: Corpus, vocab_size: int, special_tokens: Mapping[str, str])
     tokenizer.train_from_iterator(sample(), trainer)
 
     def write(folder: Path) -> None:
-        tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": DOCUMENT_BREAK,

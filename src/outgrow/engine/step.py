@@ -20,10 +20,10 @@ import torch
 from torch import nn
 
 from outgrow.data.objectives import IGNORED, Batch, objective_of, summed_loss
-from outgrow.engine.routing import Seen, coefficient, has_experts, loads, watched
 from outgrow.errors import ConfigError
 from outgrow.models import library as models
 from outgrow.models.architecture import resolve
+from outgrow.models.routing import Seen, coefficient, has_experts, loads, watched
 from outgrow.parallel.ranks import ALONE, Ranks
 from outgrow.parallel.sharding import Sharding, let_go, make_mesh, send_gradients, total_norm
 from outgrow.run.config import ParallelConfig, RunConfig

@@ -75,8 +75,7 @@ def check_destination(destination: Path, *, overwrite: bool) -> int | None:
             got=", ".join(sorted(content)[:5]),
             fix="choose another destination",
         )
-    inside = (path.name for path in destination.iterdir() if path.is_dir())
-    if folders := sorted(name for name in inside if name != "additional_chat_templates"):
+    if folders := sorted(path.name for path in destination.iterdir() if path.is_dir()):
         raise CheckpointError(
             f"{destination} holds folders, which no saved model does: all in it would be lost",
             got=", ".join(folders[:5]),

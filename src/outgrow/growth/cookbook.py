@@ -21,10 +21,22 @@ from torch import Tensor
 from outgrow.algebra.axes import Dim
 from outgrow.algebra.linear import EMPTY, MEAN, Identity, LinearMap, Select, direct_sum, kron
 from outgrow.algebra.maps import AxisMap, LayerMap
-from outgrow.algebra.recipe import CommonRows, Fill, Fresh, Invisible, Level, Mask, Recipe, Redrawn, Term
+from outgrow.algebra.recipe import (
+    Below,
+    CommonRows,
+    Fill,
+    Fresh,
+    Invisible,
+    Level,
+    Mask,
+    Recipe,
+    Redrawn,
+    Term,
+)
 from outgrow.algebra.slots import SLOTS, WEIGHT, Moments, Slot
 from outgrow.errors import GrowthError
 from outgrow.growth.compensation import Compensation
+from outgrow.growth.experts import corrects
 from outgrow.growth.growth import Growth, Part, product_maps
 from outgrow.models.model import Parameter
 
@@ -290,6 +302,13 @@ class Cookbook:
                 return (CommonRows(self.initializer_range, seed, f"{name}/rows", router.family),)
             if router.noise:
                 return (CommonRows(router.noise, seed, f"{name}/rows", router.family, source),)
+        if (
+            router is not None
+            and slot is WEIGHT
+            and corrects(parameter, router.router)
+            and router.way == "hidden"
+        ):
+            return (Below(torch.arange(router.large.experts) >= router.small.experts, source),)
         if experts is None or experts.redrawn is None or slot.mean_over is not None:
             return None
         dims = parameter.signature.dims

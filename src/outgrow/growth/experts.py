@@ -22,6 +22,7 @@ from torch import Tensor
 from outgrow.errors import ArchitectureError
 from outgrow.models.expressions import size_of
 from outgrow.models.model import Model, Parameter
+from outgrow.models.routing import of_experts
 from outgrow.models.spec import RouterSpec
 
 Way = Literal["works", "grouped", "hidden"]
@@ -181,14 +182,14 @@ def inner_axis(model: Model, router: RouterSpec) -> str:
     return next(iter(found))
 
 
-def of_experts(parameter: Parameter, router: RouterSpec) -> bool:
-    """Whether a tensor stacks experts."""
-    return any(router.experts in dim.axes for dim in parameter.signature.dims)
-
-
 def of_router(parameter: Parameter, router: RouterSpec) -> bool:
     """Whether a tensor makes, or corrects, a router's logits."""
     return any(router.choices in dim.axes for dim in parameter.signature.dims)
+
+
+def corrects(parameter: Parameter, router: RouterSpec) -> bool:
+    """Whether a tensor is added to a router's scores for choosing alone."""
+    return router.correction is not None and parameter.tail == router.correction
 
 
 def writes_output(parameter: Parameter, router: RouterSpec, inner: str) -> bool:

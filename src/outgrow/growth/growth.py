@@ -17,8 +17,9 @@ from torch import Tensor
 from outgrow.algebra.linear import LinearMap
 from outgrow.algebra.maps import AxisMap, LayerMap, identity
 from outgrow.errors import GrowthError
-from outgrow.growth.experts import ExpertGrowth, of_experts, of_router
+from outgrow.growth.experts import ExpertGrowth, of_router
 from outgrow.models.model import Model, Parameter
+from outgrow.models.routing import of_experts
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 from outgrow.algebra.maps import LayerMap
 from outgrow.errors import GrowthError, near
 from outgrow.growth.growth import Growth
-from outgrow.models.architecture import fixed, growable, resolve
+from outgrow.models.architecture import fixed, growable, known, load, resolve
+from outgrow.models.conversion import edges
 from outgrow.models.expressions import size_of
 from outgrow.models.model import Model
 from outgrow.models.spec import ArchitectureSpec
@@ -43,7 +44,8 @@ def target(small: Model, to: Mapping[str, Any], *, finer: frozenset[str] = froze
             why = f"axis '{stays}' stays as it is; " if stays else ""
             raise GrowthError(
                 f"'{asked}' is not a size of {spec.model_type} that can grow"
-                f" ({why}{near(asked, [*allowed, *spec.aliases])})"
+                f" ({why}{near(asked, [*allowed, *spec.aliases])})",
+                fix=_described_first(spec, asked),
             )
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise GrowthError(f"size '{asked}' must be a positive whole number", got=repr(value))
@@ -83,6 +85,14 @@ def target(small: Model, to: Mapping[str, Any], *, finer: frozenset[str] = froze
             expected=f"at least {small.layers}",
         )
     return large
+
+
+def _described_first(spec: ArchitectureSpec, asked: str) -> str | None:
+    """What to do where another description of the same model has such a size: experts of a dense model."""
+    known_types = set(known())
+    others = [to for from_, to in edges() if from_ == spec.model_type and to in known_types]
+    found = [to for to in others if asked in {**growable(load(to)), **load(to).aliases}]
+    return f"describe it as another type first: --as {' or --as '.join(found)}" if found else None
 
 
 def _written(name: str, spec: ArchitectureSpec, config: Mapping[str, Any]) -> str:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import uuid
 from collections.abc import Sequence
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
-    """Run `python -m outgrow ARGUMENTS` as so many ranks; returns the exit code of the one that ended first, 0 if all did well."""
+    """Run `python -m outgrow ARGUMENTS` as so many ranks; returns the code of the one that failed first, 0 if none did.
+
+    SIGTERM and Ctrl-C are passed on, so that the ranks save a checkpoint and end.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks say what is wrong
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -24,6 +32,8 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     )
     try:
         elastic_launch(config, sys.executable)("-m", "outgrow", *arguments)
+    except SignalException as stop:
+        return 128 + stop.sigval
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode
         return code if code > 0 else 128 - code

@@ -1,6 +1,6 @@
 """The processes of a run and the few words between them. One process is the case of one rank: no group, no words.
 
-What they say is numbers and JSON. An error of one rank ends all of them, and is told once (`speaks`).
+What they say is numbers and JSON. An error of one rank ends all of them, and is told once (`process.speaks`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from outgrow.errors import ConfigError, OutgrowError
+from outgrow.parallel.process import ElsewhereError, launched
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -31,10 +32,6 @@ _LONG = timedelta(hours=24)
 """For one rank's long work, as training a tokenizer, while the others wait."""
 _GRACE_SECONDS = 5.0
 """Between the first rank that waited in vain and the last one that does."""
-
-
-class ElsewhereError(OutgrowError):
-    """Another rank has failed, and says why."""
 
 
 class LostRankError(OutgrowError):
@@ -176,11 +173,6 @@ class Ranks:
 ALONE = Ranks()
 
 
-def launched() -> bool:
-    """Whether a launcher (torchrun, accelerate, srun with its variables) started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 def start(device: str = "cpu") -> Ranks:
     """The ranks that the launcher's variables name (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), or this process alone."""
     if not launched():
@@ -202,42 +194,6 @@ def start(device: str = "cpu") -> Ranks:
     waiting = dist.new_group(backend="gloo", timeout=_LONG)
     saving = dist.new_group(backend="gloo", timeout=_LONG)
     return Ranks(rank, world, store, waiting, saving)
-
-
-def speaks() -> bool:
-    """Whether this process may tell an error: the first of a launch that asks may.
-
-    It asks the launcher's store anew, so it works at any moment; where none answers, it speaks: better twice than never.
-    """
-    if not launched():
-        return True
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-    try:
-        store = TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            timeout=timedelta(seconds=5),
-        )
-        return bool(store.add(f"outgrow/spoken/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1)
-    except (RuntimeError, KeyError, ValueError):
-        return True
-
-
-def finish(code: int) -> None:
-    """End a process that has had a process group, without the interpreter's own end where gloo's threads abort now and then.
-
-    After an error the group is left as it is: other ranks may be inside of it, and the launcher ends them.
-    """
-    import sys
-
-    if code == 0:
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _tried(work: Callable[[], T]) -> tuple[T | None, Exception | None]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from html import escape
 from typing import Any
+
+from outgrow.text.table import TextTable
 
 CAGED = 1e-6
 """An escape below this is rounding: the weights have not left the small model's subspace."""
@@ -27,9 +30,13 @@ class FirstUpdate:
     largest: float
 
 
-@dataclass(frozen=True)
+_WORST = 6
+"""Tensors that a table of a proof names."""
+
+
+@dataclass(frozen=True, repr=False)
 class Report:
-    """The result of `verify`."""
+    """The result of `verify`; `print` shows its verdict and its numbers."""
 
     model_type: str
     dtype: str
@@ -53,6 +60,13 @@ class Report:
     """None in half precision, whose rounding alone moves gradients by 1 to 30 %: there they are shown, and not judged."""
     matches_plan: bool
     findings: tuple[Mapping[str, Any], ...] = field(default=())
+    experts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Of experts that grew, at the start and after the steps: how far copies are from their mean (`spread`), the highest and
+    lowest load of an expert (1 is even), the share without a token (`idle`)."""
+    stored: str = ""
+    """In which dtype the weights of the large state are; `dtype` is the one that the proof computes in."""
+    data: str = ""
+    """What the losses were measured on."""
 
     @property
     def function_kept(self) -> bool:
@@ -108,9 +122,61 @@ class Report:
             parts.append(
                 f"and copies part: {self.escape:.1%} of the weights lie outside the small subspace after {self.steps} steps"
             )
+        if self.experts:
+            spread, low, high = (self.experts[name][1] for name in ("spread", "load_min", "load_max"))
+            parts.append(
+                f"copies of experts are {spread:.1%} from their mean after {self.steps} steps, with loads from {low:.2f} to"
+                f" {high:.2f} of an even one"
+            )
         if not self.matches_plan:
             parts.append("THE SAVED WEIGHTS ARE NOT WHAT THEIR LINEAGE SAYS (trained since, or damaged)")
         return "; ".join(parts) + "."
+
+    def table(self) -> TextTable:
+        """The numbers of the proof, and the tensors whose gradients are farthest from their transport."""
+        promised = f"≤ {self.tolerance:g}" if self.promised else "changes, as this operator does"
+        rows = [
+            ("loss, small → large", f"{self.loss_small:.9f} → {self.loss_large:.9f}", ""),
+            ("function error", f"{self.function_error:.1e}", promised),
+            ("gradient-law error, worst tensor", f"{self.gradient_error:.1e}", self._wanted_law()),
+            *((f"  {one.name}", f"{one.error:.1e}", "") for one in self.gradient[:_WORST]),
+        ]
+        if self.escape is not None:
+            what = f"escape, at growth → after {self.steps} steps"
+            rows.append((what, f"{self.escape_start:.2%} → {self.escape:.2%}", "> 0"))
+        rows += [
+            (f"experts: {name}, at growth → after {self.steps} steps", f"{before:.3g} → {after:.3g}", "")
+            for name, (before, after) in self.experts.items()
+        ]
+        ends = f"{self.losses_small[-1]:.4f} and {self.losses_large[-1]:.4f}"
+        rows.append((f"loss after {self.steps - 1} steps, small and large", ends, ""))
+        for slot, (small, large) in self.moment_norms.items():
+            if small or large:
+                rows.append((f"norm of {slot}, small → large", f"{small:.4g} → {large:.4g}", ""))
+        for kind, size in self.first_update.items():
+            what = f"first update of {kind} entries (median, largest)"
+            wanted = "about as old entries" if kind == "new" else ""
+            rows.append((what, f"{size.median:.2f}, {size.largest:.2f} lr", wanted))
+        stored = f", weights stored in {self.stored}" if self.stored else ""
+        heading = f"proof of a {self.model_type}, computed in {self.dtype}{stored}"
+        note = f"Data: {self.data}." if self.data else ""
+        return TextTable(heading, ("what", "measured", "wanted"), rows, note, numbers=False)
+
+    def _wanted_law(self) -> str:
+        if not self.gradient_promised:
+            return "not promised (noise, fresh units or depth copies)"
+        if self.gradient_tolerance is None:
+            return "not judged in half precision"
+        return f"≤ {self.gradient_tolerance:.0e}"
+
+    def __repr__(self) -> str:
+        return f"Report({self.model_type}, {'passed' if self.passed else 'FAILED'}: {self.verdict})"
+
+    def __str__(self) -> str:
+        return f"{self.verdict}\n{self.table()}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(self.verdict)}</p>{self.table()._repr_html_()}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -21,15 +21,17 @@ from torch import Tensor
 
 from outgrow.algebra.recipe import Term
 from outgrow.algebra.slots import MOMENTS
-from outgrow.errors import CheckpointError
+from outgrow.data.proof_batches import proof_batches
+from outgrow.errors import CheckpointError, ConfigError
 from outgrow.growth.plan import GrowthPlan
 from outgrow.models.conversion import conversion
 from outgrow.models.forward import ModelInputs, batch_loss
 from outgrow.models.library import build_model
+from outgrow.models.routing import loads, watched
 from outgrow.proof.verdict import FirstUpdate, Report, TensorLaw
 from outgrow.state.converted_view import ConvertedView
 from outgrow.state.converting import converted
-from outgrow.state.growing import apply
+from outgrow.state.growing import apply, check_state
 from outgrow.state.grown_view import GrownView
 from outgrow.state.lineage import described_since, replay
 from outgrow.state.training_state import TrainingState
@@ -48,8 +50,9 @@ _GRADIENT_TOLERANCE = 1e-4
 def verify(
     small: TrainingState,
     large: TrainingState,
-    batches: Sequence[ModelInputs],
+    batches: Sequence[ModelInputs] | None = None,
     *,
+    data: str | None = None,
     steps: int = 10,
     learning_rate: float = 1e-3,
     dtype: torch.dtype = torch.float64,
@@ -59,8 +62,27 @@ def verify(
     """Compare a state with the one grown from it. `large` must say in its lineage how it was grown.
 
     Losses and gradients are taken on the first batch, in `dtype`, without dropout; then both models train `steps` steps
-    on the batches in turn. Raises CheckpointError where `large` was not grown from `small`.
+    on the batches in turn. Without batches, they are made of `data`: text, or images in an .npz, of which a path says where;
+    else of text of Python's own library in the state's tokens, or of random tokens where it has no tokenizer.
+    Raises CheckpointError where `large` was not grown from `small`.
+
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> from outgrow.state.growing import grow
+    >>> config = LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1,
+    ...     num_attention_heads=2, bos_token_id=1, eos_token_id=2)
+    >>> small = TrainingState.from_model(LlamaForCausalLM(config))
+    >>> verify(small, grow(small, to={"num_hidden_layers": 2}, depth="identity"), steps=1).passed
+    True
     """
+    check_state(small, "verify")
+    check_state(large, "verify")
+    words = ""
+    if batches is None:
+        batches, words = proof_batches(small, data, count=steps)
+    elif data is not None or not batches:
+        raise ConfigError(
+            "verify takes batches, at least one, or data that they are made of", fix="give one of the two"
+        )
     if not large.lineage:
         raise CheckpointError(
             "the large state has no lineage", fix="grow it with outgrow, or compare losses yourself"
@@ -86,12 +108,14 @@ def verify(
     loss_large, large_gradients = loss_and_gradients(large_model, batches[0])
     laws = gradient_law(law_plan, small_gradients, large_gradients)
     updates = first_updates(plan, large, large_gradients)
+    experts_start = experts_measured(plan, large_model, batches[0])
     escape_start = outside(law_plan, dict(large_model.named_parameters()))
     progress(f"{steps} steps of the small model")
     losses_small = _train(small_model, small, batches, steps, learning_rate)
     progress(f"{steps} steps of the large model")
     losses_large = _train(large_model, large, batches, steps, learning_rate)
     escape_end = outside(law_plan, dict(large_model.named_parameters()))
+    experts_end = experts_measured(plan, large_model, batches[0])
     return Report(
         model_type=str(small.config["model_type"]),
         dtype=str(dtype).removeprefix("torch."),
@@ -115,7 +139,15 @@ def verify(
         gradient_tolerance=gradient_tolerance,
         matches_plan=matches,
         findings=tuple(vars(finding) for finding in plan.compensation.findings),
+        experts={name: (value, experts_end[name]) for name, value in experts_start.items()},
+        stored=_stored(large),
+        data=words,
     )
+
+
+def _stored(state: TrainingState) -> str:
+    dtypes = {str(state.source.meta(name, "weight").dtype) for name in state.source.names("weight")}
+    return ", ".join(sorted(dtype.removeprefix("torch.") for dtype in dtypes))
 
 
 def _described(small: TrainingState, large: TrainingState) -> tuple[TrainingState, Carry]:
@@ -176,6 +208,31 @@ def gradient_law(
         error = float(wrong.norm()) / (norm + floor)
         found.append(TensorLaw(name, error, norm))
     return tuple(sorted(found, key=lambda law: -law.error))
+
+
+@torch.no_grad()
+def experts_measured(plan: GrowthPlan, model: torch.nn.Module, batch: ModelInputs) -> dict[str, float]:
+    """Spread of the copies of experts, and how the tokens of a batch fall on them; {} where no experts grew.
+
+    spread = ‖W_e - mean over the copies of e's source‖ / ‖W_e‖ over all stacked matrices.
+    """
+    if not plan.growth.experts:
+        return {}
+    apart = total = 0.0
+    for name, weight in model.named_parameters():
+        grown = plan.growth.experts_of(plan.large.parameters[name])
+        if grown is None or weight.dim() < 3:
+            continue
+        kind = (grown.source * grown.pieces + grown.piece).to(weight.device)
+        value = weight.detach().double()
+        means = torch.zeros(int(kind.max()) + 1, *value.shape[1:], dtype=value.dtype, device=value.device)
+        means.index_add_(0, kind, value / grown.copies)
+        apart += float((value - means[kind]).square().sum())
+        total += float(value.square().sum())
+    like = next(model.parameters())
+    with watched(model) as seen:
+        batch_loss(model, {k: v.to(like if v.is_floating_point() else like.device) for k, v in batch.items()})
+    return {"spread": (apart / total) ** 0.5, **loads(seen.tokens())}
 
 
 def is_routed(plan: GrowthPlan, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""A proof as a table and a picture."""
+"""A proof as a picture."""
 
 from __future__ import annotations
 
@@ -10,52 +10,6 @@ from outgrow.report.plot import COLORS, FAINT, STYLE, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from rich.table import Table
-
-
-def proof_table(report: Report, *, worst: int = 6) -> Table:
-    """The numbers of a proof, and the tensors whose gradients are farthest from their transport."""
-    from rich.table import Table
-
-    table = Table(title=f"proof ({report.model_type}, {report.dtype})", title_justify="left")
-    for column in ("what", "measured", "wanted"):
-        table.add_column(column, overflow="fold")
-    promised = f"≤ {report.tolerance:g}" if report.promised else "changes, as this operator does"
-    table.add_row("loss, small → large", f"{report.loss_small:.9f} → {report.loss_large:.9f}", "")
-    table.add_row("function error", f"{report.function_error:.1e}", promised)
-    table.add_row("gradient-law error, worst tensor", f"{report.gradient_error:.1e}", _wanted_law(report))
-    for one in report.gradient[:worst]:
-        table.add_row(f"  {one.name}", f"{one.error:.1e}", "")
-    if report.escape is not None:
-        table.add_row(
-            f"escape, at growth → after {report.steps} steps",
-            f"{report.escape_start:.2%} → {report.escape:.2%}",
-            "> 0",
-        )
-    table.add_row(
-        f"loss after {report.steps - 1} steps, small and large",
-        f"{report.losses_small[-1]:.4f} and {report.losses_large[-1]:.4f}",
-        "",
-    )
-    for slot, (small, large) in report.moment_norms.items():
-        if small or large:
-            table.add_row(f"norm of {slot}, small → large", f"{small:.4g} → {large:.4g}", "")
-    for kind, size in report.first_update.items():
-        wanted = "about as old entries" if kind == "new" else ""
-        table.add_row(
-            f"first update of {kind} entries (median, largest)",
-            f"{size.median:.2f}, {size.largest:.2f} lr",
-            wanted,
-        )
-    return table
-
-
-def _wanted_law(report: Report) -> str:
-    if not report.gradient_promised:
-        return "not promised (noise, fresh units or depth copies)"
-    if report.gradient_tolerance is None:
-        return "not judged in half precision"
-    return f"≤ {report.gradient_tolerance:.0e}"
 
 
 def draw_proof(report: Report, path: Path) -> Path:

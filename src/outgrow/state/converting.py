@@ -53,8 +53,6 @@ def converted(
         records=state.records,
         lineage=(*state.lineage, lineage_entry(found, moments=moments, seed=seed)),
         assets=state.assets,
-        files=state.files,
-        unread=tuple(one for one in state.unread if kept or one.part != "moments"),
     )
 
 
@@ -68,7 +66,6 @@ def lineage_entry(found: Conversion, *, moments: str, seed: int) -> dict[str, An
             "moments": "reset" if moments == "reset" else "transport",
             "seed": seed,
         },
-        "files": {},
     }
 
 
@@ -90,8 +87,6 @@ def _groups(found: Conversion, optimizer: OptimizerInfo) -> OptimizerInfo:
     names: list[list[str]] = [[] for _ in optimizer.groups]
     for name, made in found.tensors.items():
         owners = {place.get(source) for source in made.sources or (made.group,)}
-        if owners == {None}:
-            continue  # it was frozen, and is
         (owner, *others) = owners
         if owner is None or others:
             raise CheckpointError(

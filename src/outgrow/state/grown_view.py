@@ -6,6 +6,7 @@ through it, a few rows at a time, so memory depends on the block that is asked f
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -113,18 +114,19 @@ class GrownView(TensorSource):
         learned = self.plan.growth.tensors.get(name) if slot == "weight" else None
         return self.source.read(name, slot, rows) if learned is None else learned[rows]
 
-    def _statistic(self, name: str, slot: str, which: Literal["mean", "rms"]) -> float:
-        """Mean or root mean square of a source tensor, read once, block by block."""
+    def _statistic(self, name: str, slot: str, which: Literal["mean", "rms", "lowest"]) -> float:
+        """Mean, root mean square or lowest entry of a source tensor, read once, block by block."""
         key = (name, slot, which)
         if key not in self._statistics:
             meta = self.source.meta(name, slot)
             block = max(1, BLOCK_ROWS_BYTES * meta.shape[0] // max(meta.bytes, 1))
-            total = 0.0
+            total, lowest = 0.0, math.inf
             for start in range(0, meta.shape[0], block):
                 values = self.source.read(name, slot, slice(start, start + block))
-                total += _sum(values if which == "mean" else values.square())
+                total += _sum(values.square() if which == "rms" else values)
+                lowest = min(lowest, float(values.min()))
             mean = total / (meta.bytes // meta.dtype.itemsize)
-            self._statistics[key] = mean if which == "mean" else mean**0.5
+            self._statistics[key] = {"mean": mean, "rms": max(mean, 0.0) ** 0.5, "lowest": lowest}[which]
         return self._statistics[key]
 
 

@@ -19,7 +19,6 @@ from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
 from outgrow.growth.summary import sizes_of
 from outgrow.models.architecture import resolve
-from outgrow.store.assets import Asset
 from outgrow.store.contents import Contents, training_step
 from outgrow.store.source import MemorySource, TensorSource
 from outgrow.text.numbers import amount
@@ -76,7 +75,7 @@ class TrainingState(Contents):
         optimizer: torch.optim.Optimizer | None = None,
         *,
         records: Mapping[str, Any] | None = None,
-        assets: Sequence[Path | Asset] = (),
+        assets: Sequence[Path] = (),
     ) -> TrainingState:
         """The state of live objects, without a copy: training on changes what this state reads."""
         from outgrow.models.library import config_of
@@ -92,8 +91,7 @@ class TrainingState(Contents):
             live = read_optimizer(parameters, optimizer)
             info, steps = live.info, live.steps
             tensors |= live.moments
-        carried = tuple(one if isinstance(one, Asset) else Asset.of(one) for one in assets)
-        return cls(config, MemorySource(tensors), steps, info, dict(records or {}), (), carried)
+        return cls(config, MemorySource(tensors), steps, info, dict(records or {}), (), tuple(assets))
 
     def save_pretrained(
         self,

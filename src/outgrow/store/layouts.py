@@ -3,6 +3,7 @@
     native    everything, without pickle (see `native`)
     trainer   what `Trainer.train(resume_from_checkpoint=...)` continues
     hub       weights, config and tokenizer only
+    dcp, accelerate, torchtitan, olmo-core       sharded, for many processes (see `dcp.writing`)
 
 Every format names weights as the model in memory does, which `from_pretrained` and Trainer's resume both accept.
 """
@@ -10,9 +11,9 @@ Every format names weights as the model in memory does, which `from_pretrained` 
 from __future__ import annotations
 
 import json
-import zlib
+import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -24,11 +25,12 @@ from outgrow.files.atomic import check_destination, json_text, publishing
 from outgrow.models.library import named_shapes
 from outgrow.store import native, trainer_files
 from outgrow.store.card import CARD, model_card
-from outgrow.store.config_file import config_text
-from outgrow.store.contents import Contents, OptimizerInfo, has_moments, training_step
-from outgrow.store.inventory import fates
+from outgrow.store.contents import Contents, has_moments, training_step
+from outgrow.store.dcp.files import seal
+from outgrow.store.dcp.writing import check_sharded, plan_sharded, write_beside
 from outgrow.store.pickled import record_text
 from outgrow.store.safetensors_folder import LINEAGE, some
+from outgrow.store.source import TensorSource
 from outgrow.store.writer import (
     BLOCK_BYTES,
     SHARD_BYTES,
@@ -43,8 +45,8 @@ from outgrow.store.writer import (
     write_files,
 )
 
-Format = Literal["native", "trainer", "hub"]
-FORMATS: tuple[Format, ...] = ("native", "trainer", "hub")
+Format = Literal["native", "trainer", "hub", "dcp", "accelerate", "torchtitan", "olmo-core"]
+FORMATS: tuple[Format, ...] = ("native", "trainer", "hub", "dcp", "accelerate", "torchtitan", "olmo-core")
 
 
 def save(
@@ -62,12 +64,11 @@ def save(
 
     `block_bytes` bounds the rows that are computed at once, `workers` the threads that write them.
     """
-    check_format(format)
+    if format not in FORMATS:
+        raise CheckpointError(f"unknown format {format!r}", expected=near(str(format), FORMATS))
     destination = Path(path)
     check_destination(destination, overwrite=overwrite)
-    check_read(state, format)
     check_complete(state)
-    state = _inventoried(state, format)
     writer, layout = _Writer(state, shard_bytes, block_bytes, workers, progress), _LAYOUTS[format]
     layout.check(writer)
     needed = writer.needed_bytes(layout.slots) + (writer.outline_bytes() if layout.outlined else 0)
@@ -76,60 +77,18 @@ def save(
     return destination
 
 
-def check_format(format: str) -> None:
-    """An error unless outgrow writes this format."""
-    if format not in FORMATS:
-        raise CheckpointError(f"unknown format {format!r}", expected=near(str(format), FORMATS))
-
-
-def check_writable(state: Contents, format: Format) -> None:
-    """All that can be wrong with a state and a format and is known before any tensor is read."""
-    check_format(format)
-    check_read(state, format)
-    check_complete(state)
-    _LAYOUTS[format].check(_Writer(state, SHARD_BYTES, BLOCK_BYTES, WORKERS, None))
-
-
-def check_read(state: Contents, format: Format) -> None:
-    """An error where the format asks for a part of the source that is there and could not be read."""
-    asked = {"native": {"moments"}, "trainer": {"moments", "schedule"}, "hub": set[str]()}[format]
-    for one in state.unread:
-        if one.part in asked:
-            raise CheckpointError(
-                f"{one.file} holds {_PARTS[one.part]} that outgrow cannot carry",
-                got=one.why,
-                fix=_WAYS[one.part],
-            )
-
-
-_PARTS = {"moments": "the optimizer's state", "schedule": "a schedule"}
-_WAYS = {
-    "moments": "go on without moments: --moments reset, or the weights alone: --format hub "
-    "(in Python moments='reset', format='hub')",
-    "schedule": "begin the schedule anew: --reset-schedule, or write another format",
-}
-
-
-def _inventoried(state: Contents, format: Format) -> Contents:
-    """The state, its newest growth with what becomes of each file of the source."""
-    if not state.files or not state.lineage or state.lineage[-1].get("files") != {}:
-        return state
-    found = fates(state.files, format, moments=has_moments(state.source))
-    return replace(state, lineage=(*state.lineage[:-1], {**state.lineage[-1], "files": found}))
-
-
 def check_complete(state: Contents) -> None:
-    """An error unless the source holds the tensors of the model in `config`, and for what the optimizer holds whole moments or none."""
+    """An error unless the source holds the tensors of the model in `config`, and whole moments or none."""
     shapes = named_shapes(state.config)
     moments = has_moments(state.source)
     if moments and state.optimizer is None:
         raise CheckpointError("the state has moments but does not say of which optimizer")
     if state.optimizer is not None:
         grouped = [name for group in state.optimizer.groups for name in group.names]
-        if len(set(grouped)) < len(grouped) or not set(grouped) <= set(shapes):
-            wrong = some(set(grouped) - set(shapes) or {one for one in grouped if grouped.count(one) > 1})
+        if sorted(grouped) != sorted(shapes):
+            wrong = some(set(grouped) ^ set(shapes))
             raise CheckpointError(
-                "the optimizer's groups are not the model's parameters, each once at most", got=wrong
+                "the optimizer's groups are not the model's parameters, each once", got=wrong
             )
     kept = state.optimizer.slots(shapes) if state.optimizer is not None and moments else {}
     for slot in SLOTS.values():
@@ -173,22 +132,12 @@ class _Writer:
             raise CheckpointError(
                 "the state has no optimizer, so Trainer would start anew without a word", fix=fix
             )
-        optimizer = self._trainer_groups()
-        trainer_files.scheduler_state(
-            self.state.records.get("scheduler"), optimizer, training_step(self.state)
-        )
-        trainer_files.trainer_state(self.state.records.get("trainer"), training_step(self.state))
-        trainer_files.random_states(self.state.records.get("rng"))
-
-    def _trainer_groups(self) -> OptimizerInfo:
-        assert self.state.optimizer is not None
-        own = "trainer" in self.state.records
-        return trainer_files.trainer_groups(self.state.config, self.state.optimizer, own=own)
+        trainer_files.trainer_groups(self.state.config, self.state.optimizer)
 
     def needed_bytes(self, slots: Iterable[str]) -> int:
         source = self.state.source
         tensors = sum(source.meta(name, slot).bytes + 300 for slot in slots for name in source.names(slot))
-        return tensors + sum(asset.bytes for asset in self.state.assets) + (1 << 20)
+        return tensors + sum(asset.stat().st_size for asset in self._assets()) + (1 << 20)
 
     def outline_bytes(self) -> int:
         """Of the zip that `optimizer.pt` is, from above."""
@@ -199,23 +148,41 @@ class _Writer:
         self._write(folder, plans)
         self._write_common(folder, plans)
 
+    def write_dcp(self, folder: Path) -> None:
+        """Our own sharded state: the folder's tensors, and beside them all that the native state has."""
+        self._write_sharded("dcp", folder)
+        (folder / "config.json").write_text(json_text(self.state.config), encoding="utf-8")
+        self._copy_assets(folder)
+        native.write_beside(folder, self.state, training_step(self.state), {})
+
+    def write_foreign(self, trainer: str, folder: Path) -> None:
+        """Another trainer's checkpoint."""
+        self._write_sharded(trainer, folder)
+        write_beside(trainer, self.state, folder, training_step(self.state))
+        self._copy_assets(folder)
+
+    def _write_sharded(self, trainer: str, folder: Path) -> None:
+        for plan in plan_sharded(trainer, self.state, training_step(self.state), self.shard_bytes).folders:
+            (folder / plan.name).mkdir(exist_ok=True)
+            seal(folder, plan, self._write(folder, plan.files, plan.view))
+
     def write_trainer(self, folder: Path) -> None:
         state = self.state
-        optimizer = self._trainer_groups()
+        assert state.optimizer is not None
+        optimizer = trainer_files.trainer_groups(state.config, state.optimizer)
         path = folder / "optimizer.pt"
         outline = trainer_files.write_optimizer_outline(path, state.source, optimizer, state.steps)
         plans = self._weight_plans({LINEAGE: json.dumps(state.lineage)} if state.lineage else {})
         checksums = self._write(folder, (*plans, outline))
         trainer_files.seal_optimizer(path, outline, checksums)
-        step = training_step(state)
-        schedule = trainer_files.scheduler_state(state.records.get("scheduler"), optimizer, step)
-        torch.save(schedule, folder / "scheduler.pt")
-        if "scaler" in state.records:
-            torch.save(state.records["scaler"], folder / "scaler.pt")
-        record = trainer_files.trainer_state(state.records.get("trainer"), step, state.lineage)
+        trainer_files.write_scheduler(
+            folder / "scheduler.pt", state.records.get("scheduler"), optimizer, training_step(self.state)
+        )
+        record = trainer_files.trainer_state(
+            state.records.get("trainer"), training_step(self.state), state.lineage
+        )
         (folder / "trainer_state.json").write_text(json_text(record), encoding="utf-8")
-        for name, content in trainer_files.random_states(state.records.get("rng")).items():
-            torch.save(content, folder / name)
+        trainer_files.write_random_states(folder, state.records.get("rng"))
         self._write_common(folder, plans)
 
     def write_native(self, folder: Path) -> None:
@@ -224,26 +191,18 @@ class _Writer:
         moments = self._moment_plans()
         checksums = self._write(folder, (*plans, *moments))
         self._write_common(folder, plans)
-        if state.optimizer is not None:
-            content = {**state.optimizer.to_json(), "steps": state.steps}
-            (folder / "optimizer.json").write_text(json_text(content), encoding="utf-8")
-            _write_index(folder, "optimizer", moments, 0)
-        for name, record in state.records.items():
-            (folder / f"{name}.json").write_text(record_text(name, record), encoding="utf-8")
+        _write_index(folder, "optimizer", moments, 0)
         files = {
             plan.name: (plan.size, file_checksum(plan, checksums, state.source))
             for plan in (*plans, *moments)
         }
-        for path in folder.rglob("*"):
-            name = path.relative_to(folder).as_posix()
-            if name not in files and name != CARD and path.is_file():  # people write in the card
-                files[name] = (path.stat().st_size, zlib.crc32(path.read_bytes()))
-        content = native.manifest(state.config, state.lineage, state.records, training_step(state), files)
-        (folder / native.MANIFEST).write_text(json_text(content), encoding="utf-8")
+        native.write_beside(folder, state, training_step(state), files)
 
-    def _write(self, folder: Path, plans: tuple[FilePlan, ...]) -> dict[Key, int]:
+    def _write(
+        self, folder: Path, plans: tuple[FilePlan, ...], source: TensorSource | None = None
+    ) -> dict[Key, int]:
         return write_files(
-            self.state.source,
+            source or self.state.source,
             folder,
             plans,
             block_bytes=self.block_bytes,
@@ -257,12 +216,22 @@ class _Writer:
             torch.Size(source.meta(name, "weight").shape).numel() for name in source.names("weight")
         )
         _write_index(folder, "model", plans, parameters)
-        (folder / "config.json").write_text(config_text(self.state.config), encoding="utf-8")
+        (folder / "config.json").write_text(json_text(self.state.config), encoding="utf-8")
         if self.state.lineage:
             card = model_card(self.state.config, self.state.lineage)
             (folder / CARD).write_text(card, encoding="utf-8")
+        self._copy_assets(folder)
+
+    def _copy_assets(self, folder: Path) -> None:
+        for asset in self._assets():
+            if not (folder / asset.name).exists():
+                shutil.copyfile(asset, folder / asset.name)
+
+    def _assets(self) -> tuple[Path, ...]:
         for asset in self.state.assets:
-            asset.write(folder)
+            if not asset.is_file():
+                raise CheckpointError(f"{asset}, which the state copies along, is gone")
+        return self.state.assets
 
     def _weight_plans(self, metadata: Mapping[str, str]) -> tuple[FilePlan, ...]:
         source = self.state.source
@@ -293,11 +262,23 @@ class _Layout:
     write: Callable[[_Writer, Path], None]
     slots: tuple[str, ...] = tuple(SLOTS)
     outlined: bool = False
-    """Whether the moments lie in a zip with an outline."""
+    """Whether tensors lie in zips with outlines."""
+
+
+def _foreign(trainer: str) -> _Layout:
+    return _Layout(
+        lambda writer: check_sharded(trainer, writer.state),
+        lambda writer, folder: writer.write_foreign(trainer, folder),
+        outlined=True,
+    )
 
 
 _LAYOUTS: Mapping[Format, _Layout] = {
     "native": _Layout(_Writer.check_native, _Writer.write_native),
     "trainer": _Layout(_Writer.check_trainer, _Writer.write_trainer, outlined=True),
     "hub": _Layout(_Writer.check_hub, _Writer.write_hub, slots=("weight",)),
+    "dcp": _Layout(_Writer.check_native, _Writer.write_dcp, outlined=True),
+    "accelerate": _foreign("accelerate"),
+    "torchtitan": _foreign("torchtitan"),
+    "olmo-core": _foreign("olmo-core"),
 }

@@ -23,11 +23,12 @@ from typing import Any
 
 from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
+from outgrow.files.atomic import json_text
 from outgrow.models.library import ModelNames, Shape, model_names
-from outgrow.store.assets import TEMPLATES, is_asset
+from outgrow.store.card import CARD
 from outgrow.store.config_file import read_json
 from outgrow.store.contents import Contents, OptimizerInfo
-from outgrow.store.pickled import record_value
+from outgrow.store.pickled import record_text, record_value
 from outgrow.store.safetensors_file import Entry
 from outgrow.store.safetensors_folder import (
     SafetensorsSource,
@@ -41,8 +42,36 @@ from outgrow.store.stacked import Place
 
 MANIFEST = "outgrow.json"
 FORMAT_VERSION = 1
-RESERVED = frozenset({"config", "optimizer", "outgrow"})
-"""What no record may be called, nor any file that is carried along: `<record>.json` lies beside these files."""
+_SHARD = ".distcp"
+ASSETS = (
+    "added_tokens.json",
+    "bpe.codes",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "merges.txt",
+    "operator.safetensors",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tekken.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer.model.v1",
+    "tokenizer.model.v2",
+    "tokenizer.model.v3",
+    "tokenizer_config.json",
+    "vocab.bpe",
+    "vocab.json",
+    "vocab.txt",
+)
+"""Files of a tokenizer, generation defaults, a fitted operator: copied along as they are."""
+RESERVED = frozenset(
+    {"config", "optimizer", "outgrow"} | {Path(name).stem for name in ASSETS if name.endswith(".json")}
+)
+"""What no record may be called: `<record>.json` lies beside these files."""
 
 
 def moment_key(name: str, slot: str) -> str:
@@ -52,10 +81,9 @@ def moment_key(name: str, slot: str) -> str:
 
 def check_record_name(name: str) -> None:
     """An error where a record's name cannot be a file name of its own."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RESERVED or is_asset(f"{name}.json"):
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RESERVED:
         raise CheckpointError(
-            f"{name!r} cannot be the name of a record",
-            expected="small letters, and no name of a model's files",
+            f"{name!r} cannot be the name of a record", expected="small letters, not " + some(RESERVED)
         )
 
 
@@ -81,25 +109,42 @@ def manifest(
     }
 
 
+def write_beside(folder: Path, state: Contents, step: int, files: Mapping[str, tuple[int, int]]) -> None:
+    """Everything of a state that is no tensor, `outgrow.json` last; tensors, config and assets lie in `folder` already.
+
+    `files` gives size and CRC-32 of files that need not be read again.
+    """
+    if state.optimizer is not None:
+        content = {**state.optimizer.to_json(), "steps": state.steps}
+        (folder / "optimizer.json").write_text(json_text(content), encoding="utf-8")
+    for name, record in state.records.items():
+        (folder / f"{name}.json").write_text(record_text(name, record), encoding="utf-8")
+    found = dict(files)
+    for path in sorted(folder.iterdir()):
+        if path.name not in found and path.name not in (MANIFEST, CARD):  # people write in the card
+            crc = 0 if path.suffix == _SHARD else zlib.crc32(path.read_bytes())
+            found[path.name] = (path.stat().st_size, crc)
+    made = manifest(state.config, state.lineage, state.records, step, found)
+    (folder / MANIFEST).write_text(json_text(made), encoding="utf-8")
+
+
 def open_native(folder: Path, config: dict[str, Any]) -> tuple[Contents, dict[str, int]]:
     """Open a native state; every file's presence and size, every name and shape is checked first.
 
     With it come the CRC-32 of the files whose tensors its source reads, by file name, to be held against their bytes.
     """
     names = model_names(config)
-    content = _read_manifest(folder)
-    checksums = _check_files(folder, content["files"])
+    content = read_manifest(folder)
+    checksums = check_files(folder, content["files"])
     weights = SafetensorsSource.open(folder, replace(names, apart={}))
     optimizer, steps, moments = _read_optimizer(folder, content["files"], names)
-    try:
-        records = {name: record_value(read_json(folder / f"{name}.json")) for name in content["records"]}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"a record in {folder} is damaged", got=error) from error
+    records = read_records(folder, content)
     source = SafetensorsSource({**weights.entries, **moments}, weights.metadata)
     return Contents(config, source, steps, optimizer, records, tuple(content["lineage"])), checksums
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The content of `outgrow.json`; an error where the folder is unfinished or it is no description of a state."""
     path = folder / MANIFEST
     if not path.is_file():
         fix = "save it again; a folder without outgrow.json was not finished"
@@ -118,7 +163,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     files, records, lineage = (content.get(key) for key in ("files", "records", "lineage"))
     if not (
         isinstance(files, dict)
-        and all(plain_name(_inside(name)) and isinstance(entry, dict) for name, entry in files.items())
+        and all(plain_name(name) and isinstance(entry, dict) for name, entry in files.items())
         and isinstance(records, list)
         and all(plain_name(name) for name in records)
         and isinstance(lineage, list)
@@ -128,18 +173,16 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _inside(name: str) -> str:
-    """A file's name without the one folder that a state may hold."""
-    return name.removeprefix(f"{TEMPLATES}/")
+def check_files(folder: Path, files: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes of all files and checksums of the small ones; those of the tensors' files are returned for later.
 
-
-def _check_files(folder: Path, files: Mapping[str, Any]) -> dict[str, int]:
-    """Sizes of all files and checksums of the small ones; those of the tensors' files are returned for later."""
+    A sharded state's files of tensors have none: many processes write them while training goes on.
+    """
     later: dict[str, int] = {}
     for name, entry in files.items():
         path = folder / name
         try:
-            size, crc = int(entry["bytes"]), int(entry["crc32"], 16)
+            size, crc = int(entry["bytes"]), int(entry["crc32"], 16) if path.suffix != _SHARD else 0
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / MANIFEST} is damaged at {name}", got=error) from error
         if not path.is_file():
@@ -153,9 +196,17 @@ def _check_files(folder: Path, files: Mapping[str, Any]) -> dict[str, int]:
             raise CheckpointError(f"{path} {what}", got=f"{found} bytes", expected=f"{size} bytes", fix=fix)
         if path.suffix == ".safetensors":
             later[name] = crc
-        elif zlib.crc32(path.read_bytes()) != crc:
+        elif path.suffix != _SHARD and zlib.crc32(path.read_bytes()) != crc:
             raise changed(path)
     return later
+
+
+def read_records(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The records that a manifest names."""
+    try:
+        return {name: record_value(read_json(folder / f"{name}.json")) for name in content["records"]}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"a record in {folder} is damaged", got=error) from error
 
 
 def changed(path: Path) -> CheckpointError:
@@ -164,12 +215,13 @@ def changed(path: Path) -> CheckpointError:
     return CheckpointError(f"{path} is damaged: its checksum is not the one in {MANIFEST}", fix=fix)
 
 
-def _read_optimizer(
+def read_groups(
     folder: Path, files: Mapping[str, Any], names: ModelNames
-) -> tuple[OptimizerInfo | None, dict[str, float], dict[str, dict[str, Place]]]:
+) -> tuple[OptimizerInfo | None, dict[str, float]]:
+    """`optimizer.json`: the optimizer's groups, and the steps that each parameter has seen."""
     path = folder / "optimizer.json"
     if path.name not in files:
-        return None, {}, {}
+        return None, {}
     content = read_json(path)
     try:
         info = OptimizerInfo.from_json(content)
@@ -177,12 +229,22 @@ def _read_optimizer(
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged", got=error) from error
     grouped = [name for group in info.groups for name in group.names]
-    if len(set(grouped)) < len(grouped) or not set(grouped) <= set(names.shapes):
-        fix = "every parameter belongs to one group at most"
-        wrong = set(grouped) - set(names.shapes) or grouped
+    if sorted(grouped) != sorted(names.shapes):
+        fix = "every parameter belongs to one group"
+        wrong = set(grouped) ^ set(names.shapes)
         raise CheckpointError(
             f"the groups in {path} are not the model's parameters", got=some(wrong), fix=fix
         )
+    return info, steps
+
+
+def _read_optimizer(
+    folder: Path, files: Mapping[str, Any], names: ModelNames
+) -> tuple[OptimizerInfo | None, dict[str, float], dict[str, dict[str, Place]]]:
+    info, steps = read_groups(folder, files, names)
+    path = folder / "optimizer.json"
+    if info is None:
+        return None, {}, {}
     if not any(file.startswith("optimizer") and file.endswith(".safetensors") for file in files):
         if steps:
             raise CheckpointError(f"{path} counts steps, but {folder} holds no moments")
@@ -193,7 +255,7 @@ def _read_optimizer(
     slots = info.slots(names.shapes)
     expected: dict[str, dict[str, Shape]] = {}
     for name, shape in names.shapes.items():
-        for slot in slots.get(name, ()):
+        for slot in slots[name]:
             expected.setdefault(slot, {})[name] = SLOTS[slot].shape(shape)
     moments = {slot: _slot_entries(folder, disk, shapes, slot) for slot, shapes in expected.items()}
     if set(steps) != info.counted():

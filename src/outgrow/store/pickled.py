@@ -7,8 +7,10 @@ Values become JSON and back. What JSON lacks is tagged: `{"$tuple": [...]}`, `{"
 from __future__ import annotations
 
 import base64
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -20,35 +22,60 @@ from torch import Tensor
 from outgrow.errors import CheckpointError
 from outgrow.files.reading import check_regular
 
+_DAMAGED = (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError)
+"""What torch raises on a file that is not one of torch.save."""
+
 
 def load_plain(path: Path, *, mapped: bool = False) -> Any:
     """The contents of a `torch.save` file if they are plain; `mapped` leaves the tensors on the disk until touched."""
-    check_regular(path, CheckpointError)
+    return _load(check_regular(path, CheckpointError), str(path), mapped=mapped)
+
+
+def load_plain_bytes(content: bytes, where: str) -> Any:
+    """The same of bytes that lie inside another file."""
+    return _load(io.BytesIO(content), where, mapped=False)
+
+
+def load_fake(file: io.BufferedReader, where: str) -> Any:
+    """The contents of a `torch.save` file with fake tensors, whose storages say where in the file their numbers lie."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with _as_checkpoint_error(where), FakeTensorMode():
+        return torch.load(cast(Any, file), map_location="cpu", weights_only=True)
+
+
+def _load(file: Path | io.BytesIO, where: str, *, mapped: bool) -> Any:
     scalar = type(numpy.dtype(numpy.uint32))
     reconstruct = cast(Any, numpy)._core.multiarray._reconstruct  # what NumPy's random state is stored with
+    with (
+        _as_checkpoint_error(where),
+        torch.serialization.safe_globals([reconstruct, numpy.ndarray, numpy.dtype, scalar]),
+    ):
+        return torch.load(cast(Any, file), map_location="cpu", weights_only=True, mmap=mapped)
+
+
+@contextmanager
+def _as_checkpoint_error(path: str) -> Iterator[None]:
     try:
-        with torch.serialization.safe_globals([reconstruct, numpy.ndarray, numpy.dtype, scalar]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        yield
     except UnpicklingError as error:
         raise CheckpointError(
             f"{path} is a pickle that holds more than plain tensors; it was not opened",
             got=_reason(error),
             fix="do not trust this checkpoint, or write it again with a current transformers",
         ) from error
-    except (
-        RuntimeError,
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-    ) as error:
+    except _DAMAGED as error:
         fix = "copy it again, or load and save it with torch"
         raise CheckpointError(
             f"{path} cannot be read as a file of torch.save", got=_reason(error), fix=fix
         ) from error
+
+
+def save_plain(value: Any, path: Path) -> None:
+    """A file of `torch.save`, written by Python: torch's own writer hides what the system said."""
+    content = io.BytesIO()
+    torch.save(value, content)
+    path.write_bytes(content.getvalue())
 
 
 def _reason(error: Exception) -> str:

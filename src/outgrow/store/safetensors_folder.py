@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class SafetensorsSource(TensorSource):
             disk.update(entries)
             metadata.update(own)
         refuse_tensors(folder, disk)
-        whole = disk if not names.apart else joined(folder, disk, names, partial(spellings, names=names))
+        whole = disk if not names.apart else joined(folder, disk, names, partial(_candidates, names=names))
         return cls({"weight": match_names(folder, whole, names)}, metadata)
 
     def names(self, slot: str) -> tuple[str, ...]:
@@ -139,12 +139,26 @@ def _indexed_files(folder: Path, index: Path) -> dict[Path, set[str] | None]:
     return files
 
 
-def match_names(folder: Path, disk: Mapping[str, Place], names: ModelNames) -> dict[str, Place]:
+class Stored(Protocol):
+    """Where a tensor lies, and how its rows are read."""
+
+    @property
+    def meta(self) -> TensorMeta:
+        """Shape and dtype."""
+
+    def read(self, rows: Rows = None) -> Tensor:
+        """The tensor or some of its rows."""
+
+
+S = TypeVar("S", bound=Stored)
+
+
+def match_names(folder: Path, disk: Mapping[str, S], names: ModelNames) -> dict[str, S]:
     """Disk entries under in-memory names, in the model's order; unknown, missing and misshapen tensors are errors."""
     found: dict[str, str] = {}
     unknown = []
     for name in disk:
-        known = next((c for c in spellings(name, names) if c in names.shapes or c in names.aliases), None)
+        known = next((c for c in _candidates(name, names) if c in names.shapes or c in names.aliases), None)
         if known is None:
             unknown += [] if any(fnmatchcase(name, pattern) for pattern in names.ignored) else [name]
         elif known in found:
@@ -177,8 +191,7 @@ def match_names(folder: Path, disk: Mapping[str, Place], names: ModelNames) -> d
     return {name: matched[name] for name in names.shapes}
 
 
-def spellings(name: str, names: ModelNames) -> list[str]:
-    """What a name in a file may be called in memory, likeliest first."""
+def _candidates(name: str, names: ModelNames) -> list[str]:
     old = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
     spellings = [name] + [name.removesuffix(end) + new for end, new in old.items() if name.endswith(end)]
     renamed = name
@@ -190,7 +203,7 @@ def spellings(name: str, names: ModelNames) -> list[str]:
     return [s for n in spellings for s in (n, f"{names.prefix}.{n}", n.removeprefix(f"{names.prefix}."))]
 
 
-def _merge_tied(folder: Path, matched: dict[str, Place], owner: str, copy: Place, alias: str) -> None:
+def _merge_tied(folder: Path, matched: dict[str, S], owner: str, copy: S, alias: str) -> None:
     kept = matched.setdefault(owner, copy)
     if kept is copy:
         return

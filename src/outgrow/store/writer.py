@@ -133,7 +133,7 @@ def write_files(
             stack.callback(os.close, handle)
             handles.append(handle)
             _reserve(handle, plan.size)
-            _write_all(handle, memoryview(plan.head), 0)
+            write_all(handle, memoryview(plan.head), 0)
             places.update({key: (handle, offset) for key, offset in plan.offsets.items()})
         stack.enter_context(_one_compute_thread())
         pool = stack.enter_context(ThreadPoolExecutor(max_workers=workers))
@@ -236,7 +236,7 @@ def _write_block(source: TensorSource, block: Block) -> int:
     data = as_bytes(values)
     assert len(data) == block.size, f"{name}: read {len(data)} bytes, promised {block.size}"
     for handle, offset in block.targets:
-        _write_all(handle, data, offset)
+        write_all(handle, data, offset)
         _start_writeback(handle, offset, len(data))
     return zlib.crc32(data)
 
@@ -255,7 +255,8 @@ def _sync_file_range() -> Callable[..., int] | None:
     return getattr(ctypes.CDLL(None), "sync_file_range", None)
 
 
-def _write_all(handle: int, data: memoryview, offset: int) -> None:
+def write_all(handle: int, data: memoryview, offset: int) -> None:
+    """Write bytes at a place in a file, however many calls it takes."""
     while len(data):
         written = os.pwrite(handle, data, offset)
         data, offset = data[written:], offset + written

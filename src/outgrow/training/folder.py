@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -29,10 +29,20 @@ from outgrow.files.locks import claim, locked
 from outgrow.files.metrics_file import read_rows
 from outgrow.files.reading import expanded
 from outgrow.files.yaml_file import dump_yaml
+from outgrow.parallel.ranks import ALONE, Ranks
 from outgrow.run.config import RunConfig
 from outgrow.run.run_file import load_run
 
-_MAY_CHANGE = ("output", "checkpoint.keep", "tensorboard")  # has no influence on the weights
+_MAY_CHANGE = (  # has no influence on the weights but for the order of sums
+    "output",
+    "checkpoint.keep",
+    "checkpoint.asynchronous",
+    "tensorboard",
+    "parallel.shard",
+    "parallel.replicate",
+    "parallel.reshard_after_forward",
+    "parallel.activation_checkpointing",
+)
 
 
 NotNegative = Annotated[int, Field(ge=0)]
@@ -102,6 +112,11 @@ class RunFolder:
                 fix="choose another output, or delete the run",
             ) from None
 
+    def agreed_pointer(self, ranks: Ranks) -> Pointer | None:
+        """The same on every rank: one reads it, so that none sees an older one."""
+        record = ranks.first(lambda: None if (found := self.pointer()) is None else asdict(found))
+        return None if record is None else TypeAdapter(Pointer).validate_python(record)
+
     @property
     def is_finished(self) -> bool:
         """Whether the run has come to its end."""
@@ -114,8 +129,19 @@ class RunFolder:
 
 
 @contextmanager
-def opened_run(config: RunConfig) -> Iterator[RunFolder]:
-    """Make or check the folder of a run and hold it until the end."""
+def opened_run(config: RunConfig, ranks: Ranks = ALONE) -> Iterator[RunFolder]:
+    """Make or check the folder of a run and hold it until the end; rank 0 does it for all."""
+    with ExitStack() as held:
+
+        def hold() -> None:
+            held.enter_context(_held(config))
+
+        ranks.first(hold)
+        yield RunFolder(expanded(config.output))
+
+
+@contextmanager
+def _held(config: RunConfig) -> Iterator[None]:
     root = expanded(config.output)
     run_file = root / "run.yaml"
     new = [path for path in (root, *root.parents) if not path.exists()]
@@ -129,7 +155,7 @@ def opened_run(config: RunConfig) -> Iterator[RunFolder]:
         else:  # nothing to continue: a start that failed early may be started again with another configuration
             shutil.rmtree(folder.tokenizer, ignore_errors=True)
             write_text_atomic(run_file, dump_yaml(config.resolved()))
-        yield folder
+        yield
 
 
 @contextmanager
@@ -208,7 +234,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def prune(stage_folder: Path, keep: int) -> None:
-    """Delete all but the newest checkpoints inside a stage."""
-    whole = sorted(path for path in stage_folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
-    for path in whole[:-keep]:
-        discard(path)
+    """Delete all but the newest checkpoints inside a stage, and what a killed process left of others."""
+    found = sorted(path for path in stage_folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
+    whole = [path for path in found if (path / "outgrow.json").is_file()]
+    for path in found:
+        if path not in whole[-keep:]:
+            discard(path)

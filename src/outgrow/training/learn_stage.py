@@ -18,10 +18,11 @@ from outgrow.learning.lesa import LesaOptions, learn_lesa
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.models.architecture import load
 from outgrow.models.forward import ModelInputs
+from outgrow.parallel.ranks import ALONE
 from outgrow.run.config import GrowConfig
 from outgrow.state.asked import plan_fitted
 from outgrow.state.growing import apply
-from outgrow.state.operator_file import save_operator
+from outgrow.state.operator_file import load_operator, save_operator
 from outgrow.state.training_state import TrainingState
 from outgrow.training.course import Course
 from outgrow.training.session import Session, row_at
@@ -34,11 +35,25 @@ def grow_learned(
     course: Course,
     step: int,
 ) -> TrainingState:
-    """The state grown by a newly fitted operator, which is kept in the stage's folder.
+    """The state grown by a newly fitted operator, which is kept in the stage's folder: rank 0 fits, all grow by it.
 
     `course` has entered the stage that begins with the growth. The fit goes into the log and into the lineage.
     """
-    run, plan = session.run, session.plans[course.stage]
+    folder = session.folder.stage(session.run, course.stage) / "operator"
+
+    def fit() -> None:
+        save_operator(_fitted(session, state, growth, course, step), folder, overwrite=True)
+
+    session.ranks.first(fit)
+    saved = load_operator(folder)
+    return apply(plan_fitted(state.config, saved, moments=growth.moments), state, operator=saved)
+
+
+def _fitted(
+    session: Session, state: TrainingState, growth: GrowConfig, course: Course, step: int
+) -> FittedOperator:
+    """The operator, with a row in the log; in this process alone."""
+    plan = session.plans[course.stage]
     options = learn_options(growth)
     if isinstance(options, LesaOptions):
         fitted, found = learn_lesa(state, growth.to, options)
@@ -51,9 +66,7 @@ def grow_learned(
     session.write({**row_at(session, "fit", course, step), **told, "fit_flops": plan.probe_flops})
     # The wall clock stays out of what is saved: a run that was killed must end in the same bits.
     record = {key: value for key, value in fitted.record.items() if key != "seconds"}
-    fitted = replace(fitted, record={**record, "flops": plan.probe_flops})
-    saved = save_operator(fitted, session.folder.stage(run, course.stage) / "operator", overwrite=True)
-    return apply(plan_fitted(state.config, saved, moments=growth.moments), state, operator=saved)
+    return replace(fitted, record={**record, "flops": plan.probe_flops})
 
 
 def _fit(
@@ -75,7 +88,7 @@ def _fit(
         [forward_batch(objective, one) for one in session.validation],
         options,
         data={**session.data.record, "seed": run.seed, "step": step, "sequences": run.batch.at_once},
-        device=session.device,
+        device=replace(session.device, ranks=ALONE, sharding=None),
         progress=session.progress,
     )
     session.progress.say(

@@ -6,7 +6,9 @@ so weights, moments and s are the whole state, and a checkpoint plus `latest.jso
 
 from __future__ import annotations
 
+import gc
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,25 +16,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from outgrow.data.opening import open_data
 from outgrow.engine.optimizers import build_optimizer
 from outgrow.engine.progress import make_progress
-from outgrow.engine.routing import NAMES as ROUTING
 from outgrow.engine.step import Step, be_repeatable, build_model, evaluate, measure, optimizer_step
 from outgrow.engine.stopping import noted
 from outgrow.engine.treatment import Treatment, make_treatment
 from outgrow.errors import ConfigError, TrainingError
 from outgrow.files.reading import expanded
+from outgrow.models.routing import NAMES as ROUTING
+from outgrow.parallel.ranks import ALONE, Ranks
 from outgrow.run.config import RunConfig
 from outgrow.state.training_state import TrainingState
 from outgrow.training.choose import grow_best
 from outgrow.training.course import Course
-from outgrow.training.folder import Pointer, opened_run, prune, read_metrics
+from outgrow.training.folder import Pointer, opened_run, read_metrics
 from outgrow.training.learn_stage import grow_learned
 from outgrow.training.preflight import preflight
-from outgrow.training.result import RunResult, machine, read_result
-from outgrow.training.session import Live, Session, checkpoint_path, load, log_row, open_session, point, save
+from outgrow.training.result import RunResult, machine, read_result, versions
+from outgrow.training.session import (
+    Live,
+    Session,
+    checkpoint_path,
+    finish,
+    load,
+    load_state,
+    log_row,
+    open_session,
+    open_state,
+    point,
+    publish_saves,
+    save,
+)
 from outgrow.training.stage_plans import StagePlan, grow_state
 from outgrow.training.watch import Watch
 
@@ -42,39 +59,42 @@ def train(
     *,
     progress: bool = True,
     before: Callable[[RunConfig, Sequence[StagePlan], Path], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> RunResult:
     """Do a run, or what is left of it; `before` is called with the plan and the folder before the first step.
 
-    Writes `run.output` (see `train/folder.py`). Raises `ConfigError` before any work for a mistake in the
+    With several `ranks` every process calls this with the same run; rank 0 alone shows progress and calls `before`. Writes `run.output` (see `train/folder.py`). Raises `ConfigError` before any work for a mistake in the
     configuration, and `TrainingError` where the loss is not a finite number.
 
     >>> result = train(load_run("examples/quickstart.yaml"))  # doctest: +SKIP
     """
     be_repeatable()
-    found = preflight(run)
-    with opened_run(run) as folder, make_progress(progress) as view:
-        pointer = folder.pointer()
+    found = ranks.together(lambda: preflight(run, ranks))
+    ranks.agree("the run's configuration", run.resolved())
+    ranks.agree("the versions of the libraries", versions())
+    with opened_run(run, ranks) as folder, make_progress(progress and ranks.leads) as view:
+        pointer = folder.agreed_pointer(ranks)
         if pointer is not None and pointer.finished:
             view.say(f"{folder.root}: this run is finished, nothing to do")
             return replace(read_result(folder), already_finished=True)
         for warning in found.warnings:
             view.say(f"warning: {warning}")
         view.say("data: reading")
-        data = open_data(run, folder.tokenizer)
+        data = ranks.in_turn(lambda: open_data(run, folder.tokenizer))
         view.say(f"data: {data.summary}")
+        ranks.agree("the data", data.record)
         if pointer is not None and pointer.data != data.record:
             raise ConfigError(
                 "the data is not what this run began with", got=data.record, expected=pointer.data
             )
-        session = open_session(run, folder, data, view, pointer)
-        if before is not None:
+        session = open_session(run, folder, data, view, pointer, ranks)
+        if before is not None and ranks.leads:
             before(run, session.plans, folder.root)
         try:
             _work(session, pointer)
         finally:
-            session.log.close()
-            session.mirror.close()
-        return read_result(folder)
+            session.close()
+        return ranks.in_turn(lambda: read_result(folder))
 
 
 def _work(session: Session, pointer: Pointer | None) -> None:
@@ -83,8 +103,16 @@ def _work(session: Session, pointer: Pointer | None) -> None:
     while True:
         live = _train_stage(session, live)
         if live.stage == len(session.run.stages) - 1:
+            finish(session, live)
             return
-        live = _next_stage(session, live)
+        end, loss, course, step = checkpoint_path(session, live), *_leave(session, live)
+        if session.run.stages[course.stage].grow is None:
+            live = replace(live, course=course)
+            _write_stage(session, live)
+        else:
+            del live  # the small model's memory is given back before the large one takes its own
+            gc.collect()
+            live = _grow(session, end, course, step, loss)
 
 
 def _begin(session: Session) -> Live:
@@ -93,9 +121,7 @@ def _begin(session: Session) -> Live:
     course = Course(run, session.plans).enter(0)
     _say_versions(session)
     if stage.start is None:
-        torch.manual_seed(run.seed)
-        model = session.device.place(build_model(session.plans[0].config))
-        live = Live(model, build_optimizer(model, run.optimizer), course, 0, ())
+        live = _fresh(session, course)
         _write_stage(session, live)
         return live
     start = expanded(stage.start)
@@ -105,6 +131,29 @@ def _begin(session: Session) -> Live:
         return live
     before = evaluate(load(session, start, course, 0).model, session.validation, session.device)
     return _grow(session, start, course, 0, before)
+
+
+def _fresh(session: Session, course: Course) -> Live:
+    """A new model from the run's seed. Rank 0 draws its weights as a single process would, and all take their parts of them."""
+    config = session.plans[0].config
+
+    def draw() -> nn.Module:
+        torch.manual_seed(session.run.seed)
+        return build_model(config)
+
+    if session.ranks.alone:
+        model = session.device.place(draw())
+        return Live(model, build_optimizer(model, session.run.optimizer), course, 0, ())
+    drawn = session.folder.stage(session.run, 0) / "drawn"
+
+    def keep() -> None:
+        drawn.parent.mkdir(parents=True, exist_ok=True)
+        TrainingState.from_model(draw()).save_pretrained(drawn, overwrite=True)
+
+    session.ranks.first(keep)
+    live = load(session, drawn, course, 0)
+    session.ranks.first(lambda: shutil.rmtree(drawn))
+    return live
 
 
 def _resume(session: Session, pointer: Pointer) -> Live:
@@ -120,34 +169,35 @@ def _resume(session: Session, pointer: Pointer) -> Live:
     return load(session, session.folder.root / pointer.checkpoint, course, pointer.step)
 
 
-def _next_stage(session: Session, live: Live) -> Live:
-    """From the saved end of a stage to the next one's start."""
-    end = checkpoint_path(session, live)
-    before = evaluate(live.model, session.validation, session.device)
-    course = live.course.enter(live.step, before)
-    if session.run.stages[course.stage].grow is None:
-        live = replace(live, course=course)
-        _write_stage(session, live)
-        return live
-    return _grow(session, end, course, live.step, before)
+def _leave(session: Session, live: Live) -> tuple[float, Course, int]:
+    """The validation loss at a stage's end, the course that enters the next stage there, and the step."""
+    loss = evaluate(live.model, session.validation, session.device)
+    return loss, live.course.enter(live.step, loss), live.step
 
 
 def _grow(session: Session, small: Path, course: Course, step: int, loss_before: float) -> Live:
-    """Grow a saved state from file to file, go on from the written one: a run that was killed here does the same again."""
+    """Grow a saved state and go on from it: a run that was killed here does the same again.
+
+    One process writes the grown state and points to it. Several fill their shards straight from the growth of the small one, and
+    point to that until their first save.
+    """
     growth = session.run.stages[course.stage].grow
     assert growth is not None
     began = time.monotonic()
-    target = session.folder.stage(session.run, course.stage) / "grown"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    state = TrainingState.from_pretrained(small)
+    state = open_state(session, small)
     if growth.learn is not None:
         grown = grow_learned(session, state, growth, course, step)
     elif growth.probe is not None:
         grown = grow_best(session, state, growth, course, step)
     else:
         grown = grow_state(state, growth)
-    grown.save_pretrained(target, overwrite=True)
-    live = load(session, target, course, step)
+    target = session.folder.stage(session.run, course.stage) / "grown"
+    if session.ranks.alone:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        grown.save_pretrained(target, overwrite=True)
+        live = load(session, target, course, step)
+    else:
+        live = load_state(session, grown, course, step)
     seconds = time.monotonic() - began
     treatment = make_treatment(session.run.stages[live.stage], session.plans[live.stage].growth, live.model)
     with treatment.during(0):
@@ -162,7 +212,8 @@ def _grow(session: Session, small: Path, course: Course, step: int, loss_before:
         f"validation loss {loss_before:.4f} before, {loss_after:.4f} after; "
         f"on at {course.now.position:,} tokens of the schedule"
     )
-    point(session, live, target)
+    if session.ranks.alone:
+        point(session, live, target)
     return live
 
 
@@ -184,6 +235,7 @@ def _train_stage(session: Session, live: Live) -> Live:
             rate = course.learning_rate(live.step)
             done = _one_step(session, live, rate, treatment)
             live = replace(live, step=live.step + 1)
+            publish_saves(session, wait=False)
             window.add(done)
             keep = (
                 run.checkpoint.every_steps is not None
@@ -201,11 +253,12 @@ def _train_stage(session: Session, live: Live) -> Live:
             if ended or _evaluation_is_due(run, live.step):
                 with treatment.during(_stage_tokens(live, run)):
                     _validate(session, live)
+            request.number = session.ranks.any_of(request.number)
             stop = request.number is not None
             if keep or ended or stop:
                 save(session, live, window.rows())
-                prune(session.folder.stage(run, live.stage), run.checkpoint.keep)
             window.leave_out(time.monotonic() - began)
+        publish_saves(session, wait=True)
         if stop:
             session.progress.say(
                 f"{request.name}: saved after step {live.step}; start the same command again to go on"
@@ -265,7 +318,7 @@ class _Window:
 
     def __init__(self, session: Session, live: Live) -> None:
         self._session = session
-        pointer = session.folder.pointer()
+        pointer = session.folder.agreed_pointer(session.ranks)
         resumed = pointer is not None and pointer.step == live.step
         self._steps = (
             [Step(row[0], row[1], row[2:]) for row in pointer.window]
@@ -313,6 +366,8 @@ def _write_stage(session: Session, live: Live) -> None:
 
 def _say_versions(session: Session) -> None:
     """What trains from here on, unless the log's last machine is the same: a run may be continued on another one."""
+    if not session.ranks.leads:
+        return
     facts = {**machine(), "device": session.device.describe()}
     known = [row for row in read_metrics(session.folder.metrics) if row["kind"] == "machine"]
     if not known or any(known[-1].get(name) != value for name, value in facts.items() if name != "command"):

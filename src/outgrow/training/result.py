@@ -75,18 +75,23 @@ def stage_results(rows: list[dict[str, Any]]) -> tuple[StageResult, ...]:
     return tuple(stages)
 
 
-def machine() -> dict[str, Any]:
-    """Versions and machine, and the command that was given."""
-    versions = {}
+def versions() -> dict[str, str]:
+    """Of the libraries that a run's numbers depend on."""
+    found = {}
     for name in _LIBRARIES:
         try:
-            versions[name] = importlib.metadata.version(name)
+            found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            versions[name] = "source tree"
+            found[name] = "source tree"
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Versions and machine, and the command that was given."""
     program = Path(sys.argv[0]).name.replace("__main__.py", "outgrow")  # python -m outgrow
     return {
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": versions(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processors": os.cpu_count(),
         "command": shlex.join([program, *sys.argv[1:]]),

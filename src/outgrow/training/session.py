@@ -18,11 +18,14 @@ from outgrow.data.objectives import Batch
 from outgrow.data.windows import Data
 from outgrow.engine.optimizers import build_optimizer
 from outgrow.engine.progress import Progress
-from outgrow.engine.step import Device, build_model, choose_device
+from outgrow.engine.step import Device, choose_device
+from outgrow.parallel.ranks import Ranks
 from outgrow.run.config import RunConfig
 from outgrow.state.training_state import TrainingState
 from outgrow.training.course import Course
-from outgrow.training.folder import MetricsLog, Pointer, RunFolder
+from outgrow.training.folder import MetricsLog, Pointer, RunFolder, prune, read_metrics
+from outgrow.training.saves import ShardedSaves
+from outgrow.training.sharded_state import open_saved
 from outgrow.training.stage_plans import StagePlan, plan_stages
 from outgrow.training.tensorboard import Mirror, make_mirror
 
@@ -37,10 +40,17 @@ class Session:
     data: Data
     validation: list[Batch]
     device: Device
-    log: MetricsLog
+    log: MetricsLog | None
+    """Of rank 0, which alone writes it."""
     mirror: Mirror
     progress: Progress
     began: float  # time.monotonic() less the seconds of earlier processes
+    saves: ShardedSaves
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that work on this run."""
+        return self.device.ranks
 
     @property
     def seconds(self) -> float:
@@ -48,9 +58,23 @@ class Session:
         return time.monotonic() - self.began
 
     def write(self, row: dict[str, Any]) -> None:
-        """One row for metrics.jsonl and its mirror."""
-        self.log.write(row)
-        self.mirror.write(row)
+        """One row for metrics.jsonl and its mirror, once for all ranks."""
+        if self.log is not None:
+            self.log.write(row)
+            self.mirror.write(row)
+
+    def close(self) -> None:
+        """The log and its mirror, which are this process's own."""
+        if self.log is not None:
+            self.log.close()
+        self.mirror.close()
+
+    def own_rows(self, kind: str, stage: str) -> list[dict[str, Any]]:
+        """Rows of one kind and stage that the log holds so far, on every rank."""
+        wanted = {"kind": kind, "stage": stage}
+        return self.ranks.first(
+            lambda: [row for row in read_metrics(self.folder.metrics) if wanted.items() <= row.items()]
+        )
 
 
 @dataclass(frozen=True)
@@ -70,10 +94,10 @@ class Live:
 
 
 def open_session(
-    run: RunConfig, folder: RunFolder, data: Data, view: Progress, pointer: Pointer | None
+    run: RunConfig, folder: RunFolder, data: Data, view: Progress, pointer: Pointer | None, ranks: Ranks
 ) -> Session:
     """Everything fixed for this process: the plan with the real vocabulary, the log cut to the pointer, the clock."""
-    device = choose_device(run)
+    device = choose_device(run, ranks)
     plans = plan_stages(run, data.needs)
     micro_batch = run.batch.at_once
     return Session(
@@ -83,10 +107,11 @@ def open_session(
         data=data,
         validation=data.validation_batches(run.evaluation.sequences, micro_batch),
         device=device,
-        log=MetricsLog(folder.metrics, pointer.metrics_bytes if pointer else 0),
-        mirror=make_mirror(run.tensorboard, folder.root, pointer.step if pointer else 0),
+        log=MetricsLog(folder.metrics, pointer.metrics_bytes if pointer else 0) if ranks.leads else None,
+        mirror=make_mirror(run.tensorboard and ranks.leads, folder.root, pointer.step if pointer else 0),
         progress=view,
         began=time.monotonic() - (pointer.seconds if pointer else 0.0),
+        saves=ShardedSaves(ranks, run.checkpoint.asynchronous),
     )
 
 
@@ -109,16 +134,42 @@ def row_at(session: Session, kind: str, course: Course, step: int) -> dict[str, 
 
 
 def checkpoint_path(session: Session, live: Live) -> Path:
-    """Where this state belongs; the last one is `final`."""
-    if live.course.finished:
+    """Where this state belongs; the last one of a single process is `final`."""
+    if live.course.finished and session.ranks.alone:
         return session.folder.root / "final"
     return session.folder.stage(session.run, live.stage) / f"step-{live.step:08d}"
 
 
 def save(session: Session, live: Live, window: Sequence[tuple[float, ...]] = ()) -> None:
-    """A training state, then the pointer to it: whichever moment a kill hits, one whole state is pointed to."""
-    target = checkpoint_path(session, live)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """A training state, then the pointer to it: whichever moment a kill hits, one whole state is pointed to.
+
+    Several ranks write the state each its own part, asynchronously where the run says so: then the pointer follows when
+    all parts are on the disk (`publish_saves`), and at the end of a stage this waits for it.
+    """
+    target, state = checkpoint_path(session, live), state_of(session, live)
+    if session.ranks.alone:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        state.save_pretrained(target, overwrite=True)
+        point(session, live, target, window)
+        prune(session.folder.stage(session.run, live.stage), session.run.checkpoint.keep)
+        return
+    pointer = pointer_to(session, live, target, window)
+    publish_saves(session, wait=True)
+    session.saves.begin(state, target, lambda: _publish(session, live.stage, pointer))
+
+
+def publish_saves(session: Session, *, wait: bool) -> None:
+    """Point to the state that is being written as soon as it is whole; `wait` until it is."""
+    session.saves.publish(wait=wait)
+
+
+def _publish(session: Session, stage: int, pointer: Pointer) -> None:
+    session.folder.set_pointer(pointer)
+    prune(session.folder.stage(session.run, stage), session.run.checkpoint.keep)
+
+
+def state_of(session: Session, live: Live) -> TrainingState:
+    """The live state with all that a run records beside it."""
     run = session.run
     state = TrainingState.from_model(
         live.model,
@@ -132,7 +183,7 @@ def save(session: Session, live: Live, window: Sequence[tuple[float, ...]] = ())
             },
             "data": {**session.data.record, "seed": run.seed, "sequences": live.step * run.batch.sequences},
             "rng": {
-                "rule": "torch.manual_seed per step from (seed, step)",
+                "rule": "torch.manual_seed per micro-batch from (seed, step, micro-batch)",
                 "seed": run.seed,
                 "step": live.step,
             },
@@ -140,35 +191,57 @@ def save(session: Session, live: Live, window: Sequence[tuple[float, ...]] = ())
         },
         assets=session.data.files,
     )
-    replace(state, lineage=live.lineage).save_pretrained(target, overwrite=True)
-    point(session, live, target, window)
+    return replace(state, lineage=live.lineage)
+
+
+def finish(session: Session, live: Live) -> None:
+    """`final`, where the last save was not there already: the last state as files that `from_pretrained` opens."""
+
+    def write() -> None:
+        if session.folder.is_finished:
+            return
+        last, final = checkpoint_path(session, live), session.folder.root / "final"
+        open_saved(last).save_pretrained(final, overwrite=True)
+        point(session, live, final)
+
+    session.ranks.first(write)
 
 
 def point(session: Session, live: Live, checkpoint: Path, window: Sequence[tuple[float, ...]] = ()) -> None:
     """Continue from this checkpoint after the next start; `window` is what its steps since the last row of the log came to."""
-    session.folder.set_pointer(
-        Pointer(
-            checkpoint=checkpoint.relative_to(session.folder.root).as_posix(),
-            stages=live.course.begun,
-            step=live.step,
-            flops=log_row(session, "", live)["flops"],
-            seconds=round(session.seconds, 3),
-            metrics_bytes=session.log.sync(),
-            finished=live.course.finished,
-            data=session.data.record,
-            window=tuple(window),
-        )
+    session.folder.set_pointer(pointer_to(session, live, checkpoint, window))
+
+
+def pointer_to(
+    session: Session, live: Live, checkpoint: Path, window: Sequence[tuple[float, ...]] = ()
+) -> Pointer:
+    """What says to continue from this checkpoint, with the log as it is now."""
+    return Pointer(
+        checkpoint=checkpoint.relative_to(session.folder.root).as_posix(),
+        stages=live.course.begun,
+        step=live.step,
+        flops=log_row(session, "", live)["flops"],
+        seconds=round(session.seconds, 3),
+        metrics_bytes=session.log.sync() if session.log is not None else 0,
+        finished=live.course.finished and checkpoint.name == "final",
+        data=session.data.record,
+        window=tuple(window),
     )
 
 
 def load(session: Session, path: Path, course: Course, step: int) -> Live:
     """A model and optimizer that continue a saved state, with this run's own options whatever the state was trained with."""
-    return load_state(session, TrainingState.from_pretrained(path), course, step)
+    return load_state(session, open_state(session, path), course, step)
+
+
+def open_state(session: Session, path: Path) -> TrainingState:
+    """A saved state; what one rank finds wrong with it ends all of them."""
+    return session.ranks.together(lambda: open_saved(path))
 
 
 def load_state(session: Session, state: TrainingState, course: Course, step: int) -> Live:
     """The same for a state that is not on the disk."""
-    model = session.device.place(build_model(state.config))
+    model = session.device.build(state.config)
     optimizer = build_optimizer(model, session.run.optimizer)
     state.load_into(model, optimizer if state.optimizer is not None else None)
     return Live(model, optimizer, course, step, state.lineage)

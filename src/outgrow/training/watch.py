@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from outgrow.training.folder import read_metrics
 from outgrow.training.session import Live, Session, log_row
 from outgrow.training.trigger import Monitor
 
@@ -26,9 +25,8 @@ class Watch:
         self._monitor = Monitor(
             stage.until, plan.threshold, position=now.position, first=warmup, total=plan.tokens
         )
-        for row in read_metrics(session.folder.metrics):
-            if row["kind"] == "train" and row["stage"] == stage.name:
-                self._monitor.see(row["tokens"] - self._began, row["loss"])
+        for row in session.own_rows("train", stage.name):
+            self._monitor.see(row["tokens"] - self._began, row["loss"])
 
     def ends(self, live: Live, row: dict[str, Any]) -> bool:
         """Whether the stage ends with this row of the log."""

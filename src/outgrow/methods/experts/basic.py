@@ -23,14 +23,15 @@ from outgrow.growth.experts import (
     ExpertGrowth,
     Routing,
     Way,
+    corrects,
     inner_axis,
-    of_experts,
     writes_output,
 )
 from outgrow.growth.growth import Growth, Part, no_layers, no_width
 from outgrow.methods.registry import Asked, Operator
 from outgrow.models.expressions import fields
 from outgrow.models.model import Model
+from outgrow.models.routing import of_experts
 from outgrow.models.spec import RouterSpec
 
 
@@ -237,13 +238,16 @@ def _redrawn(experts: int, units: int, share: float, seed: int) -> torch.Tensor:
 def _copied(one: ExpertGrowth) -> AxisMap:
     """Every old expert, or row, copied to those that come from it: written whole, gradients shared."""
     if one.way == "hidden":  # the first copies alone see tokens
-        first = torch.arange(one.large.experts) < one.small.experts
-        return AxisMap(
-            Select(one.source, torch.ones(len(one.source), dtype=torch.float64), one.small.experts),
-            Select(torch.where(first, one.source, EMPTY), first.to(torch.float64), one.small.experts),
-            "none",
-        )
+        every = Select(one.source, torch.ones(len(one.source), dtype=torch.float64), one.small.experts)
+        return AxisMap(every, _first(one).backward, "none")
     return copies(one.source, one.small.experts)
+
+
+def _first(one: ExpertGrowth) -> AxisMap:
+    """The old experts alone."""
+    first = torch.arange(one.large.experts) < one.small.experts
+    map_ = Select(torch.where(first, one.source, EMPTY), first.to(torch.float64), one.small.experts)
+    return AxisMap(map_, map_, "none")
 
 
 def _nothing(one: ExpertGrowth) -> AxisMap:
@@ -257,7 +261,11 @@ def _parts(small: Model, large: Model, one: ExpertGrowth) -> dict[str, tuple[Par
     """What single maps cannot say: pieces, units drawn anew, and factors of what experts write."""
     found: dict[str, tuple[Part, ...]] = {}
     for parameter in large.parameters.values():
-        if not of_experts(parameter, one.router) or parameter.pattern in found:
+        if parameter.pattern in found:
+            continue
+        if one.way == "hidden" and corrects(parameter, one.router):
+            found[parameter.pattern] = (Part(axes={one.router.choices: _first(one)}, lifts=True),)
+        if not of_experts(parameter, one.router):
             continue
         writes = writes_output(parameter, one.router, one.inner)
         inside = any(one.inner in dim.axes for dim in parameter.signature.dims)

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from outgrow.growth.experts import of_experts
 from outgrow.models.architecture import load, resolve
 from outgrow.models.expressions import size_of
+from outgrow.models.model import Parameter
+from outgrow.models.spec import RouterSpec
 
 NAMES = ("balance", "load_max", "load_min", "idle")
 """What a row of the log says of the experts: the balancing loss, the highest and lowest load of an expert in any layer, and
@@ -47,6 +48,11 @@ class Seen:
         if not self.counts:
             return torch.zeros(self.shape, dtype=torch.float64)
         return torch.stack(self.counts).double().view(-1, *self.shape).sum(0)
+
+
+def of_experts(parameter: Parameter, router: RouterSpec) -> bool:
+    """Whether a tensor stacks experts."""
+    return any(router.experts in dim.axes for dim in parameter.signature.dims)
 
 
 def has_experts(model: nn.Module) -> bool:

@@ -1,0 +1,79 @@
+"""`learn`: an operator fitted to a source and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from outgrow.data.learn_data import learn_data
+from outgrow.engine.progress import make_progress
+from outgrow.engine.step import Device
+from outgrow.errors import ConfigError
+from outgrow.learning.fit import FitOptions
+from outgrow.learning.learn import LearnOptions, begin, usual_rate
+from outgrow.learning.learn import learn as fit_operator
+from outgrow.learning.lesa import LesaOptions, learn_lesa
+from outgrow.methods.learned.fitted import FittedOperator
+from outgrow.models.architecture import resolve
+from outgrow.state.growing import check_state
+from outgrow.state.operator_file import kept_operator, save_operator
+from outgrow.state.training_state import TrainingState
+
+
+def learn(
+    state: TrainingState,
+    *,
+    to: Mapping[str, int],
+    data: str | None = None,
+    method: str = "ligo",
+    start: str = "exact",
+    steps: int | None = None,
+    learning_rate: float | None = None,
+    sequences: int = 16,
+    length: int = 256,
+    seed: int = 0,
+    device: str = "cpu",
+    save: str | Path | None = None,
+    progress: bool = True,
+    **own: Any,
+) -> FittedOperator:
+    """Fit an operator that grows `state` to the sizes of `to`: LiGO and Mango on `data`, LESA on the layers alone.
+
+    `data` names text, in the tokens of the state's tokenizer, or images (.npz). `start` and `own` (`width`, `depth`,
+    `rank`; of LESA `hidden`) are those of `outgrow learn`. The operator is kept in the folder `save`, if one is given.
+    Grow by it with `grow(state, operator=...)`. Raises GrowthError or ConfigError before any work.
+    """
+    check_state(state, "learn")
+    steps_said: dict[str, Any] = {} if steps is None else {"steps": steps}
+    if method == "lesa":
+        if data is not None:
+            raise ConfigError(
+                "LESA learns from the model's own layers and reads no data", fix="leave out data"
+            )
+        fitted, _ = learn_lesa(state, to, LesaOptions(seed=seed, **steps_said, **own))
+    else:
+        if data is None:
+            raise ConfigError(f"{method} is fitted to data", fix="give data='text.txt', or images.npz")
+        peak = usual_rate(start) if learning_rate is None else learning_rate
+        fit = FitOptions(learning_rate=peak, seed=seed, **steps_said)
+        options = LearnOptions(method, start, fit=fit, **own)
+        begin(resolve(state.config), to, options)  # what can be refused is, before the data is read
+        read = learn_data(state.config, _home(state), data, sequences=sequences, length=length, seed=seed)
+        with make_progress(progress) as view:
+            fitted, _ = fit_operator(
+                state,
+                to,
+                read.batch,
+                read.evaluation(),
+                options,
+                data=read.record,
+                device=Device(device, False),
+                progress=view,
+            )
+    return kept_operator(fitted) if save is None else save_operator(fitted, Path(save))
+
+
+def _home(state: TrainingState) -> Path:
+    """The folder of the state's tokenizer; where it has none, the error of who looks for it names this one."""
+    return next((path.parent for path in state.assets if path.name == "tokenizer.json"), Path("the state"))

@@ -1,0 +1,115 @@
+"""A live model and its optimizer, grown in memory: into new objects, or inside the old ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from outgrow.errors import GrowthError
+from outgrow.growth.plan import GrowthPlan
+from outgrow.models.library import build_model
+from outgrow.state.asked import plan_growth
+from outgrow.state.growing import apply
+from outgrow.state.live import make_optimizer
+from outgrow.state.training_state import TrainingState
+from outgrow.store.contents import OptimizerInfo
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def grow_model(
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    to: Mapping[str, Any],
+    **how: Any,
+) -> tuple[PreTrainedModel, torch.optim.Optimizer | None, GrowthPlan]:
+    """A larger model that continues this one, its optimizer with moments and steps, and the plan by which both grew.
+
+    The old objects stay as they are. `how` is what `plan_growth` takes: `width`, `depth`, `moments`, `noise`, `seed`.
+    The new optimizer has the class, groups and options of the old one; a learning-rate scheduler has to be made anew.
+    Raises GrowthError, before any work, where sizes or operators do not fit.
+
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> config = LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1,
+    ...     num_attention_heads=2, bos_token_id=1, eos_token_id=2)
+    >>> small = LlamaForCausalLM(config)
+    >>> large, optimizer, plan = grow_model(small, torch.optim.AdamW(small.parameters()), to={"num_hidden_layers": 2})
+    >>> large.config.num_hidden_layers, len(optimizer.param_groups), plan.keeps_function
+    (2, 1, False)
+    """
+    check_live(model)
+    state = TrainingState.from_model(model, optimizer)
+    plan = plan_growth(state, to=to, **how)
+    grown = apply(plan, state)
+    large = built_like(model, grown)
+    if optimizer is None or grown.optimizer is None:
+        grown.load_into(large)
+        return large, None, plan
+    made = make_optimizer(type(optimizer), dict(large.named_parameters()), grown.optimizer)
+    grown.load_into(large, made)
+    return large, made, plan
+
+
+def grow_in_place(
+    model: PreTrainedModel, optimizer: torch.optim.Optimizer, plan: GrowthPlan
+) -> tuple[dict[str, Any], ...]:
+    """Grow a model and its optimizer inside: who holds them, as a Trainer and its scheduler do, goes on with larger ones.
+
+    The model keeps its identity and what was hung on it (hooks of precision, generation settings); its groups keep
+    theirs. Returns the entries of the lineage.
+    """
+    grown = apply(plan, TrainingState.from_model(model, optimizer))
+    large = built_like(model, grown)
+    grown.load_into(large)
+    assert grown.optimizer is not None, "a state of a live optimizer has one"
+    old = dict(vars(model))
+    vars(model).clear()
+    kept = {name: old[name] for name in _KEPT if name in old}
+    vars(model).update({**old, **vars(large), **kept})
+    _regroup(model, optimizer, grown.optimizer)
+    grown.load_into(model, optimizer)
+    return grown.lineage
+
+
+def built_like(model: PreTrainedModel, grown: TrainingState) -> PreTrainedModel:
+    """A fresh model of the grown sizes, in the dtype, on the device and in the mode of the old one."""
+    like = next(model.parameters())
+    large = build_model(grown.config, like.dtype).to(like.device)
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        large.gradient_checkpointing_enable()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            fix = "grow before freezing, or freeze anew afterwards (`plan.new_parameters` names what is new)"
+            raise GrowthError("a model with frozen parameters is not grown", got=name, fix=fix)
+    return large.train(model.training)
+
+
+def check_live(model: object) -> None:
+    """Raises GrowthError for what is no plain model of a library: a wrapped, compiled or adapted one."""
+    kind = type(model)
+    if isinstance(model, torch.nn.Module) and kind.__module__.split(".")[0] in ("transformers", "timm"):
+        return
+    inner = next((name for name in ("module", "_orig_mod", "base_model") if hasattr(model, name)), None)
+    raise GrowthError(
+        "this is no plain model of transformers or timm",
+        got=f"{kind.__module__}.{kind.__qualname__}",
+        fix=f"give what it wraps: .{inner}" if inner else "give a model such as LlamaForCausalLM",
+    )
+
+
+_KEPT = ("generation_config", "forward", "_original_forward", "name_or_path")
+"""What belongs to the user or to accelerate, and not to the sizes; bound to the model, whose identity stays."""
+
+
+def _regroup(model: torch.nn.Module, optimizer: torch.optim.Optimizer, info: OptimizerInfo) -> None:
+    """The new parameters in the old groups; their options, which a scheduler holds, are the same objects."""
+    parameters = dict(model.named_parameters())
+    optimizer.state.clear()
+    for group, named in zip(optimizer.param_groups, info.groups, strict=True):
+        group["params"] = [parameters[name] for name in named.names]
+        if "param_names" in group:
+            group["param_names"] = list(named.names)

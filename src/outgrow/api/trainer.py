@@ -1,0 +1,110 @@
+"""Growth inside a run of Hugging Face's Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
+
+from outgrow.api.live import check_live, grow_in_place
+from outgrow.errors import ConfigError, GrowthError
+from outgrow.files.section import parse_count
+from outgrow.growth.plan import GrowthPlan
+from outgrow.growth.target import target
+from outgrow.models.architecture import resolve
+from outgrow.models.library import config_of
+from outgrow.state.asked import plan_growth
+from outgrow.store.trainer_files import GROWTHS, logged_lineage
+
+_LOG = logging.get_logger("transformers.outgrow")
+
+
+class GrowAt(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """A callback for `Trainer`: after so many tokens, or steps, the model grows, and the training goes on.
+
+    Weights, moments and step counts grow with it; the learning-rate schedule, the data and the step go on as they were.
+    The Trainer's model and optimizer stay the same objects, larger inside. `how` is what `plan_growth` takes. Tokens are
+    counted by Trainer. Nothing happens where the sizes are there already, so a checkpoint from after the growth goes on:
+    build the Trainer with `from_pretrained(checkpoint)`.
+
+    One process and one model: not with DeepSpeed, FSDP, data-parallel wrappers, adapters or compiled models. What cannot
+    grow is an error when training begins, not at the growth.
+
+        trainer.add_callback(outgrow.GrowAt(tokens="1B", to={"num_hidden_layers": 12}, depth="stack"))
+
+    >>> GrowAt(steps=100, to={"num_hidden_layers": 12})
+    GrowAt(100 steps, to num_hidden_layers 12)
+    """
+
+    def __init__(
+        self,
+        *,
+        tokens: int | str | None = None,
+        steps: int | str | None = None,
+        to: Mapping[str, Any],
+        **how: Any,
+    ) -> None:
+        if (tokens is None) == (steps is None):
+            raise ConfigError("GrowAt takes either tokens or steps", expected="tokens='1B', or steps=1000")
+        self.unit = "steps" if tokens is None else "tokens"
+        try:
+            self.at = parse_count(steps if tokens is None else tokens)
+        except ValueError as error:
+            raise ConfigError(
+                f"{self.unit} of GrowAt: {error}", got=steps if tokens is None else tokens
+            ) from None
+        if not isinstance(self.at, int) or self.at < 1:
+            raise ConfigError(f"GrowAt needs a number of {self.unit} of at least 1", got=self.at)
+        self.to, self.how = dict(to), how
+        self.plan: GrowthPlan | None = None
+        """The plan, from the beginning of training on; None where nothing is left to grow."""
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {size:,}" for name, size in self.to.items())
+        return f"GrowAt({self.at:,} {self.unit}, to {sizes})"
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **live: Any
+    ) -> None:
+        """Work the growth out: whatever cannot be done is refused here."""
+        model = live["model"]
+        check_live(model)
+        if args.parallel_mode.value not in ("not_parallel", "not_distributed") or args.deepspeed or args.fsdp:
+            raise GrowthError(
+                "GrowAt grows in one process alone",
+                got=args.parallel_mode.value,
+                fix="use `outgrow train`, or grow files",
+            )
+        if args.torch_compile:
+            raise GrowthError("GrowAt does not grow a compiled model", fix="leave out torch_compile")
+        if self.unit == "tokens" and args.include_num_input_tokens_seen in (False, "no"):
+            args.include_num_input_tokens_seen = "all"  # else Trainer counts none
+        config = config_of(model)
+        large = target(resolve(config), self.to)
+        same = large.sizes == resolve(config).sizes and large.layers == resolve(config).layers
+        self.plan = None if same else plan_growth(config, to=self.to, **self.how)
+        if self.plan is not None:
+            _LOG.info("to grow after %s %s:\n%s", f"{self.at:,}", self.unit, self.plan)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **live: Any
+    ) -> None:
+        """Grow, once the time has come."""
+        done = state.global_step if self.unit == "steps" else int(state.num_input_tokens_seen)
+        if self.plan is None or done < self.at:
+            return
+        model, optimizer = live["model"], live["optimizer"]
+        entries = grow_in_place(model, _inner(optimizer), self.plan)
+        before = logged_lineage({"log_history": state.log_history})
+        state.log_history.append({"step": state.global_step, GROWTHS: [*before, *entries]})
+        _LOG.warning("grown at step %d: %r", state.global_step, self.plan)
+        self.plan = None
+
+
+def _inner(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer that accelerate wraps."""
+    inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+    return inner

@@ -1,0 +1,26 @@
+"""`outgrow export`: a state written in another format, streamed from file to file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from outgrow.commands.writing import writing_progress
+from outgrow.files.atomic import check_destination
+from outgrow.state.training_state import TrainingState
+from outgrow.text.numbers import amount
+
+
+def export_command(
+    checkpoint: Path, out: Path, *, format: str, overwrite: bool, allow_nonfinite: bool, console: Console
+) -> dict[str, Any]:
+    """Write the state again; returns plain data. The destination is checked before any tensor is read."""
+    check_destination(out, overwrite=overwrite)
+    state = TrainingState.from_pretrained(checkpoint, allow_nonfinite=allow_nonfinite)
+    with writing_progress(console) as progress:
+        state.save_pretrained(out, format=format, overwrite=overwrite, progress=progress)  # type: ignore[arg-type]
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    console.print(f"Written: {out} ({amount(size)}B)", soft_wrap=True)
+    return {"output": str(out), "format": format, "bytes": size}

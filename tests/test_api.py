@@ -1,0 +1,246 @@
+"""The Python door as its users meet it: live models, Trainer, the hub, what is printed, and what wrong calls are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+import outgrow
+from outgrow.errors import CheckpointError, ConfigError, GrowthError
+
+ROWS = [
+    {"input_ids": row, "labels": row}
+    for row in torch.randint(3, 19, (64, 7), generator=torch.Generator().manual_seed(0)).tolist()
+]
+TO = {"hidden_size": 18, "num_attention_heads": 6, "num_hidden_layers": 3}
+HOW = {"width": "isometric", "depth": "identity"}
+
+
+def small_model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=19,
+            hidden_size=12,
+            intermediate_size=20,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            head_dim=6,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+    )
+
+
+def trained() -> tuple[LlamaForCausalLM, torch.optim.AdamW]:
+    model = small_model()
+    decayed = [one for one in model.parameters() if one.ndim > 1]
+    rest = [one for one in model.parameters() if one.ndim <= 1]
+    optimizer = torch.optim.AdamW([{"params": decayed}, {"params": rest, "weight_decay": 0.0}], lr=1e-2)
+    tokens = torch.tensor([row["input_ids"] for row in ROWS[:4]])
+    for _ in range(2):
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
+
+
+def trainer(folder: Path, steps: int, model: Any, **options: Any) -> Trainer:
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=2,
+        learning_rate=1e-2,
+        lr_scheduler_type="linear",
+        weight_decay=0.1,
+        save_steps=3,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        **options,
+    )
+    return Trainer(model, arguments, train_dataset=ROWS)  # type: ignore[arg-type]
+
+
+def assert_same(one: outgrow.TrainingState, other: outgrow.TrainingState) -> None:
+    assert one.steps == other.steps
+    for slot in ("weight", "exp_avg", "exp_avg_sq"):
+        assert set(one.source.names(slot)) == set(other.source.names(slot))
+        for name in one.source.names(slot):
+            torch.testing.assert_close(
+                one.source.read(name, slot),
+                other.source.read(name, slot),
+                rtol=0,
+                atol=0,
+                msg=f"{slot} {name}",
+            )
+
+
+def test_a_trainer_grows_and_goes_on_as_if_files_had_grown(tmp_path: Path) -> None:
+    """The oracle: stop at step 3, grow the checkpoint, resume. Weights, moments, steps and rates are the same bits."""
+    whole = trainer(tmp_path / "whole", 6, small_model())
+    callback = outgrow.GrowAt(steps=3, to=TO, **HOW)
+    whole.add_callback(callback)
+    whole.train()
+    assert whole.model.config.num_hidden_layers == 3
+    assert callback.plan is None
+
+    trainer(tmp_path / "first", 6, small_model()).train()
+    state = outgrow.TrainingState.from_pretrained(tmp_path / "first" / "checkpoint-3")
+    grown = outgrow.grow(state, to=TO, **HOW).save_pretrained(tmp_path / "grown", format="trainer")
+    resumed = trainer(tmp_path / "second", 6, LlamaForCausalLM.from_pretrained(grown))
+    resumed.train(resume_from_checkpoint=str(grown))
+    assert_same(
+        outgrow.TrainingState.from_model(whole.model, whole.optimizer.optimizer),
+        outgrow.TrainingState.from_model(resumed.model, resumed.optimizer.optimizer),
+    )
+    for folder in ("whole", "second"):  # Trainer carries the lineage on in its log
+        last = outgrow.TrainingState.from_pretrained(tmp_path / folder / "checkpoint-6")
+        assert [entry["growth"]["to"]["hidden_size"] for entry in last.lineage] == [18], folder
+        assert "grown once" in repr(last)
+
+
+def test_a_trainer_that_has_grown_already_does_not_grow_again(tmp_path: Path) -> None:
+    once = trainer(tmp_path, 2, small_model(), include_num_input_tokens_seen="no")
+    once.add_callback(
+        outgrow.GrowAt(tokens=14, to=TO, **HOW)
+    )  # 2 sequences of 7 tokens: after the first step
+    once.train()
+    assert once.state.num_input_tokens_seen == 28
+    again = trainer(tmp_path, 1, once.model)
+    callback = outgrow.GrowAt(steps=1, to=TO)
+    again.add_callback(callback)
+    again.train()
+    assert again.model.num_parameters() == once.model.num_parameters()
+
+
+def test_what_a_trainer_cannot_grow_is_refused_when_training_begins(tmp_path: Path) -> None:
+    run = trainer(tmp_path, 1, small_model())
+    run.add_callback(outgrow.GrowAt(steps=1, to={"hidden_size": 18, "num_attention_heads": 5}, **HOW))
+    with pytest.raises(outgrow.OutgrowError, match="not a whole number"):
+        run.train()
+    with pytest.raises(ConfigError, match="either tokens or steps"):
+        outgrow.GrowAt(to=TO)
+    with pytest.raises(ConfigError, match="2000000, 2e6 or 2M"):
+        outgrow.GrowAt(tokens="many", to=TO)
+
+
+def test_a_live_model_grows_in_one_line() -> None:
+    model, optimizer = trained()
+    large, larger, plan = outgrow.grow_model(model, optimizer, to=TO, **HOW)
+    assert plan.keeps_function
+    tokens = torch.tensor([row["input_ids"] for row in ROWS[:4]])
+    with torch.no_grad():
+        before, after = (one(input_ids=tokens).logits for one in (model, large))
+    torch.testing.assert_close(after, before)
+    assert [group["weight_decay"] for group in larger.param_groups] == [1e-2, 0.0]
+    state = outgrow.TrainingState.from_model(model, optimizer)
+    assert_same(outgrow.TrainingState.from_model(large, larger), outgrow.grow(state, to=TO, **HOW))
+    again, another = outgrow.grow(state, to=TO, **HOW).to_model(optimizer=torch.optim.AdamW)
+    assert_same(
+        outgrow.TrainingState.from_model(again, another), outgrow.TrainingState.from_model(large, larger)
+    )
+    with pytest.raises(CheckpointError, match="with the options of the state's AdamW"):
+        state.to_model(optimizer=torch.optim.Muon)
+
+
+def test_a_plan_is_printed_checked_and_done() -> None:
+    state = outgrow.TrainingState.from_model(*trained())
+    plan = outgrow.plan_growth(state, to=TO, **HOW)
+    assert "0 0* 1" in str(plan)
+    assert "Stays: intermediate_size 20" in str(plan)
+    assert_same(outgrow.grow(state, plan), outgrow.grow(state, to=TO, **HOW))
+    proof = outgrow.verify(state, outgrow.grow(state, plan), steps=2)
+    assert proof.passed
+    assert str(proof).startswith("The large model computes the same function")
+    for value in (state, plan, proof):
+        assert len(repr(value)) < 600, repr(value)
+    for shown in (state, plan, proof, outgrow.operators()):
+        assert shown._repr_html_().startswith("<p>")
+    with pytest.raises(GrowthError, match="made for another source"):
+        outgrow.grow(outgrow.grow(state, plan), plan)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda state, model: outgrow.grow(model, to=TO), r"takes a training state[\s\S]*from_model"),
+        (
+            lambda state, model: outgrow.grow("small/", to=TO),
+            r"takes a training state[\s\S]*from_pretrained\('small/'\)",
+        ),
+        (lambda state, model: outgrow.grow(state), r"nothing says what to grow[\s\S]*hidden_size 12"),
+        (lambda state, model: outgrow.grow(state, TO), r"no plan of a growth[\s\S]*to=\{"),
+        (
+            lambda state, model: outgrow.grow(state, outgrow.plan_growth(state, to=TO), noise=0.0),
+            r"the plan says how to grow[\s\S]*noise",
+        ),
+        (lambda state, model: outgrow.verify(state, model), "verify takes a training state"),
+        (lambda state, model: outgrow.verify(state, state), "no lineage"),
+        (lambda state, model: outgrow.learn(state, to=TO), "fitted to data"),
+        (lambda state, model: outgrow.grow_model(torch.nn.Linear(1, 1), to=TO), "no plain model"),
+        (lambda state, model: outgrow.TrainingState.from_pretrained("no/where"), "no folder here"),
+    ],
+)
+def test_wrong_calls_are_told_what_to_do(call: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model = small_model()
+    with pytest.raises(outgrow.OutgrowError, match=says):
+        call(outgrow.TrainingState.from_model(model), model)
+
+
+def test_heads_bring_their_key_value_heads_or_say_which() -> None:
+    state = outgrow.TrainingState.from_model(small_model())
+    assert (
+        outgrow.plan_growth(state, to={"hidden_size": 18, "num_attention_heads": 6}).large.sizes["kv_heads"]
+        == 6
+    )
+    grouped = {**state.config, "num_key_value_heads": 2}
+    with pytest.raises(GrowthError, match="add num_key_value_heads=7"):
+        outgrow.plan_growth(grouped, to={"hidden_size": 28, "num_attention_heads": 7})
+
+
+def test_the_hub_gives_and_takes_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub of two functions: what is fetched is a folder, what is uploaded is the folder of `save_pretrained`."""
+    import huggingface_hub
+
+    small_model().save_pretrained(tmp_path / "small")
+    asked: dict[str, Any] = {}
+
+    def fetch(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.update(name=name, patterns=allow_patterns)
+        return str(tmp_path / "small")
+
+    class Api:
+        def create_repo(self, name: str, **_: Any) -> None:
+            asked["made"] = name
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> str:
+            asked["files"] = sorted(path.name for path in folder_path.iterdir())
+            asked["card"] = (folder_path / "README.md").read_text()
+            return f"https://hub/{repo_id}"
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    state = outgrow.TrainingState.from_pretrained("org/small")
+    assert not [pattern for pattern in asked["patterns"] if pattern.endswith(("bin", "pt", "py", "pkl"))]
+    grown = outgrow.grow(state, to=TO, **HOW)
+    assert grown.push_to_hub("me/large") == "https://hub/me/large"
+    assert asked["files"] == ["README.md", "config.json", "generation_config.json", "model.safetensors"]
+    assert (
+        "outgrow grow SMALL LARGE --to head_dim=6 " in asked["card"] or "--to hidden_size=18" in asked["card"]
+    )
+    assert "## Prove it" in asked["card"]
+
+
+def test_dir_shows_what_there_is() -> None:
+    assert {"GrowAt", "TrainingState", "grow", "grow_model", "learn", "operators", "plan_growth"} <= set(
+        dir(outgrow)
+    )
+    assert all(getattr(outgrow, name) is not None for name in dir(outgrow))
