@@ -18,13 +18,14 @@ from battery import zoo
 from outgrow.algebra.axes import Dim
 from outgrow.errors import ArchitectureError, GrowthError
 from outgrow.growth.target import target
-from outgrow.models.architecture import growable, known, load, resolve
+from outgrow.models.architecture import described, growable, load, resolve
 from outgrow.models.expressions import size_of
+from outgrow.models.files import merged
 from outgrow.models.model import Model
 from outgrow.models.spec import ArchitectureSpec
 
-TYPES = [name for name in known() if load(name).library == "transformers"]
-"""CaiT, which is timm's, is tested in a process of its own: tests/test_cait.py."""
+TYPES = sorted({entry["model_type"] for entry in zoo.CONFIGS.values()})
+"""The types of the zoo, with all their options; every other type is checked by its own example in tests/test_types.py."""
 NOTES = Path(__file__).parents[2] / "shared" / "notes" / "architectures.json"
 
 LARGER: dict[str, dict[str, Any]] = {
@@ -158,7 +159,12 @@ def test_heads_that_keep_their_size_say_which_sizes_go_together() -> None:
 def test_unknown_model_type_says_how_to_add_it() -> None:
     with pytest.raises(ArchitectureError, match="did you mean llama") as error:
         load("lama")
-    assert "CONTRIBUTING.md" in str(error.value)
+    for words in (
+        "write lama.yaml",
+        "docs/howto/add-an-architecture.md",
+        "outgrow architectures check lama.yaml",
+    ):
+        assert words in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -169,13 +175,24 @@ def test_unknown_model_type_says_how_to_add_it() -> None:
         {"layers": {"count": "n", "norm": "pre"}},
     ],
 )
-def test_unknown_keys_in_a_file_are_errors(change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    import outgrow.models.architecture as architectures
-
-    raw = architectures._raw("llama")
-    monkeypatch.setattr(architectures, "_raw", lambda model_type: {**raw, **change})
+def test_unknown_keys_in_a_file_are_errors(change: dict[str, Any]) -> None:
     with pytest.raises(ArchitectureError, match=r"architecture file llama\.yaml"):
-        load.__wrapped__("llama")
+        described("llama", {**merged("llama"), **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"parameters": {"w": {"axes": "mpl <- normed"}}}, "names 'mpl'.*did you mean mlp"),
+        ({"parameters": {"w": {"axes": "mlp", "inside": "dense"}}}, "inside 'dense'"),
+        ({"parameters": {"w": {"axes": "mlp", "times": "hidden_size ** 0.5"}}}, "no factor of a tensor"),
+        ({"parameters": {"w": {"axes": "(mlp <- normed"}}}, "open parenthesis"),
+        ({"axes": {"embed": {"size": "n", "through": "norm", "of": "stream"}}}, "names 'stream'"),
+    ],
+)
+def test_mistakes_in_a_file_are_named(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ArchitectureError, match=says):
+        described("llama", {**merged("llama"), **change})
 
 
 def test_an_unknown_key_in_a_parameter_is_an_error() -> None:

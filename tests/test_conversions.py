@@ -17,8 +17,8 @@ from battery import zoo
 from outgrow.cli import app
 from outgrow.errors import ArchitectureError, GrowthError, OutgrowError
 from outgrow.models import conversion as conversions
-from outgrow.models.architecture import known
 from outgrow.models.conversion import conversion, edges
+from outgrow.models.files import known
 from outgrow.proof.verify import verify
 from outgrow.state.converting import convert
 from outgrow.state.growing import grow

@@ -49,6 +49,9 @@ def outgrow(
     pass
 
 
+architectures_app = typer.Typer(rich_markup_mode="rich")
+app.add_typer(architectures_app, name="architectures")
+
 Folder = Annotated[
     Path, typer.Argument(help="A model folder, Trainer checkpoint or outgrow state.", show_default=False)
 ]
@@ -61,6 +64,23 @@ Format = Annotated[
     typer.Option(help="What to write: native, trainer, hub, dcp, accelerate, torchtitan or olmo-core."),
 ]
 NonFinite = Annotated[bool, typer.Option("--allow-nonfinite", help="Accept NaN and Inf in the source.")]
+
+
+@app.callback()
+def options(
+    architectures: Annotated[
+        list[Path],
+        typer.Option(
+            "--architectures",
+            help="A folder of architecture files of your own. Repeat for more. Also: OUTGROW_ARCHITECTURES.",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006
+) -> None:
+    """Grow a transformer in the middle of its training: weights, Adam moments and schedule."""
+    from outgrow.models.files import use_folders
+
+    use_folders(architectures)
 
 
 @app.command()
@@ -272,6 +292,41 @@ def operators(
 
     console = open_console()
     console.print(Markdown(one(name)) if name else listing().rich())
+
+
+@architectures_app.callback(invoke_without_command=True)
+def list_architectures(context: typer.Context, as_json: Json = False) -> None:
+    """List the model types that can grow, or check a file that describes one.
+
+    Example: [bold]outgrow architectures check my_model.yaml[/]
+    """
+    from outgrow.commands.architectures import list_command
+
+    if context.invoked_subcommand is None:
+        found = list_command(open_console(quiet=as_json))
+        if as_json:
+            _print_json(found)
+
+
+@architectures_app.command("check")
+def check_architecture(
+    file: Annotated[
+        str, typer.Argument(help="A file, as my_model.yaml, or a known model type.", show_default=False)
+    ],
+    as_json: Json = False,
+) -> None:
+    """Build tiny random models of a type, permute their units, grow them, and say what holds. Exit 1 where a promise fails.
+
+    Example: [bold]outgrow architectures check my_model.yaml[/]
+    """
+    from outgrow.commands.architectures import check_command
+
+    _quiet_transformers()
+    found = check_command(file, open_console(quiet=as_json))
+    if as_json:
+        _print_json(found)
+    if not found["passed"]:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -103,7 +103,10 @@ def _norm_bytes(model: Model, itemsize: int) -> int:
     total = 0
     for parameter in model.parameters.values():
         dims = parameter.signature.dims
-        if len(dims) != 1 or dims[0].role != "scales":
+        if len(dims) != 1 or not parameter.signature.is_gain:
+            continue
+        if parameter.signature.raw:
+            total += _FLOAT32 * 2 * dims[0].size(model.sizes)
             continue
         (name,) = dims[0].axes
         axis = model.axes[name]
@@ -169,7 +172,7 @@ def _nonlinear(model: Model) -> int:
         units = _units(model, name)
         for layer in range(model.layers) if _is_layered(model, name) else (None,):
             writers = sum(
-                sum(name in block for block in dim.blocks)
+                sum(name in block for block in dim.products)
                 for parameter, dim in _written(model)
                 if parameter == layer
             )
@@ -202,7 +205,7 @@ def _is_read(model: Model, axis: str) -> bool:
 def _width(model: Model, axis: str) -> int:
     """Units per token of the activations that an axis is a part of: a head's dimension counts once per head."""
     for _, dim in _written(model):
-        for block in dim.blocks:
+        for block in dim.products:
             if axis in block:
                 return prod(atom if isinstance(atom, int) else model.sizes[atom] for atom in block)
     return model.sizes[axis]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from outgrow.cost.flops import asked_places
+from outgrow.errors import ArchitectureError
 from outgrow.models.architecture import head_module, load
 
 IGNORED = -100
@@ -128,12 +129,19 @@ OBJECTIVES: dict[str, Objective] = {"causal": Causal(), "masked": Masked(), "ima
 
 
 def objective_of(config: Mapping[str, Any]) -> Objective:
-    """The objective of a model, by its `config.json`; ArchitectureError for a model type that has no file.
+    """The objective of a model, by its `config.json`; ArchitectureError for a model type that has no file, or that only grows.
 
     >>> objective_of({"model_type": "bert"}).metrics
     ('loss',)
     """
-    return OBJECTIVES[load(str(config.get("model_type"))).objective]
+    spec = load(str(config.get("model_type")))
+    if spec.objective not in OBJECTIVES:
+        raise ArchitectureError(
+            f"{spec.model_type} ({spec.objective}) can be grown, not trained here",
+            expected=f"a model that is trained to predict: {', '.join(OBJECTIVES)}",
+            fix="grow it with `outgrow grow`, and train it with your own loop or transformers' Seq2SeqTrainer",
+        )
+    return OBJECTIVES[spec.objective]
 
 
 def summed_loss(logits: Tensor, targets: Tensor) -> Tensor:

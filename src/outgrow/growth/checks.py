@@ -11,10 +11,19 @@ import torch
 from outgrow.algebra.linear import EMPTY, MEAN, product_error
 from outgrow.algebra.maps import AxisMap
 from outgrow.growth.growth import Growth, covered
+from outgrow.growth.raw_norms import unscaled
+from outgrow.models.spec import AxisSpec
+
+
+def _score_factor(spec: AxisSpec, query: AxisMap) -> float:
+    """√(D/d), by which queries make up for scores that attention divides by the root of the head's size."""
+    return 1.0 if spec.scores == "fixed" else sqrt(query.large / query.small)
 
 
 def _stream(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
     axis = axes[name]
+    if growth.small.axes[name].unscaled and (why := unscaled(name, axis)):
+        return False, False, why
     kinds = {spec.norm for spec in growth.small.axes.values() if spec.of == name}
     if axis.norm_ratio() is None:
         return False, False, "norms see copies of unequal weight: FᵀF is not c·I"
@@ -55,6 +64,8 @@ def _shared_as_written(axis: AxisMap) -> bool:
 
 def _copies_whole(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
     forward = axes[name].forward.as_gather()
+    if growth.small.axes[name].alibi and axes[name].grows and not _keeps_slopes(axes[name]):
+        return False, False, "the slope of a head (ALiBi) depends on its place among all heads"
     whole = bool(((forward.weight == 1) | (forward.index == EMPTY)).all())
     return (
         whole,
@@ -63,10 +74,27 @@ def _copies_whole(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tup
     )
 
 
+def _keeps_slopes(axis: AxisMap) -> bool:
+    """Whether head i of n stands at place k·(i+1)-1 of k·n, where its slope is the old one, and all other heads are new."""
+    places, forward = slope_places(axis.small, axis.large), axis.forward.as_gather()
+    alone = int((forward.index >= 0).sum()) == axis.small
+    return places is not None and alone and torch.equal(forward.index[places], torch.arange(axis.small))
+
+
+def slope_places(before: int, after: int) -> torch.Tensor | None:
+    """Where n = 2^p heads keep their ALiBi slopes 2^(-8(i+1)/n) among k·n; None where nowhere.
+
+    >>> slope_places(2, 4).tolist()
+    [1, 3]
+    """
+    powers = all(count & (count - 1) == 0 for count in (before, after))
+    return (torch.arange(before) + 1) * (after // before) - 1 if powers else None
+
+
 def _dot(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
     spec = growth.small.axes[name]
     other = axes[str(spec.with_)]
-    wanted = sqrt(axes[name].large / axes[name].small)
+    wanted = _score_factor(spec, axes[name])
     if product_error(axes[name].forward, other.forward, wanted) > 1e-9:
         return False, False, f"the dot product with {spec.with_} changes"
     if spec.rotary and not _keeps_frequencies(axes[name]):

@@ -5,7 +5,8 @@ The table of docs/explanation/maths.md as code: `compensate` takes the free maps
     norm output     F_norm = F_stream;  gain' = ρ·F_norm/F_stream·gain,  eps' = ρ²·eps,  ρ = √(c·d/D), FᵀF = c·I
     branch gain     gain' = one copy per unit, so that gain'·(F·x) = F·(gain·x)
     tied head       F_final = F_stream / c, so that logits E'·x' = E·x
-    attention       F_query ← √(D/d)·F_query, so that scores q'·k'/√D = q·k/√d
+    tied, times     F_final = F_stream·τ_head / (c·τ_table), τ = t(small) / t(large), where the model multiplies by t
+    attention       F_query ← √(D/d)·F_query, so that scores q'·k'/√D = q·k/√d (not where they are divided by a field)
 
 and says for every axis, before anything is computed, whether the function and the gradient law are kept, and why not.
 """
@@ -20,25 +21,14 @@ import torch
 
 from outgrow.algebra.linear import EMPTY, MEAN, LinearMap, Select
 from outgrow.algebra.maps import AxisMap, identity
-from outgrow.growth.checks import _CHECKS
+from outgrow.growth.checks import _CHECKS, _score_factor
 from outgrow.growth.experts import ExpertGrowth
+from outgrow.growth.finding import Finding
 from outgrow.growth.growth import Growth, covered
-from outgrow.models.model import Model
+from outgrow.growth.raw_norms import raw_findings
+from outgrow.models.expressions import factor, got
+from outgrow.models.model import Model, Parameter
 from outgrow.models.spec import AxisSpec
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a growth does to one axis."""
-
-    axis: str
-    small: int
-    large: int
-    through: str
-    function: bool
-    gradient: bool
-    compensated: str = ""
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,10 +53,13 @@ def compensate(growth: Growth) -> Compensation:
     notes: dict[str, list[str]] = {}
     for query, spec in small.axes.items():
         if spec.through == "dot" and spec.with_ is not None and small.is_query(query):
-            axes[query], axes[spec.with_] = _scores(axes[query], axes[spec.with_], rotary=spec.rotary)
+            times = _score_factor(spec, axes[query])
+            axes[query], axes[spec.with_] = _scores(
+                axes[query], axes[spec.with_], times, rotary=bool(spec.rotary)
+            )
             if axes[query].grows:
-                factor = sqrt(axes[query].large / axes[query].small)
-                notes.setdefault(query, []).append(f"queries × √(D/d) = {factor:.4g}, fresh keys zero")
+                by = "" if spec.scores == "fixed" else f"queries × √(D/d) = {times:.4g}, "
+                notes.setdefault(query, []).append(f"{by}fresh keys zero")
     for name, spec in small.axes.items():
         if spec.like is not None:
             axes[name] = _like(axes[spec.like], small.sizes[name])
@@ -81,6 +74,7 @@ def compensate(growth: Growth) -> Compensation:
     gains = {name: _gain(axes[str(small.axes[name].of)], axes[name], rho) for name, rho in ratios.items()}
     gains |= {name: _gain(axes[name], axes[name], 1.0) for name in small.axes if small.is_scaled(name)}
     eps, torn = _grown_eps(small, ratios)
+    torn |= _uncompensated(small, ratios)
     for (stream, rho), names in _same_ratio(small, ratios).items():
         field = small.axes[names[0]].eps
         notes.setdefault(stream, []).append(
@@ -96,6 +90,7 @@ def compensate(growth: Growth) -> Compensation:
             if name in torn:
                 finding = replace(finding, function=False, gradient=False, why=torn[name])
             findings.append(finding)
+    findings += raw_findings(small, axes)
     if growth.layers.grows:
         findings.append(_layers(growth))
     if growth.inexact:
@@ -164,47 +159,56 @@ def _same_ratio(small: Model, ratios: Mapping[str, float]) -> dict[tuple[str, fl
     return found
 
 
+def _uncompensated(small: Model, ratios: Mapping[str, float]) -> dict[str, str]:
+    """Norm inputs whose root mean square changes where nothing can make up for it: no gain, or an eps in the code."""
+    torn: dict[str, str] = {}
+    for name, rho in ratios.items():
+        of = str(small.axes[name].of)
+        if isclose(rho, 1.0, rel_tol=1e-12):
+            continue
+        if small.axes[name].eps is None:
+            torn[of] = "a norm's eps is in the code and cannot follow the root mean square of its input"
+        if name not in small.scaled:
+            torn[of] = "a norm has no gain that could make up for the root mean square of its input"
+    return torn
+
+
 def _grown_eps(small: Model, ratios: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:
     """eps' = ρ²·eps per config field; and the norm inputs for which one field cannot serve all norms that share it."""
     eps: dict[str, float] = {}
     torn: dict[str, str] = {}
+    inside = {one.spec.eps for one in small.parameters.values() if one.spec.norm is not None}
     for field in {spec.eps for spec in small.axes.values() if spec.eps is not None}:
         sharing = {name: rho for name, rho in ratios.items() if small.axes[name].eps == field}
         changed = [name for name, rho in sharing.items() if not isclose(rho, 1.0, rel_tol=1e-12)]
         if not changed:
             continue
-        eps[field] = float(small.config[field]) * sharing[changed[0]] ** 2
-        if any(not isclose(rho, sharing[changed[0]], rel_tol=1e-12) for rho in sharing.values()):
+        eps[field] = float(got(small.config, field)) * sharing[changed[0]] ** 2
+        if field in inside or any(
+            not isclose(rho, sharing[changed[0]], rel_tol=1e-12) for rho in sharing.values()
+        ):
             for name in changed:
                 torn[str(small.axes[name].of)] = f"norms that share {field} would need different values of it"
     return eps, torn
 
 
-def eps_conflict(model: Model) -> bool:
-    """Whether the stream's norms share their eps with a norm over another axis, which must then keep its own.
-
-    In that case the stream's activations keep their root mean square (c = D/d), and eps does not change.
-    """
-    streams = {name for name, spec in model.axes.items() if spec.through == "stream"}
-    shared = {spec.eps for spec in model.axes.values() if spec.of in streams}
-    return any(
-        spec.eps in shared and spec.of not in streams for spec in model.axes.values() if spec.of is not None
-    )
-
-
-def _scores(query: AxisMap, key: AxisMap, *, rotary: bool) -> tuple[AxisMap, AxisMap]:
+def _scores(query: AxisMap, key: AxisMap, times: float, *, rotary: bool) -> tuple[AxisMap, AxisMap]:
     """Queries and keys with F_qᵀF_k = √(D/d)·I, and the gradients that follow from it: G_q = F_k·√(d/D), G_k alike.
 
     Rotary pairs that turn at a new frequency give keys a gradient that is no transport of an old one: G_k stays as it is.
     """
     if not query.grows and not key.grows:
         return query, key
-    factor = sqrt(query.large / query.small)
-    queries, keys = query.forward.scaled(factor), key.forward
+    queries, keys = query.forward.scaled(times), key.forward
     return (
-        AxisMap(queries, keys.scaled(1 / factor), query.fresh),
-        AxisMap(keys, key.backward if rotary else queries.scaled(1 / factor), key.fresh),
+        AxisMap(queries, keys.scaled(1 / times), query.fresh),
+        AxisMap(keys, key.backward if rotary else queries.scaled(1 / times), key.fresh),
     )
+
+
+def times_ratio(growth: Growth, times: str | None) -> float:
+    """τ = t(small) / t(large): by how much a tensor is stored smaller because the model multiplies it by more."""
+    return factor(times, growth.small.config) / factor(times, growth.large.config)
 
 
 def _like(axis: AxisMap, size: int) -> AxisMap:
@@ -225,9 +229,25 @@ def _norm_output(growth: Growth, axes: Mapping[str, AxisMap], name: str, spec: A
     if name in growth.small.tied_axes():
         stream = next(axes[other] for other, one in growth.small.axes.items() if one.through == "stream")
         ratio = stream.norm_ratio() or stream.large / stream.small
-        dual = _without_mean(stream.forward).scaled(1 / ratio)
-        return AxisMap(dual, _without_mean(stream.forward), stream.fresh)
+        times = _head_times(growth, name)
+        dual = _without_mean(stream.forward).scaled(times / ratio)
+        return AxisMap(dual, _without_mean(stream.forward).scaled(1 / times), stream.fresh)
     return AxisMap(_without_mean(before.forward), before.backward, before.fresh)
+
+
+def _head_times(growth: Growth, name: str) -> float:
+    """τ of a tied table as the head that reads this axis, over its τ as the embedding."""
+
+    def roles(one: Parameter) -> list[tuple[bool, str | None]]:
+        own = ((one.signature, one.spec.times), *zip(one.tied, one.tied_times, strict=True))
+        return [(name in signature.axes("reads"), times) for signature, times in own]
+
+    found = next(
+        roles(one) for one in growth.small.parameters.values() if one.tied and any(r for r, _ in roles(one))
+    )
+    head = next(times for is_head, times in found if is_head)
+    table = next((times for is_head, times in found if not is_head), None)
+    return times_ratio(growth, head) / times_ratio(growth, table)
 
 
 def _without_mean(map_: LinearMap) -> LinearMap:

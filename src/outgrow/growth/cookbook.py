@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from outgrow.algebra.axes import Dim
+from outgrow.algebra.axes import Atom, Dim, Product, Raw, Sum
 from outgrow.algebra.linear import EMPTY, MEAN, Identity, LinearMap, Select, direct_sum, kron
 from outgrow.algebra.maps import AxisMap, LayerMap
 from outgrow.algebra.recipe import (
@@ -35,9 +35,10 @@ from outgrow.algebra.recipe import (
 )
 from outgrow.algebra.slots import SLOTS, WEIGHT, Moments, Slot
 from outgrow.errors import GrowthError
-from outgrow.growth.compensation import Compensation
+from outgrow.growth.compensation import Compensation, times_ratio
 from outgrow.growth.experts import corrects
 from outgrow.growth.growth import Growth, Part, product_maps
+from outgrow.growth.raw_norms import RawNorm, raw_norm
 from outgrow.models.model import Parameter
 
 _Made = TypeVar("_Made")
@@ -78,31 +79,37 @@ class Cookbook:
         return {
             name: self.recipe(parameter, slot)
             for name, parameter in self.growth.large.parameters.items()
-            if len(parameter.signature.dims) >= least
+            if len(parameter.signature.dims) >= least and (slot is WEIGHT or parameter.is_trained)
         }
 
     def recipe(self, parameter: Parameter, slot: Slot) -> Recipe:
-        whole = self.unscaled(parameter, slot)
+        times = times_ratio(self.growth, parameter.spec.times)
+        whole = self.unscaled(parameter, slot, times if slot is WEIGHT else times**-slot.power)
         if slot.partner is None or not whole.terms:
             return whole
         return replace(whole, follows=(slot.partner, self.unscaled(parameter, SLOTS[slot.partner])))
 
-    def unscaled(self, parameter: Parameter, slot: Slot) -> Recipe:
-        """A recipe as the maps alone have it: a factor of a second moment still follows its partner."""
+    def unscaled(self, parameter: Parameter, slot: Slot, times: float = 1.0) -> Recipe:
+        """A recipe as the maps alone have it, times a number: a factor of a second moment still follows its partner."""
         shape = slot.shape(self.growth.large.shape(parameter.name))
         parts = self.parts(parameter, slot)
         terms: list[Term] = []
         for part in parts:
             sources = self.sources(parameter, slot, part)
             maps = part.maps or self.maps(parameter, slot, part)
-            share = part.coefficient if slot is WEIGHT else self.noise_of_experts(parameter, slot)
+            share = times * (part.coefficient if slot is WEIGHT else self.noise_of_experts(parameter, slot))
             terms += [Term(source, maps, share * weight**slot.power) for source, weight in sources]
+            if slot is WEIGHT and parameter.spec.plus:
+                stored = sum(weight for source, weight in sources if isinstance(source, str))
+                terms += [Term(parameter.spec.plus, maps, share * stored)] if stored else []
             if slot is WEIGHT:
                 terms += [
                     Term(source, mean, share * weight)
                     for mean in self.new_tokens(parameter)
                     for source, weight in sources
                 ]
+        if slot is WEIGHT and parameter.spec.plus:  # what is used is w + plus: W' = M (W + plus) - plus
+            terms.append(Term(-parameter.spec.plus, tuple(map(Identity, shape))))
         whole = self.maps(parameter, slot, _WHOLE)
         fills = self.fills(parameter, slot, self.sources(parameter, slot, _WHOLE), whole)
         if slot is WEIGHT:
@@ -151,12 +158,25 @@ class Cookbook:
         if slot is not WEIGHT and self.moments == "keep_zero" and layer not in layers.originals().values():
             return ()
         if not layers.rows[layer] and slot is WEIGHT and len(parameter.signature.dims) < 2:
-            return ((1.0 if parameter.signature.dims[0].role == "scales" else 0.0, 1.0),)
+            return ((1.0 if parameter.signature.is_gain else 0.0, 1.0),)
         last = self.growth.small.layers - 1
-        return tuple(
+        found = tuple(
             (pattern.replace("{L}", str(min(source + part.shift, last))), weight)
             for source, weight in layers.rows[layer]
         )
+        lacking = [
+            name
+            for name, _ in found
+            if name not in self.growth.small.parameters and name not in self.growth.tensors
+        ]
+        if not lacking:
+            return found
+        if len(parameter.signature.dims) > 1:
+            raise GrowthError(
+                f"{parameter.name} would copy {lacking[0]}, which layers of that kind do not have",
+                fix="use --depth identity, which keeps the kinds of layers",
+            )
+        return ((1.0 if parameter.signature.is_gain else 0.0, 1.0),) if slot is WEIGHT else ()
 
     def begins_anew(self, parameter: Parameter) -> bool:
         """Whether a router's rows are all drawn anew, so that nothing of its moments is about them."""
@@ -230,10 +250,33 @@ class Cookbook:
         made: _Made = self.cache[key]
         return made
 
-    def atoms(self, block: tuple[str | int, ...], dim: Dim, part: Part) -> list[AxisMap]:
-        """The axes of a product; a joint map stands for its neighbours."""
-        axes = self.compensation.gains if dim.role == "scales" else {**self.compensation.axes, **part.axes}
-        return product_maps(block, axes)
+    def atoms(self, block: Product, dim: Dim, part: Part) -> list[AxisMap]:
+        """The axes of a product; a joint map stands for its neighbours, and inputs of norms are derived."""
+        found: list[AxisMap] = []
+        run: list[Atom] = []
+        for atom in (*block, None):
+            if isinstance(atom, Raw) or atom is None:
+                found += product_maps(tuple(run), self.axes(dim, part)) if run else []
+                run = []
+            if isinstance(atom, Raw):
+                norm = self.raw(atom, part)
+                found.append(norm.gain if dim.role == "scales" else norm.input)
+            elif atom is not None:
+                run.append(atom)
+        return found
+
+    def axes(self, dim: Dim, part: Part) -> Mapping[str, AxisMap]:
+        """The maps that a dimension uses: those of gains, or an operator's own over the growth's."""
+        if dim.role == "scales":
+            return self.compensation.gains
+        return {**self.compensation.axes, **part.axes} if part.axes else self.compensation.axes
+
+    def raw(self, raw: Raw, part: Part) -> RawNorm:
+        """What the growth asks of a norm's input and gain."""
+        axes = {**self.compensation.axes, **part.axes}
+        return self.once(
+            ("raw", raw, tuple(part.axes.items())), lambda: raw_norm(self.growth.small, axes, raw)
+        )
 
     def new_tokens(self, parameter: Parameter) -> list[tuple[LinearMap, ...]]:
         """New rows of a vocabulary begin as the mean of the old ones."""
@@ -357,23 +400,40 @@ class Cookbook:
 
     def mask(self, dim: Dim) -> Mask:
         """New units of a dimension: those that may hold fresh values, and those that must stay zero."""
+        return Mask(*self.new_units(dim.blocks, dim))
+
+    def new_units(self, blocks: tuple[Product, ...], dim: Dim) -> tuple[Tensor, Tensor]:
+        """The same for a sum of products, as two tensors."""
         fresh, barred = [], []
-        for block in dim.blocks:
+        for block in blocks:
             block_fresh, block_barred = torch.zeros(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
-            for axis in self.atoms(block, dim, _WHOLE):
-                map_ = axis.forward if dim.role == "writes" else axis.backward
-                empty = ~map_.covered()
-                if self.is_lookup(dim):
-                    empty = torch.zeros_like(empty)
-                mine = dim.role in _FRESH_SIDES[axis.fresh]
-                block_fresh = _outer(block_fresh, empty if mine else torch.zeros_like(empty))
-                block_barred = _outer(block_barred, torch.zeros_like(empty) if mine else empty)
+            for mine, barring in self.new_of_atoms(block, dim):
+                block_fresh, block_barred = _outer(block_fresh, mine), _outer(block_barred, barring)
             fresh.append(block_fresh)
             barred.append(block_barred)
-        return Mask(torch.cat(fresh), torch.cat(barred))
+        return torch.cat(fresh), torch.cat(barred)
+
+    def new_of_atoms(self, block: Product, dim: Dim) -> Iterator[tuple[Tensor, Tensor]]:
+        if any(isinstance(atom, Sum) and not isinstance(atom, Raw) for atom in block):
+            for atom in block:  # one by one: no joint map reaches into a sum
+                if isinstance(atom, Sum) and not isinstance(atom, Raw):
+                    yield self.new_units(atom.blocks, dim)
+                else:
+                    yield from self.new_of_atoms((atom,), dim)
+            return
+        raw = any(isinstance(atom, Raw) for atom in block)
+        for axis in self.atoms(block, dim, _WHOLE):
+            map_ = axis.forward if dim.role == "writes" else axis.backward
+            empty, none = ~map_.covered(), torch.zeros(map_.outputs, dtype=torch.bool)
+            if self.is_lookup(dim):
+                yield none, none
+            elif not raw and dim.role in _FRESH_SIDES[axis.fresh]:
+                yield empty, none
+            else:
+                yield none, empty
 
 
-def _inside(cells: torch.Tensor, inner: str, block: tuple[str | int, ...]) -> torch.Tensor:
+def _inside(cells: torch.Tensor, inner: str, block: Product) -> torch.Tensor:
     """Flags (expert, inner unit) as flags of (expert, unit of a product with numbers): `(mlp 2)` has each twice."""
     at, sizes = block.index(inner), [atom if isinstance(atom, int) else 1 for atom in block]
     return cells.repeat(1, prod(sizes[:at])).repeat_interleave(prod(sizes[at + 1 :]), 1)

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from outgrow.algebra.linear import LinearMap
+from outgrow.algebra.axes import Atom, Raw, Sum
+from outgrow.algebra.linear import LinearMap, direct_sum, kron
 from outgrow.algebra.maps import AxisMap, LayerMap, identity
 from outgrow.errors import GrowthError
 from outgrow.growth.experts import ExpertGrowth, of_router
@@ -143,8 +144,10 @@ def no_width(model: Model) -> dict[str, AxisMap]:
     return {name: identity(size) for name, size in model.sizes.items()}
 
 
-def product_maps(block: tuple[str | int, ...], axes: Mapping[str, AxisMap]) -> list[AxisMap]:
+def product_maps(block: tuple[Atom, ...], axes: Mapping[str, AxisMap]) -> list[AxisMap]:
     """The maps of a product of axes, outermost first; the joint map of neighbours (the longest) stands for them.
+
+    A sum inside it is the direct sum of its terms. Inputs of norms (`raw`) are derived in `raw_norms`.
 
     >>> [one.large for one in product_maps(("heads", 3, "dim"), {"heads": identity(2), "3 dim": identity(15)})]
     [2, 15]
@@ -154,9 +157,28 @@ def product_maps(block: tuple[str | int, ...], axes: Mapping[str, AxisMap]) -> l
         words = {stop: " ".join(map(str, block[place:stop])) for stop in range(len(block), place, -1)}
         stop = next((stop for stop, word in words.items() if word in axes), place + 1)
         atom = block[place]
-        found.append(axes[words[stop]] if words[stop] in axes else identity(int(atom)))
+        if words[stop] in axes:
+            found.append(axes[words[stop]])
+        elif isinstance(atom, Sum):
+            assert not isinstance(atom, Raw), "the input of a norm has no map of its own"
+            found.append(joined(atom.blocks, axes))
+        else:
+            found.append(identity(int(atom)))
         place = stop
     return found
+
+
+def joined(blocks: tuple[tuple[Atom, ...], ...], axes: Mapping[str, AxisMap]) -> AxisMap:
+    """The maps of a sum of products as one pair.
+
+    >>> joined((("heads", 3), ("heads",)), {"heads": identity(2)}).large
+    8
+    """
+    parts = [product_maps(block, axes) for block in blocks]
+    return AxisMap(
+        direct_sum([kron([axis.forward for axis in part]) for part in parts]),
+        direct_sum([kron([axis.backward for axis in part]) for part in parts]),
+    )
 
 
 def covered(map_: LinearMap) -> bool:

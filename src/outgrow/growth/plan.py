@@ -76,7 +76,9 @@ class GrowthPlan:
             return name
         sources = self.growth.layers.sources(parameter.layer)
         if sources or self.small.layers:
-            return parameter.in_layer(sources[0] if sources else 0)
+            name = parameter.in_layer(sources[0] if sources else 0)
+            kin = (one for one, other in self.small.parameters.items() if other.pattern == parameter.pattern)
+            return name if name in self.small.parameters else next(kin)
         dims = min(len(parameter.signature.dims), 2)  # nothing of its kind: as a vector, or as a matrix
         return next(one.name for one in self.small.parameters.values() if len(one.signature.dims) == dims)
 

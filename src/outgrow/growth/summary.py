@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from outgrow.algebra.maps import LayerMap
-from outgrow.growth.compensation import Finding
+from outgrow.growth.finding import Finding
 from outgrow.models.architecture import growable
 from outgrow.models.expressions import size_of
 from outgrow.models.model import Model

@@ -8,9 +8,10 @@ from typing import Any
 from outgrow.algebra.maps import LayerMap
 from outgrow.errors import GrowthError, near
 from outgrow.growth.growth import Growth
-from outgrow.models.architecture import fixed, growable, known, load, resolve
+from outgrow.models.architecture import fixed, growable, load, resolve
 from outgrow.models.conversion import edges
-from outgrow.models.expressions import size_of
+from outgrow.models.expressions import got, put, size_of
+from outgrow.models.files import known
 from outgrow.models.model import Model
 from outgrow.models.spec import ArchitectureSpec
 
@@ -18,10 +19,18 @@ _MOST_TIMES = 1000
 """No model was ever grown by such a factor in one size; without a bound a slip of the finger resolves layers for hours."""
 
 
-def target(small: Model, to: Mapping[str, Any], *, finer: frozenset[str] = frozenset()) -> Model:
+def target(
+    small: Model,
+    to: Mapping[str, Any],
+    layers: LayerMap | None = None,
+    *,
+    finer: frozenset[str] = frozenset(),
+) -> Model:
     """The model that the fields of `to` ask for. Fields are config fields, under the model's own or the common names.
 
-    `finer` names axes that may shrink, because what they measure is cut in pieces: units inside experts.
+    `layers` says which layers the new ones are made of, for per-layer lists and kinds of layers; without it, old layers
+    stand for new ones as evenly as they can. `finer` names axes that may shrink, because what they measure is cut in
+    pieces: units inside experts.
 
     Raises GrowthError for an unknown field, a size that does not fit, or one that shrinks.
 
@@ -32,8 +41,8 @@ def target(small: Model, to: Mapping[str, Any], *, finer: frozenset[str] = froze
     spec = small.spec
     config = dict(small.config)
     for name, expression in spec.pin.items():
-        if config.get(name) is None:
-            config[name] = size_of(expression, config)
+        if got(config, name) is None:
+            config = put(config, name, size_of(expression, config))
     allowed, said = growable(spec), dict[str, str]()
     for asked, value in to.items():
         name = spec.aliases.get(asked, asked)
@@ -56,10 +65,18 @@ def target(small: Model, to: Mapping[str, Any], *, finer: frozenset[str] = froze
                 got=value,
                 expected=f"at most {_MOST_TIMES * now:,}",
             )
-        config[_written(name, spec, config)] = value
+        config = put(config, _written(name, spec, config), value)
     _follow_heads(small, {spec.aliases.get(asked, asked) for asked in to}, config)
-    for name in spec.layers.lists:
-        config.pop(name, None)  # per-layer lists follow the layers; `plan` writes them
+    for name, expression in spec.follow.items():
+        config = put(config, name, size_of(expression, config))
+    count = got(config, spec.layers.count)
+    if type(count) is int and count > small.layers > 0:
+        layers = layers or LayerMap.of([layer * small.layers // count for layer in range(count)])
+        for name, value in grown_lists(small, layers).items():
+            config = put(config, name, value)
+    elif not small.layers:
+        for name in spec.layers.lists:
+            config = put(config, name, None)  # nothing to follow: transformers writes the list
     large = resolve(config)
     for name, size in small.sizes.items():
         shrinks_with_more_kv_heads = name == "group" and large.sizes["kv_heads"] > small.sizes["kv_heads"]
@@ -100,7 +117,7 @@ def _written(name: str, spec: ArchitectureSpec, config: Mapping[str, Any]) -> st
     for router in spec.routers.values():
         names = [one.strip() for one in spec.axes[router.experts].size.split("|")]
         if name in names:
-            return next((one for one in names if config.get(one) is not None), name)
+            return next((one for one in names if got(config, one) is not None), name)
     return name
 
 
@@ -133,18 +150,47 @@ def _follow_heads(small: Model, asked: Collection[str], config: dict[str, Any]) 
 def grown_config(growth: Growth, eps: Mapping[str, float]) -> dict[str, Any]:
     """The large model's full config: sizes, norm eps, and per-layer lists copied with their layers."""
     config = dict(growth.large.config)
-    config.update(eps)
-    for name in growth.small.spec.layers.lists:
-        old = growth.small.config.get(name)
-        if old:  # a model without layers has nothing to follow: transformers writes the list
-            config[name] = _grown_list(old, growth.layers)
+    for name, value in {**eps, **grown_lists(growth.small, growth.layers)}.items():
+        config = put(config, name, value)
     return config
+
+
+def grown_lists(small: Model, layers: LayerMap) -> dict[str, Any]:
+    """Config fields that say something of single layers, as the layers are copied: lists, numbers of layers, leading counts.
+
+    Raises GrowthError where layers that a field counts from the first would be mixed with others.
+    """
+    found: dict[str, Any] = {}
+    spec = small.spec.layers
+    for name in spec.lists:
+        old = got(small.config, name)
+        if old and small.layers:
+            found[name] = _grown_list(old, layers)
+    for name in spec.index_lists:
+        old = got(small.config, name)
+        if old is not None:
+            found[name] = [new for new in range(layers.large) if _stands_for(layers, new) in old]
+    for name in spec.prefixes:
+        old = got(small.config, name)
+        if old is not None:
+            leading = [new for new in range(layers.large) if _stands_for(layers, new) < old]
+            if leading != list(range(len(leading))):
+                raise GrowthError(
+                    f"layers of two kinds would be mixed, and {name} only counts the first ones",
+                    got=f"layers of the first kind at {leading}",
+                    fix="use --depth identity or interleave, which keep a layer beside its copies",
+                )
+            found[name] = len(leading)
+    return found
+
+
+def _stands_for(layers: LayerMap, new: int) -> int:
+    """The old layer whose kind a new layer has: its first source, or where it has none that of the layer before."""
+    while new > 0 and not layers.sources(new):
+        new -= 1
+    return layers.sources(new)[0] if layers.sources(new) else 0
 
 
 def _grown_list(old: list[Any], layers: LayerMap) -> list[Any]:
     """A per-layer list follows its layers; a layer made of nothing follows the one before it."""
-    grown: list[Any] = []
-    for layer in range(layers.large):
-        sources = layers.sources(layer)
-        grown.append(old[sources[0]] if sources else (grown[-1] if grown else old[0]))
-    return grown
+    return [old[_stands_for(layers, layer)] for layer in range(layers.large)]

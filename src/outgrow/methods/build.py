@@ -22,7 +22,7 @@ from outgrow.methods.experts import basic as expert_operators
 from outgrow.methods.registry import Asked, Operator, find
 from outgrow.methods.width import basic as widths
 from outgrow.methods.width import hypercloning, lemon, msg, mup, net2net, sparkling, staged
-from outgrow.models.architecture import growable, resolve
+from outgrow.models.architecture import growable
 from outgrow.models.expressions import fields
 from outgrow.models.model import Model
 
@@ -53,10 +53,12 @@ def unusual(**asked: Any) -> list[str]:
 def usual_width(small: Model) -> str:
     """The width operator where none is named: `pad`, the best of all in benchmarks/operators.py.
 
-    It cannot pass a stream whose LayerNorm stands after the sum, nor LayerScale: `isometric` there.
+    It cannot pass a stream whose LayerNorm stands after the sum, nor LayerScale, nor a stream that a nonlinearity writes:
+    `isometric` there.
     """
     stream = next(name for name, spec in small.axes.items() if spec.through == "stream")
-    return "isometric" if small.spec.layers.norm == "post" or small.is_scaled(stream) else "pad"
+    asks = small.spec.layers.norm == "post" or small.is_scaled(stream) or small.axes[stream].unscaled
+    return "isometric" if asks else "pad"
 
 
 def build(
@@ -74,6 +76,7 @@ def build(
     `width`, `depth` and `experts` name operators, with options behind a colon (`solar:overlap=8`); without a width, the
     `usual_width` of the model. Raises GrowthError for unknown operators (naming the near ones), sizes that do not fit, and what an operator cannot do.
 
+    >>> from outgrow.models.architecture import resolve
     >>> small = resolve({"model_type": "gpt2", "n_embd": 6, "n_head": 2, "n_layer": 1, "n_positions": 7, "vocab_size": 11})
     >>> build(small, {"hidden_size": 12, "n_layer": 2}).layers.large
     2
@@ -90,10 +93,11 @@ def build(
             f"depth operator '{depth}' copies layers, and this model has none ({small.spec.layers.count} = 0)",
             fix=f"use {' or '.join(name for name, one in DEPTH.items() if not one.needs_layers)}",
         )
-    deeper = resolve({**small.config, small.spec.layers.count: large.layers})
-    deepened = Growth(small, deeper, no_width(small), no_layers(small))
+    deepened = Growth(small, small, no_width(small), no_layers(small))
     if large.layers > small.layers:
+        deeper = target(small, {small.spec.layers.count: large.layers})
         deepened = deepening.grow(small, deeper, seed=seed, **depth_options)
+        large = target(small, to, deepened.layers)
     widened = widening.grow(small, large, seed=seed, noise=noise, **width_options)
     asked: dict[str, Any] = {"width": width, "noise": noise, "seed": seed}
     parts = _joined(deepened, widened)
@@ -177,7 +181,7 @@ def _with_experts(widened: Growth, sparser: _Sparser, parts: Mapping[str, Any], 
 def _joined(deepened: Growth, widened: Growth) -> dict[str, tuple[Part, ...]]:
     """Parts of both: every weight's depth parts, each under every width part."""
     joined: dict[str, tuple[Part, ...]] = {}
-    for name, parameter in deepened.large.parameters.items():
+    for name, parameter in widened.large.parameters.items():
         deep = deepened.parts.get(name) or deepened.parts.get(parameter.pattern)
         wide = widened.parts.get(name) or widened.parts.get(parameter.pattern)
         if deep or wide:

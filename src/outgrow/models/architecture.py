@@ -6,48 +6,77 @@ applies it to a config. Adding an architecture is adding a file (CONTRIBUTING, "
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
-from functools import lru_cache
-from importlib.resources import files
+from functools import lru_cache, reduce
 from itertools import groupby
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from outgrow.algebra.axes import Signature, parse
 from outgrow.errors import ArchitectureError, near
 from outgrow.models.bounds import check_bounds
-from outgrow.models.expressions import fields, size_of
+from outgrow.models.expressions import factor, fields, got, put, size_of
+from outgrow.models.files import FOLDERS, file_of, known, merged
 from outgrow.models.model import Model, Parameter
-from outgrow.models.spec import ArchitectureSpec, ParameterSpec
+from outgrow.models.spec import ArchitectureSpec, KindSpec, ParameterSpec
 
 
-def known() -> tuple[str, ...]:
-    """Model types that have an architecture file."""
-    folder = files("outgrow") / "architectures"
-    return tuple(sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+@lru_cache(maxsize=128)
+def _load(model_type: str, folders: str) -> ArchitectureSpec:
+    found = file_of(model_type)
+    if found is None:
+        raise ArchitectureError(
+            f"no architecture file for model type '{model_type}' ({near(model_type, known())})",
+            fix=f"write {model_type}.yaml (docs/howto/add-an-architecture.md says how), check it with `outgrow architectures check"
+            f" {model_type}.yaml`, and give its folder with --architectures or {FOLDERS}",
+        )
+    return described(model_type, merged(model_type))
 
 
-@lru_cache(maxsize=64)
 def load(model_type: str) -> ArchitectureSpec:
     """The architecture file of a model type.
 
     >>> load("gpt2").class_
     'GPT2LMHeadModel'
     """
-    if model_type not in known():
-        raise ArchitectureError(
-            f"no architecture file for model type '{model_type}' ({near(model_type, known())})",
-            fix=f"add src/outgrow/architectures/{model_type}.yaml: see CONTRIBUTING.md, 'Add an architecture'",
-        )
+    return _load(model_type, os.environ.get(FOLDERS, ""))
+
+
+def described(where: str, content: Mapping[str, Any]) -> ArchitectureSpec:
+    """The content of an architecture file, checked: an unknown key, axis or kind of layer is an error that names it."""
     try:
-        return ArchitectureSpec.model_validate(_raw(model_type))
+        spec = ArchitectureSpec.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ArchitectureError(f"architecture file {model_type}.yaml: {where}: {first['msg']}") from None
+        place = ".".join(str(part) for part in first["loc"])
+        raise ArchitectureError(f"architecture file {where}.yaml: {place}: {first['msg']}") from None
+    for name, axis in spec.axes.items():
+        for other in (axis.of, axis.with_, axis.like):
+            if other is not None and other not in spec.axes:
+                raise ArchitectureError(
+                    f"architecture file {where}.yaml: axis '{name}' names '{other}', which is no axis of it ({near(other, spec.axes)})"
+                )
+    for name, one in spec.parameters.items():
+        for axis_name in (axis for dim in parse(one.axes).dims for axis in dim.axes):
+            if axis_name not in spec.axes:
+                raise ArchitectureError(
+                    f"architecture file {where}.yaml: {name} names '{axis_name}', which is no axis of it ({near(axis_name, spec.axes)})"
+                )
+        if one.inside is not None and one.inside not in spec.layers.kinds:
+            raise ArchitectureError(
+                f"architecture file {where}.yaml: {name} is inside '{one.inside}', which is no kind of layer",
+                expected=near(one.inside, spec.layers.kinds)
+                if spec.layers.kinds
+                else "an entry of layers.kinds",
+            )
+        try:
+            factor(one.times, reduce(lambda made, field: put(made, field, 1), fields(one.times or ""), {}))
+        except ArchitectureError as error:
+            raise ArchitectureError(f"architecture file {where}.yaml: {name}: {error}") from None
+    return spec
 
 
 def resolve(config: Mapping[str, Any]) -> Model:
@@ -61,19 +90,19 @@ def resolve(config: Mapping[str, Any]) -> Model:
     check_bounds(config)
     _check_requirements(spec.model_type, spec.requires, config)
     sizes = {name: size_of(axis.size, config) for name, axis in spec.axes.items()}
-    none = type(config.get(spec.layers.count)) is int and config[spec.layers.count] == 0
-    layers = 0 if none else size_of(spec.layers.count, config)
+    count = got(config, spec.layers.count)
+    layers = 0 if type(count) is int and count == 0 else size_of(spec.layers.count, config)
     for expression in spec.whole:
         size_of(expression, config)
-    tied: dict[str, list[Signature]] = {}
+    tied: dict[str, list[tuple[Signature, str | None]]] = {}
     owners: list[tuple[str, Signature, ParameterSpec]] = []
     for pattern, parameter in spec.parameters.items():
-        if parameter.when is not None and not config.get(parameter.when):
+        if parameter.when is not None and not got(config, parameter.when):
             continue
         if parameter.of_class not in (None, *(config.get("architectures") or [spec.class_])):
             continue
-        if parameter.tied_to is not None and config.get(parameter.when_tied or ""):
-            tied.setdefault(parameter.tied_to, []).append(parse(parameter.axes))
+        if parameter.tied_to is not None and got(config, parameter.when_tied or ""):
+            tied.setdefault(parameter.tied_to, []).append((parse(parameter.axes), parameter.times))
         else:
             owners.append((pattern, parse(parameter.axes), parameter))
     parameters: dict[str, Parameter] = {}
@@ -82,11 +111,47 @@ def resolve(config: Mapping[str, Any]) -> Model:
         patterns = list(group)
         for place in range(counts[stack]) if stack else (0,):  # layer by layer, as a model holds them
             for pattern, signature, one in patterns:
+                if one.inside is not None and not is_kind(spec, one.inside, place, config):
+                    continue
+                pattern = pattern.partition("@")[0]
                 name = pattern.replace(f"{{{stack}}}", str(place))
                 layer, own = (place, pattern) if stack == "L" else (None, name)
-                twins = tuple(tied.get(name, ()))
-                parameters[name] = Parameter(name, own, layer, signature, twins, one.at, one.apart)
+                twins = tied.get(name, ())
+                parameters[name] = Parameter(
+                    name,
+                    own,
+                    layer,
+                    signature,
+                    one,
+                    tuple(twin for twin, _ in twins),
+                    tuple(times for _, times in twins),
+                )
     return Model(spec, dict(config), sizes, parameters)
+
+
+def is_kind(spec: ArchitectureSpec, name: str, layer: int, config: Mapping[str, Any]) -> bool:
+    """Whether a layer is of the kind `name`, as the config says.
+
+    >>> spec = described("llama", merged("llama") | {"layers": {"count": "n", "norm": "pre", "branch_outputs": [],
+    ...                                              "kinds": {"dense": {"first": "dense_layers"}}}})
+    >>> [is_kind(spec, "dense", layer, {"dense_layers": 1}) for layer in (0, 1)]
+    [True, False]
+    """
+    kind = spec.layers.kinds[name]
+    if kind.also is not None and not is_kind(spec, kind.also, layer, config):
+        return False
+    return _is_counted(kind, layer, config) is not kind.not_
+
+
+def _is_counted(kind: KindSpec, layer: int, config: Mapping[str, Any]) -> bool:
+    if kind.list is not None:
+        found = got(config, kind.list) or ()
+        return layer < len(found) and found[layer] in kind.is_
+    if kind.first is not None:
+        return layer < int(got(config, kind.first) or 0)
+    if kind.indices is not None:
+        return layer in (got(config, kind.indices) or ())
+    return layer == kind.place
 
 
 def _stack(pattern: str) -> str | None:
@@ -172,41 +237,10 @@ def check_depth(model: Model) -> None:
 
 def _check_requirements(model_type: str, requirements: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     for name, wanted in requirements.items():
-        if config.get(name, wanted) != wanted:
+        *inner, field = name.split(".")
+        holder = got(config, ".".join(inner)) if inner else config
+        if holder is not None and holder.get(field, wanted) != wanted:
             raise ArchitectureError(
-                f"{model_type} with {name} = {config[name]} is not described by its architecture file",
+                f"{model_type} with {name} = {holder[field]} is not described by its architecture file",
                 expected=f"{name} = {wanted}",
             )
-
-
-def _raw(model_type: str) -> dict[str, Any]:
-    """The file's content, with what it extends and renames worked in."""
-    data: dict[str, Any] = yaml.safe_load(
-        (files("outgrow") / "architectures" / f"{model_type}.yaml").read_text()
-    )
-    parent = data.pop("extends", None)
-    renames = data.pop("rename", {})
-    if parent is None:
-        return data
-    merged = _raw(parent)
-    for key, value in data.items():
-        if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = {
-                name: entry for name, entry in {**merged[key], **value}.items() if entry is not None
-            }
-        else:
-            merged[key] = value
-
-    def renamed(text: str) -> str:
-        for old, new in renames.items():
-            if text.startswith(old):
-                return str(new) + text[len(old) :]
-        return text
-
-    if renames:
-        merged["parameters"] = {
-            renamed(name): {**entry, **({"tied_to": renamed(entry["tied_to"])} if "tied_to" in entry else {})}
-            for name, entry in merged["parameters"].items()
-        }
-        merged["ignored"] = [renamed(pattern) for pattern in merged.get("ignored", [])]
-    return merged

@@ -64,7 +64,7 @@ def config_object(config: Mapping[str, Any]) -> PreTrainedConfig:
         )
     check_bounds(config)
     try:
-        return cast("PreTrainedConfig", CONFIG_MAPPING[model_type].from_dict(dict(config)))
+        return cast("PreTrainedConfig", CONFIG_MAPPING[model_type].from_dict(_floats(dict(config))))
     except Exception as error:  # any: config classes check their own values, each with its own exceptions
         raise CheckpointError(f"the config of this {model_type} is not valid", got=error) from error
 
@@ -80,6 +80,17 @@ def default_fields(model_type: str | None) -> frozenset[str]:
 
     made = PreTrainedConfig() if model_type is None else CONFIG_MAPPING[model_type]()
     return frozenset(config_dict(made)) | {"_name_or_path"}
+
+
+def _floats(value: Any) -> Any:
+    """Plain JSON values, the infinite numbers that transformers writes as maps read again."""
+    if isinstance(value, dict):
+        return (
+            float(value["__float__"])
+            if set(value) == {"__float__"}
+            else {k: _floats(v) for k, v in value.items()}
+        )
+    return [_floats(one) for one in value] if isinstance(value, list) else value
 
 
 def model_class(config: Mapping[str, Any]) -> type[PreTrainedModel]:
@@ -165,7 +176,7 @@ class ModelNames:
     """What a model's parameters are called, where they are tied, and what its files may call them."""
 
     shapes: Mapping[str, Shape]
-    """In-memory parameter name to shape, tied weights once, in `named_parameters()` order."""
+    """In-memory name to shape, tied weights once, in `named_parameters()` order, and behind them the saved buffers."""
     aliases: Mapping[str, str]
     """Further names of tied weights, to the name above that owns them."""
     prefix: str
@@ -176,6 +187,13 @@ class ModelNames:
     """Parts of names in published files -> in memory, replaced one after the other."""
     apart: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
     """A parameter that files may hold in parts: the parts' names, per unit of its first dimension."""
+    buffers: frozenset[str] = frozenset()
+    """Those of the names that are buffers: saved, but not trained."""
+
+    @property
+    def trained(self) -> dict[str, Shape]:
+        """The parameters, without the buffers."""
+        return {name: shape for name, shape in self.shapes.items() if name not in self.buffers}
 
 
 def model_names(config: Mapping[str, Any]) -> ModelNames:
@@ -184,20 +202,45 @@ def model_names(config: Mapping[str, Any]) -> ModelNames:
     model = meta_model(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     owner = {id(parameter): name for name, parameter in model.named_parameters()}
+    described = resolve(config).parameters
+    buffers = {
+        name: tuple(buffer.shape)
+        for name, buffer in saved_buffers(model).items()
+        if name in described and described[name].spec.buffer
+    }
     aliases = {
         name: owner[id(parameter)]
         for name, parameter in model.named_parameters(remove_duplicate=False)
         if name not in shapes
     }
-    extra = [name for name in model.state_dict() if name not in shapes and name not in aliases]
+    extra = [name for name in model.state_dict() if name not in {*shapes, *aliases, *buffers}]
     if extra:
         raise CheckpointError(
-            f"{type(model).__name__} keeps state in buffers, which outgrow does not handle yet",
+            f"{type(model).__name__} keeps state in buffers that its architecture file does not name",
             got=", ".join(extra[:5]),
+            fix="describe them in the file as parameters with `buffer: true`",
         )
     prefix = getattr(model, "base_model_prefix", "")
-    apart = {one.name: parts for one in resolve(config).parameters.values() if (parts := _parts(one, shapes))}
-    return ModelNames(shapes, aliases, prefix, architecture.ignored, architecture.disk, apart)
+    apart = {one.name: parts for one in described.values() if (parts := _parts(one, shapes))}
+    shapes |= buffers
+    return ModelNames(
+        shapes, aliases, prefix, architecture.ignored, architecture.disk, apart, frozenset(buffers)
+    )
+
+
+def saved_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Buffers that a model saves with its parameters: state that no gradient moves."""
+    return {
+        f"{place}.{name}" if place else name: buffer
+        for place, module in model.named_modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    }
+
+
+def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Everything that is saved of a model, tied weights once: parameters, then buffers."""
+    return dict(model.named_parameters()) | saved_buffers(model)
 
 
 def _parts(parameter: Parameter, shapes: Mapping[str, Shape]) -> tuple[tuple[str, ...], ...]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any
 
 from outgrow.algebra.axes import Signature, parse
-from outgrow.models.expressions import size_of
-from outgrow.models.spec import ArchitectureSpec, AxisSpec
+from outgrow.models.expressions import got, size_of
+from outgrow.models.spec import ArchitectureSpec, AxisSpec, ParameterSpec
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,26 @@ class Parameter:
     pattern: str
     layer: int | None
     signature: Signature
+    spec: ParameterSpec
     tied: tuple[Signature, ...] = ()
     """Signatures of the parameters that share this tensor, as their own role reads it."""
-    at: str | None = None
-    """At how many positions of a sequence it is applied, where not at all of them."""
-    apart: tuple[str, ...] = ()
-    """Names of its parts in published files, where they hold it in parts (`ParameterSpec.apart`)."""
+    tied_times: tuple[str | None, ...] = ()
+    """By what the model multiplies it in those roles (`ParameterSpec.times`)."""
+
+    @property
+    def at(self) -> str | None:
+        """At how many positions of a sequence it is applied, where not at all of them."""
+        return self.spec.at
+
+    @property
+    def apart(self) -> tuple[str, ...]:
+        """Names of its parts in published files, where they hold it in parts."""
+        return self.spec.apart
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is a parameter, and no buffer that is only saved."""
+        return not self.spec.buffer
 
     def in_layer(self, layer: int) -> str:
         """The same parameter's name in another layer."""
@@ -49,7 +64,8 @@ class Model:
     @property
     def layers(self) -> int:
         """Number of layers."""
-        return int(self.config[self.spec.layers.count])
+        found = got(self.config, self.spec.layers.count)
+        return len(found) if isinstance(found, list) else int(found)
 
     @property
     def layer_modules(self) -> Mapping[int, str]:
@@ -83,7 +99,9 @@ class Model:
     def num_active(self) -> int:
         """Number of weights that work for one token, tied ones once; embedding tables count in full."""
         sizes = self.active_sizes
-        return sum(prod(one.signature.shape(sizes)) for one in self.parameters.values())
+        return sum(
+            prod(one.signature.shape(sizes)) for one in self.parameters.values() if not one.spec.buffer
+        )
 
     def is_query(self, name: str) -> bool:
         """Of two axes contracted in attention, the one that the file names first is the query side."""
@@ -91,20 +109,40 @@ class Model:
         return other is None or order.index(name) < order.index(other)
 
     def tied_axes(self) -> frozenset[str]:
-        """Axes that a tied tensor reads in its second role (the output of the norm before a tied head)."""
-        return frozenset[str]().union(
+        """Axes that a tied tensor reads as a head (the output of the norm before it), whichever of its roles owns it."""
+        read = frozenset[str]().union(
             *(
                 signature.axes("reads")
                 for parameter in self.parameters.values()
-                for signature in parameter.tied
+                if parameter.tied
+                for signature in (parameter.signature, *parameter.tied)
             )
         )
+        return frozenset(name for name in read if not self.axes[name].is_table)
 
     def is_scaled(self, name: str) -> bool:
         """Whether gains scale what branches write to this axis, with no norm before them (LayerScale)."""
-        return self.axes[name].of is None and any(
-            name in parameter.signature.axes("scales") for parameter in self.parameters.values()
-        )
+        return self.axes[name].of is None and name in self.scaled
+
+    @cached_property
+    def scaled(self) -> frozenset[str]:
+        """Axes that some gain scales, inputs of norms left out."""
+        gains = (one.signature for one in self.parameters.values() if not one.signature.raw)
+        return frozenset[str]().union(*(gain.axes("scales") for gain in gains))
+
+    @cached_property
+    def keeps_rms(self) -> bool:
+        """Whether the stream's root mean square must not change, so that c = D/d, ρ = 1, gains and eps stay as they are.
+
+        So it is where a norm of the stream has no gain, or an eps that is in the code, or shares its eps with a norm over
+        anything else, which must keep it.
+        """
+        streams = {name for name, one in self.axes.items() if one.through == "stream"}
+        mine = {name: one for name, one in self.axes.items() if one.of in streams}
+        eps = {one.eps for one in mine.values()}
+        others = [one.eps for name, one in self.axes.items() if one.of is not None and name not in mine]
+        others += [one.spec.eps for one in self.parameters.values() if one.spec.norm is not None]
+        return None in eps or not mine.keys() <= self.scaled or any(other in eps for other in others)
 
     @property
     def sequence(self) -> int | None:
@@ -118,10 +156,4 @@ class Model:
     @property
     def num_parameters(self) -> int:
         """Number of weights, tied ones once."""
-        total = 0
-        for name in self.parameters:
-            count = 1
-            for size in self.shape(name):
-                count *= size
-            total += count
-        return total
+        return sum(prod(self.shape(name)) for name, one in self.parameters.items() if not one.spec.buffer)

@@ -43,6 +43,12 @@ class AxisSpec(_Strict):
     like: str | None = None
     active: str | None = None
     grows: bool = True
+    scores: Literal["size", "fixed"] = "size"
+    """Of a `dot`: whether attention divides scores by the root of this size, or by a number of the config."""
+    alibi: bool = False
+    """Of `heads`: the slope of a head depends on its place among all heads (ALiBi)."""
+    unscaled: bool = False
+    """Of a `stream`: it is also written through a nonlinearity, which knows no scale and no mean."""
 
     @property
     def can_grow(self) -> bool:
@@ -56,7 +62,7 @@ class AxisSpec(_Strict):
 
 
 class ParameterSpec(_Strict):
-    """A parameter: its signature, the config field or class under which it exists, what it is tied to, where it works."""
+    """A parameter (or a buffer that is saved): its signature, when it exists, what it is tied to, how it is used."""
 
     axes: str
     when: str | None = None
@@ -66,6 +72,20 @@ class ParameterSpec(_Strict):
     """The one model class that has this parameter, where a model type has several."""
     at: str | None = None
     """At how many positions of a sequence it is applied, as one dimension of a signature; all, where nothing is said."""
+    inside: str | None = None
+    """The kind of layer that has it (`layers.kinds`)."""
+    plus: float = 0.0
+    """What the model adds to the stored value before it uses it (gains stored as w and used as 1 + w)."""
+    times: str | None = None
+    """What the model multiplies it by where that depends on sizes: `sqrt(hidden_size)`, `1 / sqrt(d_model) if tied`."""
+    norm: Literal["rms", "layer"] | None = None
+    """Of a gain that scales `raw(...)` or stands `over` a product: which norm."""
+    eps: str | None = None
+    """Of such a norm: the config field of its eps; none, where the eps is in the code."""
+    over: str | None = None
+    """Of a norm whose input passes a nonlinearity, so that nothing can scale it: the product of axes that it stands over."""
+    buffer: bool = False
+    """It is no parameter: saved and grown, without gradient and moments."""
     apart: tuple[str, ...] = ()
     """Published files hold it in parts: their names beside its own, `{axis}` for the unit of its first dimension; the parts
     of one unit stand one after the other along the second."""
@@ -97,6 +117,23 @@ class RouterSpec(_Strict):
     weighs: Literal["output", "input"] = "output"
 
 
+class KindSpec(_Strict):
+    """Which layers are of a kind: by an entry of a list, before or from a number on, by a list of numbers, or by place.
+
+    {list: layer_types, is: [full_attention]}   {first: first_k_dense_replace}   {indices: moe_layers}   {place: 0}
+    """
+
+    list: str | None = None
+    is_: tuple[str | int | bool, ...] = Field(default=(), alias="is")
+    first: str | None = None
+    indices: str | None = None
+    place: int | None = None
+    not_: bool = Field(default=False, alias="not")
+    """All layers but those."""
+    also: str | None = None
+    """Another kind that the layer must be of too."""
+
+
 class LayersSpec(_Strict):
     """The stack: the field that counts layers, where the norms stand, and what a silent layer must zero."""
 
@@ -106,8 +143,26 @@ class LayersSpec(_Strict):
     first_norm: str | None = None
     last_norm: str | None = None
     lists: tuple[str, ...] = ()
+    """Config fields with an entry per layer, which follow their layers."""
+    index_lists: tuple[str, ...] = ()
+    """Config fields that list numbers of layers."""
+    prefixes: tuple[str, ...] = ()
+    """Config fields that count layers from the first."""
+    kinds: dict[str, KindSpec] = {}
+    """Kinds of layers, where not all have the same parameters (`inside`)."""
     parallel: str | None = None
     """Config field that is true where both branches of a layer read the same stream, so that their norms share an input."""
+
+
+class ExampleSpec(_Strict):
+    """A tiny model that the file is checked with: `outgrow architectures check`, and the battery of tests."""
+
+    config: dict[str, Any]
+    """Config fields, all sizes different."""
+    grow: dict[str, int]
+    """Sizes to grow to, at best no multiples of the old ones."""
+    isometric: dict[str, int] = {}
+    """Other sizes for `isometric`, where the stream passes a LayerNorm and needs a whole factor."""
 
 
 class ArchitectureSpec(_Strict):
@@ -116,14 +171,17 @@ class ArchitectureSpec(_Strict):
     model_type: str
     class_: str = Field(alias="class")
     library: Literal["transformers", "timm"] = "transformers"
-    objective: Literal["causal", "masked", "image"]
+    objective: Literal["causal", "masked", "image", "seq2seq"]
     axes: dict[str, AxisSpec]
     layers: LayersSpec
     parameters: dict[str, ParameterSpec]
     routers: dict[str, RouterSpec] = {}
     """Where experts are chosen, by a name of one's own."""
     pin: dict[str, str] = {}
+    follow: dict[str, str] = {}
+    """Config fields that a grown config gets with the value of an expression of others."""
     aliases: dict[str, str] = {}
+    example: ExampleSpec | None = None
     requires: dict[str, Any] = {}
     requires_for_depth: dict[str, Any] = {}
     whole: tuple[str, ...] = ()

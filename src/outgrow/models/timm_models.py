@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from outgrow.errors import CheckpointError, near
-from outgrow.models.architecture import known, load
+from outgrow.models.architecture import load
+from outgrow.models.files import known
 
 _SIZES = (
     "hidden_size",

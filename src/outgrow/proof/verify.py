@@ -189,7 +189,11 @@ def gradient_law(
     Entries that the small model does not determine are left out. A gradient that vanishes in exact arithmetic (a key
     bias, under softmax) is measured against the largest gradient, at 1e-6 of it, for its own norm is rounding.
     """
-    view = GrownView(plan, MemorySource({"weight": small, "exp_avg": {k: v.cpu() for k, v in small.items()}}))
+    moments = {name: gradient.cpu() for name, gradient in small.items()}
+    buffers = {
+        name: torch.zeros(plan.small.shape(name)) for name in plan.small.parameters if name not in small
+    }
+    view = GrownView(plan, MemorySource({"weight": {**small, **buffers}, "exp_avg": moments}))
     floor = 1e-6 * max(float(gradient.norm()) for gradient in small.values())
     found = []
     for name, gradient in large.items():

@@ -158,7 +158,9 @@ def _grown_groups(growth_plan: GrowthPlan, optimizer: OptimizerInfo) -> Optimize
     """Every new tensor joins the group of the tensor it comes from, in the order of the model's parameters."""
     place = {name: index for index, group in enumerate(optimizer.groups) for name in group.names}
     names: list[list[str]] = [[] for _ in optimizer.groups]
-    for name in growth_plan.large.parameters:
+    for name, parameter in growth_plan.large.parameters.items():
+        if not parameter.is_trained:
+            continue
         source = growth_plan.origin(name)
         if source not in place:
             raise CheckpointError(f"the optimizer of the source does not hold '{source}'")

@@ -78,13 +78,13 @@ class TrainingState(Contents):
         assets: Sequence[Path] = (),
     ) -> TrainingState:
         """The state of live objects, without a copy: training on changes what this state reads."""
-        from outgrow.models.library import config_of
+        from outgrow.models.library import config_of, model_tensors
         from outgrow.state.live import read_optimizer
 
         config = config_of(model)
         parameters = dict(model.named_parameters())
         tensors: dict[str, dict[str, Tensor]] = {
-            "weight": {name: value.detach() for name, value in parameters.items()}
+            "weight": {name: value.detach() for name, value in model_tensors(model).items()}
         }
         info, steps = None, dict[str, float]()
         if optimizer is not None:
@@ -172,17 +172,18 @@ class TrainingState(Contents):
         Values are cast to the parameter's dtype, moments too, as torch's own loader does. The optimizer's options
         (learning rate ...) stay as they are. Raises `CheckpointError` and changes nothing where anything does not fit.
         """
+        from outgrow.models.library import model_tensors
         from outgrow.parallel.pieces import fill
         from outgrow.state.live import check_optimizer, fill_optimizer
 
-        parameters = dict(model.named_parameters())
-        _check_fit(self.source, parameters)
+        parameters, tensors = dict(model.named_parameters()), model_tensors(model)
+        _check_fit(self.source, tensors)
         if optimizer is not None:
             if self.optimizer is None:
                 raise CheckpointError("the state has no optimizer to load", fix="call load_into(model) alone")
             check_optimizer(self.source, parameters, optimizer, self.optimizer)
-        for name, parameter in parameters.items():
-            fill(self.source, name, "weight", parameter)
+        for name, tensor in tensors.items():
+            fill(self.source, name, "weight", tensor)
         if optimizer is not None:
             fill_optimizer(self.source, self.steps, parameters, optimizer)
 

@@ -22,7 +22,7 @@ import torch
 from outgrow.algebra.slots import MOMENTS, SLOTS, WEIGHT
 from outgrow.errors import CheckpointError, near
 from outgrow.files.atomic import check_destination, json_text, publishing
-from outgrow.models.library import named_shapes
+from outgrow.models.library import model_names
 from outgrow.store import native, trainer_files
 from outgrow.store.card import CARD, model_card
 from outgrow.store.contents import Contents, has_moments, training_step
@@ -79,18 +79,19 @@ def save(
 
 def check_complete(state: Contents) -> None:
     """An error unless the source holds the tensors of the model in `config`, and whole moments or none."""
-    shapes = named_shapes(state.config)
+    known = model_names(state.config)
+    shapes, trained = known.shapes, known.trained
     moments = has_moments(state.source)
     if moments and state.optimizer is None:
         raise CheckpointError("the state has moments but does not say of which optimizer")
     if state.optimizer is not None:
         grouped = [name for group in state.optimizer.groups for name in group.names]
-        if sorted(grouped) != sorted(shapes):
-            wrong = some(set(grouped) ^ set(shapes))
+        if sorted(grouped) != sorted(trained):
+            wrong = some(set(grouped) ^ set(trained))
             raise CheckpointError(
                 "the optimizer's groups are not the model's parameters, each once", got=wrong
             )
-    kept = state.optimizer.slots(shapes) if state.optimizer is not None and moments else {}
+    kept = state.optimizer.slots(trained) if state.optimizer is not None and moments else {}
     for slot in SLOTS.values():
         expected = {name for name in shapes if slot is WEIGHT or slot.name in kept.get(name, ())}
         names = set(state.source.names(slot.name))

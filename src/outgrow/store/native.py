@@ -229,9 +229,9 @@ def read_groups(
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged", got=error) from error
     grouped = [name for group in info.groups for name in group.names]
-    if sorted(grouped) != sorted(names.shapes):
+    if sorted(grouped) != sorted(names.trained):
         fix = "every parameter belongs to one group"
-        wrong = set(grouped) ^ set(names.shapes)
+        wrong = set(grouped) ^ set(names.trained)
         raise CheckpointError(
             f"the groups in {path} are not the model's parameters", got=some(wrong), fix=fix
         )
@@ -252,9 +252,9 @@ def _read_optimizer(
     disk: dict[str, Entry] = {}
     for entries, _ in read_files(weight_files(folder, "optimizer")):
         disk.update(entries)
-    slots = info.slots(names.shapes)
+    slots = info.slots(names.trained)
     expected: dict[str, dict[str, Shape]] = {}
-    for name, shape in names.shapes.items():
+    for name, shape in names.trained.items():
         for slot in slots[name]:
             expected.setdefault(slot, {})[name] = SLOTS[slot].shape(shape)
     moments = {slot: _slot_entries(folder, disk, shapes, slot) for slot, shapes in expected.items()}
@@ -263,7 +263,7 @@ def _read_optimizer(
     unknown = set(disk) - {moment_key(name, slot) for slot, shapes in expected.items() for name in shapes}
     if unknown:
         raise CheckpointError(f"{folder} holds moments of unknown parameters", got=some(unknown))
-    return info, {name: steps[name] for name in names.shapes if name in steps}, moments
+    return info, {name: steps[name] for name in names.trained if name in steps}, moments
 
 
 def _slot_entries(

@@ -55,13 +55,18 @@ def open_trainer(folder: Path, config: dict[str, Any]) -> Contents:
     if (folder / INCOMPLETE).exists():
         fix = "use an earlier checkpoint"
         raise CheckpointError(f"{folder} is incomplete: Trainer was stopped while writing it", fix=fix)
-    weights = SafetensorsSource.open(folder, model_names(config))
+    known = model_names(config)
+    weights = SafetensorsSource.open(folder, known)
     records = read_records(folder)
     lineage = read_lineage(weights.metadata) or logged_lineage(records.get("trainer"))
     path = folder / "optimizer.pt"
     if not path.is_file():
         return Contents(config, TrainerSource(weights, MemorySource({})), records=records, lineage=lineage)
-    shapes = {name: weights.meta(name, "weight").shape for name in weights.names("weight")}
+    shapes = {
+        name: weights.meta(name, "weight").shape
+        for name in weights.names("weight")
+        if name not in known.buffers
+    }
     state, groups = _parts(path, load_plain(path, mapped=True))
     order = _names_in_order(path, groups, shapes, config)
     info = _optimizer_info(path, groups, order)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from outgrow.algebra.axes import Dim, Product
+from outgrow.algebra.axes import Dim, Product, Sum
 from outgrow.algebra.maps import LayerMap
 from outgrow.algebra.noise import normal_rows
 from outgrow.errors import GrowthError
@@ -119,6 +119,11 @@ def patterns(model: Model) -> dict[str, Parameter]:
 
 def _pieces(parameter: Parameter, small: Model, large: Model) -> Iterator[MatrixBlock]:
     dims = parameter.signature.dims
+    if any(isinstance(atom, Sum) for dim in dims for block in dim.blocks for atom in block):
+        raise GrowthError(
+            f"no learned operator can say '{parameter.signature}' of {parameter.pattern}",
+            fix="use a width operator such as isometric or pad",
+        )
     fused = [place for place, dim in enumerate(dims) if len(dim.blocks) > 1]
     roles = tuple(SIDES[dim.role] for dim in dims)
     layered = parameter.layer is not None

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from outgrow.algebra.axes import Product
+from outgrow.algebra.axes import Atom, Product, Sum
 from outgrow.algebra.linear import Dense, Identity, LinearMap
 from outgrow.algebra.maps import AxisMap, LayerMap, identity
 from outgrow.errors import GrowthError, near
@@ -280,8 +280,10 @@ def _space(block: Product, small: Model, large: Model) -> str:
             return name
 
 
-def _is_single(atom: str | int, small: Model, large: Model) -> bool:
+def _is_single(atom: Atom, small: Model, large: Model) -> bool:
     """A group of one query head says nothing: values are then read as they are written."""
+    if isinstance(atom, Sum):
+        return False
     sizes = (atom, atom) if isinstance(atom, int) else (small.sizes[atom], large.sizes[atom])
     return sizes == (1, 1)
 

@@ -14,7 +14,7 @@ from math import sqrt
 
 from outgrow.algebra.maps import AxisMap, copies, copy_index, padding, rescaled
 from outgrow.errors import GrowthError
-from outgrow.growth.compensation import eps_conflict
+from outgrow.growth.checks import slope_places
 from outgrow.growth.growth import Growth
 from outgrow.methods.registry import Operator
 from outgrow.methods.width.units import (
@@ -75,10 +75,15 @@ def pad(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) -> Gro
     Nothing is copied, so there is nothing that `noise` could tell apart: it is left out.
     """
     refuse_fewer_queries(small, large, "pad")
-    heads = {
-        name: padding(small.sizes[name], large.sizes[name], fresh="writers") for name in head_axes(small)
-    }
+    heads = {name: _padded_heads(name, small, large) for name in head_axes(small)}
     return grow_width(small, large, _pad_axis, heads, seed, noise=0.0)
+
+
+def _padded_heads(name: str, small: Model, large: Model) -> AxisMap:
+    """New heads behind the old ones, or, where slopes depend on places, between them."""
+    before, after = small.sizes[name], large.sizes[name]
+    places = slope_places(before, after) if small.axes[name].alibi and before != after else None
+    return padding(before, after, fresh="writers", places=places)
 
 
 OPERATORS = (
@@ -117,7 +122,7 @@ OPERATORS = (
             "head": "tied: kept tied; untied: columns × 1/c",
         },
         function="kept at multiples, under every norm",
-        gradient="kept; with the multipliers of `outgrow.growth.multipliers` the whole AdamW trajectory",
+        gradient="kept; with the multipliers of `outgrow.multipliers` the whole AdamW trajectory",
         escape="none without noise or dropout: the exact cage",
         use="studies of exact dynamics; LayerNorm models",
         published_moments="reset",
@@ -158,8 +163,10 @@ def _isometric_axis(name: str, spec: AxisSpec, small: Model, large: Model) -> Ax
                 f" equally often, and {after} is not a multiple of {before}",
                 fix=_layer_norm_advice(small, before, after),
             )
+        if spec.unscaled:
+            return copies(index, before)
         axis = copies(index, before, forward_power=0.5)
-        return rescaled(axis, sqrt(after / before)) if eps_conflict(small) else axis
+        return rescaled(axis, sqrt(after / before)) if small.keeps_rms else axis
     if spec.through in ("dot", "raw"):
         return attention_axis(name, spec, small, large, power=0.5)
     return copies(index, before, forward_power=0.5 if spec.through == "linear" else 0.0)
@@ -187,9 +194,8 @@ def _pad_axis(name: str, spec: AxisSpec, small: Model, large: Model) -> AxisMap:
                     f" which no constant new channel holds the mean",
                     fix=f"use isometric or duplicate with {multiples(before, after)}",
                 )
-            return padding(before, after, fresh="readers", mean=True)
-        axis = padding(before, after, fresh="readers")
-        return rescaled(axis, sqrt(after / before)) if eps_conflict(small) else axis
+        axis = padding(before, after, fresh="readers", mean=has_layer_norm(small))
+        return rescaled(axis, sqrt(after / before)) if small.keeps_rms else axis
     if spec.through == "raw" or spec.of is not None:
         return attention_axis(name, spec, small, large, power=0.0)
     if spec.through == "dot":

@@ -18,7 +18,6 @@ from torch import Tensor
 from outgrow.algebra.linear import EMPTY, MEAN, Select
 from outgrow.algebra.maps import AxisMap, copy_index, rescaled
 from outgrow.errors import GrowthError
-from outgrow.growth.compensation import eps_conflict
 from outgrow.growth.growth import Growth
 from outgrow.methods.registry import Operator
 from outgrow.methods.width.units import copied_heads, grow_width, has_layer_norm, multiples, refuse_head_dim
@@ -58,7 +57,7 @@ def lemon(
         if after % before:
             _check_rest(name, small, before, after, expansion)
         axis = _stream(before, after, split, mean=has_layer_norm(small))
-        return rescaled(axis, sqrt(after / before / (after // before))) if eps_conflict(small) else axis
+        return rescaled(axis, sqrt(after / before / (after // before))) if small.keeps_rms else axis
 
     whole = copied_heads(small, large)
     heads = {

@@ -95,7 +95,7 @@ def _positive(operator: str, option: str, value: float) -> None:
 def _of_norm(model: Model, parameter: Parameter) -> bool:
     """Whether this is a gain, or the bias beside one."""
     gain = model.parameters.get(f"{parameter.name.rsplit('.', 1)[0]}.weight")
-    return gain is not None and gain.signature.dims[0].role == "scales"
+    return gain is not None and gain.signature.is_gain
 
 
 def _written(parameter: Parameter, maps: Mapping[str, AxisMap]) -> list[str]:

@@ -12,10 +12,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from outgrow.algebra.axes import Raw, Sum
 from outgrow.algebra.maps import AxisMap, copies, copy_index, identity, padding
 from outgrow.errors import GrowthError
 from outgrow.growth.growth import Growth, no_layers, no_width
-from outgrow.models.model import Model
+from outgrow.models.model import Model, Parameter
 from outgrow.models.spec import AxisSpec
 
 Index = Callable[[str, int, int], Tensor]
@@ -124,13 +125,37 @@ def copied_heads(small: Model, large: Model, index: Index = cyclic) -> dict[str,
         before, after = small.sizes[name], large.sizes[name]
         return copies(index(name, before, after), before)
 
-    if "group" not in small.axes:
+    if "group" not in small.axes or large.sizes["group"] >= small.sizes["group"]:
         return {name: copied(name) for name in head_axes(small)}
     before, after = small.sizes["group"], large.sizes["group"]
+    others = {name: copied(name) for name in head_axes(small) if name not in ("kv_heads", "group")}
     kv = copied("kv_heads")
-    if after >= before:
-        return {"kv_heads": kv, "group": copied("group")}
-    return {"kv_heads": kv, "group": identity(before), "kv_heads group": _dealt(kv, before, after)}
+    if any("group" in _summed(one) for one in small.parameters.values()):
+        raise GrowthError(
+            f"{small.spec.model_type} stores the query heads of a group side by side: they cannot be dealt out to more"
+            f" key/value heads",
+            fix="raise num_attention_heads with the key/value heads",
+        )
+    return {**others, "kv_heads": kv, "group": identity(before), "kv_heads group": _dealt(kv, before, after)}
+
+
+def _summed(parameter: Parameter) -> set[str]:
+    """Axes that stand in a sum inside a product."""
+    sums = (
+        atom
+        for dim in parameter.signature.dims
+        for block in dim.blocks
+        for atom in block
+        if isinstance(atom, Sum)
+    )
+    return {
+        name
+        for one in sums
+        if not isinstance(one, Raw)
+        for block in one.blocks
+        for name in block
+        if isinstance(name, str)
+    }
 
 
 def growing(small: Model, large: Model) -> dict[str, tuple[int, int]]:

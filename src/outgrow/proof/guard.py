@@ -1,0 +1,370 @@
+"""Does an architecture file say the truth? A file's own example is built, its units are permuted, and it is grown.
+
+    names        what the file says is what transformers builds, name by name and shape by shape
+    units        putting all units of an axis in another order, as the signatures say, leaves the logits alone
+    growth       where the plan promises the function and the gradient law, they hold to rounding
+    files        a model saved by `save_pretrained` in its default layout is opened again, tensor by tensor
+
+All of it in float64, with every cast to float32 inside the model raised to float64, so that nothing hides below 1e-7.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from outgrow.algebra.axes import Atom, Dim, Sum
+from outgrow.errors import ArchitectureError, GrowthError
+from outgrow.growth.plan import GrowthPlan, plan
+from outgrow.methods.build import build
+from outgrow.models.architecture import resolve
+from outgrow.models.expressions import got
+from outgrow.models.library import build_model, check_described, config_dict, model_tensors
+from outgrow.models.model import Model, Parameter
+from outgrow.models.spec import ArchitectureSpec
+from outgrow.proof.verify import gradient_law
+from outgrow.state.grown_view import GrownView
+from outgrow.state.training_state import TrainingState
+from outgrow.store.source import MemorySource
+
+FUNCTION = 1e-11
+"""Of max |Δlogits| / max |logits|: sums of a few thousand terms in another order, each rounded to 1e-16."""
+LAW = 1e-9
+"""Of a tensor's gradient: as above, through the backward pass, where a bias whose gradient vanishes is rounding."""
+_NARROW = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class _Exact(TorchFunctionMode):
+    """Every request for a narrower float gets a float64."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func is Tensor.float:
+            return args[0].to(torch.float64)
+        wide = {name: torch.float64 if _narrow(one) else one for name, one in (kwargs or {}).items()}
+        return func(*(torch.float64 if _narrow(one) else one for one in args), **wide)
+
+
+def _narrow(value: Any) -> bool:
+    return isinstance(value, torch.dtype) and value in _NARROW
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Inside it, casts to float32 and narrower become casts to float64.
+
+    >>> with exact():
+    ...     torch.ones(2, dtype=torch.float64).float().dtype
+    torch.float64
+    """
+    with _Exact():
+        yield
+
+
+# ---- tiny models ----------------------------------------------------------------------------------------------------
+
+
+def example(spec: ArchitectureSpec) -> dict[str, Any]:
+    """The full config of a file's example, defaults filled in by transformers."""
+    import transformers
+
+    if spec.example is None:
+        raise ArchitectureError(
+            f"architecture file {spec.model_type}.yaml has no example to check it with",
+            fix="add `example: {config: {hidden_size: 24, ...}, grow: {hidden_size: 42, ...}}`: sizes of a tiny model, all"
+            " different, and odd ones to grow to",
+        )
+    settings = {**_TOKENS, "architectures": [spec.class_], **spec.example.config}
+    try:
+        made = transformers.AutoConfig.for_model(spec.model_type, **settings)
+    except ValueError as error:
+        raise ArchitectureError(f"transformers has no model type '{spec.model_type}'", got=error) from None
+    return config_dict(made)
+
+
+_TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+
+
+def tiny(config: Mapping[str, Any], seed: int = 0) -> nn.Module:
+    """The model of a config in float64, every tensor random, norms, biases and buffers too, so that no zero hides a mistake."""
+    model: nn.Module = build_model(config, dtype=torch.float64).double().eval()
+    generator = torch.Generator().manual_seed(seed)
+    tensors = model_tensors(model)
+    with torch.no_grad():
+        for name, parameter in resolve(config).parameters.items():
+            noise = torch.randn(tensors[name].shape, generator=generator, dtype=torch.float64)
+            tensors[name].copy_(_random(parameter, resolve(config), noise))
+    return model
+
+
+def _random(parameter: Parameter, model: Model, noise: Tensor) -> Tensor:
+    dims = parameter.signature.dims
+    if parameter.signature.is_gain:
+        return 1 + 0.3 * noise - parameter.spec.plus
+    reads = [place for place, dim in enumerate(dims) if dim.role == "reads"]
+    if any(model.axes[name].is_table for place in reads for name in dims[place].axes):
+        return noise
+    width = 1
+    for place in reads:
+        width *= noise.shape[place]
+    return noise * (1.5 / width**0.5 if reads else 0.3)
+
+
+def inputs(model: nn.Module, seed: int = 1) -> dict[str, Tensor]:
+    """A small batch of what a model takes: tokens, an image, or a sound and tokens."""
+    config: Any = model.config
+    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(3, int(getattr(text, "vocab_size", 4)), (3, 9), generator=generator)
+    named = [value for name, value in config.to_dict().items() if name.endswith(("token_id", "token_index"))]
+    for place in (value for value in named if isinstance(value, int) and value > 3):  # where an image stands
+        tokens[tokens == place] = 3
+    if model.main_input_name == "pixel_values":
+        image = (3, config.num_channels, config.image_size, config.image_size)
+        return {"pixel_values": torch.randn(image, generator=generator, dtype=torch.float64)}
+    if model.main_input_name == "input_features":
+        shape = (3, config.num_mel_bins, 2 * config.max_source_positions)
+        sound = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return {"input_features": sound, "decoder_input_ids": tokens}
+    if getattr(config, "is_encoder_decoder", False):
+        return {"input_ids": tokens, "decoder_input_ids": tokens.flip(0)[:, :7]}
+    return {"input_ids": tokens}
+
+
+def logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """The model's logits on a batch, in exact arithmetic."""
+    with exact():
+        found: Tensor = model(**batch).logits
+    return found.double()
+
+
+def gradients(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits, and the gradient of a cross-entropy of them, with zeros where there is none."""
+    model.zero_grad(set_to_none=True)
+    found = logits(model, batch)
+    flat = found.flatten(0, -2)
+    labels = torch.arange(len(flat)) * 7 % flat.shape[-1]
+    torch.autograd.backward(nn.functional.cross_entropy(flat, labels))
+    made = {
+        name: torch.zeros_like(one) if one.grad is None else one.grad.detach().clone()
+        for name, one in model.named_parameters()
+    }
+    return found.detach(), made
+
+
+# ---- units have no order --------------------------------------------------------------------------------------------
+
+
+def orders(model: Model, generator: torch.Generator) -> dict[str, Tensor]:
+    """A random order of the units of every axis that has none of its own; axes that belong together get the same."""
+    found = {
+        name: torch.randperm(size, generator=generator)
+        if model.axes[name].can_grow and not model.axes[name].is_table and not model.axes[name].alibi
+        else torch.arange(size)
+        for name, size in model.sizes.items()
+    }
+    for name, spec in model.axes.items():
+        if spec.like is not None:
+            found[name] = found[spec.like]
+    for _ in range(3):  # a norm of a twin of a stream ...
+        for name, spec in model.axes.items():
+            if spec.through == "norm":
+                found[name] = found[str(spec.of)]
+    for name, spec in model.axes.items():
+        if spec.through in ("dot", "raw"):  # rotary dimensions turn in pairs at a frequency of their own
+            partner = found.get(str(spec.with_))
+            placed = spec.rotary or spec.through == "raw" or partner is None
+            found[name] = torch.arange(model.sizes[name]) if placed or partner is None else partner
+    for name, spec in model.axes.items():
+        if spec.through == "dot" and spec.with_ is not None and not spec.rotary:
+            first = min((name, spec.with_), key=list(model.axes).index)
+            found[name] = found[spec.with_] = found[first]
+    routed = [name for name, spec in model.axes.items() if spec.through == "router"]
+    grouped = any(int(got(model.config, one.groups or "") or 1) > 1 for one in model.spec.routers.values())
+    for name in () if grouped else routed:  # the router's rows and the experts move together
+        found[name] = (
+            torch.randperm(model.sizes[name], generator=generator) if name == routed[0] else found[routed[0]]
+        )
+    return found
+
+
+def order_of(dim: Dim, sizes: Mapping[str, int], found: Mapping[str, Tensor]) -> Tensor:
+    """The order of a dimension: products row-major, sums one after the other."""
+
+    def of_atom(atom: Atom) -> Tensor:
+        if isinstance(atom, Sum):
+            return order_of(Dim(dim.role, atom.blocks), sizes, found)
+        return torch.arange(atom) if isinstance(atom, int) else found[atom]
+
+    parts, offset = [], 0
+    for block in dim.blocks:
+        index = torch.zeros(1, dtype=torch.int64)
+        for atom in block:
+            own = of_atom(atom)
+            index = (index[:, None] * len(own) + own[None, :]).flatten()
+        parts.append(index + offset)
+        offset += len(index)
+    return torch.cat(parts)
+
+
+def permuted(model: nn.Module, signatures: Model) -> float:
+    """How far logits move when all units change places as the signatures say: max |Δ| / max |logits|. Changes the model."""
+    batch = inputs(model)
+    with torch.no_grad():
+        before = logits(model, batch)
+        found = orders(signatures, torch.Generator().manual_seed(0))
+        tensors = model_tensors(model)
+        for name, parameter in signatures.parameters.items():
+            value = tensors[name].clone()
+            for place, dim in enumerate(parameter.signature.dims):
+                value = value.index_select(place, order_of(dim, signatures.sizes, found))
+            tensors[name].copy_(value)
+        return _gap(before, logits(model, batch))
+
+
+def _gap(before: Tensor, after: Tensor) -> float:
+    return float((after - before).abs().max() / before.abs().max())
+
+
+# ---- growth ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GrowthCheck:
+    """What one growth of an example promised and kept."""
+
+    operator: str
+    sizes: Mapping[str, Any]
+    function: float
+    law: float
+    worst: str
+    promises_function: bool
+    promises_law: bool
+    why: tuple[str, ...]
+    """What is not promised, and why."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether every promise was kept."""
+        function = self.function <= FUNCTION or not self.promises_function
+        return function and (self.law <= LAW or not self.promises_law)
+
+
+def grown(
+    config: Mapping[str, Any], to: Mapping[str, Any], width: str, depth: str = "identity"
+) -> GrowthCheck:
+    """Grow a tiny random model and compare logits and gradients with what the plan promised."""
+    made = plan(build(resolve(config), to, width=width, depth=depth))
+    small = tiny(config)
+    large = _grown_model(made, small)
+    batch = inputs(small)
+    before, old = gradients(small, batch)
+    after, new = gradients(large, batch)
+    trained = {name for name, one in made.large.parameters.items() if one.is_trained}
+    laws = gradient_law(
+        made,
+        {name: one for name, one in old.items() if made.small.parameters[name].is_trained},
+        {name: one for name, one in new.items() if name in trained},
+    )
+    return GrowthCheck(
+        width,
+        dict(to),
+        _gap(before, after[..., : before.shape[-1]]),
+        laws[0].error,
+        laws[0].name,
+        made.keeps_function,
+        made.keeps_gradient_law,
+        tuple(f"{one.axis}: {one.why}" for one in made.compensation.findings if one.why),
+    )
+
+
+def _grown_model(made: GrowthPlan, small: nn.Module) -> nn.Module:
+    check_described(made.large, made.config)
+    large: nn.Module = build_model(made.config, dtype=torch.float64).double().eval()
+    old = {name: one.detach() for name, one in model_tensors(small).items() if name in made.small.parameters}
+    view, tensors = GrownView(made, MemorySource({"weight": old})), model_tensors(large)
+    with torch.no_grad():
+        for name in made.large.parameters:
+            tensors[name].copy_(view.read(name, "weight"))
+    return large
+
+
+def doubled(config: Mapping[str, Any], to: Mapping[str, Any]) -> dict[str, Any]:
+    """The same sizes as `to`, each twice what it is: what `duplicate` and a LayerNorm can do."""
+    model = resolve(config)
+    found = {}
+    for name in to:
+        field = model.spec.aliases.get(name, name)
+        now = got(config, field)
+        found[name] = 2 * (model.layers if field == model.spec.layers.count else int(now))
+    return found
+
+
+def saved_and_opened(config: Mapping[str, Any]) -> None:
+    """Save an example as transformers does by default and open it again. Raises where a tensor is not found or differs."""
+    from transformers.utils import logging
+
+    model, shown = tiny(config), logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        model.float()
+        cast(Any, model).save_pretrained(folder)
+        state = TrainingState.from_pretrained(Path(folder))
+        kept = model_tensors(model)
+        for name in state.source.names("weight"):
+            if not torch.equal(state.source.read(name, "weight"), kept[name]):
+                raise ArchitectureError(f"{name} is another tensor once saved and opened again")
+    if shown:
+        logging.enable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the check of an architecture file found."""
+
+    model_type: str
+    parameters: int
+    units: float
+    """How far logits move when units change places."""
+    growths: tuple[GrowthCheck, ...]
+    refused: Mapping[str, str]
+    """Operators that refuse to grow the example, with their words."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether units have no order and every promise was kept."""
+        return self.units <= FUNCTION and all(one.holds for one in self.growths)
+
+
+def check(spec: ArchitectureSpec, operators: tuple[str, ...] = ("isometric", "duplicate", "pad")) -> Check:
+    """Check an architecture file by its own example.
+
+    Raises ArchitectureError or CheckpointError where names, shapes or saved files disagree with transformers.
+    """
+    config = example(spec)
+    model = resolve(config)
+    check_described(model, config)
+    saved_and_opened(config)
+    assert spec.example is not None
+    found, refused = [], {}
+    for operator in operators:
+        to = dict(spec.example.grow)
+        if operator == "duplicate":
+            to = doubled(config, to)
+        elif operator == "isometric":
+            to |= spec.example.isometric
+        try:
+            found.append(grown(config, to, operator))
+        except GrowthError as error:
+            refused[operator] = str(error)
+    units = permuted(tiny(config), model)
+    return Check(spec.model_type, model.num_parameters, units, tuple(found), refused)

@@ -1,0 +1,61 @@
+"""docs/reference/checked.md, from a run of the check on every type: `python -m outgrow.report.architectures_page FILE`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from outgrow.models.architecture import load
+from outgrow.models.files import known
+from outgrow.proof.guard import Check, check
+
+_HEAD = """# What was checked
+
+Written by `python -m outgrow.report.architectures_page docs/reference/checked.md`: the example of every architecture file, grown by the basic width operators, with
+silent layers added. float64, every cast to float32 inside the model raised to float64, all weights random.
+
+- *gap*: max |Δlogits| / max |logits|.
+- *law*: the worst tensor's ‖g\' − transport(g)‖ / ‖transport(g)‖. A bias whose gradient vanishes is rounding, up to 1e-10.
+- *not promised*: what the plan says before anything is computed. Every other number is a promise that held.
+- *units*: how far logits move when the units of all axes change places, as the signatures say.
+
+`cait`, of timm, is tested in a process of its own (tests/test_cait.py).
+"""
+
+
+def page(checks: Iterable[Check]) -> str:
+    """The page: a line per model type and operator."""
+    lines = [
+        "| model type | units | sizes | operator | gap | law | not promised |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for found in checks:
+        name = f"`{found.model_type}` | {found.units:.0e}"
+        for one in found.growths:
+            sizes = ", ".join(f"{field} {size}" for field, size in one.sizes.items())
+            gap = f"{one.function:.0e}" if one.promises_function else f"*{one.function:.0e}*"
+            law = f"{one.law:.0e}" if one.promises_law else f"*{one.law:.0e}*"
+            lines.append(f"| {name} | {sizes} | {one.operator} | {gap} | {law} | {'; '.join(one.why)} |")
+        lines += [
+            f"| {name} | | {operator} | | | refused: {_first(why)} |"
+            for operator, why in found.refused.items()
+        ]
+    return "\n".join([_HEAD, *lines, ""])
+
+
+def _first(text: str) -> str:
+    return text.splitlines()[0].replace("|", "\\|")
+
+
+def main() -> None:
+    """Check every type and write the page."""
+    types = [name for name in known() if load(name).library == "transformers"]
+    checks = [check(load(name)) for name in types]
+    Path(sys.argv[1]).write_text(page(checks))
+    failed = [one.model_type for one in checks if not one.holds]
+    sys.exit(f"a promise fails: {', '.join(failed)}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""Every architecture file is checked by its own example: names, units, files, and growth in exact arithmetic.
+
+One tiny model per type (`example` of its file); `outgrow architectures check` does the same to a file of a user.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from outgrow.algebra.maps import padding
+from outgrow.cli import app
+from outgrow.errors import ArchitectureError, GrowthError, OutgrowError
+from outgrow.growth.plan import plan
+from outgrow.methods.build import build
+from outgrow.models.architecture import described, load, resolve
+from outgrow.models.files import FOLDERS, known, merged
+from outgrow.proof import guard
+
+TYPES = [name for name in known() if load(name).library == "transformers"]
+"""CaiT, which is timm's, is tested in a process of its own: tests/test_cait.py."""
+
+
+def test_there_are_more_than_sixty() -> None:
+    assert len(TYPES) >= 60
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_a_file_tells_the_truth(model_type: str) -> None:
+    found = guard.check(load(model_type), operators=("isometric", "pad"))
+    assert found.units <= guard.FUNCTION
+    assert found.growths, found.refused
+    for one in found.growths:
+        assert one.function <= guard.FUNCTION or not one.promises_function, one
+        assert one.law <= guard.LAW or not one.promises_law, one
+    assert any(one.promises_function for one in found.growths), "something must be promised"
+
+
+def test_a_file_without_an_example_is_not_done() -> None:
+    spec = described("llama", {**merged("llama"), "example": None})
+    with pytest.raises(ArchitectureError, match="no example to check it with"):
+        guard.check(spec)
+
+
+# ---- the traps: each of these was promised once, and wrong ----------------------------------------------------------
+
+
+def promises(model_type: str, to: dict[str, int], width: str) -> guard.GrowthCheck:
+    found = guard.grown(guard.example(load(model_type)), to, width)
+    assert found.holds, found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("model_type", "width"), [("olmo", "pad"), ("nanochat", "pad"), ("nanochat", "isometric")]
+)
+def test_a_norm_without_a_gain_keeps_its_rms(model_type: str, width: str) -> None:
+    size = 48 if model_type == "olmo" else 42
+    assert promises(
+        model_type, {"hidden_size": size, "num_attention_heads": 6, "num_key_value_heads": 3}, width
+    ).promises_function
+
+
+@pytest.mark.parametrize(
+    ("model_type", "to"),
+    [("mpt", {"d_model": 64, "n_heads": 8}), ("opt", {"hidden_size": 36, "num_attention_heads": 6})],
+)
+def test_an_eps_in_the_code_stays_right(model_type: str, to: dict[str, int]) -> None:
+    assert promises(model_type, to, "pad").promises_function
+
+
+def test_an_operator_that_changes_the_rms_promises_nothing_where_no_gain_follows() -> None:
+    small = resolve(guard.example(load("nanochat")))
+    growth = build(small, {"hidden_size": 42}, width="pad")
+    unscaled = replace(growth, axes={**growth.axes, "embed": padding(24, 42, fresh="readers")})
+    found = plan(unscaled)
+    assert plan(growth).keeps_function
+    assert not found.keeps_function
+    assert any("no gain" in one.why for one in found.compensation.findings)
+
+
+@pytest.mark.parametrize("width", ["duplicate", "isometric"])
+def test_copies_of_alibi_heads_are_flagged(width: str) -> None:
+    found = promises("mpt", {"d_model": 64, "n_heads": 8}, width)
+    assert not found.promises_function
+    assert found.function > 1e-3
+    assert any("ALiBi" in why for why in found.why)
+
+
+def test_a_stream_that_a_nonlinearity_writes_cannot_be_scaled() -> None:
+    small = guard.example(load("whisper"))
+    padded = guard.grown(
+        small, {"d_model": 36, "encoder_attention_heads": 6, "decoder_attention_heads": 4}, "pad"
+    )
+    assert not padded.promises_function
+    assert any("nonlinearity" in why for why in padded.why)
+
+
+def test_a_gated_norm_over_a_product_needs_equal_copies() -> None:
+    found = promises("mamba2", {"hidden_size": 40, "num_heads": 10}, "isometric")
+    assert not found.promises_function
+    assert found.function > 1e-3
+    assert any("nothing can scale" in why for why in found.why)
+
+
+def test_layers_among_which_features_enter_by_number_do_not_grow() -> None:
+    config = guard.example(load("qwen3_vl"))
+    with pytest.raises(ArchitectureError, match="deepstack_visual_indexes"):
+        guard.grown(config, {"num_hidden_layers": 5}, "pad")
+
+
+def test_layers_of_two_kinds_are_not_mixed_where_a_field_counts_the_first() -> None:
+    small = resolve(guard.example(load("deepseek_v3")))
+    with pytest.raises(GrowthError, match="first_k_dense_replace only counts the first ones"):
+        build(small, {"num_hidden_layers": 6}, depth="stack")
+
+
+def test_query_groups_that_stand_side_by_side_are_not_dealt_out() -> None:
+    small = resolve(guard.example(load("falcon")))
+    with pytest.raises(GrowthError, match="side by side"):
+        build(small, {"num_kv_heads": 4}, width="isometric")
+
+
+def test_a_silent_layer_behind_a_post_branch_norm_has_a_zero_gain_and_a_whole_matrix() -> None:
+    """Zeroing the matrix would keep the function too, but its gradient would grow by 1/√eps."""
+    small = resolve(guard.example(load("gemma2")))
+    made = plan(build(small, {"num_hidden_layers": 5}, depth="identity"))
+    silent = next(iter(made.growth.layers.silent))
+    recipes = made.recipes["weight"]
+    matrix = recipes[f"model.layers.{silent}.self_attn.o_proj.weight"]
+    assert matrix.terms
+    gain = recipes[f"model.layers.{silent}.post_attention_layernorm.weight"]
+    assert [term.source for term in gain.terms] == [-1.0]  # stored w, used as 1 + w
+
+
+def test_casts_inside_a_model_are_raised_to_float64() -> None:
+    narrow = torch.tensor([1 / 3], dtype=torch.float64)
+    with guard.exact():
+        values = (
+            narrow.to(torch.float32),
+            narrow.float(),
+            narrow.softmax(0, dtype=torch.float32),
+            torch.zeros(1, dtype=torch.float32),
+        )
+    assert {one.dtype for one in values} == {torch.float64}
+    assert torch.equal(values[0], narrow)
+    assert narrow.float().dtype == torch.float32
+
+
+# ---- files of a user ------------------------------------------------------------------------------------------------
+
+
+def run(*words: str) -> Any:
+    """One command in this process, with the variable put back."""
+    before = os.environ.pop(FOLDERS, None)
+    try:
+        return CliRunner().invoke(app, [*words])
+    finally:
+        os.environ.pop(FOLDERS, None)
+        if before is not None:
+            os.environ[FOLDERS] = before
+
+
+HELIUM = """
+model_type: helium
+class: HeliumForCausalLM
+extends: llama
+whole: []
+axes:
+  query_dim: {size: head_dim, through: dot, with: key_dim, rotary: true, grows: false}
+  key_dim:   {size: head_dim, through: dot, with: query_dim, rotary: true, grows: false}
+parameters:
+  model.layers.{L}.self_attn.o_proj.bias: null
+example:
+  config: {hidden_size: 32, num_attention_heads: 4, num_key_value_heads: 2, head_dim: 8, num_hidden_layers: 3, intermediate_size: 40, vocab_size: 37}
+  grow: {hidden_size: 48, num_attention_heads: 6, num_key_value_heads: 3, intermediate_size: 53, num_hidden_layers: 5}
+"""
+
+
+def test_a_file_of_a_user_is_checked_and_used(tmp_path: Path) -> None:
+    file = tmp_path / "helium.yaml"
+    file.write_text(HELIUM)
+    assert "helium" not in known()
+    result = run("architectures", "check", str(file), "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    assert found["passed"]
+    assert all(one["promises_function"] and one["function"] < 1e-12 for one in found["growths"])
+    listed = json.loads(run("--architectures", str(tmp_path), "architectures", "--json").output)
+    assert listed["helium"]["file"] == str(file)
+    assert "helium" not in json.loads(run("architectures", "--json").output)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "axes: {mlp: {size: intermediate_size, through: linear}}",
+        "axes: {normed: {size: hidden_size, through: norm, of: embed, norm: layer, eps: rms_norm_eps}}",
+        'parameters: {"model.layers.{L}.self_attn.o_proj.weight": {axes: "embed <- (group kv_heads value_dim)"}}',
+    ],
+)
+def test_a_file_that_tells_an_untruth_fails(wrong: str, tmp_path: Path) -> None:
+    """The user's file of a known type comes before outgrow's, and extends it."""
+    file = tmp_path / "llama.yaml"
+    file.write_text(f"model_type: llama\nclass: LlamaForCausalLM\nextends: llama\n{wrong}\n")
+    result = run("architectures", "check", str(file))
+    assert result.exit_code == 1, result.output
+    assert "A promise fails" in result.output
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("gone.yaml", None, "does not exist"),
+        ("llama2.yaml", "model_type: llama\nclass: LlamaForCausalLM\nextends: llama\n", "name it llama.yaml"),
+        ("x.yaml", "a: [", "cannot be read"),
+        ("x.yaml", "- a", "no map of keys"),
+        ("x.yaml", "model_type: x\nextends: y\n", "there is no file of it"),
+        ("x.yaml", "model_type: x\nextends: x\n", "extends itself"),
+        ("x.yaml", "model_type: x\nclass: X\nextends: llama\n", "no model type 'x'|unknown model type"),
+    ],
+)
+def test_mistakes_in_the_file_of_a_user(name: str, content: str | None, says: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    result = run("architectures", "check", str(tmp_path / name))
+    assert isinstance(result.exception, OutgrowError), result.output
+    assert re.search(says, str(result.exception)), result.exception
