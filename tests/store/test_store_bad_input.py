@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from safetensors.torch import load_file, save_file
 from tiny_models import files_of, tiny_llama
 
 from outgrow.errors import CheckpointError
+from outgrow.parallel.ranks import ALONE
 from outgrow.state.training_state import TrainingState
+from outgrow.store import layouts
 from outgrow.store.check import check_finite
-from outgrow.store.layouts import save
+
+save = partial(layouts.save, ranks=ALONE)
 
 
 def rewrite_header(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections import namedtuple
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ from outgrow.errors import CheckpointError
 from outgrow.files import atomic
 from outgrow.files.atomic import publishing, write_json_atomic
 from outgrow.files.leftovers import clear_leftovers, held_folder
+from outgrow.parallel.ranks import ALONE
 from outgrow.state.training_state import TrainingState
-from outgrow.store.layouts import save
+from outgrow.store import layouts
 from outgrow.store.source import MemorySource
+
+save = partial(layouts.save, ranks=ALONE)
 
 FORMATS = ["native", "trainer", "hub"]
 
@@ -135,7 +139,7 @@ def test_a_disk_that_is_really_full(
 
 class Slow(MemorySource):
     def read(self, name: str, slot: str, rows: Any = None) -> torch.Tensor:
-        time.sleep(0.02)
+        time.sleep(0.04)
         return super().read(name, slot, rows)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,15 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, GPT2Model
 
 from outgrow.errors import CheckpointError
 from outgrow.models.library import build_model, decay_names, named_shapes
+from outgrow.parallel.ranks import ALONE
 from outgrow.state.training_state import TrainingState
+from outgrow.store import layouts
 from outgrow.store.check import check_finite
 from outgrow.store.config_file import load_config
 from outgrow.store.contents import OptimizerInfo, ParamGroup
-from outgrow.store.layouts import save
 from outgrow.store.source import MemorySource, TensorMeta
+
+save = partial(layouts.save, ranks=ALONE)
 
 STORIES = Path("/work/shared/data/ckpt/stories260K")
 

@@ -22,6 +22,10 @@ from outgrow.errors import CheckpointError
 from outgrow.files.leftovers import aside, clear_leftovers, held_file, held_folder
 
 
+_OF_A_STATE = frozenset({"pytorch_model_fsdp_0", "optimizer_0", "model_and_optim"})
+"""The folders that a saved state may hold: those of sharded checkpoints."""
+
+
 @contextmanager
 def publishing(destination: Path, *, overwrite: bool = False, needed_bytes: int = 0) -> Iterator[Path]:
     """A folder to write into, that becomes `destination` when the block ends well and vanishes when it does not.
@@ -75,9 +79,11 @@ def check_destination(destination: Path, *, overwrite: bool) -> int | None:
             got=", ".join(sorted(content)[:5]),
             fix="choose another destination",
         )
-    if folders := sorted(path.name for path in destination.iterdir() if path.is_dir()):
+    if folders := sorted(
+        path.name for path in destination.iterdir() if path.is_dir() and path.name not in _OF_A_STATE
+    ):
         raise CheckpointError(
-            f"{destination} holds folders, which no saved model does: all in it would be lost",
+            f"{destination} holds folders that no saved model does: all in them would be lost",
             got=", ".join(folders[:5]),
             fix="choose another destination, or move them away",
         )

@@ -19,6 +19,7 @@ from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
 from outgrow.growth.summary import sizes_of
 from outgrow.models.architecture import resolve
+from outgrow.parallel.ranks import ALONE, Ranks
 from outgrow.store.contents import Contents, training_step
 from outgrow.store.source import MemorySource, TensorSource
 from outgrow.text.numbers import amount
@@ -100,14 +101,17 @@ class TrainingState(Contents):
         format: Format = "native",
         overwrite: bool = False,
         progress: BytesProgress | None = None,
+        ranks: Ranks = ALONE,
     ) -> Path:
         """Write the state, streaming: a few row blocks in memory, and `path` appears whole or not at all.
 
-        `format`: "native" keeps everything; "trainer" is a checkpoint that `Trainer` resumes; "hub" is the model alone.
+        `format`: "native" keeps everything; "trainer" is a checkpoint that `Trainer` resumes; "hub" is the model alone;
+        "dcp", "accelerate", "torchtitan", "olmo-core" are sharded (docs/reference/formats.md). Under a launcher, all of
+        `ranks` call this together: each writes its share of the same bytes.
         """
         from outgrow.store import layouts
 
-        return layouts.save(self, path, format=format, overwrite=overwrite, progress=progress)
+        return layouts.save(self, path, format=format, overwrite=overwrite, progress=progress, ranks=ranks)
 
     def push_to_hub(
         self,

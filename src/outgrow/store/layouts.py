@@ -13,9 +13,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -25,7 +27,7 @@ from outgrow.files.atomic import check_destination, json_text, publishing
 from outgrow.models.library import model_names
 from outgrow.store import native, trainer_files
 from outgrow.store.card import CARD, model_card
-from outgrow.store.contents import Contents, has_moments, training_step
+from outgrow.store.contents import Contents, OptimizerInfo, has_moments, training_step
 from outgrow.store.dcp.files import seal
 from outgrow.store.dcp.writing import check_sharded, plan_sharded, write_beside
 from outgrow.store.pickled import record_text
@@ -45,6 +47,9 @@ from outgrow.store.writer import (
     write_files,
 )
 
+if TYPE_CHECKING:
+    from outgrow.parallel.ranks import Ranks
+
 Format = Literal["native", "trainer", "hub", "dcp", "accelerate", "torchtitan", "olmo-core"]
 FORMATS: tuple[Format, ...] = ("native", "trainer", "hub", "dcp", "accelerate", "torchtitan", "olmo-core")
 
@@ -55,6 +60,7 @@ def save(
     *,
     format: Format = "native",
     overwrite: bool = False,
+    ranks: Ranks,
     progress: BytesProgress | None = None,
     shard_bytes: int = SHARD_BYTES,
     block_bytes: int = BLOCK_BYTES,
@@ -62,18 +68,21 @@ def save(
 ) -> Path:
     """Write a state from any source, streaming; `path` appears whole or not at all.
 
-    `block_bytes` bounds the rows that are computed at once, `workers` the threads that write them.
+    Every one of `ranks` writes its share of the same bytes; the first also writes what is small, and publishes.
+    `block_bytes` bounds the rows that are computed at once, `workers` the threads of each that write them.
     """
     if format not in FORMATS:
         raise CheckpointError(f"unknown format {format!r}", expected=near(str(format), FORMATS))
     destination = Path(path)
     check_destination(destination, overwrite=overwrite)
     check_complete(state)
-    writer, layout = _Writer(state, shard_bytes, block_bytes, workers, progress), _LAYOUTS[format]
+    writer, layout = _Writer(state, ranks, shard_bytes, block_bytes, workers, progress), _LAYOUTS[format]
     layout.check(writer)
     needed = writer.needed_bytes(layout.slots) + (writer.outline_bytes() if layout.outlined else 0)
-    with publishing(destination, overwrite=overwrite, needed_bytes=needed) as folder:
-        layout.write(writer, folder)
+    with ExitStack() as stack:
+        place = publishing(destination, overwrite=overwrite, needed_bytes=needed)
+        layout.write(writer, Path(ranks.first(lambda: str(stack.enter_context(place)))))
+        ranks.first(stack.pop_all().close)  # here it is renamed, or all hear why not
     return destination
 
 
@@ -114,6 +123,7 @@ def check_complete(state: Contents) -> None:
 @dataclass(frozen=True)
 class _Writer:
     state: Contents
+    ranks: Ranks
     shard_bytes: int
     block_bytes: int
     workers: int
@@ -147,11 +157,14 @@ class _Writer:
     def write_hub(self, folder: Path) -> None:
         plans = self._weight_plans({LINEAGE: json.dumps(self.state.lineage)} if self.state.lineage else {})
         self._write(folder, plans)
-        self._write_common(folder, plans)
+        self.ranks.first(lambda: self._write_common(folder, plans))
 
     def write_dcp(self, folder: Path) -> None:
         """Our own sharded state: the folder's tensors, and beside them all that the native state has."""
         self._write_sharded("dcp", folder)
+        self.ranks.first(lambda: self._finish_dcp(folder))
+
+    def _finish_dcp(self, folder: Path) -> None:
         (folder / "config.json").write_text(json_text(self.state.config), encoding="utf-8")
         self._copy_assets(folder)
         native.write_beside(folder, self.state, training_step(self.state), {})
@@ -159,45 +172,67 @@ class _Writer:
     def write_foreign(self, trainer: str, folder: Path) -> None:
         """Another trainer's checkpoint."""
         self._write_sharded(trainer, folder)
-        write_beside(trainer, self.state, folder, training_step(self.state))
-        self._copy_assets(folder)
+        self.ranks.first(lambda: write_beside(trainer, self.state, folder, training_step(self.state)))
+        self.ranks.first(lambda: self._copy_assets(folder))
 
     def _write_sharded(self, trainer: str, folder: Path) -> None:
         for plan in plan_sharded(trainer, self.state, training_step(self.state), self.shard_bytes).folders:
-            (folder / plan.name).mkdir(exist_ok=True)
-            seal(folder, plan, self._write(folder, plan.files, plan.view))
+            self.ranks.first(partial((folder / plan.name).mkdir, exist_ok=True))
+            self.ranks.first(partial(seal, folder, plan, self._write(folder, plan.files, plan.view)))
 
     def write_trainer(self, folder: Path) -> None:
         state = self.state
         assert state.optimizer is not None
         optimizer = trainer_files.trainer_groups(state.config, state.optimizer)
-        path = folder / "optimizer.pt"
-        outline = trainer_files.write_optimizer_outline(path, state.source, optimizer, state.steps)
+        outline = trainer_files.outline_plan(
+            self.ranks.first(
+                lambda: trainer_files.write_optimizer_outline(
+                    folder / "optimizer.pt", state.source, optimizer, state.steps
+                )
+            )
+        )
         plans = self._weight_plans({LINEAGE: json.dumps(state.lineage)} if state.lineage else {})
         checksums = self._write(folder, (*plans, outline))
-        trainer_files.seal_optimizer(path, outline, checksums)
+        self.ranks.first(lambda: self._finish_trainer(folder, plans, outline, checksums, optimizer))
+
+    def _finish_trainer(
+        self,
+        folder: Path,
+        plans: tuple[FilePlan, ...],
+        outline: FilePlan,
+        checksums: Mapping[Key, int],
+        optimizer: OptimizerInfo,
+    ) -> None:
+        state, step = self.state, training_step(self.state)
+        trainer_files.seal_optimizer(folder / "optimizer.pt", outline, checksums)
         trainer_files.write_scheduler(
-            folder / "scheduler.pt", state.records.get("scheduler"), optimizer, training_step(self.state)
+            folder / "scheduler.pt", state.records.get("scheduler"), optimizer, step
         )
-        record = trainer_files.trainer_state(
-            state.records.get("trainer"), training_step(self.state), state.lineage
-        )
+        record = trainer_files.trainer_state(state.records.get("trainer"), step, state.lineage)
         (folder / "trainer_state.json").write_text(json_text(record), encoding="utf-8")
         trainer_files.write_random_states(folder, state.records.get("rng"))
         self._write_common(folder, plans)
 
     def write_native(self, folder: Path) -> None:
-        state = self.state
         plans = self._weight_plans({})
         moments = self._moment_plans()
         checksums = self._write(folder, (*plans, *moments))
+        self.ranks.first(lambda: self._finish_native(folder, plans, moments, checksums))
+
+    def _finish_native(
+        self,
+        folder: Path,
+        plans: tuple[FilePlan, ...],
+        moments: tuple[FilePlan, ...],
+        checksums: Mapping[Key, int],
+    ) -> None:
         self._write_common(folder, plans)
         _write_index(folder, "optimizer", moments, 0)
         files = {
-            plan.name: (plan.size, file_checksum(plan, checksums, state.source))
+            plan.name: (plan.size, file_checksum(plan, checksums, self.state.source))
             for plan in (*plans, *moments)
         }
-        native.write_beside(folder, state, training_step(state), files)
+        native.write_beside(folder, self.state, training_step(self.state), files)
 
     def _write(
         self, folder: Path, plans: tuple[FilePlan, ...], source: TensorSource | None = None
@@ -206,6 +241,7 @@ class _Writer:
             source or self.state.source,
             folder,
             plans,
+            ranks=self.ranks,
             block_bytes=self.block_bytes,
             workers=self.workers,
             progress=self.progress,

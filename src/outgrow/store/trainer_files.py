@@ -60,8 +60,8 @@ def trainer_groups(config: Mapping[str, Any], optimizer: OptimizerInfo) -> Optim
 
 def write_optimizer_outline(
     path: Path, source: TensorSource, optimizer: OptimizerInfo, steps: Mapping[str, float]
-) -> FilePlan:
-    """Write `optimizer.pt` with space for every moment, and say where each goes."""
+) -> list[Any]:
+    """Write `optimizer.pt` with space for every moment, and say where each goes: JSON, for `outline_plan`."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     names = [name for group in optimizer.groups for name in group.names]
@@ -97,7 +97,13 @@ def write_optimizer_outline(
                 file.seek(_offset(entry["step"]))
                 file.write(struct.pack("<f", steps[name]))
             offsets |= {(slot, name): _offset(entry[slot]) for slot in MOMENTS if slot in entry}
-    return FilePlan(path.name, path.stat().st_size, b"", offsets)
+    return [path.name, path.stat().st_size, [[*key, offset] for key, offset in offsets.items()]]
+
+
+def outline_plan(found: list[Any]) -> FilePlan:
+    """What `write_optimizer_outline` said, which every process needs to write its share."""
+    name, size, places = found
+    return FilePlan(name, size, b"", {(slot, tensor): offset for slot, tensor, offset in places})
 
 
 def write_scheduler(path: Path, record: Any, optimizer: OptimizerInfo, step: int) -> None:

@@ -21,14 +21,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
+from outgrow.errors import CheckpointError
 from outgrow.store.check import as_bytes, row_blocks
 from outgrow.store.checksum import combine, combine_all
 from outgrow.store.safetensors_file import header_bytes
 from outgrow.store.source import Rows, TensorMeta, TensorSource
+
+if TYPE_CHECKING:
+    from outgrow.parallel.ranks import Ranks
 
 Key = tuple[str, str]
 """(slot, name)"""
@@ -120,30 +126,84 @@ def write_files(
     folder: Path,
     plans: Sequence[FilePlan],
     *,
+    ranks: Ranks,
     block_bytes: int = BLOCK_BYTES,
     workers: int = WORKERS,
     progress: BytesProgress | None = None,
 ) -> dict[Key, int]:
-    """Write the planned files into `folder` and sync them; returns the CRC-32 of each tensor."""
-    places: dict[Key, tuple[int, int]] = {}
+    """Write the planned files into `folder` and sync them; returns the CRC-32 of each tensor.
+
+    Every process writes its share of the blocks, a stretch of about as many bytes as the others'. The files are those
+    of one process, bit for bit.
+    """
+    ranks.first(lambda: _prepare(folder, plans))
     with ExitStack() as stack:
-        handles = []
-        for plan in plans:
-            handle = os.open(folder / plan.name, os.O_RDWR | os.O_CREAT, 0o666)
-            stack.callback(os.close, handle)
-            handles.append(handle)
-            _reserve(handle, plan.size)
-            write_all(handle, memoryview(plan.head), 0)
-            places.update({key: (handle, offset) for key, offset in plan.offsets.items()})
+        handles = ranks.together(lambda: [_opened(folder / plan.name, stack) for plan in plans])
+        places = {
+            key: (handle, offset)
+            for handle, plan in zip(handles, plans, strict=True)
+            for key, offset in plan.offsets.items()
+        }
+        blocks = list(blocks_of(source, places, block_bytes))
+        share = shares([block.size * len(block.keys) for block in blocks], ranks.world)[ranks.rank]
         stack.enter_context(_one_compute_thread())
         pool = stack.enter_context(ThreadPoolExecutor(max_workers=workers))
-        try:
-            checksums = _stream(source, places, pool, block_bytes, workers, progress)
-            list(pool.map(os.fsync, handles))
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+
+        def write() -> list[int]:
+            try:
+                found = _stream(source, blocks[share.start : share.stop], pool, workers, progress)
+                list(pool.map(os.fsync, handles))
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+            return found
+
+        parts = ranks.gather(ranks.together(write))
+    checksums = dict.fromkeys(places, 0)
+    for block, crc in zip(blocks, (crc for part in parts for crc in part), strict=True):
+        for key in block.keys:
+            checksums[key] = combine(checksums[key], crc, block.size)
     return checksums
+
+
+def shares(sizes: Sequence[int], count: int) -> list[range]:
+    """Numbers of blocks in `count` stretches of about equal bytes: a block belongs where its middle lies.
+
+    >>> shares([1, 1, 1, 1, 4], 2)
+    [range(0, 4), range(4, 5)]
+    """
+    total, done, ends = sum(sizes), 0, [0] * count
+    for number, size in enumerate(sizes):
+        mine = min(count - 1, (2 * done + size) * count // (2 * total)) if total else 0
+        ends[mine] = number + 1
+        done += size
+    edges = [0]
+    for end in ends:
+        edges.append(max(edges[-1], end))
+    return [range(first, last) for first, last in pairwise(edges)]
+
+
+def _opened(path: Path, stack: ExitStack) -> int:
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{os.uname().nodename} does not see {path}, which another process has made",
+            fix="write to a file system that all hosts share",
+        ) from error
+    stack.callback(os.close, handle)
+    return handle
+
+
+def _prepare(folder: Path, plans: Sequence[FilePlan]) -> None:
+    """The files, their space and their first bytes: a full disk is found here, before anything is computed."""
+    for plan in plans:
+        handle = os.open(folder / plan.name, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _reserve(handle, plan.size)
+            write_all(handle, memoryview(plan.head), 0)
+        finally:
+            os.close(handle)
 
 
 def file_checksum(plan: FilePlan, tensors: Mapping[Key, int], source: TensorSource) -> int:
@@ -176,29 +236,26 @@ def blocks_of(
 
 def _stream(
     source: TensorSource,
-    places: Mapping[Key, tuple[int, int]],
+    blocks: Sequence[Block],
     pool: ThreadPoolExecutor,
-    block_bytes: int,
     workers: int,
     progress: BytesProgress | None,
-) -> dict[Key, int]:
-    """Blocks are begun and ended in their order, so that checksums join; between the two, workers are at several."""
-    checksums = dict.fromkeys(places, 0)
+) -> list[int]:
+    """The CRC-32 of every block, written; a few are at work at a time, so memory is that of a few."""
+    checksums: list[int] = []
     waiting: deque[tuple[Future[int], Block]] = deque()
-    total = sum(source.meta(name, slot).bytes for slot, name in places)
+    total = sum(block.size * len(block.keys) for block in blocks)
     done = 0
 
     def finish() -> None:
         nonlocal done
         future, block = waiting.popleft()
-        checksum = future.result()
-        for key in block.keys:
-            checksums[key] = combine(checksums[key], checksum, block.size)
+        checksums.append(future.result())
         done += block.size * len(block.keys)
         if progress is not None:
             progress(done, total)
 
-    for block in blocks_of(source, places, block_bytes):
+    for block in blocks:
         waiting.append((pool.submit(_write_block, source, block), block))
         while len(waiting) > 2 * workers:
             finish()
@@ -223,7 +280,7 @@ def _reserve(handle: int, size: int) -> None:
         os.posix_fallocate(handle, 0, size)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-            raise  # a full disk is found here, before anything is computed
+            raise
         os.ftruncate(handle, size)
 
 

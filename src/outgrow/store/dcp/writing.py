@@ -78,7 +78,7 @@ def write_beside(trainer: str, state: Contents, folder: Path, step: int) -> None
         optimizer = _whole_options(state.optimizer)
         record = state.records.get("scheduler")
         trainer_files.write_scheduler(folder / "scheduler.pt", record, optimizer, step)
-        text = json_text(trainer_files.trainer_state(state.records.get("trainer"), step))
+        text = json_text(trainer_files.trainer_state(state.records.get("trainer"), step, state.lineage))
         (folder / "trainer_state.json").write_text(text, encoding="utf-8")
         trainer_files.write_random_states(folder, state.records.get("rng"))
 
