@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: run test check format docs house clean bench-streaming
 
 run: $(VENV)/installed
-	$(BIN)/outgrow train examples/quickstart.yaml
+	$(BIN)/outgrow quickstart
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2

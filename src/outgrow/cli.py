@@ -525,6 +525,28 @@ def train(
 
 
 @app.command()
+def quickstart(
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write. Default: runs/quickstart.", show_default=False)
+    ] = None,
+    set_: Annotated[
+        list[str], typer.Option("--set", help="Override a key of the run, as seed=2. Repeatable.")
+    ] = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """See it work, in about four minutes on two cores: a grown model beside the same from scratch, for the same compute.
+
+    Example: [bold]outgrow quickstart[/]
+    """
+    from outgrow.commands.quickstart import quickstart_command
+
+    _quiet_transformers()
+    summary = quickstart_command(output, set_, console=open_console(quiet=as_json))
+    if as_json:
+        _print_json(summary)
+
+
+@app.command()
 def plan(
     files: Annotated[
         list[Path] | None,

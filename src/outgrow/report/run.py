@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ def run_report(output: str | Path) -> RunReport:
     stages = stage_results(rows)
     if not stages:
         raise ConfigError(f"no run to report on: {root}", expected="a folder with metrics.jsonl")
-    machine = next((row for row in rows if row["kind"] == "machine"), {})
+    machine = _machine(rows)
     title = f"outgrow: {root.name}"
     sizes = " → ".join(amount(stage.parameters) for stage in stages)
     draw_probes(rows, root)
@@ -69,6 +70,15 @@ def run_report(output: str | Path) -> RunReport:
     )
     write_text_atomic(root / "report.html", text)
     return RunReport(root / "report.html", png, svg, stages)
+
+
+def facts_of(root: Path) -> dict[str, str]:
+    """Versions and machine of a run, by its folder."""
+    return _facts(_machine(read_metrics(RunFolder(root).metrics)))
+
+
+def _machine(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return next((row for row in rows if row["kind"] == "machine"), {})
 
 
 def _facts(machine: dict[str, Any]) -> dict[str, str]:

@@ -1,0 +1,202 @@
+"""A staged run beside the same model from scratch: one sentence, one table, one picture.
+
+What the grown loss would cost from scratch is extrapolated along the baseline's own curve at its constant rate:
+
+    L ≈ a - b ln C        C' = C · exp((L_scratch - L_grown) / b)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from outgrow.errors import ConfigError
+from outgrow.files.atomic import write_text_atomic
+from outgrow.report.html import page
+from outgrow.report.plot import COLORS, FAINT, STYLE, quiet_axes, save_figure
+from outgrow.report.run import facts_of
+from outgrow.text.numbers import amount, duration
+from outgrow.text.table import TextTable
+from outgrow.training.folder import RunFolder, read_metrics
+from outgrow.training.result import stage_results
+
+CAUTIONS = (
+    "So short a training flatters growth: from scratch, the first tokens are the dearest. One seed, one learning rate, "
+    "nothing tuned.",
+    "Tuned, over several seeds and at equal decayed loss, growth saves far less, with Muon nothing, and a shallower model "
+    "from scratch can be better: docs/results in the repository has the honest numbers.",
+)
+_CONSTANT = (0.25, 0.72)
+"""The part of the baseline whose slope is read: past the warm-up's bend, before the decay."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Rows of both logs, and what they came to. Losses are validation losses in nats per target."""
+
+    grown: Sequence[dict[str, Any]]
+    scratch: Sequence[dict[str, Any]]
+
+    @property
+    def flops(self) -> tuple[float, float]:
+        """What both cost."""
+        return float(self.grown[-1]["flops"]), float(self.scratch[-1]["flops"])
+
+    @property
+    def losses(self) -> tuple[float, float]:
+        """Where both end: grown, from scratch."""
+        return _curve(self.grown)[-1][1], _curve(self.scratch)[-1][1]
+
+    @property
+    def scratch_flops_at_grown_loss(self) -> float | None:
+        """FLOPs at which the baseline would reach the grown loss, by its own slope; None where it has none to go by."""
+        total = self.flops[1]
+        points = [(c, loss) for c, loss in _curve(self.scratch) if _CONSTANT[0] <= c / total <= _CONSTANT[1]]
+        if len(points) < 3:
+            return None
+        slope = -float(np.polyfit(np.log([c for c, _ in points]), [loss for _, loss in points], 1)[0])
+        grown, scratch = self.losses
+        return total * math.exp((scratch - grown) / slope) if slope > 0 else None
+
+    @property
+    def verdict(self) -> str:
+        """What came out, in a sentence."""
+        (grown, scratch), (cost, _) = self.losses, self.flops
+        head = f"For the same compute ({amount(cost)} FLOPs): grown {grown:.2f}, from scratch {scratch:.2f}"
+        if grown >= scratch:
+            return f"{head}. Here the growth did not pay."
+        needed = self.scratch_flops_at_grown_loss
+        if needed is None:
+            return f"{head}."
+        times = needed / self.flops[1]
+        return (
+            f"{head}; the same loss would cost scratch about {amount(needed)} FLOPs, "
+            f"{f'{times:.1f}' if times < 10 else 'more than 10'} times as many (extrapolated)."
+        )
+
+    def table(self) -> TextTable:
+        """A row per stage, the staged run as a whole, and the baseline."""
+        columns = ("run", "parameters", "tokens", "FLOPs", "final loss", "time")
+        stages, (scratch,) = stage_results(list(self.grown)), stage_results(list(self.scratch))
+        rows = [
+            (
+                f"grown: {one.name}",
+                f"{one.parameters:,}",
+                amount(one.tokens),
+                amount(one.flops),
+                _loss(one.final_loss),
+                duration(one.seconds),
+            )
+            for one in stages
+        ]
+        tokens, seconds = sum(one.tokens for one in stages), sum(one.seconds for one in stages)
+        ends = (_loss(self.losses[0]), duration(seconds))
+        rows.append(
+            ("grown, all", f"{stages[-1].parameters:,}", amount(tokens), amount(self.flops[0]), *ends)
+        )
+        ends = (_loss(self.losses[1]), duration(scratch.seconds))
+        rows.append(
+            ("from scratch", f"{scratch.parameters:,}", amount(scratch.tokens), amount(self.flops[1]), *ends)
+        )
+        return TextTable(
+            "the same compute, twice", columns, rows, "Losses are validation losses in nats per target."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        (grown, scratch), (cost, other) = self.losses, self.flops
+        return {
+            "verdict": self.verdict,
+            "loss_grown": grown,
+            "loss_scratch": scratch,
+            "flops_grown": cost,
+            "flops_scratch": other,
+            "scratch_flops_at_grown_loss": self.scratch_flops_at_grown_loss,
+        }
+
+
+def read_beside(grown: Path, scratch: Path) -> Beside:
+    """Both runs, from their folders. Raises ConfigError where one of them has not ended."""
+    rows = [read_metrics(RunFolder(folder).metrics) for folder in (grown, scratch)]
+    for folder, found in zip((grown, scratch), rows, strict=True):
+        if not any(row["kind"] == "validation" for row in found):
+            raise ConfigError(f"no finished run: {folder}", expected="a run with validation losses")
+    return Beside(*([row for row in found if row["kind"] != "machine"] for found in rows))
+
+
+def write_beside(beside: Beside, root: Path, configuration: str, command: str) -> tuple[Path, Path]:
+    """`compare.html` and `compare.png` (and .svg) in `root`."""
+    png, svg = _draw(beside, root)
+    text = page(
+        title="outgrow: grown, and from scratch",
+        lead=beside.verdict,
+        picture_svg=svg.read_bytes(),
+        tables=[beside.table()],
+        configuration=configuration,
+        facts=facts_of(root),
+        command=command,
+        warnings=CAUTIONS,
+    )
+    write_text_atomic(root / "compare.html", text)
+    return root / "compare.html", png
+
+
+def _curve(rows: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
+    return [(float(row["flops"]), float(row["val_loss"])) for row in rows if row["kind"] == "validation"]
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _draw(beside: Beside, root: Path) -> tuple[Path, Path]:
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.0, 5.0), dpi=150, layout="constrained")
+        axes = figure.add_subplot()
+        ends = list(
+            zip((beside.scratch, beside.grown), ("from scratch", "grown"), (FAINT, COLORS[0]), strict=True)
+        )
+        for rows, name, color in ends:
+            curve = _curve(rows)
+            axes.plot(
+                *zip(*curve, strict=True), color=color, linewidth=2.2, marker="o", markersize=4, label=name
+            )
+            place = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontweight": "bold"}
+            axes.annotate(f"{curve[-1][1]:.2f}", curve[-1], color=color, **place)  # type: ignore[arg-type]
+        for row in (row for row in beside.grown if row["kind"] == "growth"):
+            axes.axvline(row["flops"], color=FAINT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
+            axes.annotate(
+                "growth",
+                (row["flops"], 0.98),
+                xycoords=("data", "axes fraction"),
+                xytext=(6, 0),
+                textcoords="offset points",
+                va="top",
+                fontsize=9,
+                color=FAINT,
+            )
+        low = min(beside.losses)
+        highest = sorted(loss for rows, *_ in ends for _, loss in _curve(rows))[-3]
+        axes.set_ylim(low - 0.08 * (highest - low), highest + 0.05 * (highest - low))
+        axes.set_xlim(left=0, right=1.07 * max(beside.flops))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        axes.set_xlabel("FLOPs, small model included")
+        axes.set_ylabel("validation loss (nats per target)")
+        axes.set_title(
+            "The same compute: grown, and from scratch", loc="left", fontsize=12.5, fontweight="bold", pad=12
+        )
+        quiet_axes(axes)
+        axes.legend(frameon=False, loc="upper right")
+        paths = root / "compare.png", root / "compare.svg"
+        for path in paths:
+            save_figure(figure, path)
+    return paths
