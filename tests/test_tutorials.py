@@ -1,0 +1,45 @@
+"""Every tutorial runs as it stands: its files are written, its commands and its Python are executed, in order, in one folder."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from outgrow.cli import app
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted((DOCS / "tutorials").glob("*.md"))
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """(language, code) of every fenced block."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", text, flags=re.S | re.M)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_a_tutorial_runs_as_it_stands(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OUTGROW_CACHE", str(tmp_path / "cache"))
+    names: dict[str, Any] = {"__name__": "tutorial"}
+    for language, code in blocks(page.read_text(encoding="utf-8")):
+        if language == "python":
+            exec(compile(code, str(page), "exec"), names)
+        elif language == "yaml":
+            file = re.match(r"# file: (\S+)\n", code)
+            assert file is not None, "a file in a tutorial says its name"
+            (tmp_path / file[1]).write_text(code)
+        elif language == "bash":
+            for line in code.strip().splitlines():
+                words = shlex.split(line, comments=True)
+                assert words[0] == "outgrow", line
+                done = CliRunner().invoke(app, words[1:])
+                assert done.exit_code == 0, (line, done.output, done.exception)
+
+
+def test_there_are_three_tutorials() -> None:
+    assert len(PAGES) == 3
