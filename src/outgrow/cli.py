@@ -171,6 +171,7 @@ def grow(
     """
     from outgrow.commands.grow import grow_command
     from outgrow.models.conversion import conversion
+    from outgrow.parallel.ranks import start
     from outgrow.state.asked import plan_asked
     from outgrow.state.operator_file import load_operator
     from outgrow.store.config_file import load_config
@@ -191,19 +192,22 @@ def grow(
     fitted = None if operator is None else load_operator(operator)
     how = _given(width=width, depth=depth, experts=experts, noise=noise, seed=seed)
     plan = plan_asked(config, fitted, to=sizes, moments=cast("Moments | None", moments), **how)
-    summary = grow_command(
-        checkpoint,
-        out,
-        plan,
-        fitted,
-        described,
-        format=format,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        allow_nonfinite=allow_nonfinite,
-        console=open_console(quiet=as_json),
-    )
-    if as_json:
+    ranks = start()
+    with ranks.watched():
+        summary = grow_command(
+            checkpoint,
+            out,
+            plan,
+            fitted,
+            described,
+            format=format,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            allow_nonfinite=allow_nonfinite,
+            console=open_console(quiet=as_json or not ranks.leads),
+            ranks=ranks,
+        )
+    if as_json and ranks.leads:
         _print_json(summary)
 
 
@@ -263,17 +267,21 @@ def export(
     Example: [bold]outgrow export run/step-500 titan/step-500 --format torchtitan[/]
     """
     from outgrow.commands.export import export_command
+    from outgrow.parallel.ranks import start
 
     _quiet_transformers()
-    summary = export_command(
-        checkpoint,
-        out,
-        format=format,
-        overwrite=overwrite,
-        allow_nonfinite=allow_nonfinite,
-        console=open_console(quiet=as_json),
-    )
-    if as_json:
+    ranks = start()
+    with ranks.watched():
+        summary = export_command(
+            checkpoint,
+            out,
+            format=format,
+            overwrite=overwrite,
+            allow_nonfinite=allow_nonfinite,
+            console=open_console(quiet=as_json or not ranks.leads),
+            ranks=ranks,
+        )
+    if as_json and ranks.leads:
         _print_json(summary)
 
 

@@ -9,18 +9,26 @@ from rich.console import Console
 
 from outgrow.commands.writing import writing_progress
 from outgrow.files.atomic import check_destination
+from outgrow.parallel.ranks import Ranks
 from outgrow.state.training_state import TrainingState
 from outgrow.text.numbers import amount
 
 
 def export_command(
-    checkpoint: Path, out: Path, *, format: str, overwrite: bool, allow_nonfinite: bool, console: Console
+    checkpoint: Path,
+    out: Path,
+    *,
+    format: str,
+    overwrite: bool,
+    allow_nonfinite: bool,
+    console: Console,
+    ranks: Ranks,
 ) -> dict[str, Any]:
-    """Write the state again; returns plain data. The destination is checked before any tensor is read."""
+    """Write the state again, every process its share; returns plain data. The destination is checked before any work."""
     check_destination(out, overwrite=overwrite)
     state = TrainingState.from_pretrained(checkpoint, allow_nonfinite=allow_nonfinite)
     with writing_progress(console) as progress:
-        state.save_pretrained(out, format=format, overwrite=overwrite, progress=progress)  # type: ignore[arg-type]
+        state.save_pretrained(out, format=format, overwrite=overwrite, progress=progress, ranks=ranks)  # type: ignore[arg-type]
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     console.print(f"Written: {out} ({amount(size)}B)", soft_wrap=True)
     return {"output": str(out), "format": format, "bytes": size}

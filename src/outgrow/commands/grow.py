@@ -9,11 +9,13 @@ from typing import Any
 
 from rich.console import Console
 
+from outgrow import __version__
 from outgrow.commands.writing import writing_progress, writing_speed
 from outgrow.files.atomic import check_destination
 from outgrow.growth.plan import GrowthPlan
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.models.conversion import Conversion
+from outgrow.parallel.ranks import Ranks
 from outgrow.report.explain import costs
 from outgrow.state.converting import converted
 from outgrow.state.growing import apply
@@ -33,9 +35,14 @@ def grow_command(
     dry_run: bool,
     allow_nonfinite: bool,
     console: Console,
+    ranks: Ranks,
 ) -> dict[str, Any]:
-    """Show the plan, and grow by it; returns plain data. All that is cheap to refuse is, before any tensor is read."""
+    """Show the plan, and grow by it; returns plain data. All that is cheap to refuse is, before any tensor is read.
+
+    Started by torchrun, every process calls this, computes and writes its share, and rank 0 talks.
+    """
     check_destination(out, overwrite=overwrite)
+    ranks.agree("the growth", [__version__, plan.describe(), str(out), format])
     state = TrainingState.from_pretrained(checkpoint, allow_nonfinite=allow_nonfinite)
     if conversion is not None:
         state = converted(state, conversion, moments=plan.moments, seed=plan.growth.seed)
@@ -44,7 +51,7 @@ def grow_command(
     if not dry_run:
         grown = apply(plan, state, operator=fitted)
         with writing_progress(console) as progress:
-            grown.save_pretrained(out, format=format, overwrite=overwrite, progress=progress)  # type: ignore[arg-type]
+            grown.save_pretrained(out, format=format, overwrite=overwrite, progress=progress, ranks=ranks)  # type: ignore[arg-type]
         replaced = checkpoint.resolve() == out.resolve()
         hint = (
             ""
