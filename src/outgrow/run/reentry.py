@@ -48,7 +48,7 @@ def _form(value: Any) -> str:
     if isinstance(value, dict):
         return "<curve>" if "curve" in value else "<ratio>"
     if isinstance(value, Ratio | EqualLossPosition):
-        return f"<{type(value).__name__.lower()}>"
+        return "<curve>" if isinstance(value, EqualLossPosition) else "<ratio>"
     return "<word>" if isinstance(value, str) and not any(char.isdigit() for char in value) else "<tokens>"
 
 

@@ -25,7 +25,6 @@ from outgrow.engine.step import Step, be_repeatable, build_model, evaluate, meas
 from outgrow.engine.stopping import noted
 from outgrow.engine.treatment import Treatment, make_treatment
 from outgrow.errors import ConfigError, TrainingError
-from outgrow.files.reading import expanded
 from outgrow.models.routing import NAMES as ROUTING
 from outgrow.parallel.ranks import ALONE, Ranks
 from outgrow.run.config import RunConfig
@@ -87,7 +86,7 @@ def train(
             raise ConfigError(
                 "the data is not what this run began with", got=data.record, expected=pointer.data
             )
-        session = open_session(run, folder, data, view, pointer, ranks)
+        session = open_session(run, found, folder, data, view, pointer, ranks)
         if before is not None and ranks.leads:
             before(run, session.plans, folder.root)
         try:
@@ -112,7 +111,7 @@ def _work(session: Session, pointer: Pointer | None) -> None:
         else:
             del live  # the small model's memory is given back before the large one takes its own
             gc.collect()
-            live = _grow(session, end, course, step, loss)
+            live = _grow(session, open_state(session, end), course, step, loss)
 
 
 def _begin(session: Session) -> Live:
@@ -120,17 +119,17 @@ def _begin(session: Session) -> Live:
     run, stage = session.run, session.run.stages[0]
     course = Course(run, session.plans).enter(0)
     _say_versions(session)
-    if stage.start is None:
+    if session.start is None:
         live = _fresh(session, course)
         _write_stage(session, live)
         return live
-    start = expanded(stage.start)
+    live = load_state(session, session.start, course, 0)
     if stage.grow is None:
-        live = load(session, start, course, 0)
         _write_stage(session, live)
         return live
-    before = evaluate(load(session, start, course, 0).model, session.validation, session.device)
-    return _grow(session, start, course, 0, before)
+    before = evaluate(live.model, session.validation, session.device)
+    del live
+    return _grow(session, session.start, course, 0, before)
 
 
 def _fresh(session: Session, course: Course) -> Live:
@@ -175,7 +174,7 @@ def _leave(session: Session, live: Live) -> tuple[float, Course, int]:
     return loss, live.course.enter(live.step, loss), live.step
 
 
-def _grow(session: Session, small: Path, course: Course, step: int, loss_before: float) -> Live:
+def _grow(session: Session, state: TrainingState, course: Course, step: int, loss_before: float) -> Live:
     """Grow a saved state and go on from it: a run that was killed here does the same again.
 
     One process writes the grown state and points to it. Several fill their shards straight from the growth of the small one, and
@@ -184,7 +183,6 @@ def _grow(session: Session, small: Path, course: Course, step: int, loss_before:
     growth = session.run.stages[course.stage].grow
     assert growth is not None
     began = time.monotonic()
-    state = open_state(session, small)
     if growth.learn is not None:
         grown = grow_learned(session, state, growth, course, step)
     elif growth.probe is not None:

@@ -16,9 +16,10 @@ from outgrow.files.reading import expanded
 from outgrow.parallel.ranks import ALONE, Ranks
 from outgrow.run.config import DataConfig, RunConfig
 from outgrow.run.reentry import EqualLossPosition
+from outgrow.state.training_state import TrainingState
 from outgrow.training.course import read_curve
 from outgrow.training.rates import rate_warnings
-from outgrow.training.stage_plans import StagePlan, plan_stages
+from outgrow.training.stage_plans import StagePlan, open_start, plan_stages
 from outgrow.training.tensorboard import check_tensorboard
 from outgrow.training.trigger import FEWEST_ROWS
 
@@ -31,6 +32,10 @@ class Preflight:
     corpus: str
     warnings: tuple[str, ...]
     """What is allowed and probably not wanted."""
+    needs: Needs
+    """What the plans took the data to ask of the models."""
+    start: TrainingState | None
+    """The checkpoint that the run starts from: opened once, and handed on."""
 
 
 def preflight(run: RunConfig, ranks: Ranks = ALONE) -> Preflight:
@@ -41,11 +46,13 @@ def preflight(run: RunConfig, ranks: Ranks = ALONE) -> Preflight:
         check_tensorboard()
     objective = run_objective(run)
     needs, description = _images(run) if objective == "image" else _text(run, objective)
-    plans = plan_stages(run, needs)
+    start = open_start(run)
+    plans = plan_stages(run, needs, start)
     for plan in plans:
         if isinstance(plan.position, EqualLossPosition):
             read_curve(plan.position)
-    return Preflight(plans, description, (*rate_warnings(run, plans), *_trigger_warnings(run)))
+    warnings = (*rate_warnings(run, plans), *_trigger_warnings(run))
+    return Preflight(plans, description, warnings, needs, start)
 
 
 def _check_ranks(run: RunConfig, ranks: Ranks) -> None:

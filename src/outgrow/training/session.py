@@ -24,6 +24,7 @@ from outgrow.run.config import RunConfig
 from outgrow.state.training_state import TrainingState
 from outgrow.training.course import Course
 from outgrow.training.folder import MetricsLog, Pointer, RunFolder, prune, read_metrics
+from outgrow.training.preflight import Preflight
 from outgrow.training.saves import ShardedSaves
 from outgrow.training.sharded_state import open_saved
 from outgrow.training.stage_plans import StagePlan, plan_stages
@@ -36,6 +37,8 @@ class Session:
 
     run: RunConfig
     plans: Sequence[StagePlan]
+    start: TrainingState | None
+    """The checkpoint that the run starts from, if it starts from one."""
     folder: RunFolder
     data: Data
     validation: list[Batch]
@@ -94,15 +97,22 @@ class Live:
 
 
 def open_session(
-    run: RunConfig, folder: RunFolder, data: Data, view: Progress, pointer: Pointer | None, ranks: Ranks
+    run: RunConfig,
+    found: Preflight,
+    folder: RunFolder,
+    data: Data,
+    view: Progress,
+    pointer: Pointer | None,
+    ranks: Ranks,
 ) -> Session:
     """Everything fixed for this process: the plan with the real vocabulary, the log cut to the pointer, the clock."""
     device = choose_device(run, ranks)
-    plans = plan_stages(run, data.needs)
+    plans = found.stages if data.needs == found.needs else plan_stages(run, data.needs, found.start)
     micro_batch = run.batch.at_once
     return Session(
         run=run,
         plans=plans,
+        start=found.start,
         folder=folder,
         data=data,
         validation=data.validation_batches(run.evaluation.sequences, micro_batch),

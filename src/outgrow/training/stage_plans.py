@@ -95,9 +95,12 @@ def candidates(growth: GrowConfig) -> tuple[GrowConfig, ...]:
     )
 
 
-def plan_stages(run: RunConfig, needs: Needs) -> tuple[StagePlan, ...]:
-    """Every stage's model, growths tried without weights: a target that cannot be is an error before any training."""
-    state = _first_state(run, needs)
+def plan_stages(run: RunConfig, needs: Needs, start: TrainingState | None = None) -> tuple[StagePlan, ...]:
+    """Every stage's model, growths tried without weights: a target that cannot be is an error before any training.
+
+    `start` is the checkpoint that the run starts from (`open_start`), if it starts from one.
+    """
+    state = _first_state(run, needs, start)
     peak = run.optimizer.learning_rate
     plans: list[StagePlan] = []
     for index, stage in enumerate(run.stages):
@@ -230,11 +233,18 @@ def _threshold(run: RunConfig, index: int, factors: Factors | None) -> Threshold
     return threshold(until, factors, f"stages.{index}.until") if isinstance(until, UntilEfficiency) else None
 
 
-def _first_state(run: RunConfig, needs: Needs) -> TrainingState:
+def open_start(run: RunConfig) -> TrainingState | None:
+    """The checkpoint that a run starts from, every byte checked; None where it starts from fresh weights."""
     first = run.stages[0]
-    if first.start is not None:
-        state = TrainingState.from_pretrained(expanded(first.start))
-        check_start(state, run.optimizer)
-        return state
+    if first.start is None:
+        return None
+    state = TrainingState.from_pretrained(expanded(first.start))
+    check_start(state, run.optimizer)
+    return state
+
+
+def _first_state(run: RunConfig, needs: Needs, start: TrainingState | None) -> TrainingState:
+    if start is not None:
+        return start
     assert run.model is not None, "RunConfig asks for a model or a checkpoint"
     return TrainingState.from_model(build_model(model_config(run.model, needs), "meta"))
