@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check format docs house clean bench-streaming
+.PHONY: run test check format docs house wheel clean bench-streaming
 
 run: $(VENV)/installed
 	$(BIN)/outgrow quickstart
@@ -28,6 +28,14 @@ house: $(VENV)/installed
 	$(BIN)/python tools/house.py
 	$(BIN)/python tools/house.py --counts
 
+# Builds the wheel, installs it in a fresh environment, and tries it there, outside the repository.
+wheel:
+	rm -rf dist build/wheel
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip wheel --quiet --no-deps -w dist .
+	build/wheel/bin/pip install --quiet -c constraints.txt dist/outgrow-*.whl
+	cd build && wheel/bin/python -P ../tools/try_wheel.py ..
+
 bench-streaming: $(VENV)/installed
 	$(BIN)/python benchmarks/streaming.py
 
@@ -37,4 +45,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache docs/_build
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache docs/_build
