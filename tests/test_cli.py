@@ -206,7 +206,7 @@ def test_mistakes_in_words(small: Path, tmp_path: Path, words: list[str], said: 
     [
         (["--plot", "none/proof.png"], "cannot be written"),
         (["--plot", "proof.txt"], ".png"),
-        (["--device", "tpu"], "no device 'tpu'"),
+        (["--device", "tpu"], "'tpu' is not one of"),
         (["--learning-rate", "nan"], "learning rate"),
     ],
 )
@@ -279,3 +279,31 @@ def test_help_and_exit_codes() -> None:
         assert "Example" in result.stdout
     command = [sys.executable, "-m", "outgrow", "grow"]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 2
+
+
+def test_choices_are_listed_and_checked_before_any_work(small: Path, tmp_path: Path) -> None:
+    """What the command line offers is what the library takes."""
+    from typing import get_args
+
+    from outgrow import cli
+    from outgrow.algebra.slots import Moments
+    from outgrow.commands.verify import _DTYPES
+    from outgrow.store.layouts import FORMATS
+
+    assert get_args(get_args(cli.Format)[0]) == FORMATS
+    assert set(get_args(cli.MomentsChoice)) == set(get_args(Moments))
+    assert set(get_args(cli.Precision)) == set(_DTYPES)
+    assert "'zip' is not one of" in refused("grow", small, tmp_path / "large", *SIZES, "--format", "zip")
+    assert not list(tmp_path.iterdir())
+
+
+def test_grow_says_which_layer_copies_which_what_stays_and_what_now(small: Path, tmp_path: Path) -> None:
+    shown = outgrow("grow", small, tmp_path / "large", *SIZES).stdout
+    assert "at first): 0 0* 1." in shown
+    assert "Stays: intermediate_size 20, " in shown
+    assert "What now:" in shown
+    named = outgrow("grow", small, tmp_path / "other", *SIZES, "--list-new").stdout.split()
+    assert len(named) == 9
+    assert all(name.startswith("model.layers.1.") for name in named)
+    assert not (tmp_path / "other").exists()
+    assert outgrow("--version").stdout.startswith("outgrow ")

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -18,9 +18,6 @@ from outgrow.commands.console import open_console
 from outgrow.commands.ending import ended
 from outgrow.errors import ConfigError
 from outgrow.parallel.process import finish, launched
-
-if TYPE_CHECKING:
-    from outgrow.algebra.slots import Moments
 
 app = typer.Typer(
     help="Grow a transformer in the middle of its training: weights, Adam moments and schedule.",
@@ -39,16 +36,6 @@ def _say_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def outgrow(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version, and stop."),
-    ] = False,
-) -> None:
-    pass
-
-
 architectures_app = typer.Typer(rich_markup_mode="rich")
 app.add_typer(architectures_app, name="architectures")
 
@@ -60,9 +47,12 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, and what it costs; touch nothing.")
 ]
 Format = Annotated[
-    str,
-    typer.Option(help="What to write: native, trainer, hub, dcp, accelerate, torchtitan or olmo-core."),
+    Literal["native", "trainer", "hub", "dcp", "accelerate", "torchtitan", "olmo-core"],
+    typer.Option(help="What to write."),
 ]
+MomentsChoice = Literal["transport", "cautious", "keep_zero", "copy", "parts", "reset"]
+Precision = Literal["float64", "float32", "bfloat16"]
+Processor = Literal["cpu", "cuda"]
 NonFinite = Annotated[bool, typer.Option("--allow-nonfinite", help="Accept NaN and Inf in the source.")]
 
 
@@ -76,6 +66,10 @@ def options(
             show_default=False,
         ),
     ] = [],  # noqa: B006
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version, and stop."),
+    ] = False,
 ) -> None:
     """Grow a transformer in the middle of its training: weights, Adam moments and schedule."""
     from outgrow.models.files import use_folders
@@ -138,10 +132,8 @@ def grow(
         str | None, typer.Option(help="Operator on experts: see `outgrow operators`. Default: copy.")
     ] = None,
     moments: Annotated[
-        str | None,
-        typer.Option(
-            help="Adam moments: transport, cautious, keep_zero, copy, parts or reset. Default: transport; with --operator reset."
-        ),
+        MomentsChoice | None,
+        typer.Option(help="What becomes of Adam's moments. Default: transport; with --operator reset."),
     ] = None,
     noise: Annotated[
         float | None, typer.Option(help="Noise that no reader sees, in initializer ranges. Default: 0.1.")
@@ -160,6 +152,12 @@ def grow(
     format: Format = "native",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing state, in one step.")
+    ] = False,
+    list_new: Annotated[
+        bool,
+        typer.Option(
+            "--list-new", help="Only name the parameters of new layers, one per line; write nothing."
+        ),
     ] = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -191,7 +189,11 @@ def grow(
     config = config if described is None else dict(described.config)
     fitted = None if operator is None else load_operator(operator)
     how = _given(width=width, depth=depth, experts=experts, noise=noise, seed=seed)
-    plan = plan_asked(config, fitted, to=sizes, moments=cast("Moments | None", moments), **how)
+    plan = plan_asked(config, fitted, to=sizes, moments=moments, **how)
+    if list_new:
+        for name in plan.new_parameters:
+            print(name)
+        return
     ranks = start()
     with ranks.watched():
         summary = grow_command(
@@ -351,7 +353,7 @@ def learn(
             help="Text to fit on (a file, glob, folder or stdlib), or images (.npz); none for lesa."
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help="What is learned: ligo, mango or lesa.")] = "ligo",
+    method: Annotated[Literal["ligo", "mango", "lesa"], typer.Option(help="What is learned.")] = "ligo",
     steps: Annotated[int | None, typer.Option(help="Steps of the fit. Default: 100; lesa 200.")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak of the fit. Default: 3e-4 from an exact start, else 1e-3.")
@@ -383,8 +385,8 @@ def learn(
     length: Annotated[int | None, typer.Option(min=2, help="Tokens of a sequence. Default: 256.")] = None,
     dropout: Annotated[bool, typer.Option("--dropout", help="Fit with the model's own dropout.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the start and of the order of the data.")] = 0,
-    moments: Annotated[str, typer.Option(help="Adam moments: reset, transport or parts.")] = "reset",
-    device: Annotated[str | None, typer.Option(help="cpu (default) or cuda.")] = None,
+    moments: Annotated[MomentsChoice, typer.Option(help="What becomes of Adam's moments.")] = "reset",
+    device: Annotated[Processor | None, typer.Option(help="Where to fit. Default: cpu.")] = None,
     save_operator: Annotated[
         Path | None, typer.Option(help="Keep the fitted operator in this folder, to apply it again.")
     ] = None,
@@ -425,7 +427,7 @@ def learn(
         device=device,
     )
     always: dict[str, Any] = {
-        "moments": cast("Moments", moments),
+        "moments": moments,
         "keep": save_operator,
         "overwrite": overwrite,
         "dry_run": dry_run,
@@ -471,8 +473,10 @@ def verify(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="AdamW steps to watch copies part.")] = 10,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of those steps.")] = 1e-3,
-    dtype: Annotated[str, typer.Option(help="float64, float32 or bfloat16.")] = "float64",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[
+        Precision, typer.Option(help="What the proof computes in, whatever the weights are stored in.")
+    ] = "float64",
+    device: Annotated[Processor, typer.Option(help="Where to compute.")] = "cpu",
     plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png or .svg).")] = None,
     as_json: Json = False,
     dry_run: DryRun = False,

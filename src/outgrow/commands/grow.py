@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,40 @@ def grow_command(
             else f"   (prove it: {shlex.join(['outgrow', 'verify', str(checkpoint), str(out)])})"
         )
         console.print(f"Written: {out}{hint}", soft_wrap=True)
+    for line in what_next(plan, out, format):
+        console.print(line, markup=False, soft_wrap=True)
     return summary
+
+
+_OPENED: Mapping[str, str] = {
+    "native": "`from: {out}` in a run.yaml of `outgrow train`, or AutoModel....from_pretrained({out!r})",
+    "trainer": "Trainer(model=AutoModel....from_pretrained({out!r}), ...).train(resume_from_checkpoint={out!r})",
+    "hub": "AutoModel....from_pretrained({out!r}); the optimizer begins anew",
+}
+_TOKENS_PER_PARAMETER = 20
+"""Where Chinchilla's law ends a compute-optimal training (arXiv 2203.15556)."""
+
+
+def what_next(plan: GrowthPlan, out: Path, format: str) -> tuple[str, ...]:
+    """What to do with the grown state: how it goes on, at which rate, for how long, what may be frozen."""
+    lines = ["What now:"]
+    if format in _OPENED:
+        lines.append(f"  open    {_OPENED[format].format(out=str(out))}")
+    lines.append(
+        "  rate    go on with the schedule as it stands"
+        if plan.moments != "reset"
+        else "  rate    go on with the schedule, after a short warm-up: the moments begin anew"
+    )
+    tokens = _TOKENS_PER_PARAMETER * plan.large.num_parameters
+    lines.append(
+        f"  tokens  {amount(tokens)} are {_TOKENS_PER_PARAMETER} per parameter; most of what a growth saves, it saves before"
+    )
+    if plan.growth.layers.grows:
+        new = len({plan.large.parameters[name].layer for name in plan.new_parameters})
+        lines.append(
+            f"  freeze  {new} layers are new: `--list-new` names their parameters, to train them alone at first"
+        )
+    return tuple(lines)
 
 
 def _costs(plan: GrowthPlan, state: TrainingState, out: Path, *, probe: bool) -> dict[str, Any]:
