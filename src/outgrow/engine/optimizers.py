@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from outgrow.algebra.slots import SLOTS
+from outgrow.engine.muon import Muon
 from outgrow.errors import CheckpointError
 from outgrow.models.architecture import resolve
 from outgrow.models.library import meta_model
@@ -86,7 +87,7 @@ class MuonAdamW(torch.optim.Optimizer):
     def __init__(self, muon: Groups, adamw: Groups, *, muon_options: Any, adamw_options: Any) -> None:
         parts: list[torch.optim.Optimizer] = []
         if muon:
-            parts.append(torch.optim.Muon(muon, **muon_options))
+            parts.append(Muon(muon, **muon_options))
         if adamw:
             parts.append(torch.optim.AdamW(adamw, **adamw_options))
         for part in parts:

@@ -71,7 +71,7 @@ class Device:
 
     def _prepare(self, model: nn.Module) -> None:
         if not self.saves_activations:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+            models.checkpoint_activations(model)
         if self.compiled:
             torch.compiler.reset()  # what was compiled for models before this one
             dynamo = torch._dynamo.config

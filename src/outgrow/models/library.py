@@ -145,6 +145,17 @@ def hollow_model(config: Mapping[str, Any]) -> PreTrainedModel:
         return build_model(config)
 
 
+def checkpoint_activations(model: torch.nn.Module) -> None:
+    """Compute every layer's activations again in the backward pass; CheckpointError where the library cannot."""
+    if _own_class(model).__module__.startswith("timm."):
+        raise CheckpointError("activation checkpointing is for models of transformers", fix="leave it out")
+    live: Any = model
+    if hasattr(live, "activation_checkpointing_enable"):  # transformers 5.23; gradient_... goes with 6
+        live.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        live.gradient_checkpointing_enable({"use_reentrant": False})
+
+
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     """Inside, every parameter of a new module goes to the meta device as it is registered, so nothing initializes it."""

@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from outgrow.errors import CheckpointError
+from outgrow.files.atomic import json_text, sync_tree
 from outgrow.parallel.ranks import Ranks
 from outgrow.state.training_state import TrainingState
+from outgrow.store import native
 from outgrow.store.source import MemorySource
-from outgrow.training.sharded_state import seal, tensor_key
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class ShardedSaves:
             raise _failed(pending.folder, error) from error
         self._pending = None
         if self._ranks.leads:
-            seal(pending.folder, pending.state)
+            _seal(pending.folder, pending.state)
             pending.then()
 
 
@@ -83,13 +84,22 @@ def _make_way(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
+def _seal(folder: Path, state: TrainingState) -> None:
+    """What belongs beside the tensors, the manifest last, and all of it on the disk."""
+    (folder / "config.json").write_text(json_text(state.config), encoding="utf-8")
+    for asset in state.assets:
+        shutil.copyfile(asset, folder / asset.name)
+    native.write_beside(folder, state, int(state.records["run"]["step"]), {})
+    sync_tree(folder)
+
+
 def _tensors(state: TrainingState) -> dict[str, Tensor]:
     assert isinstance(state.source, MemorySource), "a live state"
-    return {
-        tensor_key(name, slot): value
-        for slot, tensors in state.source.tensors.items()
-        for name, value in tensors.items()
-    }
+    found = {f"model.{name}": value for name, value in state.source.tensors["weight"].items()}
+    for slot, tensors in state.source.tensors.items():
+        if slot != "weight":
+            found |= {f"optimizer.state.{name}.{slot}": value for name, value in tensors.items()}
+    return found
 
 
 def _failed(folder: Path, error: Any) -> CheckpointError:

@@ -26,7 +26,6 @@ from outgrow.training.course import Course
 from outgrow.training.folder import MetricsLog, Pointer, RunFolder, prune, read_metrics
 from outgrow.training.preflight import Preflight
 from outgrow.training.saves import ShardedSaves
-from outgrow.training.sharded_state import open_saved
 from outgrow.training.stage_plans import StagePlan, plan_stages
 from outgrow.training.tensorboard import Mirror, make_mirror
 
@@ -211,7 +210,7 @@ def finish(session: Session, live: Live) -> None:
         if session.folder.is_finished:
             return
         last, final = checkpoint_path(session, live), session.folder.root / "final"
-        open_saved(last).save_pretrained(final, overwrite=True)
+        TrainingState.from_pretrained(last).save_pretrained(final, overwrite=True)
         point(session, live, final)
 
     session.ranks.first(write)
@@ -245,8 +244,9 @@ def load(session: Session, path: Path, course: Course, step: int) -> Live:
 
 
 def open_state(session: Session, path: Path) -> TrainingState:
-    """A saved state; what one rank finds wrong with it ends all of them."""
-    return session.ranks.together(lambda: open_saved(path))
+    """A saved state; what one rank finds wrong with it ends all of them. Rank 0 looks at every number for all."""
+    ranks = session.ranks
+    return ranks.together(lambda: TrainingState.from_pretrained(path, allow_nonfinite=not ranks.leads))
 
 
 def load_state(session: Session, state: TrainingState, course: Course, step: int) -> Live:

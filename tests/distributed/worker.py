@@ -1,0 +1,357 @@
+"""What the tests of this folder look at, done once: `worker.py FOLDER`. One line of JSON on standard output per fact."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+import torch.distributed as dist
+import transformers.models.llama.modeling_llama  # noqa: F401  (imported once, before the forks)
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.placement_types import _StridedShard
+
+from distributed import forks
+from outgrow.algebra.slots import MOMENTS
+from outgrow.engine.muon import Muon
+from outgrow.engine.optimizers import build_optimizer
+from outgrow.engine.step import choose_device
+from outgrow.errors import ConfigError, OutgrowError
+from outgrow.parallel.pieces import fill, pieces
+from outgrow.parallel.ranks import LostRankError, start
+from outgrow.run.run_file import parse_run
+from outgrow.state.growing import grow
+from outgrow.state.training_state import TrainingState
+from outgrow.store.source import MemorySource
+from outgrow.training.loop import train
+from train.tiny_corpus import write_corpus
+
+STEPS = 6
+LARGE = {
+    "hidden_size": 24,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 3,
+    "num_hidden_layers": 3,
+    "intermediate_size": 31,
+}
+"""Sizes that four ranks cannot share evenly."""
+
+
+def tell(fact: str, value: Any) -> None:
+    print(json.dumps({"fact": fact, "value": value}), flush=True)
+
+
+def tiny(folder: Path, output: str, **replace: Any) -> dict[str, Any]:
+    """A staged run with dropout, a growth in both directions, new entries with a rate of their own and layers frozen at first."""
+    run: dict[str, Any] = {
+        "output": str(folder / output),
+        "device": "cpu",
+        "model": {
+            "model_type": "llama",
+            "hidden_size": 16,
+            "intermediate_size": 21,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "attention_dropout": 0.1,
+            "tie_word_embeddings": True,
+        },
+        "data": {
+            "source": str(folder / "text.txt"),
+            "tokenizer": {"vocab_size": 300},
+            "sequence_length": 16,
+            "validation_share": 0.1,
+        },
+        "optimizer": {"learning_rate": 1e-2},
+        "schedule": {"kind": "wsd", "warmup_tokens": 128, "decay_share": 0.3},
+        "batch": {"sequences": 8, "micro_batch": 2},
+        "stages": [
+            {"name": "small", "tokens": 128 * STEPS},
+            {
+                "name": "large",
+                "tokens": 128 * STEPS,
+                "grow": {"to": LARGE},
+                "new_entries": {"multiplier": 1.5},
+                "freeze": {"what": ["model.layers.0.*"], "tokens": 256},
+            },
+        ],
+        "evaluation": {"every_tokens": 256, "sequences": 6},
+        "checkpoint": {"every_steps": 2, "keep": 1},
+        "log_every_steps": 1,
+    }
+    return run | replace
+
+
+def trained(run: dict[str, Any]) -> None:
+    """Do a run, on the ranks of the environment."""
+    ranks = start()
+    train(parse_run(run), progress=False, ranks=ranks)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path) -> list[float]:
+    """Every loss that a run's log has, in order."""
+    names = ("loss", "val_loss", "loss_before", "loss_after")
+    return [row[name] for row in rows(folder) for name in names if name in row]
+
+
+def digest(folder: Path) -> str:
+    parts = [path.read_bytes() for path in sorted((folder / "final").glob("*.safetensors"))]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+# ---- runs ---------------------------------------------------------------------------------------------------------------
+
+
+def runs(folder: Path) -> None:
+    """The same run on 1, 2 and 4 ranks; killed ones resumed on as many ranks and on fewer."""
+    forks.run(1, lambda: trained(tiny(folder, "alone")))
+    several = {
+        "two": (2, {"checkpoint": {"every_steps": 2, "keep": 1, "asynchronous": True}}),
+        "four": (4, {"parallel": {"replicate": 2, "activation_checkpointing": True}}),
+    }
+    for name, (world, change) in several.items():
+        forks.run(world, partial(trained, tiny(folder, name, **change)))
+    for name in ("alone", *several):
+        tell(f"losses {name}", losses(folder / name))
+        tell(f"digest {name}", digest(folder / name))
+    tell(
+        "folders",
+        sorted(path.parent.name + "/" + path.name for path in (folder / "two" / "stages").glob("*/*")),
+    )
+    resumed(folder)
+    for name in ("lion", "muon"):
+        for world in (1, 2):
+            run = tiny(folder, f"{name}-{world}", optimizer={"name": name, "learning_rate": 1e-3})
+            run["stages"] = [{**one, "tokens": 128 * 2} for one in run["stages"]]
+            forks.run(world, partial(trained, run))
+            tell(f"losses {name}-{world}", losses(folder / f"{name}-{world}"))
+
+
+def resumed(folder: Path) -> None:
+    """Kills of one rank, then of all: while a checkpoint is written, in the small and in the large stage."""
+    root = folder / "killed"
+    moments: list[tuple[str, int, int, Callable[[], bool]]] = [
+        ("a checkpoint is written", 2, 0, lambda: any(root.glob("stages/1-*/step-*/*.distcp"))),
+        ("after a checkpoint", 2, 1, lambda: logged(root, 5)),
+        ("the large model trains", 2, 1, lambda: logged(root, STEPS + 3)),
+    ]
+    run = tiny(folder, "killed", checkpoint={"every_steps": 2, "keep": 1, "asynchronous": True})
+    for _, world, victim, due in moments:
+        children = forks.start(world, lambda: trained(run))
+        forks.kill_when(children, [children[victim]], due)
+    forks.run(2, lambda: trained(run))
+    tell("digest killed", digest(root))
+    root = folder / "moved"
+    run = tiny(folder, "moved")
+    for world, steps in ((4, 3), (2, STEPS + 4)):
+        children = forks.start(world, lambda: trained(run))
+        forks.kill_when(children, children, partial(logged, root, steps))
+    forks.run(1, lambda: trained(run))
+    tell("losses moved", losses(root))
+
+
+def logged(root: Path, steps: int) -> bool:
+    """Whether so many steps are in the log."""
+    log = root / "metrics.jsonl"
+    return log.is_file() and log.read_bytes().count(b'"kind": "train"') >= steps
+
+
+# ---- pieces and growth --------------------------------------------------------------------------------------------------
+
+
+def placements() -> Iterator[tuple[str, tuple[int, ...], list[Any]]]:
+    """Meshes of four ranks and what lies on them."""
+    yield "rows", (4,), [Shard(0)]
+    yield "columns", (4,), [Shard(1)]
+    yield "hybrid", (2, 2), [Replicate(), Shard(0)]
+    yield "both", (2, 2), [Shard(0), Shard(1)]
+    yield "rows twice", (2, 2), [Shard(0), Shard(0)]
+    yield "replicas", (4,), [Replicate()]
+
+
+def filled() -> None:
+    """Every placement of even, uneven and nearly empty tensors, filled as DTensor itself would have cut it."""
+    start()
+    wrong = []
+    for name, sizes, places in placements():
+        mesh = init_device_mesh("cpu", sizes)
+        for shape in ((8, 8), (7, 5), (3, 2), (1, 9)):
+            whole = torch.arange(shape[0] * shape[1], dtype=torch.float32).view(shape)
+            expected = distribute_tensor(whole, mesh, places)
+            empty = distribute_tensor(torch.full_like(whole, -1.0), mesh, places)
+            fill(MemorySource({"weight": {"w": whole}}), "w", "weight", empty, block_bytes=20)
+            if not torch.equal(empty.to_local(), expected.to_local()):
+                wrong.append((name, shape))
+    mesh = init_device_mesh("cpu", (2, 2))
+    whole = torch.arange(32.0).view(8, 4)
+    here = mesh.get_coordinate()
+    assert here is not None
+    rows_here = whole.view(2, 2, 2, 4)[
+        here[1], here[0]
+    ]  # first cut by the second dimension, then inside by the first
+    strided = DTensor.from_local(
+        torch.zeros(2, 4),
+        mesh,
+        [_StridedShard(0, split_factor=2), Shard(0)],
+        shape=whole.shape,
+        stride=(4, 1),
+    )
+    fill(MemorySource({"weight": {"w": whole}}), "w", "weight", strided)
+    if not torch.equal(strided.to_local(), rows_here):
+        wrong.append(("strided", (8, 4)))
+    scalar = distribute_tensor(torch.zeros(()), mesh, [Replicate(), Replicate()])
+    fill(MemorySource({"weight": {"w": torch.tensor(3.0)}}), "w", "weight", scalar)
+    if float(scalar.to_local()) != 3.0:
+        wrong.append(("scalar", ()))
+    answer("filled", wrong)
+
+
+def grown(folder: Path) -> None:
+    """A saved state grown into the shards of a larger model: every bit that lies here against a whole growth in memory."""
+    ranks = start()
+    state = TrainingState.from_pretrained(folder / f"two/stages/1-small/step-{STEPS:08d}")
+    wrong, moved = [], 0
+    run = parse_run(tiny(folder, "unused", parallel={"replicate": 2 if ranks.world == 4 else 1}))
+    for how in ({"width": "isometric", "depth": "identity"}, {"width": "pad", "depth": "stack"}):
+        large = grow(state, to={**LARGE, "vocab_size": 311}, seed=3, **how)
+        model = choose_device(run, ranks).build(large.config)
+        optimizer = build_optimizer(model, run.optimizer)
+        large.load_into(model, optimizer)
+        expected = grow(state, to={**LARGE, "vocab_size": 311}, seed=3, **how).source
+        for name, parameter in model.named_parameters():
+            entry = optimizer.state[parameter]
+            tensors = {"weight": parameter, **{slot: entry[slot] for slot in MOMENTS if slot in entry}}
+            assert float(entry["step"]) == large.steps[name]
+            for slot, tensor in tensors.items():
+                whole = expected.read(name, slot)
+                for box, memory in pieces(tensor):
+                    part = whole[tuple(slice(*span) for span in box)].contiguous()
+                    moved += memory.numel()
+                    if not torch.equal(part.view(torch.int32), memory.contiguous().view(torch.int32)):
+                        wrong.append((how["width"], slot, name))
+    answer(f"grown {ranks.world}", wrong)
+    assert moved
+
+
+def muon() -> None:
+    """Three steps of Muon on cut matrices against the same on whole ones."""
+    ranks = start()
+    mesh = init_device_mesh("cpu", (ranks.world,))
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(24, 8), (8, 24), (7, 5), (2, 6), (12, 12)]
+    draws = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(4)]
+
+    def stepped(cut: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        parameters = [nn.Parameter(cut(one.clone())) for one in draws[0]]
+        optimizer = Muon(parameters, lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        for gradients in draws[1:]:
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = cut(gradient.clone())
+            optimizer.step()
+        return [one.detach() for one in parameters]
+
+    plain = stepped(lambda one: one)
+    cut = stepped(lambda one: distribute_tensor(one, mesh, [Shard(0)]))
+    wrong = [
+        list(whole.shape)
+        for whole, one in zip(plain, cut, strict=True)
+        if not torch.equal(distribute_tensor(whole, mesh, [Shard(0)]).to_local(), one.to_local())  # type: ignore[attr-defined]
+    ]
+    answer(f"muon {ranks.world}", wrong)
+
+
+def answer(fact: str, value: list[Any]) -> None:
+    """Told by rank 0 for all ranks."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    if dist.get_rank() == 0:
+        tell(fact, [one for part in found for one in part])
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def mistakes(folder: Path) -> None:
+    """What every rank hears of: another file on one host, an error on one rank, a disk that is full there; told by rank 0."""
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
+    ranks = start()
+    heard = {}
+    for what, work in {
+        "another file": lambda: ranks.agree("the run's configuration", {"seed": ranks.rank // 2}),
+        "elsewhere": lambda: ranks.together(_only_on_two),
+    }.items():
+        try:
+            work()
+            heard[what] = "nothing"
+        except OutgrowError as error:
+            heard[what] = f"{type(error).__name__}: {error}"
+    if ranks.rank == 1:
+
+        def full(*_: Any) -> Any:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        FileSystemWriter.write_data = full  # type: ignore[method-assign]
+    try:
+        run = tiny(folder, "full", batch={"sequences": 6, "micro_batch": 2})
+        train(parse_run(run), progress=False, ranks=ranks)
+    except OutgrowError as error:
+        heard["full"] = str(error)
+    heard["pointed to"] = str((folder / "full" / "latest.json").exists())
+    found = ranks.gather(heard)
+    if ranks.leads:
+        tell("mistakes", found)
+
+
+def _only_on_two() -> None:
+    if os.environ["RANK"] == "2":
+        raise ConfigError("the corpus is not on this host")
+
+
+def lost() -> None:
+    """Rank 1 of three hangs: the others name it."""
+    os.environ["OUTGROW_TIMEOUT"] = "2"
+    ranks = start()
+    try:
+        with ranks.watched():
+            ranks.gather(ranks.rank)
+            if ranks.rank == 1:
+                time.sleep(12)
+                os._exit(0)
+            ranks.gather(ranks.rank)
+    except LostRankError as error:
+        if ranks.rank == 0:
+            tell("lost", str(error).splitlines()[0])
+            time.sleep(2)  # it serves the store to the other one
+    os._exit(0)
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ["OUTGROW_CACHE"] = str(folder / "cache")
+    write_corpus(folder / "text.txt")
+    runs(folder)
+    forks.run(4, filled)
+    for world in (2, 3, 4):
+        forks.run(world, partial(grown, folder))
+        forks.run(world, muon)
+    forks.run(3, partial(mistakes, folder))
+    forks.run(3, lost)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
