@@ -92,7 +92,7 @@ def test_a_file_names_every_field_and_every_tensor_is_moved_once(source: str, ta
     used = [name for rule in found.tensors.values() for name in rule.sources]
     assert sorted(used) == sorted(found.small.parameters)
     assert found.config["rms_norm_eps"] == found.small.config["rms_norm_eps"]
-    assert found.config["rope_parameters"] == found.small.config["rope_parameters"]
+    assert found.small.config["rope_parameters"].items() <= found.config["rope_parameters"].items()
 
 
 def stepped(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, count: int) -> None:

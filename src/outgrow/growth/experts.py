@@ -153,8 +153,23 @@ class ExpertGrowth:
             return ""
         if self.way == "works" and large.active != small.active * self.copies * self.pieces:
             return f"top-{large.active} does not take whole families: copies need top-{small.active * self.copies * self.pieces}"
-        if self.way == "works" and large.groups_chosen * small.groups != large.groups * small.groups_chosen:
-            return "the chosen share of the groups changes"
+        return self._groups_reason()
+
+    def _groups_reason(self) -> str:
+        """Why groups are chosen otherwise once they hold copies. A sigmoid router adds up the best two scores of a group."""
+        small, large = self.small, self.large
+        if self.way == "works" and (small.groups, small.groups_chosen) != (large.groups, large.groups_chosen):
+            return "another number of groups, or of chosen ones"
+        if self.way == "works" and small.groups > 1 and self.router.score == "sigmoid":
+            return "groups are chosen by the sum of their best two scores, which copies and pieces change"
+        if self.way == "grouped" and (small.groups_chosen, large.groups_chosen) != (1, 1):
+            return "a token chooses several groups, and the copy of the best one takes the second place"
+        if self.way == "grouped" and large.groups != self.copies * small.groups:
+            return f"every copy of the set needs groups of its own: {self.copies * small.groups}"
+        if self.way == "hidden" and max(small.groups, large.groups) > 1:
+            return "hidden copies move the borders of the groups"
+        if self.way != "works" and large.active != small.active * self.pieces:
+            return f"top-{small.active} is kept where copies are hidden or grouped"
         return ""
 
 

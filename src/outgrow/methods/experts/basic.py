@@ -6,7 +6,8 @@
     groups    one copy of the whole set per routing group, k kept
     hidden    copies behind a selection bias that no score passes, k kept; loss-free balancing lets them in
 
-Experts are laid out copy by copy: new expert (c·N + i)·G + g is piece g of copy c of expert i.
+Experts are laid out copy by copy: new expert (c·N + i)·G + g is piece g of copy c of expert i. Where copies work in their
+source's routing group, group by group.
 """
 
 from __future__ import annotations
@@ -199,8 +200,7 @@ def _one(
         )
     if after.active > after.experts:
         raise GrowthError(f"a token cannot choose {after.active} of {after.experts} experts")
-    place = torch.arange(after.experts)
-    source, piece, sets = place // pieces % before.experts, place % pieces, place // whole
+    source, piece, sets = _layout(before, after.experts, pieces, together=way == "works")
     fresh = before.experts == 1 and way == "works" and after.experts > pieces
     if way == "hidden" and router.correction is None:
         raise _cannot(small, router, name, "its router has no selection bias", "use copy with k multiplied")
@@ -226,6 +226,18 @@ def _one(
         redrawn=_redrawn(after.experts, small.sizes[inner], share, seed) if share else None,
         seed=seed,
     )
+
+
+def _layout(
+    before: Routing, experts: int, pieces: int, *, together: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Old expert, piece and copy of every new expert. Copies stand set by set; `together`, in their source's group."""
+    place = torch.arange(experts)
+    in_group = before.experts // before.groups if together else before.experts
+    copies_of = max(1, experts // (before.experts * pieces)) if together else experts
+    group, rest = place // (in_group * pieces * copies_of), place % (in_group * pieces * copies_of)
+    source = group * in_group + rest // pieces % in_group
+    return source, place % pieces, rest // (in_group * pieces)
 
 
 def _redrawn(experts: int, units: int, share: float, seed: int) -> torch.Tensor:
@@ -340,6 +352,8 @@ def _advice(one: ExpertGrowth) -> str:
         by_field = f"a model with {normalised}: true, or " if isinstance(normalised, str) else ""
         return f"use {by_field}a shared expert, drop, or the option inexact=true, and measure what it costs"
     needed = small.active * one.copies * one.pieces
+    if one.large.active == needed:
+        return "use the option inexact=true where the operator has it, or grow other sizes"
     return f"choose {field} = {needed}, use groups or hidden where the router has them, or the option inexact=true"
 
 
