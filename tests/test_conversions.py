@@ -18,13 +18,12 @@ from outgrow.cli import app
 from outgrow.errors import ArchitectureError, GrowthError, OutgrowError
 from outgrow.models import conversion as conversions
 from outgrow.models.conversion import conversion, edges
-from outgrow.models.files import known
 from outgrow.proof.verify import verify
 from outgrow.state.converting import convert
 from outgrow.state.growing import grow
 from outgrow.state.training_state import TrainingState
 
-EDGES = [edge for edge in edges() if edge[1] in known()]
+EDGES = edges()
 SOURCES: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", **zoo.LLAMA},
     "mistral": {"model_type": "mistral", **zoo.LLAMA, "sliding_window": None},

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from outgrow.algebra.axes import Atom, Dim, Product, Raw, Sum
+from outgrow.algebra.axes import Atom, Dim, Product, Raw, Role, Sum
 from outgrow.algebra.linear import EMPTY, MEAN, Identity, LinearMap, Select, direct_sum, kron
 from outgrow.algebra.maps import AxisMap, LayerMap
 from outgrow.algebra.recipe import (
@@ -232,7 +232,7 @@ class Cookbook:
 
         def make() -> LinearMap:
             blocks = [
-                kron([slot.map(axis, dim.role) for axis in self.atoms(block, dim, part)])
+                kron([slot.map(axis, self.role(dim)) for axis in self.atoms(block, dim, part)])
                 for block in dim.blocks
             ]
             made = direct_sum(blocks)
@@ -242,6 +242,11 @@ class Cookbook:
 
         own = tuple((name, axis) for name, axis in part.axes.items() if dim.axes & set(name.split()))
         return self.once(("map", dim, slot.law[:4], own), make)
+
+    def role(self, dim: Dim) -> Role:
+        """What a dimension does. That of stacked experts writes, on whichever side of the arrow it is stored."""
+        routed = {one.router.experts for one in self.growth.experts}
+        return "writes" if dim.axes & routed else dim.role
 
     def once(self, key: object, make: Callable[[], _Made]) -> _Made:
         """What `make` makes the first time."""
@@ -327,7 +332,7 @@ class Cookbook:
                 forward = self.once(("forward", dim), partial(self.forward, dim))
                 backward = self.map(dim, WEIGHT, _WHOLE)
                 copied = not forward.is_identity and forward.gather is not None
-                if dim.role == "reads" and copied and not self.is_lookup(dim):
+                if self.role(dim) == "reads" and copied and not self.is_lookup(dim):
                     std, of = self.noise(self.growth.noise, sources[0][0])
                     address = (self.growth.seed, f"{name}/noise/{place}")
                     fills.append(
@@ -423,7 +428,7 @@ class Cookbook:
             return
         raw = any(isinstance(atom, Raw) for atom in block)
         for axis in self.atoms(block, dim, _WHOLE):
-            map_ = axis.forward if dim.role == "writes" else axis.backward
+            map_ = axis.forward if self.role(dim) == "writes" else axis.backward
             empty, none = ~map_.covered(), torch.zeros(map_.outputs, dtype=torch.bool)
             if self.is_lookup(dim):
                 yield none, none

@@ -45,12 +45,13 @@ class Routing:
     def of(cls, router: RouterSpec, model: Model) -> Routing:
         """The router of a model."""
         config = model.config
+        grouped = all(config.get(name) == wanted for name, wanted in router.groups_when.items())
         return cls(
             router,
             model.sizes[router.experts],
             size_of(router.active, config),
-            _number(router.groups, config),
-            _number(router.groups_chosen, config),
+            _number(router.groups, config) if grouped else 1,
+            _number(router.groups_chosen, config) if grouped else 1,
             1.0 if router.times is None else float(config[router.times]),
             router.normalised if isinstance(router.normalised, bool) else bool(config.get(router.normalised)),
         )

@@ -101,6 +101,7 @@ class RouterSpec(_Strict):
     times               config field that multiplies every share
     correction          the tensor, inside a layer, that is added to scores for choosing alone (arXiv 2408.15664)
     groups, groups_chosen  config fields that count groups of experts, and those that a token may choose from
+    groups_when         what the config must say for groups to be looked at
     weighs              what a share multiplies: an expert's output, or its input
     """
 
@@ -114,6 +115,7 @@ class RouterSpec(_Strict):
     correction: str | None = None
     groups: str | None = None
     groups_chosen: str | None = None
+    groups_when: dict[str, Any] = {}
     weighs: Literal["output", "input"] = "output"
 
 

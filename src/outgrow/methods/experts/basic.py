@@ -127,8 +127,20 @@ def _split_sizes(small: Model, to: Mapping[str, Any], *, pieces: int = 2, **_: A
                 fix=f"leave out {field}, or grow twice",
             )
         made[field] = before // pieces
+        for other, count in _counted_beside(small, inner, field).items():
+            made.setdefault(other, count * pieces)
         inner_axes.add(inner)
     return Asked(made, frozenset(inner_axes))
+
+
+def _counted_beside(small: Model, inner: str, field: str) -> dict[str, int]:
+    """Numbers that other axes multiply the inner units by, as of shared experts: they make up for smaller units."""
+    found: dict[str, int] = {}
+    for name, axis in small.axes.items():
+        names = fields(axis.size)
+        if name != inner and field in names:
+            found |= {one: int(small.config[one]) for one in names - {field} if one in small.config}
+    return found
 
 
 def _group_sizes(small: Model, to: Mapping[str, Any], **_: Any) -> Asked:

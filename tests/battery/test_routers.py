@@ -1,0 +1,103 @@
+"""Every router that an architecture file describes: what is promised of growing experts is what transformers computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from outgrow.errors import GrowthError
+from outgrow.growth.experts import Routing
+from outgrow.growth.plan import GrowthPlan, plan
+from outgrow.methods.build import build
+from outgrow.models.architecture import known, load, resolve
+from outgrow.models.library import model_tensors
+from outgrow.proof.guard import FUNCTION, exact, example, inputs, tiny
+from outgrow.state.grown_view import GrownView
+from outgrow.store.source import MemorySource
+
+ROUTED = [name for name in known() if load(name).routers]
+NOT_DIVIDED = 1e-5
+"""lfm2_moe adds 1e-6 to the sum of the scores that it divides by."""
+
+
+FLAT = {
+    "gpt_oss",
+    "granitemoe",
+    "granitemoehybrid",
+    "mixtral",
+    "olmoe",
+    "qwen2_moe",
+    "qwen3_moe",
+    "qwen3_next",
+    "deepseek_v2",
+}
+"""Softmax routers without a selection bias."""
+NO_GROUPS = (FLAT - {"deepseek_v2"}) | {"afmoe", "lfm2_moe", "minimax_m2"}
+BEST_TWO = {"deepseek_v3", "glm4_moe_lite"}
+"""Examples with several groups, which are chosen by the sum of their best two scores."""
+REFUSED = {
+    *((kind, "hidden") for kind in FLAT | BEST_TWO),
+    *((kind, "groups") for kind in NO_GROUPS | {"deepseek_v2"}),  # deepseek_v2's example chooses greedily
+    *((kind, experts) for kind in BEST_TWO for experts in ("copy", "split")),
+    *(
+        ("llama4_text", experts) for experts in ("copy", "split", "groups", "hidden")
+    ),  # its router multiplies inputs
+}
+"""The routers and growths that keep nothing."""
+
+
+def sizes(config: dict[str, Any], experts: int, active: int) -> dict[str, int]:
+    """The fields of a router's experts and of those at work, times so much."""
+    model = resolve(config)
+    (router, *_) = model.spec.routers.values()
+    now = Routing.of(router, model)
+    field = next(
+        one.strip() for one in model.spec.axes[router.experts].size.split("|") if config.get(one.strip())
+    )
+    return {field: now.experts * experts, router.active: now.active * active}
+
+
+def gap(made: GrowthPlan, small: torch.nn.Module) -> float:
+    """max |Δlogits| / max |logits| in exact arithmetic."""
+    large = tiny(made.config, seed=7)
+    old = {name: one.detach() for name, one in model_tensors(small).items() if name in made.small.parameters}
+    view, tensors = GrownView(made, MemorySource({"weight": old})), model_tensors(large)
+    with torch.no_grad(), exact():
+        for name in made.large.parameters:
+            tensors[name].copy_(view.read(name, "weight"))
+        before, after = (model(**inputs(small)).logits for model in (small, large))
+    return float((before - after).abs().max() / before.abs().max())
+
+
+def asked(config: dict[str, Any], experts: str) -> dict[str, int]:
+    """Twice as many experts: copies at work with top-k twice as large, or in groups and hidden with top-k kept."""
+    pieces = 2 if experts.startswith("split") else 1
+    active = 1 if experts.startswith(("groups", "hidden")) else 2
+    return sizes(config, 2, active if pieces == 1 else 2)
+
+
+@pytest.mark.parametrize("experts", ["copy", "split:pieces=2", "groups:row_noise=0", "hidden"])
+@pytest.mark.parametrize("kind", ROUTED)
+def test_a_promise_is_what_is_measured(kind: str, experts: str) -> None:
+    config = even(example(load(kind)))
+    small = tiny(config)
+    if (kind, experts.partition(":")[0]) in REFUSED:
+        with pytest.raises(GrowthError, match="to do"):
+            build(resolve(config), asked(config, experts), experts=experts)
+        return
+    made = plan(build(resolve(config), asked(config, experts), experts=experts))
+    assert made.keeps_function
+    assert gap(made, small) < (NOT_DIVIDED if kind == "lfm2_moe" else FUNCTION)
+
+
+def even(config: dict[str, Any]) -> dict[str, Any]:
+    """The same model with an even number of units inside an expert."""
+    from outgrow.growth.experts import inner_axis
+    from outgrow.models.expressions import fields
+
+    model = resolve(config)
+    (router, *_) = model.spec.routers.values()
+    (field,) = fields(model.axes[inner_axis(model, router)].size)
+    return {**config, field: 12}
