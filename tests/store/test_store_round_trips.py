@@ -32,6 +32,7 @@ from outgrow.models.library import build_model, decay_names, named_shapes
 from outgrow.parallel.ranks import ALONE
 from outgrow.state.training_state import TrainingState
 from outgrow.store import layouts
+from outgrow.store.assets import Asset
 from outgrow.store.check import check_finite
 from outgrow.store.config_file import load_config
 from outgrow.store.contents import OptimizerInfo, ParamGroup
@@ -260,7 +261,10 @@ def test_records_lineage_and_assets(state: TrainingState, tmp_path: Path) -> Non
     asset.write_text("{}")
     records = {"schedule": {"a": [1, 2.5, None]}, "data": {"state": b"\x00\xff"}, "rng": {"seed": 3}}
     rich = replace(
-        state, records=records, lineage=({"operator": "pad"}, {"operator": "stack"}), assets=(asset,)
+        state,
+        records=records,
+        lineage=({"operator": "pad"}, {"operator": "stack"}),
+        assets=(Asset.of(asset),),
     )
     for format in ("native", "trainer", "hub"):
         back = TrainingState.from_pretrained(rich.save_pretrained(tmp_path / format, format=format))  # type: ignore[arg-type]
@@ -311,7 +315,11 @@ def test_incomplete_states_are_not_written(state: TrainingState, tmp_path: Path)
         (replace(state, source=MemorySource({"weight": lacking})), "are not those of the model"),
         (replace(state, steps={}), "number of steps"),
         (replace(state, optimizer=None), "does not say of which optimizer"),
-        (replace(state, optimizer=OptimizerInfo("AdamW", state.optimizer.groups[:1])), "groups are not"),
+        (
+            replace(state, optimizer=OptimizerInfo("AdamW", state.optimizer.groups[:1])),
+            "tensors are not those",
+        ),
+        (replace(state, optimizer=OptimizerInfo("AdamW", state.optimizer.groups * 2)), "groups are not"),
         (replace(state, config={**state.config, "hidden_size": 16}), "wrong shape"),
         (replace(state, config={**state.config, "architectures": ["pipeline"]}), "unknown model class"),
     ):

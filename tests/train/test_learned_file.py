@@ -27,6 +27,7 @@ from outgrow.methods.learned.ligo import Ligo, initial
 from outgrow.models.architecture import resolve
 from outgrow.state.grown_view import GrownView
 from outgrow.state.operator_file import FILE, load_operator, save_operator
+from outgrow.store.assets import Asset
 from outgrow.store.source import MemorySource
 from test_cli import outgrow, refused
 
@@ -67,7 +68,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     from dataclasses import replace
 
     whole = folder.parent / "whole"
-    replace(state, assets=(folder.parent / "tokenizer.json",)).save_pretrained(whole)
+    replace(state, assets=(Asset.of(folder.parent / "tokenizer.json"),)).save_pretrained(whole)
     return whole
 
 

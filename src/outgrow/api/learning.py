@@ -76,4 +76,7 @@ def learn(
 
 def _home(state: TrainingState) -> Path:
     """The folder of the state's tokenizer; where it has none, the error of who looks for it names this one."""
-    return next((path.parent for path in state.assets if path.name == "tokenizer.json"), Path("the state"))
+    return next(
+        (one.path.parent for one in state.assets if one.path and one.name == "tokenizer.json"),
+        Path("the state"),
+    )

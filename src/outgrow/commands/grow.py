@@ -18,9 +18,13 @@ from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.models.conversion import Conversion
 from outgrow.parallel.ranks import Ranks
 from outgrow.report.explain import costs
+from outgrow.report.files import file_lines
 from outgrow.state.converting import converted
 from outgrow.state.growing import apply
 from outgrow.state.training_state import TrainingState
+from outgrow.store.contents import has_moments
+from outgrow.store.inventory import fates
+from outgrow.store.layouts import check_writable
 from outgrow.text.numbers import amount, duration
 
 
@@ -47,10 +51,20 @@ def grow_command(
     state = TrainingState.from_pretrained(checkpoint, allow_nonfinite=allow_nonfinite)
     if conversion is not None:
         state = converted(state, conversion, moments=plan.moments, seed=plan.growth.seed)
-    summary = {**plan.describe(), "costs": _costs(plan, state, out, probe=dry_run), "output": str(out)}
+    grown = apply(plan, state, operator=fitted)
+    check_writable(grown, format, ranks)  # type: ignore[arg-type]
+    found = fates(grown.files, format, moments=format != "hub" and has_moments(grown.source))
+    summary = {
+        **plan.describe(),
+        "costs": _costs(plan, state, out, probe=dry_run),
+        "files": found,
+        "output": str(out),
+    }
     _print_plan(console, plan, summary["costs"])
+    console.print(_moments(plan, state, format), markup=False)
+    for line in file_lines(checkpoint, found):
+        console.print(line, markup=False, soft_wrap=True)
     if not dry_run:
-        grown = apply(plan, state, operator=fitted)
         with writing_progress(console) as progress:
             grown.save_pretrained(out, format=format, overwrite=overwrite, progress=progress, ranks=ranks)  # type: ignore[arg-type]
         replaced = checkpoint.resolve() == out.resolve()
@@ -94,6 +108,23 @@ def what_next(plan: GrowthPlan, out: Path, format: str) -> tuple[str, ...]:
             f"  freeze  {new} layers are new: `--list-new` names their parameters, to train them alone at first"
         )
     return tuple(lines)
+
+
+def _moments(plan: GrowthPlan, state: TrainingState, format: str) -> str:
+    """What becomes of the optimizer's moments."""
+    if format == "hub":
+        return "Moments: none, the format hub is the model alone."
+    if state.unread and plan.moments == "reset":
+        return f"Moments: begin anew; those in {state.unread[0].file} stay behind."
+    if not has_moments(state.source):
+        return "Moments: none, " + (
+            "the source has no optimizer's state." if state.optimizer is None else "the optimizer keeps none."
+        )
+    how = {
+        "transport": "transported by the exact law" if plan.keeps_gradient_law else "transported by the law",
+        "reset": "begin anew",
+    }
+    return f"Moments: {how.get(plan.moments, plan.moments)}."
 
 
 def _costs(plan: GrowthPlan, state: TrainingState, out: Path, *, probe: bool) -> dict[str, Any]:

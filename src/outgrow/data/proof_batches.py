@@ -30,7 +30,9 @@ def proof_batches(
         return image_batches(model, source, count=count, size=sequences)
     length = min(length, longest_sequence(state.config) or length)
     wanted = count * sequences * length
-    folder = next((path.parent for path in state.assets if path.name == "tokenizer.json"), None)
+    folder = next(
+        (one.path.parent for one in state.assets if one.path and one.name == "tokenizer.json"), None
+    )
     if folder is None:
         if source is not None:
             raise ConfigError(

@@ -21,8 +21,10 @@ from typing import Any
 from outgrow.errors import CheckpointError
 from outgrow.files.leftovers import aside, clear_leftovers, held_file, held_folder
 
-_OF_A_STATE = frozenset({"pytorch_model_fsdp_0", "optimizer_0", "model_and_optim"})
-"""The folders that a saved state may hold: those of sharded checkpoints."""
+_OF_A_STATE = frozenset(
+    {"pytorch_model_fsdp_0", "optimizer_0", "model_and_optim", "additional_chat_templates"}
+)
+"""The folders that a saved state may hold: those of sharded checkpoints, and further chat templates."""
 
 
 @contextmanager

@@ -104,10 +104,8 @@ class GrowthPlan:
                 "add noise (0.1 by default), which no reader sees."
             )
         if self.keeps_gradient_law:
-            return "Function and gradients of old entries are kept exactly; moments are transported by the exact law."
-        return (
-            "The function is kept exactly; gradients and moments approximately, so that new units can part."
-        )
+            return "Function and gradients of old entries are kept exactly."
+        return "The function is kept exactly; gradients approximately, so that new units can part."
 
     @property
     def grows(self) -> dict[str, tuple[int, int]]:

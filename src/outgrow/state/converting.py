@@ -53,6 +53,8 @@ def converted(
         records=state.records,
         lineage=(*state.lineage, lineage_entry(found, moments=moments, seed=seed)),
         assets=state.assets,
+        files=state.files,
+        unread=tuple(one for one in state.unread if kept or one.part != "moments"),
     )
 
 
@@ -66,6 +68,7 @@ def lineage_entry(found: Conversion, *, moments: str, seed: int) -> dict[str, An
             "moments": "reset" if moments == "reset" else "transport",
             "seed": seed,
         },
+        "files": {},
     }
 
 
@@ -87,6 +90,8 @@ def _groups(found: Conversion, optimizer: OptimizerInfo) -> OptimizerInfo:
     names: list[list[str]] = [[] for _ in optimizer.groups]
     for name, made in found.tensors.items():
         owners = {place.get(source) for source in made.sources or (made.group,)}
+        if owners == {None}:
+            continue  # it was frozen, and is
         (owner, *others) = owners
         if owner is None or others:
             raise CheckpointError(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from outgrow.algebra.slots import Moments
-from outgrow.errors import CheckpointError, GrowthError
+from outgrow.errors import GrowthError
 from outgrow.growth.plan import GrowthPlan
 from outgrow.growth.summary import sizes_of
 from outgrow.methods.build import USUAL, unusual
@@ -24,6 +24,7 @@ from outgrow.state.grown_view import GrownView
 from outgrow.state.lineage import lineage_entry
 from outgrow.state.operator_file import FILE, check_sample, kept_operator, load_operator
 from outgrow.state.training_state import TrainingState
+from outgrow.store.assets import Asset
 from outgrow.store.contents import OptimizerInfo, ParamGroup
 
 
@@ -132,14 +133,14 @@ def apply(
     if operator is not None:
         check_sample(operator, state.source)
     if operator is not None and operator.file is not None:
-        assets = (*(path for path in assets if path.name != FILE), operator.file)
-    steps, records = {}, state.records
+        assets = (*(asset for asset in assets if asset.name != FILE), Asset(FILE, operator.file))
+    steps, records = {}, _grown_records(state.records)
     if state.steps and growth_plan.moments == "reset" and not {"run", "trainer"} & set(records):
         records = {**records, "run": {"step": int(max(state.steps.values()))}}  # no tensor counts it any more
     if state.steps and growth_plan.moments != "reset":
         sources = growth_plan.steps
         steps = {
-            name: state.steps[source] if source is not None else 0.0
+            name: state.steps.get(source, 0.0) if source is not None else 0.0
             for name, source in sources.items()
             if growth_plan.origin(name) in state.steps
         }
@@ -151,7 +152,18 @@ def apply(
         records=records,
         lineage=(*state.lineage, lineage_entry(growth_plan)),
         assets=assets,
+        files=state.files,
+        unread=tuple(one for one in state.unread if one.part != "moments" or growth_plan.moments != "reset"),
     )
+
+
+def _grown_records(records: Mapping[str, Any]) -> dict[str, Any]:
+    """The records, without what Trainer knows of its best model: a path to the small one, which it would load at its end."""
+    trainer = records.get("trainer")
+    if not isinstance(trainer, dict):
+        return dict(records)
+    best = ("best_model_checkpoint", "best_metric", "best_global_step")
+    return {**records, "trainer": {**trainer, **{name: None for name in best if name in trainer}}}
 
 
 def _grown_groups(growth_plan: GrowthPlan, optimizer: OptimizerInfo) -> OptimizerInfo:
@@ -162,9 +174,8 @@ def _grown_groups(growth_plan: GrowthPlan, optimizer: OptimizerInfo) -> Optimize
         if not parameter.is_trained:
             continue
         source = growth_plan.origin(name)
-        if source not in place:
-            raise CheckpointError(f"the optimizer of the source does not hold '{source}'")
-        names[place[source]].append(name)
+        if source in place:  # else it was frozen, and so is the new tensor
+            names[place[source]].append(name)
     groups = zip(names, optimizer.groups, strict=True)
     return OptimizerInfo(
         optimizer.name, tuple(ParamGroup(tuple(one), group.options) for one, group in groups)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from outgrow.errors import CheckpointError
 from outgrow.growth.plan import GrowthPlan
 from outgrow.state.asked import plan_fitted, plan_growth
 from outgrow.state.operator_file import asset_of
+from outgrow.store.assets import Asset
 
 
-def replay(config: Mapping[str, Any], entry: Mapping[str, Any], assets: tuple[Path, ...] = ()) -> GrowthPlan:
+def replay(config: Mapping[str, Any], entry: Mapping[str, Any], assets: tuple[Asset, ...] = ()) -> GrowthPlan:
     """The plan of a growth again, from the source's config and its lineage entry.
 
     A fitted operator is looked for among `assets`, the files that the grown state carries. A conversion grows nothing.
@@ -46,7 +46,10 @@ def described_since(
 
 
 def lineage_entry(growth_plan: GrowthPlan) -> dict[str, Any]:
-    """What is written beside the grown state: enough to grow again, and to see what was done."""
+    """What is written beside the grown state: enough to grow again, and to see what was done.
+
+    `files` is filled when the state is written: what became of each file of the source depends on the format.
+    """
     growth, small, large = growth_plan.growth, growth_plan.small, growth_plan.large
     counted = {
         small.spec.layers.count,
@@ -56,7 +59,7 @@ def lineage_entry(growth_plan: GrowthPlan) -> dict[str, Any]:
     named = {key: value for entry in growth.provenance for key, value in entry.items()}
     if "operator" in named:
         again = {"operator": named["digest"], "moments": growth_plan.moments}
-        return {"growth": again, "fields": to, **growth_plan.describe()}
+        return {"growth": again, "fields": to, **growth_plan.describe(), "files": {}}
     return {
         "growth": {
             "to": to,
@@ -67,4 +70,5 @@ def lineage_entry(growth_plan: GrowthPlan) -> dict[str, Any]:
             "seed": named["seed"],
         },
         **growth_plan.describe(),
+        "files": {},
     }

@@ -47,6 +47,8 @@ def read_optimizer(parameters: Mapping[str, Tensor], optimizer: torch.optim.Opti
     moments: dict[str, dict[str, Tensor]] = {}
     steps: dict[str, float] = {}
     for name, parameter in parameters.items():
+        if name not in placed:
+            continue  # frozen
         rule, group = placed[name]
         slots = rule.slots(tuple(parameter.shape), group)
         entry = optimizer.state.get(parameter)
@@ -98,6 +100,8 @@ def check_optimizer(
     stepped = any(held.values())
     saved_rules = saved.rules()
     for name, (rule, group) in _placed(parameters, optimizer).items():
+        if name not in saved_rules:
+            continue  # it was frozen: no moments are kept, and it begins as new
         wanted = rule.slots(tuple(parameters[name].shape), group) if stepped else ()
         found = tuple(slot for slot in MOMENTS if name in held[slot])
         if not saved_rules[name].is_like(rule) or sorted(wanted) != sorted(found):
@@ -117,10 +121,11 @@ def fill_optimizer(
 ) -> None:
     """Copy moments and steps into an optimizer that `check_optimizer` has accepted."""
     stepped = has_moments(source)
+    held = {name for slot in MOMENTS for name in source.names(slot)}
     for name, (rule, group) in _placed(parameters, optimizer).items():
         parameter = parameters[name]
         slots = rule.slots(tuple(parameter.shape), group) if stepped else ()
-        if not slots:
+        if not slots or name not in held:
             optimizer.state.pop(parameter, None)
             continue
         on_device = group.get("fused") or group.get("capturable")
@@ -144,12 +149,12 @@ def _empty(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _placed(
     parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> dict[str, tuple[Rule, dict[str, Any]]]:
-    """Name -> (rule, group) of every parameter, in the optimizer's order; an error unless it holds them all."""
+    """Name -> (rule, group) of every parameter, in the optimizer's order; an error unless it holds all but frozen ones."""
     optimizer_name = name_of(optimizer)
     found = {
         name: (rule_named(optimizer_name, group), group) for group, name in _grouped(parameters, optimizer)
     }
-    wrong = sorted(set(parameters) - set(found))
+    wrong = sorted(name for name in set(parameters) - set(found) if parameters[name].requires_grad)
     if wrong:
         raise CheckpointError(
             "the optimizer does not hold all parameters of the model", got=", ".join(wrong[:5])

@@ -25,6 +25,7 @@ from torch import Tensor
 from outgrow.errors import CheckpointError, GrowthError
 from outgrow.files.atomic import json_text, publishing
 from outgrow.methods.learned.fitted import FittedOperator
+from outgrow.store.assets import Asset
 from outgrow.store.safetensors_file import read_header
 from outgrow.store.source import TensorSource
 
@@ -165,9 +166,9 @@ def check_sample(operator: FittedOperator, source: TensorSource) -> None:
             )
 
 
-def asset_of(assets: tuple[Path, ...], wanted: str) -> FittedOperator:
+def asset_of(assets: tuple[Asset, ...], wanted: str) -> FittedOperator:
     """The operator that a grown state carries. Raises GrowthError where it is gone or another."""
-    file = next((path for path in assets if path.name == FILE), None)
+    file = next((asset.path for asset in assets if asset.name == FILE), None)
     if file is None:
         raise GrowthError(
             f"the state was grown by a fitted operator ({wanted[:12]}), which is not beside it any more",

@@ -20,6 +20,7 @@ from outgrow.errors import CheckpointError
 from outgrow.growth.summary import sizes_of
 from outgrow.models.architecture import resolve
 from outgrow.parallel.ranks import ALONE, Ranks
+from outgrow.store.assets import Asset
 from outgrow.store.contents import Contents, training_step
 from outgrow.store.source import MemorySource, TensorSource
 from outgrow.text.numbers import amount
@@ -76,7 +77,7 @@ class TrainingState(Contents):
         optimizer: torch.optim.Optimizer | None = None,
         *,
         records: Mapping[str, Any] | None = None,
-        assets: Sequence[Path] = (),
+        assets: Sequence[Path | Asset] = (),
     ) -> TrainingState:
         """The state of live objects, without a copy: training on changes what this state reads."""
         from outgrow.models.library import config_of, model_tensors
@@ -92,7 +93,8 @@ class TrainingState(Contents):
             live = read_optimizer(parameters, optimizer)
             info, steps = live.info, live.steps
             tensors |= live.moments
-        return cls(config, MemorySource(tensors), steps, info, dict(records or {}), (), tuple(assets))
+        carried = tuple(one if isinstance(one, Asset) else Asset.of(one) for one in assets)
+        return cls(config, MemorySource(tensors), steps, info, dict(records or {}), (), carried)
 
     def save_pretrained(
         self,

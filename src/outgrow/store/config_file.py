@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 from outgrow.errors import CheckpointError
+from outgrow.files.atomic import json_text
 from outgrow.files.reading import check_regular, parse_json
 from outgrow.models import timm_models
-
-if TYPE_CHECKING:
-    pass
 from outgrow.models.library import config_dict, config_object
 from outgrow.store.dcp.kinds import is_sharded, refuse_unreadable
 from outgrow.store.dcp.olmo_config import is_olmo_config, llama_config
 from outgrow.store.foreign import refuse_foreign
+
+DROPPED: Mapping[str, str] = {
+    "auto_map": "names code of the small model, which outgrow neither runs nor carries",
+    "quantization_config": "the weights are not quantised",
+    "compression_config": "the weights are not quantised",
+}
+"""Fields of a `config.json` that do not hold for what outgrow writes, and why."""
 
 
 def read_json(path: Path) -> Any:
@@ -35,9 +42,7 @@ def load_config(folder: Path) -> dict[str, Any]:
     read as transformers' model of the same function.
     """
     refuse_foreign(folder)
-    path = folder / "config.json"
-    if not path.is_file() and is_sharded(folder) and (folder.parent / "config.json").is_file():
-        path = folder.parent / "config.json"
+    path = _place(folder)
     if not path.is_file():
         refuse_unreadable(folder)
         fix = "give a folder written by save_pretrained, by Trainer or by outgrow"
@@ -59,4 +64,26 @@ def load_config(folder: Path) -> dict[str, Any]:
         )
     if timm_models.is_timm(content["model_type"]):
         return timm_models.complete(content)
-    return config_dict(config_object(content))
+    return config_dict(config_object({name: content[name] for name in content if name not in DROPPED}))
+
+
+def raw_config(folder: Path) -> dict[str, Any]:
+    """`config.json` as it stands in the file, without defaults; `load_config` has looked at it before."""
+    return cast(dict[str, Any], read_json(_place(folder)))
+
+
+def _place(folder: Path) -> Path:
+    above = folder.parent / "config.json"
+    alone = not (folder / "config.json").is_file() and is_sharded(folder)
+    return above if alone and above.is_file() else folder / "config.json"
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """`config.json` in the short form that `save_pretrained` writes, without the class's defaults.
+
+    Where the short form would not read as the same config, all of it.
+    """
+    if timm_models.is_timm(config.get("model_type")):
+        return json_text(config)
+    text = config_object(config).to_json_string(use_diff=True)
+    return text if config_dict(config_object(json.loads(text))) == config else json_text(config)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from outgrow.algebra.slots import MOMENTS
+from outgrow.store.assets import Asset
+from outgrow.store.inventory import SourceFile
 from outgrow.store.optimizer_rules import Rule, rule_named
 from outgrow.store.source import TensorSource
 
@@ -32,11 +33,12 @@ class OptimizerInfo:
         return {name: rule_named(self.name, group.options) for group in self.groups for name in group.names}
 
     def slots(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, ...]]:
-        """The slots of every parameter, once the optimizer has stepped."""
+        """The slots of every parameter that it holds, once it has stepped; it holds no frozen ones."""
         owners = {name: group for group in self.groups for name in group.names}
         return {
             name: rule_named(self.name, owners[name].options).slots(shape, owners[name].options)
             for name, shape in shapes.items()
+            if name in owners
         }
 
     def counted(self) -> frozenset[str]:
@@ -53,6 +55,15 @@ class OptimizerInfo:
         """The inverse of `to_json`; KeyError or TypeError where it is something else."""
         groups = (ParamGroup(tuple(group["names"]), dict(group["options"])) for group in content["groups"])
         return cls(str(content["name"]), tuple(groups))
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A part of a source that is there and was not read: no hindrance until that part is asked for."""
+
+    file: str
+    part: Literal["moments", "schedule"]
+    why: str
 
 
 @dataclass(frozen=True)
@@ -73,8 +84,12 @@ class Contents:
     """JSON: "schedule", "data", "rng", "trainer" (trainer_state.json), "scheduler" (scheduler.pt)."""
     lineage: tuple[dict[str, Any], ...] = ()
     """One entry per growth, oldest first."""
-    assets: tuple[Path, ...] = ()
+    assets: tuple[Asset, ...] = ()
     """Tokenizer files and the like, copied along."""
+    files: tuple[SourceFile, ...] = ()
+    """Every file of the folder that this comes from, and what it is; none where it comes from live objects."""
+    unread: tuple[Unread, ...] = ()
+    """What the folder holds beside that, and outgrow cannot carry."""
 
 
 def has_moments(source: TensorSource) -> bool:

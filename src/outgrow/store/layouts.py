@@ -11,10 +11,9 @@ Every format names weights as the model in memory does, which `from_pretrained` 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -27,10 +26,12 @@ from outgrow.files.atomic import check_destination, json_text, publishing
 from outgrow.models.library import model_names
 from outgrow.store import native, trainer_files
 from outgrow.store.card import CARD, model_card
+from outgrow.store.config_file import config_text
 from outgrow.store.contents import Contents, OptimizerInfo, has_moments, training_step
 from outgrow.store.dcp.files import seal
 from outgrow.store.dcp.writing import check_sharded, plan_sharded, write_beside
-from outgrow.store.pickled import record_text
+from outgrow.store.inventory import fates
+from outgrow.store.pickled import record_text, save_plain
 from outgrow.store.safetensors_folder import LINEAGE, some
 from outgrow.store.source import TensorSource
 from outgrow.store.writer import (
@@ -71,11 +72,12 @@ def save(
     Every one of `ranks` writes its share of the same bytes; the first also writes what is small, and publishes.
     `block_bytes` bounds the rows that are computed at once, `workers` the threads of each that write them.
     """
-    if format not in FORMATS:
-        raise CheckpointError(f"unknown format {format!r}", expected=near(str(format), FORMATS))
+    check_format(format)
     destination = Path(path)
     check_destination(destination, overwrite=overwrite)
+    check_read(state, format)
     check_complete(state)
+    state = _inventoried(state, format)
     writer, layout = _Writer(state, ranks, shard_bytes, block_bytes, workers, progress), _LAYOUTS[format]
     layout.check(writer)
     needed = writer.needed_bytes(layout.slots) + (writer.outline_bytes() if layout.outlined else 0)
@@ -86,8 +88,50 @@ def save(
     return destination
 
 
+def check_format(format: str) -> None:
+    """An error unless outgrow writes this format."""
+    if format not in FORMATS:
+        raise CheckpointError(f"unknown format {format!r}", expected=near(str(format), FORMATS))
+
+
+def check_writable(state: Contents, format: Format, ranks: Ranks) -> None:
+    """All that can be wrong with a state and a format and is known before any tensor is read."""
+    check_format(format)
+    check_read(state, format)
+    check_complete(state)
+    _LAYOUTS[format].check(_Writer(state, ranks, SHARD_BYTES, BLOCK_BYTES, WORKERS, None))
+
+
+def check_read(state: Contents, format: Format) -> None:
+    """An error where the format asks for a part of the source that is there and could not be read."""
+    asked = {"trainer": {"moments", "schedule"}, "hub": set[str]()}.get(format, {"moments"})
+    for one in state.unread:
+        if one.part in asked:
+            raise CheckpointError(
+                f"{one.file} holds {_PARTS[one.part]} that outgrow cannot carry",
+                got=one.why,
+                fix=_WAYS[one.part],
+            )
+
+
+_PARTS = {"moments": "the optimizer's state", "schedule": "a schedule"}
+_WAYS = {
+    "moments": "go on without moments: --moments reset, or the weights alone: --format hub "
+    "(in Python moments='reset', format='hub')",
+    "schedule": "begin the schedule anew: --reset-schedule, or write another format",
+}
+
+
+def _inventoried(state: Contents, format: Format) -> Contents:
+    """The state, its newest growth with what becomes of each file of the source."""
+    if not state.files or not state.lineage or state.lineage[-1].get("files") != {}:
+        return state
+    found = fates(state.files, format, moments=has_moments(state.source))
+    return replace(state, lineage=(*state.lineage[:-1], {**state.lineage[-1], "files": found}))
+
+
 def check_complete(state: Contents) -> None:
-    """An error unless the source holds the tensors of the model in `config`, and whole moments or none."""
+    """An error unless the source holds the tensors of the model in `config`, and for what the optimizer holds whole moments or none."""
     known = model_names(state.config)
     shapes, trained = known.shapes, known.trained
     moments = has_moments(state.source)
@@ -95,10 +139,10 @@ def check_complete(state: Contents) -> None:
         raise CheckpointError("the state has moments but does not say of which optimizer")
     if state.optimizer is not None:
         grouped = [name for group in state.optimizer.groups for name in group.names]
-        if sorted(grouped) != sorted(trained):
-            wrong = some(set(grouped) ^ set(trained))
+        if len(set(grouped)) < len(grouped) or not set(grouped) <= set(trained):
+            wrong = some(set(grouped) - set(trained) or {one for one in grouped if grouped.count(one) > 1})
             raise CheckpointError(
-                "the optimizer's groups are not the model's parameters, each once", got=wrong
+                "the optimizer's groups are not the model's parameters, each once at most", got=wrong
             )
     kept = state.optimizer.slots(trained) if state.optimizer is not None and moments else {}
     for slot in SLOTS.values():
@@ -143,12 +187,22 @@ class _Writer:
             raise CheckpointError(
                 "the state has no optimizer, so Trainer would start anew without a word", fix=fix
             )
-        trainer_files.trainer_groups(self.state.config, self.state.optimizer)
+        optimizer = self._trainer_groups()
+        trainer_files.scheduler_state(
+            self.state.records.get("scheduler"), optimizer, training_step(self.state)
+        )
+        trainer_files.trainer_state(self.state.records.get("trainer"), training_step(self.state))
+        trainer_files.random_states(self.state.records.get("rng"))
+
+    def _trainer_groups(self) -> OptimizerInfo:
+        assert self.state.optimizer is not None
+        own = "trainer" in self.state.records
+        return trainer_files.trainer_groups(self.state.config, self.state.optimizer, own=own)
 
     def needed_bytes(self, slots: Iterable[str]) -> int:
         source = self.state.source
         tensors = sum(source.meta(name, slot).bytes + 300 for slot in slots for name in source.names(slot))
-        return tensors + sum(asset.stat().st_size for asset in self._assets()) + (1 << 20)
+        return tensors + sum(asset.bytes for asset in self.state.assets) + (1 << 20)
 
     def outline_bytes(self) -> int:
         """Of the zip that `optimizer.pt` is, from above."""
@@ -165,7 +219,7 @@ class _Writer:
         self.ranks.first(lambda: self._finish_dcp(folder))
 
     def _finish_dcp(self, folder: Path) -> None:
-        (folder / "config.json").write_text(json_text(self.state.config), encoding="utf-8")
+        (folder / "config.json").write_text(config_text(self.state.config), encoding="utf-8")
         self._copy_assets(folder)
         native.write_beside(folder, self.state, training_step(self.state), {})
 
@@ -182,8 +236,7 @@ class _Writer:
 
     def write_trainer(self, folder: Path) -> None:
         state = self.state
-        assert state.optimizer is not None
-        optimizer = trainer_files.trainer_groups(state.config, state.optimizer)
+        optimizer = self._trainer_groups()
         outline = trainer_files.outline_plan(
             self.ranks.first(
                 lambda: trainer_files.write_optimizer_outline(
@@ -208,6 +261,8 @@ class _Writer:
         trainer_files.write_scheduler(
             folder / "scheduler.pt", state.records.get("scheduler"), optimizer, step
         )
+        if "scaler" in state.records:
+            save_plain(state.records["scaler"], folder / "scaler.pt")
         record = trainer_files.trainer_state(state.records.get("trainer"), step, state.lineage)
         (folder / "trainer_state.json").write_text(json_text(record), encoding="utf-8")
         trainer_files.write_random_states(folder, state.records.get("rng"))
@@ -253,22 +308,15 @@ class _Writer:
             torch.Size(source.meta(name, "weight").shape).numel() for name in source.names("weight")
         )
         _write_index(folder, "model", plans, parameters)
-        (folder / "config.json").write_text(json_text(self.state.config), encoding="utf-8")
+        (folder / "config.json").write_text(config_text(self.state.config), encoding="utf-8")
         if self.state.lineage:
             card = model_card(self.state.config, self.state.lineage)
             (folder / CARD).write_text(card, encoding="utf-8")
         self._copy_assets(folder)
 
     def _copy_assets(self, folder: Path) -> None:
-        for asset in self._assets():
-            if not (folder / asset.name).exists():
-                shutil.copyfile(asset, folder / asset.name)
-
-    def _assets(self) -> tuple[Path, ...]:
         for asset in self.state.assets:
-            if not asset.is_file():
-                raise CheckpointError(f"{asset}, which the state copies along, is gone")
-        return self.state.assets
+            asset.write(folder)
 
     def _weight_plans(self, metadata: Mapping[str, str]) -> tuple[FilePlan, ...]:
         source = self.state.source

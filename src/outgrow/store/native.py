@@ -25,6 +25,7 @@ from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
 from outgrow.files.atomic import json_text
 from outgrow.models.library import ModelNames, Shape, model_names
+from outgrow.store.assets import TEMPLATES, is_asset
 from outgrow.store.card import CARD
 from outgrow.store.config_file import read_json
 from outgrow.store.contents import Contents, OptimizerInfo
@@ -43,35 +44,8 @@ from outgrow.store.stacked import Place
 MANIFEST = "outgrow.json"
 FORMAT_VERSION = 1
 _SHARD = ".distcp"
-ASSETS = (
-    "added_tokens.json",
-    "bpe.codes",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "merges.txt",
-    "operator.safetensors",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tekken.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer.model.v1",
-    "tokenizer.model.v2",
-    "tokenizer.model.v3",
-    "tokenizer_config.json",
-    "vocab.bpe",
-    "vocab.json",
-    "vocab.txt",
-)
-"""Files of a tokenizer, generation defaults, a fitted operator: copied along as they are."""
-RESERVED = frozenset(
-    {"config", "optimizer", "outgrow"} | {Path(name).stem for name in ASSETS if name.endswith(".json")}
-)
-"""What no record may be called: `<record>.json` lies beside these files."""
+RESERVED = frozenset({"config", "optimizer", "outgrow"})
+"""What no record may be called, nor any file that is carried along: `<record>.json` lies beside these files."""
 
 
 def moment_key(name: str, slot: str) -> str:
@@ -81,9 +55,10 @@ def moment_key(name: str, slot: str) -> str:
 
 def check_record_name(name: str) -> None:
     """An error where a record's name cannot be a file name of its own."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RESERVED:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RESERVED or is_asset(f"{name}.json"):
         raise CheckpointError(
-            f"{name!r} cannot be the name of a record", expected="small letters, not " + some(RESERVED)
+            f"{name!r} cannot be the name of a record",
+            expected="small letters, and no name of a model's files",
         )
 
 
@@ -120,10 +95,11 @@ def write_beside(folder: Path, state: Contents, step: int, files: Mapping[str, t
     for name, record in state.records.items():
         (folder / f"{name}.json").write_text(record_text(name, record), encoding="utf-8")
     found = dict(files)
-    for path in sorted(folder.iterdir()):
-        if path.name not in found and path.name not in (MANIFEST, CARD):  # people write in the card
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in found and name not in (MANIFEST, CARD):  # people write in the card
             crc = 0 if path.suffix == _SHARD else zlib.crc32(path.read_bytes())
-            found[path.name] = (path.stat().st_size, crc)
+            found[name] = (path.stat().st_size, crc)
     made = manifest(state.config, state.lineage, state.records, step, found)
     (folder / MANIFEST).write_text(json_text(made), encoding="utf-8")
 
@@ -163,7 +139,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     files, records, lineage = (content.get(key) for key in ("files", "records", "lineage"))
     if not (
         isinstance(files, dict)
-        and all(plain_name(name) and isinstance(entry, dict) for name, entry in files.items())
+        and all(plain_name(_inside(name)) and isinstance(entry, dict) for name, entry in files.items())
         and isinstance(records, list)
         and all(plain_name(name) for name in records)
         and isinstance(lineage, list)
@@ -171,6 +147,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     ):
         raise CheckpointError(f"{path} is damaged", expected="files, records and lineage of plain names")
     return content
+
+
+def _inside(name: str) -> str:
+    """A file's name without the one folder that a state may hold."""
+    return name.removeprefix(f"{TEMPLATES}/")
 
 
 def check_files(folder: Path, files: Mapping[str, Any]) -> dict[str, int]:
@@ -229,9 +210,9 @@ def read_groups(
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged", got=error) from error
     grouped = [name for group in info.groups for name in group.names]
-    if sorted(grouped) != sorted(names.trained):
-        fix = "every parameter belongs to one group"
-        wrong = set(grouped) ^ set(names.trained)
+    if len(set(grouped)) < len(grouped) or not set(grouped) <= set(names.trained):
+        fix = "every parameter belongs to one group at most"
+        wrong = set(grouped) - set(names.trained) or grouped
         raise CheckpointError(
             f"the groups in {path} are not the model's parameters", got=some(wrong), fix=fix
         )
@@ -255,7 +236,7 @@ def _read_optimizer(
     slots = info.slots(names.trained)
     expected: dict[str, dict[str, Shape]] = {}
     for name, shape in names.trained.items():
-        for slot in slots[name]:
+        for slot in slots.get(name, ()):
             expected.setdefault(slot, {})[name] = SLOTS[slot].shape(shape)
     moments = {slot: _slot_entries(folder, disk, shapes, slot) for slot, shapes in expected.items()}
     if set(steps) != info.counted():

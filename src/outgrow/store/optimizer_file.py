@@ -1,157 +1,175 @@
-"""`optimizer.pt` of a Hugging Face Trainer checkpoint, read lazily and under names.
+"""`optimizer.pt` of a Hugging Face Trainer, `optimizer.bin` of Accelerate: read lazily and under names.
 
-The file numbers its parameters: those of group 0 first, then those of group 1. Trainer puts decayed parameters in
-group 0 and the rest in group 1, both in `named_parameters()` order; `param_names`, if stored, says it outright.
+The files number their parameters, store their names (`param_names`), or are keyed by names (FSDP's whole state): see
+`optimizer_order`. A parameter that no group holds was frozen: it has no moments. One that a group holds and the state does
+not never had a gradient: its moments are zeros at step 0, where any optimizer begins.
 Every count and shape is checked here: torch's own loader accepts wrong moments and its fused AdamW then crashes.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
-from outgrow.models.library import Shape, decay_names, meta_model, model_names
-from outgrow.store.config_file import read_json
-from outgrow.store.contents import Contents, OptimizerInfo, ParamGroup
-from outgrow.store.optimizer_rules import RULE, check_entry, name_from_options
+from outgrow.models.library import ModelNames, Shape
+from outgrow.store.contents import OptimizerInfo, ParamGroup
+from outgrow.store.optimizer_order import Piece, Reading, in_memory, read_order
+from outgrow.store.optimizer_rules import RULE, Rule, as_carried, check_entry, name_from_options, rule_named
 from outgrow.store.pickled import load_plain, to_json
-from outgrow.store.safetensors_folder import SafetensorsSource, read_lineage, some
-from outgrow.store.source import MemorySource, Rows, TensorMeta, TensorSource
-from outgrow.store.trainer_files import logged_lineage
+from outgrow.store.safetensors_folder import some
+from outgrow.store.stacked import Held, Place, Stacked
 
-INCOMPLETE = "checkpoint-is-incomplete.txt"
-"""Trainer leaves this where it was stopped while saving."""
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module)\.")
+"""What DDP, torch.compile and FSDP put into a name."""
 
 
 @dataclass(frozen=True)
-class TrainerSource(TensorSource):
-    """Weights in safetensors files and moments in a mapped `optimizer.pt`."""
+class OptimizerFile:
+    """An optimizer's groups, its moments by slot and name, and its steps by name."""
 
-    weights: SafetensorsSource
-    moments: MemorySource
-
-    def names(self, slot: str) -> tuple[str, ...]:
-        return self._of(slot).names(slot)
-
-    def meta(self, name: str, slot: str) -> TensorMeta:
-        return self._of(slot).meta(name, slot)
-
-    def read(self, name: str, slot: str, rows: Rows = None) -> Tensor:
-        return self._of(slot).read(name, slot, rows)
-
-    def _of(self, slot: str) -> TensorSource:
-        return self.weights if slot == "weight" else self.moments
+    info: OptimizerInfo
+    moments: Mapping[str, Mapping[str, Place]]
+    steps: dict[str, float]
 
 
-def open_trainer(folder: Path, config: dict[str, Any]) -> Contents:
-    """Open a checkpoint of `Trainer`; moments are absent where it has no `optimizer.pt`."""
-    if (folder / INCOMPLETE).exists():
-        fix = "use an earlier checkpoint"
-        raise CheckpointError(f"{folder} is incomplete: Trainer was stopped while writing it", fix=fix)
-    known = model_names(config)
-    weights = SafetensorsSource.open(folder, known)
-    records = read_records(folder)
-    lineage = read_lineage(weights.metadata) or logged_lineage(records.get("trainer"))
-    path = folder / "optimizer.pt"
-    if not path.is_file():
-        return Contents(config, TrainerSource(weights, MemorySource({})), records=records, lineage=lineage)
-    shapes = {
-        name: weights.meta(name, "weight").shape
-        for name in weights.names("weight")
-        if name not in known.buffers
-    }
+def read_optimizer_file(
+    path: Path, config: Mapping[str, Any], names: ModelNames, version: str | None
+) -> OptimizerFile:
+    """Read a file of an optimizer's state; the tensors stay on the disk. Raises `CheckpointError` where it cannot be carried."""
     state, groups = _parts(path, load_plain(path, mapped=True))
-    order = _names_in_order(path, groups, shapes, config)
-    info = _optimizer_info(path, groups, order)
-    moments, steps = _moments(path, state, info, shapes)
-    source = TrainerSource(weights, MemorySource(moments))
-    return Contents(config, source, steps, info, records, lineage)
+    numbers = [group["params"] for group in groups]
+    reading = _named(path, groups, names)
+    if reading is None:
+        flat = [number for group in numbers for number in group]
+        if flat != list(range(len(flat))):
+            raise CheckpointError(
+                f"{path} does not number its parameters 0, 1, 2 ...", got=some(list(map(str, flat)))
+            )
+        reading = read_order(str(path), numbers, state, config, names, version)
+    info = _optimizer_info(path, groups, reading, names)
+    entries = {
+        piece: state.get(key)
+        for pieces, keys in zip(reading, numbers, strict=True)
+        for piece, key in zip(pieces, keys, strict=True)
+    }
+    unknown = set(state) - {key for keys in numbers for key in keys}
+    if unknown:
+        raise CheckpointError(
+            f"{path} has moments of parameters in no group", got=some(list(map(str, unknown)))
+        )
+    moments, steps = _moments(path, entries, info, names)
+    return OptimizerFile(info, moments, steps)
 
 
-def _parts(path: Path, content: Any) -> tuple[dict[int, Any], list[dict[str, Any]]]:
+def _parts(path: Path, content: Any) -> tuple[dict[Any, Any], list[dict[str, Any]]]:
     if not isinstance(content, dict) or not isinstance(content.get("state"), dict):
         raise CheckpointError(
             f"{path} is not an optimizer's state", expected='{"state": ..., "param_groups": ...}'
         )
     groups = content.get("param_groups")
     if not isinstance(groups, list) or not all(
-        isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups
+        isinstance(group, dict)
+        and isinstance(group.get("params"), list)
+        and all(isinstance(key, int | str) for key in group["params"])
+        for group in groups
     ):
         raise CheckpointError(f"{path} has no valid param_groups")
-    numbers = [number for group in groups for number in group["params"]]
-    if numbers != list(range(len(numbers))):
-        raise CheckpointError(
-            f"{path} does not number its parameters 0, 1, 2 ...", got=some(list(map(str, numbers)))
-        )
     return content["state"], groups
 
 
-def _names_in_order(
-    path: Path, groups: list[dict[str, Any]], shapes: Mapping[str, Shape], config: Mapping[str, Any]
-) -> list[tuple[str, ...]]:
-    """The parameter names of each group."""
-    counts = [len(group["params"]) for group in groups]
-    if sum(counts) != len(shapes):
+def _named(path: Path, groups: Sequence[Mapping[str, Any]], names: ModelNames) -> Reading | None:
+    """The parameters of each group by the names that the file stores; None where it stores none."""
+    keyed = all(isinstance(key, str) for group in groups for key in group["params"])
+    full = [group for group in groups if group["params"]]
+    if not full or not (keyed or all(group.get("param_names") for group in full)):
+        return None
+    called = [list(group["params"] if keyed else group.get("param_names") or ()) for group in groups]
+    found = tuple(tuple(_piece(path, name, names) for name in group) for group in called)
+    flat = [piece for pieces in found for piece in pieces]
+    if [len(group) for group in called] != [len(group["params"]) for group in groups] or len(set(flat)) < len(
+        flat
+    ):
         raise CheckpointError(
-            f"{path} has moments for the wrong number of parameters", got=sum(counts), expected=len(shapes)
+            f"{path}: param_names are not those of the model, each once",
+            got=some([piece.name for piece in flat]),
         )
-    if all(group.get("param_names") for group in groups if group["params"]):
-        order = [tuple(group.get("param_names") or ()) for group in groups]
-        flat = [name for names in order for name in names]
-        if [len(names) for names in order] != counts or sorted(flat) != sorted(shapes):
-            unknown = set(flat) - set(shapes)
-            raise CheckpointError(
-                f"{path}: param_names are not those of the model", got=some(unknown or flat)
-            )
-        return order
-    decayed = decay_names(meta_model(config))
-    rest = tuple(name for name in shapes if name not in set(decayed))
-    if counts != [len(decayed), len(rest)]:
-        raise CheckpointError(
-            f"{path} groups its parameters in another way than Trainer, and stores no names",
-            got=f"groups of {counts}",
-            expected=f"groups of {[len(decayed), len(rest)]}",
-            fix="build the optimizer from model.named_parameters(), so that it stores param_names",
-        )
-    return [decayed, rest]
+    return found
+
+
+def _piece(path: Path, name: Any, names: ModelNames) -> Piece:
+    plain = _WRAPPERS.sub("", name) if isinstance(name, str) else ""
+    piece = in_memory(names.aliases.get(plain, plain), names)
+    if piece is None:
+        raise CheckpointError(f"{path}: param_names are not those of the model", got=name)
+    return piece
 
 
 def _moments(
-    path: Path, state: Mapping[int, Any], info: OptimizerInfo, shapes: Mapping[str, Shape]
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
-    names = [name for group in info.groups for name in group.names]
-    slots, rules = info.slots(shapes), info.rules()
-    if not state:
+    path: Path, entries: Mapping[Piece, Any], info: OptimizerInfo, names: ModelNames
+) -> tuple[dict[str, dict[str, Place]], dict[str, float]]:
+    if all(_is_empty(entry) for entry in entries.values()):
         return {}, {}  # saved before the first step, or of an optimizer that keeps nothing
-    if set(state) != set(range(len(names))):
-        missing = [name for number, name in enumerate(names) if number not in state]
-        raise CheckpointError(
-            f"{path} has moments for the wrong number of parameters",
-            got=f"{len(state)}; without moments: {some(missing)}",
-            expected=len(names),
-            fix="parameters that never got a gradient have none: leave them out of the model, or take one step with all",
-        )
-    moments: dict[str, dict[str, Tensor]] = {}
+    owners: dict[str, list[Piece]] = {}
+    for piece in entries:
+        owners.setdefault(piece.name, []).append(piece)
+    group_of = {name: group for group in info.groups for name in group.names}
+    moments: dict[str, dict[str, Place]] = {}
     steps: dict[str, float] = {}
-    number_of = {name: number for number, name in enumerate(names)}
-    for name, shape in shapes.items():
-        entry, rule = state[number_of[name]], rules[name]
-        if not isinstance(entry, dict):
-            raise CheckpointError(f"{path}: the state of {name} is damaged", got=type(entry).__name__)
-        check_entry(f"{path}: ", name, rule, slots[name], entry)
-        for slot in slots[name]:
-            check_moment(str(path), name, slot, entry[slot], SLOTS[slot].shape(shape))
-            moments.setdefault(slot, {})[name] = entry[slot]
+    for name in (name for name in names.shapes if name in owners):
+        options = group_of[name].options
+        rule = rule_named(info.name, options)
+        slots = rule.slots(names.shapes[name], options)
+        held = {piece: _entry(path, piece, entries[piece], rule, slots) for piece in owners[name]}
+        for slot in slots:
+            moments.setdefault(slot, {})[name] = _place(path, name, slot, held, names)
         if rule.counts:
-            steps[name] = _step(path, name, entry["step"])
+            steps[name] = max(_step(path, name, entry["step"]) for entry in held.values())
     return moments, steps
+
+
+def _is_empty(entry: Any) -> bool:
+    return entry is None or (isinstance(entry, dict) and not entry)
+
+
+def _entry(path: Path, piece: Piece, entry: Any, rule: Rule, slots: tuple[str, ...]) -> Mapping[str, Any]:
+    """What the optimizer keeps for one parameter, checked; zeros where it has not stepped it."""
+    if _is_empty(entry):
+        dtype = torch.float32
+        zeros = {slot: torch.zeros((), dtype=dtype).expand(SLOTS[slot].shape(piece.shape)) for slot in slots}
+        return {**zeros, "step": 0}
+    if not isinstance(entry, dict):
+        raise CheckpointError(f"{path}: the state of {piece.name} is damaged", got=type(entry).__name__)
+    check_entry(f"{path}: ", piece.name, rule, slots, entry)
+    for slot in slots:
+        check_moment(str(path), piece.name, slot, entry[slot], SLOTS[slot].shape(piece.shape))
+    return entry
+
+
+def _place(
+    path: Path, name: str, slot: str, held: Mapping[Piece, Mapping[str, Any]], names: ModelNames
+) -> Place:
+    """Where a moment is: at hand, or put together from those of the parts that older models hold apart."""
+    whole = next((entry for piece, entry in held.items() if piece.unit < 0), None)
+    if whole is not None:
+        return Held(whole[slot])
+    if SLOTS[slot].mean_over is not None:
+        raise CheckpointError(f"{path}: factors of {name} in parts cannot be put together", got=slot)
+    units = names.apart[name]
+    parts = {(piece.unit, piece.part): entry[slot] for piece, entry in held.items()}
+    if len(parts) != sum(map(len, units)):
+        raise CheckpointError(f"{path} has moments of some parts of {name} alone", got=len(parts))
+    return Stacked(
+        tuple(tuple(Held(parts[unit, part]) for part in range(len(one))) for unit, one in enumerate(units))
+    )
 
 
 def _step(path: Path, name: str, value: Any) -> float:
@@ -175,19 +193,29 @@ def check_moment(where: str, name: str, slot: str, value: Any, shape: Shape) -> 
 
 
 def _optimizer_info(
-    path: Path, groups: list[dict[str, Any]], order: Sequence[tuple[str, ...]]
+    path: Path, groups: Sequence[Mapping[str, Any]], reading: Reading, names: ModelNames
 ) -> OptimizerInfo:
     described = []
-    for group, names in zip(groups, order, strict=True):
-        options = {
-            key: _group_option(path, key, value)
-            for key, value in group.items()
-            if key not in ("params", "param_names")
-        }
-        described.append((name_from_options(str(path), options), ParamGroup(names, options)))
+    place = {name: number for number, name in enumerate(names.shapes)}
+    for group, pieces in zip(groups, reading, strict=True):
+        options = as_carried(
+            str(path),
+            {
+                key: _group_option(path, key, value)
+                for key, value in group.items()
+                if key not in ("params", "param_names")
+            },
+        )
+        owners = sorted({piece.name for piece in pieces}, key=place.__getitem__)
+        described.append((name_from_options(str(path), options), ParamGroup(tuple(owners), options)))
+    if not described:
+        raise CheckpointError(f"{path} has no valid param_groups", got="none")
     found = {name for name, _ in described}
     if len(found) > 1 and not all(RULE in group.options for _, group in described):
         raise CheckpointError(f"{path} has groups of several optimizers", got=some(found))
+    owned = [name for _, group in described for name in group.names]
+    if len(set(owned)) < len(owned):
+        raise CheckpointError(f"{path} has parts of one parameter in several groups", got=some(owned))
     return OptimizerInfo(described[0][0], tuple(group for _, group in described))
 
 
@@ -208,20 +236,10 @@ def option(value: Any) -> Any:
     return [option(item) for item in value] if isinstance(value, tuple | list) else to_json(value)
 
 
-def read_records(folder: Path) -> dict[str, Any]:
-    """What Trainer keeps beside the tensors: its state, the scheduler's and the random numbers'."""
-    records: dict[str, Any] = {}
-    if (folder / "trainer_state.json").is_file():
-        records["trainer"] = read_json(folder / "trainer_state.json")
-    if (folder / "scheduler.pt").is_file():
-        records["scheduler"] = _option_tree(load_plain(folder / "scheduler.pt"))
-    random_files = sorted(folder.glob("rng_state*.pth"))
-    if random_files:
-        records["rng"] = {"trainer": {path.name: to_json(load_plain(path)) for path in random_files}}
-    return records
-
-
-def _option_tree(value: Any) -> Any:
+def option_tree(value: Any) -> Any:
+    """A record of options, as of a scheduler, as JSON."""
     if isinstance(value, dict):
-        return {str(key): _option_tree(item) for key, item in value.items()}
+        return {str(key): option_tree(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [option_tree(item) for item in value]
     return option(value)

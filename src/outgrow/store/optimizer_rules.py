@@ -132,6 +132,23 @@ def name_of(optimizer: torch.optim.Optimizer) -> str:
     )
 
 
+def as_carried(where: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options of an optimizer that keeps another's state under other options, as those of the other.
+
+    `transformers.AdamW` (until 4.4x) keeps what torch's AdamW keeps, and does the same step where it corrects the bias.
+    """
+    if "correct_bias" not in options or "amsgrad" in options:
+        return options
+    if not options["correct_bias"]:
+        raise CheckpointError(
+            f"{where} is the state of an AdamW without bias correction",
+            got="correct_bias=False",
+            fix=_CARRIED,
+        )
+    rest = {name: value for name, value in options.items() if name != "correct_bias"}
+    return {**class_defaults("AdamW"), **rest}
+
+
 def name_from_options(where: str, options: Mapping[str, Any]) -> str:
     """The optimizer whose options these are, where a file does not name it; an error if they are of none."""
     if RULE in options:

@@ -49,7 +49,7 @@ class SafetensorsSource(TensorSource):
             disk.update(entries)
             metadata.update(own)
         refuse_tensors(folder, disk)
-        whole = disk if not names.apart else joined(folder, disk, names, partial(_candidates, names=names))
+        whole = disk if not names.apart else joined(folder, disk, names, partial(spellings, names=names))
         return cls({"weight": match_names(folder, whole, names)}, metadata)
 
     def names(self, slot: str) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ def match_names(folder: Path, disk: Mapping[str, S], names: ModelNames) -> dict[
     found: dict[str, str] = {}
     unknown = []
     for name in disk:
-        known = next((c for c in _candidates(name, names) if c in names.shapes or c in names.aliases), None)
+        known = next((c for c in spellings(name, names) if c in names.shapes or c in names.aliases), None)
         if known is None:
             unknown += [] if any(fnmatchcase(name, pattern) for pattern in names.ignored) else [name]
         elif known in found:
@@ -191,7 +191,8 @@ def match_names(folder: Path, disk: Mapping[str, S], names: ModelNames) -> dict[
     return {name: matched[name] for name in names.shapes}
 
 
-def _candidates(name: str, names: ModelNames) -> list[str]:
+def spellings(name: str, names: ModelNames) -> list[str]:
+    """What a name in a file may be called in memory, likeliest first."""
     old = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
     spellings = [name] + [name.removesuffix(end) + new for end, new in old.items() if name.endswith(end)]
     renamed = name

@@ -20,10 +20,26 @@ from outgrow.store.source import Rows, TensorMeta
 
 
 @dataclass(frozen=True)
+class Held:
+    """A tensor that is there already: in memory, or mapped."""
+
+    tensor: Tensor
+
+    @property
+    def meta(self) -> TensorMeta:
+        """Shape and dtype."""
+        return TensorMeta(tuple(self.tensor.shape), self.tensor.dtype)
+
+    def read(self, rows: Rows = None) -> Tensor:
+        """The tensor or some rows."""
+        return self.tensor if rows is None else self.tensor[rows]
+
+
+@dataclass(frozen=True)
 class Stacked:
     """The parts of a tensor, per unit of its first dimension; parts of the same place are alike."""
 
-    units: tuple[tuple[Entry, ...], ...]
+    units: tuple[tuple[Entry | Held, ...], ...]
 
     @cached_property
     def meta(self) -> TensorMeta:
@@ -43,8 +59,8 @@ class Stacked:
         return torch.stack([torch.cat([part.read() for part in unit]) for unit in chosen])
 
 
-Place = Entry | Stacked
-"""Where the bytes of a tensor are: in one stretch of a file, or in parts."""
+Place = Entry | Held | Stacked
+"""Where the bytes of a tensor are: in one stretch of a file, at hand, or in parts."""
 
 
 def joined(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import struct
 import zipfile
@@ -23,39 +24,76 @@ from outgrow.algebra.slots import MOMENTS
 from outgrow.errors import CheckpointError
 from outgrow.models.library import decay_names, meta_model
 from outgrow.store.contents import OptimizerInfo, ParamGroup
+from outgrow.store.optimizer_order import decay_rules
 from outgrow.store.optimizer_rules import class_defaults
 from outgrow.store.pickled import from_json, save_plain
 from outgrow.store.safetensors_folder import some
 from outgrow.store.source import TensorMeta, TensorSource
 from outgrow.store.writer import FilePlan, Key
 
+RANDOM = re.compile(r"rng_state(?:_\d+)?\.pth")
+"""What Trainer calls its random states."""
 
-def trainer_groups(config: Mapping[str, Any], optimizer: OptimizerInfo) -> OptimizerInfo:
-    """The same options in Trainer's two groups: decayed parameters, then the rest, in the model's order."""
+
+def trainer_groups(config: Mapping[str, Any], optimizer: OptimizerInfo, *, own: bool) -> OptimizerInfo:
+    """The groups that Trainer will have when it resumes.
+
+    Those of its default are two: decayed parameters, then the rest, in the model's order, frozen ones left out. Groups
+    that an older Trainer made by another rule become these. `own`: the optimizer came from a Trainer; groups that follow
+    none of its rules were then passed as `optimizers=`, and stay.
+    """
+    held = {name: group for group in optimizer.groups for name in group.names}
     model = meta_model(config)
-    decayed = decay_names(model)
-    rest = tuple(name for name, _ in model.named_parameters() if name not in set(decayed))
-    options = {name: group.options for group in optimizer.groups for name in group.names}
-    if set(options) != {*decayed, *rest}:
+    order = [name for name, _ in model.named_parameters() if name in held]
+    if own and not _follows_trainer(config, optimizer, order):
+        place = {name: number for number, name in enumerate(order)}
+        kept = [
+            ParamGroup(tuple(sorted(g.names, key=place.__getitem__)), g.options) for g in optimizer.groups
+        ]
+        return _complete(optimizer, kept)
+    decayed = set(decay_names(model))
+    parts = [tuple(n for n in order if n in decayed), tuple(n for n in order if n not in decayed)]
+    if own:
+        groups = zip(parts, optimizer.groups, strict=True)
+        return _complete(optimizer, [ParamGroup(names, group.options) for names, group in groups])
+    return _complete(optimizer, [_one_group(optimizer, held, *pair) for pair in (parts, parts[::-1])])
+
+
+def _follows_trainer(config: Mapping[str, Any], optimizer: OptimizerInfo, order: Sequence[str]) -> bool:
+    """Whether the groups are two by one of the rules that Trainer has had."""
+    found = [frozenset(group.names) for group in optimizer.groups]
+    return len(found) == 2 and any(
+        found == [rule & set(order), set(order) - rule] for rule in decay_rules(config)
+    )
+
+
+def _one_group(
+    optimizer: OptimizerInfo, held: Mapping[str, ParamGroup], names: tuple[str, ...], other: tuple[str, ...]
+) -> ParamGroup:
+    """One of Trainer's groups, whose parameters must have the same options."""
+    found = [held[name].options for name in names or other[:1]]
+    if not found or any(each != found[0] for each in found):
         raise CheckpointError(
-            "the optimizer's groups are not the model's parameters",
-            got=some(set(options) ^ {*decayed, *rest}),
+            "this optimizer cannot be written as a Trainer checkpoint: Trainer has one group of decayed parameters "
+            "and one of the rest, and within one of them the options differ",
+            got=" / ".join(f"{len(group.names)} parameters: {group.options}" for group in optimizer.groups),
+            fix="save the native format, which keeps any groups",
         )
-    groups = []
-    for names, other in ((decayed, rest), (rest, decayed)):
-        found = [options[name] for name in names or other[:1]]
-        if any(each != found[0] for each in found):
-            raise CheckpointError(
-                "this optimizer cannot be written as a Trainer checkpoint: Trainer has one group of decayed parameters "
-                "and one of the rest, and within one of them the options differ",
-                got=" / ".join(
-                    f"{len(group.names)} parameters: {group.options}" for group in optimizer.groups
-                ),
-                fix="save the native format, which keeps any groups",
+    return ParamGroup(names, found[0])
+
+
+def _complete(optimizer: OptimizerInfo, groups: Sequence[ParamGroup]) -> OptimizerInfo:
+    """Groups with every option that the optimizer's class and its schedule expect."""
+    full = [ParamGroup(one.names, {**class_defaults(optimizer.name), **one.options}) for one in groups]
+    return OptimizerInfo(
+        optimizer.name,
+        tuple(
+            ParamGroup(
+                one.names, {**one.options, "initial_lr": one.options.get("initial_lr", one.options["lr"])}
             )
-        full = {**class_defaults(optimizer.name), **found[0]}
-        groups.append(ParamGroup(names, {**full, "initial_lr": full.get("initial_lr", full["lr"])}))
-    return OptimizerInfo(optimizer.name, tuple(groups))
+            for one in full
+        ),
+    )
 
 
 def write_optimizer_outline(
@@ -107,10 +145,18 @@ def outline_plan(found: list[Any]) -> FilePlan:
 
 
 def write_scheduler(path: Path, record: Any, optimizer: OptimizerInfo, step: int) -> None:
-    """`scheduler.pt`: the record where the state has one, else a schedule that stands at `step`."""
+    """`scheduler.pt`."""
+    save_plain(scheduler_state(record, optimizer, step), path)
+
+
+def scheduler_state(record: Any, optimizer: OptimizerInfo, step: int) -> Any:
+    """What `scheduler.pt` will hold: the record where the state has one, else a schedule that stands at `step`.
+
+    Raises `CheckpointError` where the record is for another number of groups.
+    """
     rates = [group.options["initial_lr"] for group in optimizer.groups]
     if record is None:
-        record = {
+        return {
             "base_lrs": rates,
             "last_epoch": step,
             "_step_count": step + 1,
@@ -119,9 +165,18 @@ def write_scheduler(path: Path, record: Any, optimizer: OptimizerInfo, step: int
             "_last_lr": [group.options["lr"] for group in optimizer.groups],
             "lr_lambdas": [{} for _ in rates],
         }
-    if not isinstance(record, dict) or len(record.get("base_lrs", ())) != len(rates):
-        raise CheckpointError("the scheduler's state is not for Trainer's two groups", got=record)
-    save_plain(record, path)
+    if not isinstance(record, dict) or any(
+        isinstance(record.get(key), list) and len(record[key]) != len(rates) for key in _PER_GROUP
+    ):
+        raise CheckpointError(
+            f"the schedule's state is not for the optimizer's {len(rates)} groups",
+            got=record,
+            fix="begin it anew: --reset-schedule",
+        )
+    return record
+
+
+_PER_GROUP = ("base_lrs", "_last_lr", "min_lrs", "lr_lambdas")
 
 
 GROWTHS = "outgrow"
@@ -158,9 +213,27 @@ def logged_lineage(record: Any) -> tuple[dict[str, Any], ...]:
 
 def write_random_states(folder: Path, record: Any) -> None:
     """`rng_state*.pth` where the state came from a Trainer."""
+    for name, content in random_states(record).items():
+        save_plain(content, folder / name)
+
+
+def random_states(record: Any) -> dict[str, Any]:
+    """File name -> content of `rng_state*.pth`, where the state came from a Trainer.
+
+    Raises `CheckpointError` for a record that would write any other file, or that is damaged.
+    """
     states = record.get("trainer", {}) if isinstance(record, dict) else {}
-    for name, content in states.items():
-        save_plain(from_json(content), folder / Path(name).name)
+    if not isinstance(states, dict) or not all(RANDOM.fullmatch(name) for name in states):
+        raise CheckpointError(
+            "the record rng does not hold the random states of a Trainer",
+            got=some(list(states)) if isinstance(states, dict) else type(states).__name__,
+            expected="rng_state.pth, or rng_state_0.pth ... of each process",
+            fix="do not trust this state; without rng.json it can be written",
+        )
+    try:
+        return {name: from_json(content) for name, content in states.items()}
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        raise CheckpointError("the record rng is damaged", got=error) from error
 
 
 def seal_optimizer(path: Path, plan: FilePlan, checksums: Mapping[Key, int]) -> None:

@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from outgrow.errors import CheckpointError
-from outgrow.files.atomic import json_text, sync_tree
+from outgrow.files.atomic import sync_tree
 from outgrow.parallel.ranks import Ranks
 from outgrow.state.training_state import TrainingState
 from outgrow.store import native
+from outgrow.store.config_file import config_text
 from outgrow.store.source import MemorySource
 
 
@@ -86,9 +87,9 @@ def _make_way(folder: Path) -> None:
 
 def _seal(folder: Path, state: TrainingState) -> None:
     """What belongs beside the tensors, the manifest last, and all of it on the disk."""
-    (folder / "config.json").write_text(json_text(state.config), encoding="utf-8")
+    (folder / "config.json").write_text(config_text(state.config), encoding="utf-8")
     for asset in state.assets:
-        shutil.copyfile(asset, folder / asset.name)
+        asset.write(folder)
     native.write_beside(folder, state, int(state.records["run"]["step"]), {})
     sync_tree(folder)
 

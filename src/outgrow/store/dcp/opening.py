@@ -20,11 +20,12 @@ from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
 from outgrow.models.library import ModelNames, model_names
 from outgrow.store import native
+from outgrow.store.checkpoint import read_records
 from outgrow.store.contents import Contents, OptimizerInfo, ParamGroup
 from outgrow.store.dcp.folder import DcpFolder, Keyed, PlainFolder
 from outgrow.store.dcp.naming import Address, Naming, naming
 from outgrow.store.dcp.source import DcpSource, Place
-from outgrow.store.optimizer_file import option, read_records
+from outgrow.store.optimizer_file import option
 from outgrow.store.optimizer_rules import name_from_options
 from outgrow.store.pickled import load_plain
 from outgrow.store.safetensors_folder import match_names, some
