@@ -232,3 +232,14 @@ def test_what_is_no_growth_says_how_to_convert(tmp_path: Path) -> None:
         assert isinstance(failed.exception, OutgrowError)
         assert words in str(failed.exception)
     assert not (tmp_path / "moe").exists()
+
+
+def test_a_shared_expert_begins_silent_and_grows() -> None:
+    model = made("qwen2")
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "shared_expert_intermediate_size": 17}
+    other = loaded(grow(TrainingState.from_model(model), to=sizes, as_="qwen2_moe"))
+    assert other.model.layers[0].mlp.shared_expert.up_proj.weight.shape == (17, 32)
+    models = [zoo.norms_in_float64(one) for one in (model, other)]
+    with everything_in_float64(), torch.no_grad():
+        before, after = (zoo.logits(one, zoo.batch()) for one in models)
+    assert float((before - after).abs().max() / before.abs().max()) < 1e-13

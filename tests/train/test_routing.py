@@ -12,10 +12,16 @@ from torch import nn
 from transformers import LlamaConfig, MixtralConfig, MixtralForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from outgrow.data.objectives import IGNORED
-from outgrow.engine.step import Device, Step, optimizer_step
+from outgrow.engine.step import Device, Step, build_model, optimizer_step
 from outgrow.errors import ConfigError, GrowthError
+from outgrow.growth.experts import Routing
+from outgrow.models.architecture import load, resolve
+from outgrow.models.files import known
 from outgrow.models.routing import coefficient, has_experts, watched
+from outgrow.proof.guard import example
 from outgrow.run.run_file import parse_run
+from outgrow.state.growing import grow
+from outgrow.state.training_state import TrainingState
 from outgrow.training import train
 from outgrow.training.folder import read_metrics
 
@@ -168,3 +174,59 @@ def test_a_growth_that_cannot_be_is_named_before_any_training(
     content["stages"][1]["grow"] = grow
     with pytest.raises((ConfigError, GrowthError), match=words):
         train(parse_run(content), progress=False)
+
+
+@pytest.mark.parametrize("kind", [name for name in known() if load(name).routers and name != "llama4_text"])
+def test_every_kind_of_router_counts_its_tokens(kind: str) -> None:
+    model = build_model(example(load(kind)))
+    with watched(model) as seen, torch.no_grad():
+        model(input_ids=batch()[0])
+    (router, *_) = load(kind).routers.values()
+    active = Routing.of(router, resolve(model.config.to_dict())).active
+    assert seen.tokens().sum(1).tolist() == [6 * 9 * active] * seen.shape[0]
+    assert len(stepped(model)[0].routing) == 4
+
+
+def test_a_router_that_tells_no_one_is_trained_and_not_counted() -> None:
+    assert stepped(build_model(example(load("llama4_text"))))[0].routing == ()
+
+
+def test_hidden_copies_enter_as_their_bias_rises() -> None:
+    config = example(load("glm4_moe"))
+    torch.manual_seed(0)
+    small = TrainingState.from_model(build_model(config))
+    grown = grow(small, to={"n_routed_experts": 9}, experts="hidden")
+    model = build_model(grown.config)
+    grown.load_into(model)
+    tokens, _ = batch()
+    before = build_model(config)
+    small.load_into(before)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(input_ids=tokens).logits, before(input_ids=tokens).logits, rtol=1e-4, atol=1e-5
+        )
+
+    def load_of_hidden() -> float:
+        with watched(model) as seen, torch.no_grad():
+            model(input_ids=tokens)
+        return float(seen.tokens()[:, 6:].sum())
+
+    assert load_of_hidden() == 0
+    adamw = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    settings: dict[str, Any] = {
+        "micro_batch": 6,
+        "learning_rate": 1e-4,
+        "clip": None,
+        "device": CPU,
+        "seed": (0, 0),
+    }
+    bias = "model.layers.1.mlp.gate.e_score_correction_bias"
+    first = dict(model.named_buffers())[bias].clone()
+    optimizer_step(model, adamw, batch(), **settings, bias_rate=0.3)
+    moved = dict(model.named_buffers())[bias] - first
+    assert torch.equal(moved[6:], torch.full_like(moved[6:], moved[6:].max()))  # idle experts rise
+    assert float(moved[6]) == pytest.approx(0.3)
+    assert float(moved.min()) == pytest.approx(-0.3)  # the others that have most fall
+    for _ in range(4):
+        optimizer_step(model, adamw, batch(), **settings, bias_rate=0.3)
+    assert load_of_hidden() > 0

@@ -23,7 +23,7 @@ from outgrow.data.objectives import IGNORED, Batch, objective_of, summed_loss
 from outgrow.errors import ConfigError
 from outgrow.models import library as models
 from outgrow.models.architecture import resolve
-from outgrow.models.routing import Seen, coefficient, has_experts, loads, watched
+from outgrow.models.routing import coefficient, correct, loads, watched
 from outgrow.parallel.ranks import ALONE, Ranks
 from outgrow.parallel.sharding import Sharding, let_go, make_mesh, send_gradients, total_norm
 from outgrow.run.config import ParallelConfig, RunConfig
@@ -211,11 +211,13 @@ def optimizer_step(
     seed: tuple[int, int],
     update: AbstractContextManager[None] | None = None,
     balancing: float | None = None,
+    bias_rate: float = 0.0,
 ) -> Step:
     """Gradients of a whole batch, in pieces, then one update; nothing is updated where the loss is not finite.
 
     `update` is entered around the optimizer's own step (see `boost`). `balancing` multiplies the balancing loss of a model with
-    experts; None is the model's own coefficient. The loss that is returned is without it.
+    experts; None is the model's own coefficient. The loss that is returned is without it. `bias_rate` is the step of loss-free
+    balancing, where a router has a selection bias.
     """
     model.train()
     optimizer.zero_grad(set_to_none=True)
@@ -241,7 +243,10 @@ def optimizer_step(
     total, balanced = device.ranks.sum(losses.cpu()).sum(0)
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = total_norm([p.grad for p in parameters if p.grad is not None])
-    step = Step(float(total), float(norm), _routing(seen, float(balanced), model, device))
+    tokens = device.ranks.sum(seen.tokens())
+    step = Step(
+        float(total), float(norm), (float(balanced), *loads(tokens).values()) if tokens.numel() else ()
+    )
     if torch.isfinite(total) and torch.isfinite(norm):
         if clip is not None:
             nn.utils.clip_grads_with_norm_(parameters, clip, norm)
@@ -249,15 +254,9 @@ def optimizer_step(
             group["lr"] = learning_rate * group.get("lr_scale", 1.0)
         with update or nullcontext():
             optimizer.step()
+        if tokens.numel():
+            correct(model, tokens, bias_rate)
     return step
-
-
-def _routing(seen: Seen, balance: float, model: nn.Module, device: Device) -> tuple[float, ...]:
-    """What a step did with its tokens, over all ranks; () without experts."""
-    if not has_experts(model):
-        return ()
-    tokens = device.ranks.sum(seen.tokens())
-    return (balance, *loads(tokens).values())
 
 
 def evaluate(model: nn.Module, batches: Sequence[Batch], device: Device) -> float:

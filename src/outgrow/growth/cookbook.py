@@ -36,10 +36,10 @@ from outgrow.algebra.recipe import (
 from outgrow.algebra.slots import SLOTS, WEIGHT, Moments, Slot
 from outgrow.errors import GrowthError
 from outgrow.growth.compensation import Compensation, times_ratio
-from outgrow.growth.experts import corrects
 from outgrow.growth.growth import Growth, Part, product_maps
 from outgrow.growth.raw_norms import RawNorm, raw_norm
 from outgrow.models.model import Parameter
+from outgrow.models.routing import corrects
 
 _Made = TypeVar("_Made")
 

@@ -203,11 +203,6 @@ def of_router(parameter: Parameter, router: RouterSpec) -> bool:
     return any(router.choices in dim.axes for dim in parameter.signature.dims)
 
 
-def corrects(parameter: Parameter, router: RouterSpec) -> bool:
-    """Whether a tensor is added to a router's scores for choosing alone."""
-    return router.correction is not None and parameter.tail == router.correction
-
-
 def writes_output(parameter: Parameter, router: RouterSpec, inner: str) -> bool:
     """Whether experts write the stream with this tensor: it reads the inner units, or is a bias beside them."""
     signature = parameter.signature

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from outgrow.models.architecture import load, resolve
 from outgrow.models.expressions import size_of
+from outgrow.models.library import model_tensors
 from outgrow.models.model import Parameter
 from outgrow.models.spec import RouterSpec
 
@@ -55,6 +56,11 @@ def of_experts(parameter: Parameter, router: RouterSpec) -> bool:
     return any(router.experts in dim.axes for dim in parameter.signature.dims)
 
 
+def corrects(parameter: Parameter, router: RouterSpec) -> bool:
+    """Whether a tensor is added to a router's scores for choosing alone."""
+    return router.correction is not None and parameter.tail == router.correction
+
+
 def has_experts(model: nn.Module) -> bool:
     """Whether an architecture file says how this model's tokens choose among experts."""
     config: Any = getattr(model, "config", None)
@@ -76,12 +82,33 @@ def watched(model: nn.Module) -> Iterator[Seen]:
     if not has_experts(model):
         yield seen
         return
-    places = _modules(model)
-    seen.shape = (len(places), next(iter(places.values())))
+    places, router = _modules(model), _router(model)
+    if router.weighs == "output":  # else no module is told which experts were chosen
+        seen.shape = (len(places), next(iter(places.values())))
+    by_logits = _has_balance(model) and router.correction is None
     with ExitStack() as hooks:
-        for hook in _router_hooks(model, seen) if _has_balance(model) else _expert_hooks(model, places, seen):
+        for hook in _balance_hooks(model, seen, count=by_logits) if _has_balance(model) else ():
+            hooks.callback(hook.remove)
+        for hook in _expert_hooks(model, places, seen) if not by_logits and 0 not in seen.shape else ():
             hooks.callback(hook.remove)
         yield seen
+
+
+@torch.no_grad()
+def correct(model: nn.Module, tokens: Tensor, rate: float) -> None:
+    """Loss-free balancing (arXiv 2408.15664): selection biases of experts below an even load rise by `rate`, of others fall.
+
+    `tokens` (layers, experts) are those of a step. A router without a selection bias is left alone.
+    """
+    router = _router(model)
+    if not rate or router.correction is None:
+        return
+    config: Any = model.config
+    tensors = model_tensors(model)
+    names = [name for name, one in resolve(config.to_dict()).parameters.items() if corrects(one, router)]
+    for name, row in zip(names, tokens, strict=True):
+        bias = tensors[name]
+        bias.add_(((row.mean() - row).sign() * rate).to(bias.device, bias.dtype))
 
 
 def loads(tokens: Tensor) -> dict[str, float]:
@@ -104,18 +131,22 @@ def _has_balance(model: nn.Module) -> bool:
     return "output_router_logits" in inspect.signature(type(model).forward).parameters
 
 
-def _router_hooks(model: nn.Module, seen: Seen) -> Iterator[Any]:
-    """The model is asked for its router logits, and gives the balancing loss with them."""
+def _router(model: nn.Module) -> RouterSpec:
     config: Any = model.config
-    (router, *_) = load(str(config.model_type)).routers.values()
-    active = size_of(router.active, config.to_dict())
+    return next(iter(load(str(config.model_type)).routers.values()))
+
+
+def _balance_hooks(model: nn.Module, seen: Seen, *, count: bool) -> Iterator[Any]:
+    """The model is asked for its router logits, and gives the balancing loss with them; they say what is chosen, too."""
+    config: Any = model.config
+    active = size_of(_router(model).active, config.to_dict())
 
     def ask(module: nn.Module, arguments: Any, keywords: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         return arguments, {**keywords, "output_router_logits": True}
 
     def take(module: nn.Module, arguments: Any, output: Any) -> None:
         seen.balance = output.aux_loss
-        for logits in output.router_logits:
+        for logits in output.router_logits if count else ():
             chosen = logits.detach().topk(min(active, logits.shape[-1]), dim=-1).indices
             seen.counts.append(torch.bincount(chosen.flatten().cpu(), minlength=logits.shape[-1]))
 

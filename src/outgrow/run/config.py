@@ -281,6 +281,8 @@ class RunConfig(_Section):
     """Train compiled models (`torch.compile`): faster steps, after a minute or so at the beginning of every stage."""
     balancing: Annotated[float, Field(ge=0)] | None = None
     """Multiplies the balancing loss of a model with experts; null: the model's own `router_aux_loss_coef`."""
+    bias_rate: Annotated[float, Field(ge=0)] = 1e-3
+    """Step of loss-free balancing, where a router has a selection bias: idle experts' rises by it, others' falls."""
     seed: Seed = 0
     log_every_steps: Count = 10
     tensorboard: bool = False

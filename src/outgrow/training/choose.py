@@ -108,6 +108,7 @@ def _try(
             device=session.device,
             seed=(run.seed, run.data.skip_steps + place),
             balancing=run.balancing,
+            bias_rate=run.bias_rate,
         )
         if not (math.isfinite(done.loss) and math.isfinite(done.gradient_norm)):
             end = math.inf

@@ -280,6 +280,7 @@ def _one_step(session: Session, live: Live, rate: float, treatment: Treatment) -
             seed=(run.seed, place),
             update=treatment.update(tokens),
             balancing=run.balancing,
+            bias_rate=run.bias_rate,
         )
     if not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm)):
         pointer = session.folder.pointer()

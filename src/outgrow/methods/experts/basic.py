@@ -24,7 +24,6 @@ from outgrow.growth.experts import (
     ExpertGrowth,
     Routing,
     Way,
-    corrects,
     inner_axis,
     writes_output,
 )
@@ -32,7 +31,7 @@ from outgrow.growth.growth import Growth, Part, no_layers, no_width
 from outgrow.methods.registry import Asked, Operator
 from outgrow.models.expressions import fields
 from outgrow.models.model import Model
-from outgrow.models.routing import of_experts
+from outgrow.models.routing import corrects, of_experts
 from outgrow.models.spec import RouterSpec
 
 
