@@ -18,12 +18,16 @@ from typer.testing import CliRunner
 
 from outgrow.algebra.maps import padding
 from outgrow.cli import app
+from outgrow.cost.flops import model_cost
 from outgrow.errors import ArchitectureError, GrowthError, OutgrowError
 from outgrow.growth.plan import plan
 from outgrow.methods.build import build
 from outgrow.models.architecture import described, load, resolve
 from outgrow.models.files import FOLDERS, known, merged
+from outgrow.models.library import build_model
 from outgrow.proof import guard
+from outgrow.state.grown_view import GrownView
+from outgrow.store.source import MemorySource
 
 TYPES = [name for name in known() if load(name).library == "transformers"]
 """CaiT, which is timm's, is tested in a process of its own: tests/test_cait.py."""
@@ -153,6 +157,78 @@ def test_casts_inside_a_model_are_raised_to_float64() -> None:
     assert {one.dtype for one in values} == {torch.float64}
     assert torch.equal(values[0], narrow)
     assert narrow.float().dtype == torch.float32
+
+
+# ---- longer sequences, finer images, costs --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model_type", "to"),
+    [
+        ("gpt2", {"n_positions": 23, "n_embd": 36, "n_head": 6}),
+        ("opt", {"max_position_embeddings": 27}),
+        ("bert", {"max_position_embeddings": 31, "hidden_size": 48, "num_attention_heads": 8}),
+        ("roberta", {"max_position_embeddings": 31}),
+        ("llama", {"max_position_embeddings": 64}),
+    ],
+)
+def test_positions_grow_and_old_lengths_keep_their_logits(model_type: str, to: dict[str, int]) -> None:
+    config = guard.example(load(model_type))
+    found = guard.grown(config, to, "isometric" if model_type == "bert" else "pad")
+    assert found.holds
+    assert found.promises_function
+    made = plan(build(resolve(config), to, width="isometric" if model_type == "bert" else "pad"))
+    table = next((name for name in made.large.parameters if re.search("wpe|position", name)), None)
+    if table is not None:
+        source = {name: one.detach() for name, one in guard.model_tensors(guard.tiny(config)).items()}
+        rows = GrownView(made, MemorySource({"weight": source})).read(table, "weight")
+        new = rows[made.small.shape(table)[0] :]
+        assert len(new) == made.large.shape(table)[0] - made.small.shape(table)[0]
+        assert float(new.std()) == pytest.approx(0.02, rel=0.3)  # drawn, each its own
+
+
+def test_a_rope_type_that_reads_the_length_is_flagged() -> None:
+    config = guard.example(load("llama"))
+    config["rope_parameters"] = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    made = plan(build(resolve(config), {"max_position_embeddings": 64}))
+    assert not made.keeps_function
+    assert any("dynamic" in one.why for one in made.compensation.findings)
+
+
+def test_a_finer_grid_of_patches_resamples_its_positions() -> None:
+    config = guard.example(load("vit"))
+    made = plan(build(resolve(config), {"image_size": 25}))
+    assert not made.keeps_function
+    source = {name: one.detach() for name, one in guard.tiny(config).named_parameters()}
+    name = "vit.embeddings.position_embeddings"
+    found = GrownView(made, MemorySource({"weight": source})).read(name, "weight")
+    patches = source[name][:, 1:].view(1, 3, 3, 24).permute(0, 3, 1, 2)
+    wanted = torch.nn.functional.interpolate(patches, size=(5, 5), mode="bilinear", align_corners=True)
+    assert torch.equal(found[:, :1], source[name][:, :1])
+    torch.testing.assert_close(found[:, 1:], wanted.permute(0, 2, 3, 1).reshape(1, 25, 24))
+
+
+SCANS = ("falcon_h1", "granitemoehybrid", "mamba2", "nemotron_h", "qwen3_5_text", "qwen3_next")
+"""transformers computes these in padded chunks of 64 or 256, however short the sequence: their scans are not counted."""
+COUNTED = [
+    name
+    for name in TYPES
+    if load(name).objective in ("causal", "masked") and name not in (*SCANS, "deberta-v2")
+]
+
+
+@pytest.mark.parametrize("model_type", COUNTED)
+def test_flops_agree_with_pytorch(model_type: str) -> None:
+    """Within 1 %: torch also counts the padding of a convolution."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = guard.example(load(model_type))
+    model = build_model(config, dtype=torch.float64).double().eval()
+    model.config._attn_implementation = "eager"
+    tokens = (torch.arange(15)[None] * 7) % 31 + 3
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        model(input_ids=tokens)
+    assert model_cost(config).forward(15) * 15 == pytest.approx(counted.get_total_flops(), rel=0.01)
 
 
 # ---- files of a user ------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from outgrow.algebra.linear import EMPTY, MEAN, Identity, LinearMap, Select, compose, product_error
+from outgrow.algebra.linear import EMPTY, MEAN, Dense, Identity, LinearMap, Select, compose, product_error
 from outgrow.errors import GrowthError
 
 FreshSide = Literal["writers", "readers", "both", "none"]
@@ -150,6 +150,23 @@ def padding(
         return AxisMap(backward, backward, fresh)
     averaged = torch.where(index == EMPTY, MEAN, index)
     return AxisMap(Select(averaged, torch.ones(large, dtype=torch.float64), small), backward, fresh)
+
+
+def resampled(small: int, large: int) -> AxisMap:
+    """Values between the old ones, by straight lines from the first to the last: a finer grid of positions.
+
+    >>> resampled(2, 3).forward.matrix().tolist()
+    [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
+    """
+    if small == large:
+        return identity(small)
+    place = torch.arange(large, dtype=torch.float64) * (small - 1) / max(large - 1, 1)
+    low = place.floor().long().clamp(max=max(small - 2, 0))
+    share = place - low
+    values = torch.zeros(large, small, dtype=torch.float64)
+    values[torch.arange(large), low] = 1 - share
+    values[torch.arange(large), (low + 1).clamp(max=small - 1)] += share
+    return AxisMap(Dense(values), Dense(values), "none")
 
 
 def rescaled(axis: AxisMap, factor: float) -> AxisMap:

@@ -1,6 +1,6 @@
 """How much computing a token costs, from a model's `config.json` and its architecture file alone.
 
-    forward FLOPs per token = 2 * (weights of all matrix products) + 2 * layers * heads * (query_dim + value_dim) * sequence_length
+    forward FLOPs per token = 2 * (weights of all matrix products) + 2 * (query + value units of all heads) * sequence_length
     training FLOPs per token = 3 * forward                       (backward = 2 * forward)
 
 Only matrix products count (two FLOPs per multiply-add). Attention is counted over the whole square of the sequence,
@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from outgrow.algebra.axes import Signature
+from outgrow.cost.attention import attention
 from outgrow.errors import ConfigError
 from outgrow.models.architecture import head_module, load, resolve
 from outgrow.models.model import Model, Parameter
@@ -48,7 +49,7 @@ class Cost:
     matrix_weights: int  # weights that take part in a matrix product for every token, the head included
     head_weights: int  # of these, the head's
     attention_width: (
-        int  # layers * heads * (query_dim + value_dim): multiply-adds per token and other position
+        int  # query and value units of all heads and layers: multiply-adds per token and other position
     )
     apart: int = 0  # multiply-adds per sequence where only some of its positions take part
     length: int | None = None  # of every sequence, where the config fixes it
@@ -113,9 +114,9 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
             head += weights if in_head(model, parameter, signature) else 0
         else:
             apart += weights * model.positions(parameter.at)
-    heads = prod(model.sizes[name] for name, axis in model.axes.items() if axis.through == "heads")
-    width = model.layers * heads * (model.sizes["query_dim"] + model.sizes["value_dim"])
+    matrices += sum(one.spec.scanned * prod(model.shape(name)) for name, one in model.parameters.items())
     if model.spec.attended is not None:
+        heads = prod(model.sizes[name] for name, axis in model.axes.items() if axis.through == "heads")
         apart += (
             heads
             * (model.sizes["query_dim"] + model.sizes["value_dim"])
@@ -125,6 +126,7 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
         prod(model.shape(name)) for name, one in model.parameters.items() if _is_table(one.signature, model)
     )
     total = model.num_parameters
+    width = attention(model).width
     return Cost(total, total - tables, matrices, head, width, apart, model.sequence, total - model.num_active)
 
 
@@ -195,7 +197,8 @@ def _is_table(signature: Signature, model: Model) -> bool:
 def _is_product(signature: Signature, model: Model) -> bool:
     """Whether activations are multiplied by this weight: it writes one axis and reads another, not a table."""
     reads = signature.axes("reads")
-    return bool(reads and signature.axes("writes")) and all(not model.axes[name].is_table for name in reads)
+    writes = any(dim.role == "writes" for dim in signature.dims)
+    return bool(reads) and writes and all(not model.axes[name].is_table for name in reads)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from math import prod
 from typing import Any
 
 from outgrow.algebra.axes import Dim, Signature
+from outgrow.cost.attention import attention
 from outgrow.cost.flops import MASK_SHARE, asked_places, matrix_products, model_cost
 from outgrow.models.architecture import resolve
 from outgrow.models.model import Model
@@ -89,7 +90,7 @@ def training_memory(
         activations=tokens
         * (
             _norm_bytes(model, itemsize)
-            + model.layers * _attention(model, sequence_length, itemsize, flash)
+            + _attention(model, sequence_length, itemsize, flash)
             + itemsize * _nonlinear(model)
             + _routed(model, itemsize)
         )
@@ -126,14 +127,12 @@ def _norm_bytes(model: Model, itemsize: int) -> int:
 
 
 def _attention(model: Model, sequence_length: int, itemsize: int, flash: bool) -> int:
-    """Bytes per token and layer. Probabilities are computed in float32 and, if need be, kept a second time in `itemsize`."""
-    sizes = model.sizes
-    heads = prod(sizes[name] for name, axis in model.axes.items() if axis.through == "heads")
-    value = _width(model, "value_dim") if flash else heads * sizes["value_dim"]
-    key = value * sizes["key_dim"] // sizes["value_dim"]
-    scores = 0 if flash else heads * sequence_length
+    """Bytes per token. Probabilities are computed in float32 and, if need be, kept a second time in `itemsize`."""
+    found = attention(model)
+    value, key = (found.value, found.key) if flash else (found.read, found.query)
+    scores = 0 if flash else found.heads * sequence_length
     twice = _FLOAT32 if itemsize == _FLOAT32 else _FLOAT32 + itemsize
-    return itemsize * (heads * (sizes["query_dim"] + sizes["value_dim"]) + key + value) + twice * scores
+    return itemsize * (found.query + found.read + key + value) + twice * scores
 
 
 def _routed(model: Model, itemsize: int) -> int:

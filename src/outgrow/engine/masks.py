@@ -25,7 +25,13 @@ from outgrow.growth.new_entries import NewEntries
 from outgrow.growth.plan import GrowthPlan
 from outgrow.models.model import Model, Parameter
 
-_UNMASKED = ("dot", "raw", "lookup")  # attention scores and logits have no reader to mask
+_UNMASKED = (
+    "dot",
+    "raw",
+    "lookup",
+    "positions",
+    "grid",
+)  # attention scores, logits and tables have no reader to mask
 
 
 @dataclass(frozen=True, eq=False)

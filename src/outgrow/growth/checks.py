@@ -99,7 +99,7 @@ def _dot(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, 
         return False, False, f"the dot product with {spec.with_} changes"
     if spec.rotary and not _keeps_frequencies(axes[name]):
         return False, False, "rotary pairs would turn at another frequency"
-    if spec.rotary and axes[name].grows and (bound := _rope_types(growth.small.config) - _SCALABLE_ROPE):
+    if spec.rotary and axes[name].grows and (bound := rope_types(growth.small.config) - _SCALABLE_ROPE):
         return False, False, f"rotary positions of type {', '.join(sorted(bound))} depend on the head's size"
     return True, True, ""
 
@@ -118,7 +118,7 @@ _SCALABLE_ROPE = {"default", "linear", "llama3", "proportional"}
 """Types whose pair k·i of a k times larger head turns as fast as pair i: what they do to a frequency depends on it alone."""
 
 
-def _rope_types(config: Mapping[str, Any]) -> set[str]:
+def rope_types(config: Mapping[str, Any]) -> set[str]:
     """Types of the rotary positions, which a config names once or for each type of layer."""
     found = config.get("rope_parameters") or config.get("rope_scaling") or {}
     each = [one for one in found.values() if isinstance(one, Mapping)] or [found]
@@ -139,6 +139,10 @@ def _lookup(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[boo
     return False, False, "logits of old tokens are kept, but new tokens take their share of the probability"
 
 
+def _grid(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
+    return False, False, "an image has more patches, at positions between the old ones"
+
+
 _CHECKS = {
     "stream": _stream,
     "norm": _plain,
@@ -150,5 +154,7 @@ _CHECKS = {
     "lookup": _lookup,
     "router": _plain,
     "input": _plain,
+    "positions": _plain,
+    "grid": _grid,
     "fixed": _plain,
 }

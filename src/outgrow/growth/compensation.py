@@ -21,7 +21,7 @@ import torch
 
 from outgrow.algebra.linear import EMPTY, MEAN, LinearMap, Select
 from outgrow.algebra.maps import AxisMap, identity
-from outgrow.growth.checks import _CHECKS, _score_factor
+from outgrow.growth.checks import _CHECKS, _score_factor, rope_types
 from outgrow.growth.experts import ExpertGrowth
 from outgrow.growth.finding import Finding
 from outgrow.growth.growth import Growth, covered
@@ -91,6 +91,7 @@ def compensate(growth: Growth) -> Compensation:
                 finding = replace(finding, function=False, gradient=False, why=torn[name])
             findings.append(finding)
     findings += raw_findings(small, axes)
+    findings += _length(growth)
     if growth.layers.grows:
         findings.append(_layers(growth))
     if growth.inexact:
@@ -117,6 +118,15 @@ def _experts(grown: ExpertGrowth) -> Finding:
         "; ".join(notes),
         why,
     )
+
+
+def _length(growth: Growth) -> list[Finding]:
+    """Longer sequences where positions have no table: old ones turn as before, but where a rope type reads the length."""
+    field = growth.small.spec.length or ""
+    before, after = (got(model.config, field) or 0 for model in (growth.small, growth.large))
+    bound = rope_types(growth.small.config) & {"dynamic", "longrope", "yarn"}
+    why = f"rotary positions of type {', '.join(sorted(bound))} depend on the longest length" if bound else ""
+    return [Finding(field, before, after, "length", not bound, not bound, "", why)] if after != before else []
 
 
 def _stated(growth: Growth) -> tuple[Finding, ...]:

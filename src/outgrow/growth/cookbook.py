@@ -389,6 +389,10 @@ class Cookbook:
         silent = layer in layers.silent and self.is_silenced(parameter, layers)
         return layer is not None and not layers.rows[layer] and not silent
 
+    def is_positions(self, dim: Dim) -> bool:
+        """Whether its rows have a place each: new ones are drawn."""
+        return any(self.growth.small.axes[name].through == "positions" for name in dim.axes)
+
     def is_lookup(self, dim: Dim) -> bool:
         return any(self.growth.small.axes[name].is_table for name in dim.axes)
 
@@ -430,7 +434,7 @@ class Cookbook:
         for axis in self.atoms(block, dim, _WHOLE):
             map_ = axis.forward if self.role(dim) == "writes" else axis.backward
             empty, none = ~map_.covered(), torch.zeros(map_.outputs, dtype=torch.bool)
-            if self.is_lookup(dim):
+            if self.is_lookup(dim) and not self.is_positions(dim):
                 yield none, none
             elif not raw and dim.role in _FRESH_SIDES[axis.fresh]:
                 yield empty, none

@@ -58,7 +58,7 @@ def target(
             )
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise GrowthError(f"size '{asked}' must be a positive whole number", got=repr(value))
-        now = max(1, small.layers if name == spec.layers.count else small.sizes[allowed[name]])
+        now = max(1, _now(small, name, allowed[name]))
         if value > _MOST_TIMES * now:
             raise GrowthError(
                 f"size '{asked}' would grow by more than {_MOST_TIMES:,} times, which can only be a slip",
@@ -95,6 +95,11 @@ def target(
                 expected=size,
                 fix=f"choose sizes with {spec.axes[name].size} = {size}",
             )
+    before, after = (got(one.config, spec.length or "") or 0 for one in (small, large))
+    if after < before:
+        raise GrowthError(
+            f"{spec.length} of {spec.model_type} would shrink", got=after, expected=f"at least {before}"
+        )
     if large.layers < small.layers:
         raise GrowthError(
             "the target has fewer layers than the source",
@@ -110,6 +115,13 @@ def _described_first(spec: ArchitectureSpec, asked: str) -> str | None:
     others = [to for from_, to in edges() if from_ == spec.model_type and to in known_types]
     found = [to for to in others if asked in {**growable(load(to)), **load(to).aliases}]
     return f"describe it as another type first: --as {' or --as '.join(found)}" if found else None
+
+
+def _now(small: Model, field: str, axis: str) -> int:
+    """The size that a field asks about."""
+    if field == small.spec.layers.count:
+        return small.layers
+    return small.sizes[axis] if axis in small.sizes else int(got(small.config, field) or 1)
 
 
 def _written(name: str, spec: ArchitectureSpec, config: Mapping[str, Any]) -> str:

@@ -167,10 +167,13 @@ def growable(spec: ArchitectureSpec) -> dict[str, str]:
     ['head_dim', 'hidden_size', 'intermediate_size']
     """
     found: dict[str, str] = {spec.layers.count: "layers"}
+    still = {axis.size for axis in spec.axes.values() if axis.through in ("input", "fixed")}
     for name, axis in spec.axes.items():
         if axis.can_grow:
-            for one in fields(axis.size):
+            for one in fields(axis.size) - still:
                 found.setdefault(one, name)
+    if spec.length is not None:
+        found.setdefault(spec.length, "length")
     for router in spec.routers.values():
         for expression in (
             spec.axes[router.experts].size,
@@ -216,7 +219,7 @@ def fixed(spec: ArchitectureSpec) -> dict[str, str]:
     """Config fields that count units of axes that cannot grow, and of no other, with the axis.
 
     >>> fixed(load("vit"))["num_channels"]
-    'pixels'
+    'channels'
     """
     free = growable(spec)
     return {

@@ -7,7 +7,19 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Through = Literal[
-    "stream", "norm", "elementwise", "heads", "dot", "raw", "linear", "lookup", "router", "input", "fixed"
+    "stream",
+    "norm",
+    "elementwise",
+    "heads",
+    "dot",
+    "raw",
+    "linear",
+    "lookup",
+    "positions",
+    "grid",
+    "router",
+    "input",
+    "fixed",
 ]
 
 
@@ -27,6 +39,8 @@ class AxisSpec(_Strict):
     linear       nothing: written and read by matrices
     lookup       indexed by tokens
     router       a choice: the router's logits, and the experts, `active` of which work for a token; cannot grow
+    positions    rows of a learned table with a place each, one after the other: new ones stand behind the old
+    grid         the side of a square of patches, whose learned positions are resampled when it is finer
     input        the values of the data (pixels), read by matrices; cannot grow
     fixed        rows of a table with a place each (positions, labels); cannot grow
 
@@ -58,7 +72,7 @@ class AxisSpec(_Strict):
     @property
     def is_table(self) -> bool:
         """Whether its units are tokens or positions, whose rows are looked up."""
-        return self.through in ("lookup", "fixed")
+        return self.through in ("lookup", "positions", "grid", "fixed")
 
 
 class ParameterSpec(_Strict):
@@ -72,6 +86,8 @@ class ParameterSpec(_Strict):
     """The one model class that has this parameter, where a model type has several."""
     at: str | None = None
     """At how many positions of a sequence it is applied, as one dimension of a signature; all, where nothing is said."""
+    scanned: int = 0
+    """Multiply-adds per token and entry of what is no matrix: a state space's decay, once for every unit and state."""
     inside: str | None = None
     """The kind of layer that has it (`layers.kinds`)."""
     plus: float = 0.0
@@ -190,6 +206,8 @@ class ArchitectureSpec(_Strict):
     """Size expressions that transformers' own config class wants to be whole numbers."""
     sequence: str | None = None
     """Length of every sequence, as one dimension of a signature, where the config fixes it (patches and tokens of an image)."""
+    length: str | None = None
+    """Config field of the longest sequence, where positions have no table (rotary): it may grow by itself."""
     positions_behind_padding: bool = False
     """Whether the first position is not 0 but the one behind `pad_token_id`."""
     attended: str | None = None

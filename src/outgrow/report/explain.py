@@ -28,6 +28,8 @@ KEPT_WHEN = {
     "lookup": "old tokens keep their logits; new ones take a share of the probability",
     "router": "cannot grow: the experts, and the logits by which a token chooses among them",
     "input": "cannot grow: the data's",
+    "positions": "always: old places keep their rows",
+    "grid": "never: an image has more patches",
     "fixed": "cannot grow",
 }
 

@@ -217,11 +217,12 @@ def uniform_rows(seed: int, name: str, rows: int, columns: int) -> Tensor:
 def check_grows(small: Model, large: Model, method: str) -> None:
     """A learned operator maps features and mixes layers; it has nothing to say on new tokens."""
     for name, spec in small.axes.items():
-        if spec.through == "lookup" and small.sizes[name] != large.sizes[name]:
+        if spec.is_table and small.sizes[name] != large.sizes[name]:
+            new = "tokens" if spec.through == "lookup" else "positions"
             raise GrowthError(
-                f"{method} cannot grow axis '{name}' ({spec.size}): nothing is known of new tokens",
+                f"{method} cannot grow axis '{name}' ({spec.size}): nothing is known of new {new}",
                 got=f"{small.sizes[name]} to {large.sizes[name]}",
-                fix="learn the other sizes, then `outgrow grow` the vocabulary",
+                fix=f"learn the other sizes, then `outgrow grow` the {'vocabulary' if new == 'tokens' else new}",
             )
     if small.sizes == large.sizes and small.layers == large.layers:
         raise GrowthError(

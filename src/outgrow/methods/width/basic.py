@@ -56,7 +56,8 @@ def duplicate(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) 
         spec = small.axes[name]
         if (
             spec.can_grow
-            and spec.through not in ("lookup", "norm")
+            and not spec.is_table
+            and spec.through != "norm"
             and name != "group"
             and large.sizes[name] % size
         ):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from outgrow.algebra.axes import Raw, Sum
-from outgrow.algebra.maps import AxisMap, copies, copy_index, identity, padding
+from outgrow.algebra.maps import AxisMap, copies, copy_index, identity, padding, resampled
 from outgrow.errors import GrowthError
 from outgrow.growth.growth import Growth, no_layers, no_width
 from outgrow.models.model import Model, Parameter
@@ -47,6 +47,10 @@ def grow_width(
     for name, spec in small.axes.items():
         if spec.through == "lookup":
             axes[name] = padding(small.sizes[name], large.sizes[name], fresh="writers")
+        elif spec.through == "positions":
+            axes[name] = padding(small.sizes[name], large.sizes[name], fresh="readers")
+        elif spec.through == "grid":
+            axes[name] = resampled(small.sizes[name], large.sizes[name])
         elif (
             spec.can_grow
             and spec.through not in ("norm", "heads")
@@ -163,7 +167,7 @@ def growing(small: Model, large: Model) -> dict[str, tuple[int, int]]:
     return {
         name: (size, large.sizes[name])
         for name, size in small.sizes.items()
-        if small.axes[name].can_grow and small.axes[name].through != "lookup" and large.sizes[name] != size
+        if small.axes[name].can_grow and not small.axes[name].is_table and large.sizes[name] != size
     }
 
 
