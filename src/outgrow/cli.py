@@ -525,15 +525,15 @@ def train(
 
     Example: [bold]outgrow train examples/quickstart.yaml --set output=runs/mine[/]
     """
-    if nproc is not None and nproc > 1:
+    if nproc is not None and nproc > 1 and not dry_run:
         from outgrow.parallel.launch import launch
 
         options = [word for one in set_ for word in ("--set", one)]
-        options += ["--json"] * as_json + ["--dry-run"] * dry_run
+        options += ["--json"] * as_json
         raise typer.Exit(launch(nproc, ["train", str(run), *options]))
     from outgrow.commands.train import run_command
 
-    run_command(run, overrides=set_, as_json=as_json, dry_run=dry_run)
+    run_command(run, overrides=set_, as_json=as_json, dry_run=dry_run, processes=nproc or 1)
 
 
 @app.command()

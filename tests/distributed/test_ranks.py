@@ -19,6 +19,7 @@ from outgrow.errors import ConfigError
 from outgrow.parallel.ranks import Ranks
 from outgrow.parallel.sharding import make_mesh
 from outgrow.run.run_file import parse_run
+from outgrow.training.dry import dry_run
 from outgrow.training.preflight import preflight
 from train.tiny_corpus import write_corpus
 
@@ -110,6 +111,20 @@ def test_what_ranks_cannot_share(change: dict[str, Any], world: int, message: st
 def test_a_mesh_of_other_ranks() -> None:
     with pytest.raises(ConfigError, match="replicate 2 x shard 3 for 4 ranks"):
         make_mesh(Ranks(0, 4), 3, 2, "cpu")
+
+
+def test_a_dry_run_knows_what_a_rank_needs(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "text.txt")
+    run = parse_run(tiny(tmp_path, "run"))
+    whole, cut = (dry_run(run, world).stages[1] for world in (1, 4))
+    assert cut.rank_bytes == -(-whole.checkpoint_bytes // 4) == -(-whole.rank_bytes // 4)
+    assert whole.checkpoint_bytes == cut.checkpoint_bytes
+    activations = whole.memory_bytes - 16 * whole.parameters
+    assert activations + 4 * whole.parameters < cut.memory_bytes < whole.memory_bytes
+    large = {**tiny(tmp_path, "run")["model"], "hidden_size": 2**15, "num_hidden_layers": 8}
+    stages = [{"name": "only", "tokens": 128}]
+    with pytest.raises(ConfigError, match="a rank of 4 needs more memory than it has"):
+        dry_run(parse_run(tiny(tmp_path, "run", model=large, stages=stages)), 4)
 
 
 def test_the_command_tells_a_mistake_once(tmp_path: Path) -> None:

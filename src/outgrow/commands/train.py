@@ -23,10 +23,11 @@ def run_command(
     *,
     dry_run: bool = False,
     as_json: bool = False,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Do (or with `dry_run` only size up) the run of a file; prints a table, or with `as_json` JSON.
 
-    Started by torchrun, every process calls this, and rank 0 talks.
+    Started by torchrun, every process calls this, and rank 0 talks; a dry run may be of more `processes` than do it.
 
     Progress goes to standard error, the table or JSON to standard output. The result is plain data: with `dry_run` that of
     `DryRun.as_dict`, else that of `RunResult.as_dict` with the paths of the report. Raises `OutgrowError`.
@@ -38,17 +39,17 @@ def run_command(
         run = ranks.together(lambda: load_run(path, overrides))
         if ranks.leads and not as_json:
             print(printable(dump_yaml(run.resolved())), file=sys.stderr)
-        result = _dry(run, as_json) if dry_run else _train(run, as_json, ranks)
+        result = _dry(run, as_json, ranks, processes) if dry_run else _train(run, as_json, ranks)
         if ranks.leads and as_json:
             print(json.dumps(result, indent=1))
     return result
 
 
-def _dry(run: RunConfig, as_json: bool) -> dict[str, Any]:
+def _dry(run: RunConfig, as_json: bool, ranks: Ranks, processes: int) -> dict[str, Any]:
     from outgrow.training.dry import dry_run
 
-    dry = dry_run(run)
-    if not as_json:
+    dry = dry_run(run, max(ranks.world, processes))
+    if ranks.leads and not as_json:
         from outgrow.report.rates import rate_line, rate_table
         from outgrow.report.text import dry_table
 

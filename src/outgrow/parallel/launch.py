@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
 
     SIGTERM and Ctrl-C are passed on, so that the ranks save a checkpoint and end.
     """
+    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # of torchrun's engine: the ranks say what is wrong
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks say what is wrong
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -35,6 +35,9 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     except SignalException as stop:
         return 128 + stop.sigval
     except ChildFailedError as error:
-        code = error.get_first_failure()[1].exitcode
-        return code if code > 0 else 128 - code
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            what = signal.Signals(-failure.exitcode).name
+            print(f"outgrow: rank {rank} was killed by {what}: start the same command again", file=sys.stderr)
+        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     return 0

@@ -77,12 +77,14 @@ def dry_table(dry: DryRun) -> Table:
     """What a run would need."""
     from rich.table import Table
 
-    table = Table(title=f"{dry.device}; {dry.corpus}", title_style="dim", title_justify="left")
+    ranks = f"{dry.ranks} ranks, memory of one: " if dry.ranks > 1 else ""
+    table = Table(title=f"{ranks}{dry.device}; {dry.corpus}", title_style="dim", title_justify="left")
     for place, column in enumerate(
         ("stage", "parameters", "tokens", "steps", "FLOPs", "memory", "checkpoint", "time")
     ):
         table.add_column(column, justify="left" if place == 0 else "right")
     for stage in dry.stages:
+        share = f", {amount(stage.rank_bytes)}B a rank"
         table.add_row(
             stage.name,
             f"{stage.parameters:,}",
@@ -90,7 +92,7 @@ def dry_table(dry: DryRun) -> Table:
             f"{stage.steps:,}",
             amount(stage.flops),
             amount(stage.memory_bytes) + "B",
-            amount(stage.checkpoint_bytes) + "B",
+            amount(stage.checkpoint_bytes) + "B" + share * (dry.ranks > 1),
             duration(stage.seconds),
             end_section=stage is dry.stages[-1],
         )

@@ -1,22 +1,29 @@
 """What a run would need, without doing it: parameters, FLOPs, memory, disk, time.
 
 memory = weights, gradients, what the optimizer keeps, and activations of one micro-batch (see `memory.py`)
-time   = FLOPs of the run / FLOPs per second of a short measured probe of the first stage's model
+         of a rank: 1 / ranks of the first three, and what is gathered at once: two layers and what is outside of all
+time   = FLOPs of the run / FLOPs per second of a short measured probe of the first stage's model, / ranks at best
 """
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
+
 from outgrow.cost.flops import training_flops
-from outgrow.cost.memory import training_memory
+from outgrow.cost.memory import Memory, training_memory
 from outgrow.data.objectives import objective_of
 from outgrow.engine.optimizers import build_optimizer, state_numbers
 from outgrow.engine.step import Device, build_model, choose_device, optimizer_step
+from outgrow.errors import ConfigError
+from outgrow.models.architecture import resolve
+from outgrow.parallel.ranks import Ranks
 from outgrow.run.config import RunConfig
-from outgrow.training.preflight import preflight
+from outgrow.training.preflight import check_ranks, preflight
 from outgrow.training.rates import StageRates, rate_points, stage_rates
 from outgrow.training.stage_plans import StagePlan
 
@@ -33,13 +40,18 @@ class DryStage:
     steps: int
     flops: float
     memory_bytes: int
+    """Of one rank."""
     checkpoint_bytes: int
+    rank_bytes: int
+    """What one rank writes of a checkpoint, and reads to resume."""
     seconds: float | None
 
 
 @dataclass(frozen=True)
 class DryRun:
     """The whole run. `disk_bytes` is the most that the output folder holds."""
+
+    ranks: int
 
     stages: tuple[DryStage, ...]
     flops: float
@@ -58,23 +70,31 @@ class DryRun:
         return asdict(self)
 
 
-def dry_run(run: RunConfig) -> DryRun:
-    """Check a run as `train` would and say what it needs; writes nothing.
+def dry_run(run: RunConfig, world: int = 1) -> DryRun:
+    """Check a run as `train` would on `world` ranks and say what it needs; writes nothing.
+
+    Raises ConfigError also where a rank of several needs more memory than it has here.
 
     >>> dry_run(load_run("examples/quickstart.yaml")).stages[1].parameters  # doctest: +SKIP
     2828736
     """
+    check_ranks(run, Ranks(0, world))
     found = preflight(run)
     device = choose_device(run)
     rate = _measured_rate(run, found.stages[0], device)
-    stages = tuple(_stage(run, plan, device, rate) for plan in found.stages)
+    best = rate * world if rate else None
+    stages = tuple(_stage(run, plan, device, best, world) for plan in found.stages)
     flops = sum(stage.flops for stage in stages)
+    needed = max(stage.memory_bytes for stage in stages)
+    if world > 1:
+        _check_memory(needed, device, world)
     return DryRun(
+        ranks=world,
         stages=stages,
         flops=flops,
-        memory_bytes=max(stage.memory_bytes for stage in stages),
+        memory_bytes=needed,
         disk_bytes=_disk(run, stages),
-        seconds=flops / rate if rate else None,
+        seconds=flops / best if best else None,
         device=device.describe(),
         corpus=found.corpus,
         rates=stage_rates(run, found.stages),
@@ -83,7 +103,7 @@ def dry_run(run: RunConfig) -> DryRun:
     )
 
 
-def _stage(run: RunConfig, plan: StagePlan, device: Device, rate: float | None) -> DryStage:
+def _stage(run: RunConfig, plan: StagePlan, device: Device, rate: float | None, world: int) -> DryStage:
     micro_batch = run.batch.at_once
     memory = training_memory(
         plan.config,
@@ -93,16 +113,57 @@ def _stage(run: RunConfig, plan: StagePlan, device: Device, rate: float | None) 
         mask_share=run.data.mask_share,
     )
     state = 4 * state_numbers(plan.config, run.optimizer)
+    memory = replace(memory, moments=state)
+    if world > 1:
+        memory = _cut(memory, run, plan, world, 2 if device.bf16 else 4)
+    checkpoint = 4 * plan.cost.parameters + state
     return DryStage(
         name=plan.name,
         parameters=plan.cost.parameters,
         tokens=plan.tokens,
         steps=plan.steps,
         flops=plan.flops + plan.probe_flops,
-        memory_bytes=replace(memory, moments=state).total,
-        checkpoint_bytes=4 * plan.cost.parameters + state,
+        memory_bytes=memory.total,
+        checkpoint_bytes=checkpoint,
+        rank_bytes=-(-checkpoint // world),
         seconds=(plan.flops + plan.probe_flops) / rate if rate else None,
     )
+
+
+def _cut(memory: Memory, run: RunConfig, plan: StagePlan, world: int, itemsize: int) -> Memory:
+    """One rank's memory: its shards, and what is gathered at once (all of it where layers stay gathered)."""
+    shards = run.parallel.shard or world // run.parallel.replicate
+    model = resolve(plan.config)
+    sizes: dict[Any, int] = {}
+    for name, one in model.parameters.items():
+        count = torch.Size(model.shape(name)).numel()
+        sizes[one.layer] = sizes.get(one.layer, 0) + count
+    outside = sizes.pop(None, 0)
+    layers = max(sizes.values(), default=0)
+    at_once = 2 * layers if run.parallel.reshard_after_forward else sum(sizes.values())
+    own = 4 * plan.cost.parameters
+    return replace(
+        memory,
+        weights=-(-own // shards) + itemsize * (outside + at_once),
+        gradients=-(-own // shards) + itemsize * (outside + layers),
+        moments=-(-memory.moments // shards),
+    )
+
+
+def _check_memory(needed: int, device: Device, world: int) -> None:
+    """Raise ConfigError where a rank's memory does not fit; ranks of one host share the memory of its processors."""
+    if device.name == "cuda":
+        available = torch.cuda.get_device_properties(0).total_memory
+    else:
+        here = min(world, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // here
+    if needed > available:
+        raise ConfigError(
+            f"a rank of {world} needs more memory than it has",
+            got=f"{needed / 1e9:.1f} GB",
+            expected=f"at most {available / 1e9:.1f} GB",
+            fix="use more ranks, a smaller batch.micro_batch, or parallel.activation_checkpointing",
+        )
 
 
 def _disk(run: RunConfig, stages: tuple[DryStage, ...]) -> int:

@@ -40,7 +40,7 @@ class Preflight:
 
 def preflight(run: RunConfig, ranks: Ranks = ALONE) -> Preflight:
     """Check device, ranks, sources, tokenizer, models and every growth; raises the first mistake."""
-    _check_ranks(run, ranks)
+    check_ranks(run, ranks)
     check_compiler(choose_device(run, ranks))
     if run.tensorboard:
         check_tensorboard()
@@ -55,7 +55,7 @@ def preflight(run: RunConfig, ranks: Ranks = ALONE) -> Preflight:
     return Preflight(plans, description, warnings, needs, start)
 
 
-def _check_ranks(run: RunConfig, ranks: Ranks) -> None:
+def check_ranks(run: RunConfig, ranks: Ranks) -> None:
     """The ranks share the micro-batches of a step evenly, and the optimizer's state can be cut."""
     if ranks.alone:
         return
