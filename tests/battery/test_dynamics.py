@@ -159,8 +159,9 @@ def test_training_and_growing_commute(name: str, which: str, decay: float) -> No
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral"])
 def test_training_and_growing_commute_with_norms_in_float32(name: str) -> None:
-    # RMSNorm in float32 rounds each gradient by 1e-7; Adam divides by √v, so a small gradient's rounding counts more.
-    assert square(name, doubled(name), float64_norms=False) <= 1e-3
+    # RMSNorm in float32 rounds a gradient by eps of the largest; Adam divides by √v, so one that is 1e4 times smaller moves
+    # its weight by a step that is off by 1e4 eps.
+    assert square(name, doubled(name), float64_norms=False) <= 1e4 * torch.finfo(torch.float32).eps
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -27,9 +27,14 @@ from outgrow.state.training_state import TrainingState
 
 CASES = [pytest.param(*case, id="-".join(case)) for case in growing.cases(growing.EXACT)]
 CHANGED = [pytest.param(*case, id="-".join(case)) for case in growing.cases(growing.INEXACT)]
-FLOAT32_NORMS = 1e-5  # losses and gradients of models that compute norms in float32
+FLOAT32_NORMS = 84 * torch.finfo(torch.float32).eps
+"""Losses and gradients of models that compute norms in float32: at most 21 norms (5 layers with 4 each, and the last), forward
+and backward, whose backward pass subtracts two terms of one size, each with a rounding of eps: 21 · 2 · 2."""
 FLOAT64 = 1e-9
-BFLOAT16 = 2e-3
+"""Over a million times float64's eps: no order of sums comes near it, and no error of ours stays below."""
+BFLOAT16 = torch.finfo(torch.bfloat16).eps / 4
+"""Losses in bfloat16, whose unit roundoff u is eps / 2: half of u. A token's logits are off by a few u; 4,096 tokens average what
+is independent to a tenth of u. What they share, weights that are rounded anew after a scale, is left."""
 LAW_FLOOR = 1e-4
 """Gradients smaller than this share of the largest are measured against it. Zero in exact arithmetic: BERT's key biases,
 GPT-2's key part of `c_attn.bias`. Nearly zero: rotary key biases, whose float32 rounding is that of the whole sum."""

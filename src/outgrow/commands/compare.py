@@ -19,7 +19,7 @@ from outgrow.comparing.runner import measure_savings, with_scores
 from outgrow.files.atomic import write_text_atomic
 from outgrow.files.yaml_file import dump_yaml
 from outgrow.report.compare_picture import draw_frontiers
-from outgrow.report.compare_tables import estimate_section, fenced, sections
+from outgrow.report.compare_tables import estimate_section, fenced, sections, study_verdict
 from outgrow.report.html import page
 from outgrow.text.numbers import amount, duration
 from outgrow.text.table import as_markdown
@@ -50,6 +50,7 @@ def compare_command(path: str | Path, overrides: Sequence[str] = (), *, as_json:
     if as_json:
         print(json.dumps(result.to_json(), indent=1))
         return report
+    console.print(study_verdict(result), style="bold", markup=False)
     for caution in result.cautions:
         console.print(f"caution: {caution}", style="yellow")
     for section in sections(result):
@@ -84,6 +85,7 @@ def study_report(result: StudyResult) -> StudyReport:
     configuration = dump_yaml(result.study.model_dump(mode="json", by_alias=True, exclude_unset=True))
     text = page(
         title=title,
+        verdict=study_verdict(result),
         lead=lead,
         picture_svg=svg.read_bytes(),
         tables=tables,
@@ -97,7 +99,16 @@ def study_report(result: StudyResult) -> StudyReport:
         warnings=result.cautions,
     )
     write_text_atomic(root / "report.html", text)
-    lines = [f"# {as_markdown(title)}", "", lead, "", "![loss against FLOPs and time](frontier.svg)", ""]
+    lines = [
+        f"# {as_markdown(title)}",
+        "",
+        as_markdown(study_verdict(result)),
+        "",
+        lead,
+        "",
+        "![loss against FLOPs and time](frontier.svg)",
+        "",
+    ]
     lines += [f"> **Caution:** {as_markdown(caution)}\n" for caution in result.cautions]
     for section in tables:
         lines.append(section.markdown())

@@ -134,7 +134,8 @@ def write_beside(beside: Beside, root: Path, configuration: str, command: str) -
     png, svg = _draw(beside, root)
     text = page(
         title="outgrow: grown, and from scratch",
-        lead=beside.verdict,
+        verdict=beside.verdict,
+        lead="One model is small at first and grows; the other is large from the start. Both see the same text in the same order.",
         picture_svg=svg.read_bytes(),
         tables=[beside.table()],
         configuration=configuration,

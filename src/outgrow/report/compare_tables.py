@@ -68,6 +68,36 @@ def sections(result: StudyResult) -> tuple[TextTable, ...]:
     return tuple(table for table in tables if table.rows)
 
 
+def study_verdict(result: StudyResult) -> str:
+    """What the study says, in a sentence or two: the best arm at its largest budget, and against any size."""
+    flops = result.savings("flops")
+    grown = [arm for arm, config in result.study.arms.items() if not config.is_scratch]
+    ends = {arm: flops[arm][-1] for arm in grown if flops[arm][-1].saving is not None}
+    if not ends:
+        return "No arm that grows ends on the baseline's frontier, so nothing can be said of a saving."
+    best = max(ends, key=lambda arm: ends[arm].saving or 0.0)
+    one, ratio = ends[best], result.tokens_per_parameter(ends[best].loss)
+    among = f", the best of {len(grown)} arms," if len(grown) > 1 else ""
+    where = "" if ratio is None else f", read at {ratio:.0f} tokens per parameter"
+    said = f"{best}{among} {_does(one.saving)} of the FLOPs{_interval(one)} at equal decayed loss{where}."
+    any_size, _ = result.any_size(one.loss)
+    if any_size is not None:
+        said += f" Against the best size from scratch it {_does(1 - one.compute / any_size)}."
+    return said
+
+
+def _does(saving: float | None) -> str:
+    saving = saving or 0.0
+    return f"{'saves' if saving > 0 else 'loses'} {percent(abs(saving))}"
+
+
+def _interval(one: Saving) -> str:
+    if one.low is None or one.high is None:
+        return " (one seed: no interval)"
+    unsure = ", which may be none" if one.low <= 0 < one.high else ""
+    return f" (90 %: {100 * one.low:.1f} to {100 * one.high:.1f}{unsure})"
+
+
 def saving_rows(result: StudyResult) -> list[tuple[str, ...]]:
     """One row per arm and budget."""
     flops, seconds = result.savings("flops"), result.savings("seconds")

@@ -61,6 +61,7 @@ def run_report(output: str | Path) -> RunReport:
     )
     text = page(
         title=title,
+        verdict=run_verdict(stages),
         lead=lead,
         picture_svg=svg.read_bytes(),
         tables=[TextTable("Stages", COLUMNS, stage_rows(stages), _NOTE)],
@@ -70,6 +71,25 @@ def run_report(output: str | Path) -> RunReport:
     )
     write_text_atomic(root / "report.html", text)
     return RunReport(root / "report.html", png, svg, stages)
+
+
+def run_verdict(stages: Sequence[StageResult]) -> str:
+    """What a run came to, in a sentence.
+
+    >>> small = StageResult("small", 800, 10, 1e9, None, None, 4.7, 1.0)
+    >>> run_verdict([small, StageResult("large", 2800, 5, 1e9, 4.7, 4.8, 4.3, 1.0)])
+    'Grown from 800 to 2.80 K parameters: the loss moved from 4.7000 to 4.8000 at the growth, and ends at 4.3000.'
+    """
+    first, last = stages[0], stages[-1]
+    if last.final_loss is None:
+        return "The run has no validation loss of its last stage yet."
+    for grown in reversed(stages):
+        before, after = grown.loss_before_growth, grown.loss_after_growth
+        if before is not None and after is not None:
+            sizes = f"{amount(first.parameters)} to {amount(last.parameters)}"
+            moved = f"the loss moved from {before:.4f} to {after:.4f} at the growth"
+            return f"Grown from {sizes} parameters: {moved}, and ends at {last.final_loss:.4f}."
+    return f"{amount(last.parameters)} parameters: the validation loss ends at {last.final_loss:.4f}."
 
 
 def facts_of(root: Path) -> dict[str, str]:

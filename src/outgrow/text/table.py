@@ -73,11 +73,14 @@ class TextTable:
         )
 
     def html(self, kind: str = "") -> str:
-        """A `table` element."""
+        """A `table` element; every cell says its column, which a narrow page shows beside it."""
         head = "".join(f"<th>{escape(column)}</th>" for column in self.columns)
         body = "".join(
             (' <tr class="whole">' if row[0] == "whole" else "<tr>")
-            + "".join(f"<td>{escape(str(cell))}</td>" for cell in row)
+            + "".join(
+                f'<td data-label="{escape(column)}">{escape(str(cell))}</td>'
+                for column, cell in zip(self.columns, row, strict=True)
+            )
             + "</tr>\n"
             for row in self.rows
         )
