@@ -159,6 +159,13 @@ def grow(
             "--list-new", help="Only name the parameters of new layers, one per line; write nothing."
         ),
     ] = False,
+    for_ranks: Annotated[
+        int | None,
+        typer.Option(
+            "--ranks",
+            help="With --dry-run: what each of so many processes would read, write and hold; needs a config.json alone.",
+        ),
+    ] = None,
     as_json: Json = False,
     dry_run: DryRun = False,
     allow_nonfinite: NonFinite = False,
@@ -167,7 +174,7 @@ def grow(
 
     Example: [bold]outgrow grow small/ large/ --to hidden_size=768 --to num_hidden_layers=12[/]
     """
-    from outgrow.commands.grow import grow_command
+    from outgrow.commands.grow import grow_command, plan_ranks
     from outgrow.models.conversion import conversion
     from outgrow.parallel.ranks import start
     from outgrow.state.asked import plan_asked
@@ -193,6 +200,14 @@ def grow(
     if list_new:
         for name in plan.new_parameters:
             print(name)
+        return
+    if for_ranks is not None:
+        if not dry_run:
+            fix = "give --dry-run too, or start the growth by torchrun --nproc-per-node N -m outgrow grow ..."
+            raise ConfigError("--ranks only plans", fix=fix)
+        planned = plan_ranks(plan, for_ranks, open_console(quiet=as_json))
+        if as_json:
+            _print_json(planned)
         return
     ranks = start()
     with ranks.watched():

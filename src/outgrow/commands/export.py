@@ -26,7 +26,7 @@ def export_command(
 ) -> dict[str, Any]:
     """Write the state again, every process its share; returns plain data. The destination is checked before any work."""
     check_destination(out, overwrite=overwrite)
-    state = TrainingState.from_pretrained(checkpoint, allow_nonfinite=allow_nonfinite)
+    state = TrainingState.from_pretrained(checkpoint, allow_nonfinite=allow_nonfinite, ranks=ranks)
     with writing_progress(console) as progress:
         state.save_pretrained(out, format=format, overwrite=overwrite, progress=progress, ranks=ranks)  # type: ignore[arg-type]
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())

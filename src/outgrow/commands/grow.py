@@ -12,8 +12,10 @@ from rich.console import Console
 
 from outgrow import __version__
 from outgrow.commands.writing import writing_progress, writing_speed
+from outgrow.errors import ConfigError
 from outgrow.files.atomic import check_destination
 from outgrow.growth.plan import GrowthPlan
+from outgrow.growth.rank_costs import Placement, rank_costs
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.models.conversion import Conversion
 from outgrow.parallel.ranks import Ranks
@@ -21,6 +23,8 @@ from outgrow.report.explain import costs
 from outgrow.report.files import file_lines
 from outgrow.state.converting import converted
 from outgrow.state.growing import apply
+from outgrow.state.grown_view import GrownView
+from outgrow.state.shared_statistics import share_statistics
 from outgrow.state.training_state import TrainingState
 from outgrow.store.contents import has_moments
 from outgrow.store.inventory import fates
@@ -48,7 +52,7 @@ def grow_command(
     """
     check_destination(out, overwrite=overwrite)
     ranks.agree("the growth", [__version__, plan.describe(), str(out), format])
-    state = TrainingState.from_pretrained(checkpoint, allow_nonfinite=allow_nonfinite)
+    state = TrainingState.from_pretrained(checkpoint, allow_nonfinite=allow_nonfinite, ranks=ranks)
     if conversion is not None:
         state = converted(state, conversion, moments=plan.moments, seed=plan.growth.seed)
     grown = apply(plan, state, operator=fitted)
@@ -65,6 +69,8 @@ def grow_command(
     for line in file_lines(checkpoint, found):
         console.print(line, markup=False, soft_wrap=True)
     if not dry_run:
+        assert isinstance(grown.source, GrownView)
+        share_statistics(grown.source, ranks)
         with writing_progress(console) as progress:
             grown.save_pretrained(out, format=format, overwrite=overwrite, progress=progress, ranks=ranks)  # type: ignore[arg-type]
         replaced = checkpoint.resolve() == out.resolve()
@@ -77,6 +83,33 @@ def grow_command(
     for line in what_next(plan, out, format):
         console.print(line, markup=False, soft_wrap=True)
     return summary
+
+
+def plan_ranks(plan: GrowthPlan, ranks: int, console: Console) -> dict[str, Any]:
+    """What the growth would cost each of so many processes, from the config alone: no tensor has to be there.
+
+    Weights and AdamW's moments, in float32.
+    """
+    if ranks < 1:
+        raise ConfigError("--ranks is a number of processes", got=ranks, expected="1 or more")
+    slots = ("weight",) if plan.moments == "reset" else ("weight", "exp_avg", "exp_avg_sq")
+    found: dict[str, Any] = {}
+    for name, placement in _PLACEMENTS.items():
+        cost = rank_costs(plan, ranks, placement, slots=slots).describe()
+        found[placement] = cost
+        most = cost["largest_rank"]
+        console.print(
+            f"{name}: {ranks:,} ranks read {amount(cost['bytes_read'])}B and write {amount(cost['bytes_written'])}B, "
+            f"{cost['amplification']:.2f} bytes for one that is needed; the largest, rank {most['rank']}, reads "
+            f"{amount(most['bytes_read'])}B and writes {amount(most['bytes_written'])}B; "
+            f"memory at most {amount(cost['memory_bytes'])}B a rank",
+            markup=False,
+            soft_wrap=True,
+        )
+    return {**plan.describe(), "ranks": found}
+
+
+_PLACEMENTS: Mapping[str, Placement] = {"file to file": "files", "into FSDP2 shards": "shards"}
 
 
 _OPENED: Mapping[str, str] = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class RankCosts:
         """Bytes read for a byte that is needed, all ranks together."""
         return float(self.read.sum() / max(1, self.needed.sum()))
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> dict[str, Any]:
         """Plain data: totals, and the rank that has most to do."""
         most = int((self.read + self.written).argmax())
         return {

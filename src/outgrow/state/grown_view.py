@@ -17,6 +17,7 @@ from outgrow.algebra.recipe import Recipe, evaluate
 from outgrow.algebra.slots import SLOTS, WEIGHT
 from outgrow.errors import CheckpointError
 from outgrow.growth.plan import GrowthPlan
+from outgrow.growth.rank_costs import in_reading_order
 from outgrow.store.source import Rows, TensorMeta, TensorSource
 
 BLOCK_ROWS_BYTES = 32 << 20
@@ -55,7 +56,9 @@ class GrownView(TensorSource):
 
     def groups(self, slot: str) -> tuple[tuple[str, ...], ...]:
         here = set(self.names(slot))
-        groups = (tuple(name for name in group if name in here) for group in self.plan.same_contents(slot))
+        groups = (
+            tuple(name for name in group if name in here) for group in in_reading_order(self.plan, slot)
+        )
         return tuple(group for group in groups if group) if here else ()
 
     def meta(self, name: str, slot: str) -> TensorMeta:
@@ -84,7 +87,7 @@ class GrownView(TensorSource):
         return evaluate(
             recipe,
             lambda name, rows: self._source(name, slot, rows),
-            lambda name, which: self._statistic(name, slot, which),
+            lambda name, which: self.statistic(name, slot, which),
             start,
             stop,
             dtype,
@@ -95,7 +98,7 @@ class GrownView(TensorSource):
         key = (recipe.name, slot, "growth")
         if key not in self._statistics:
             before = sum(
-                term.coefficient * self._statistic(str(term.source), slot, "mean") for term in recipe.terms
+                term.coefficient * self.statistic(str(term.source), slot, "mean") for term in recipe.terms
             )
             grown = self._cook(recipe, slot, 0, recipe.shape[0], torch.float64)
             after = _sum(grown) / grown.numel()
@@ -114,7 +117,7 @@ class GrownView(TensorSource):
         learned = self.plan.growth.tensors.get(name) if slot == "weight" else None
         return self.source.read(name, slot, rows) if learned is None else learned[rows]
 
-    def _statistic(self, name: str, slot: str, which: Literal["mean", "rms", "lowest"]) -> float:
+    def statistic(self, name: str, slot: str, which: Literal["mean", "rms", "lowest"]) -> float:
         """Mean, root mean square or lowest entry of a source tensor, read once, block by block."""
         key = (name, slot, which)
         if key not in self._statistics:
@@ -128,6 +131,10 @@ class GrownView(TensorSource):
             mean = total / (meta.bytes // meta.dtype.itemsize)
             self._statistics[key] = {"mean": mean, "rms": max(mean, 0.0) ** 0.5, "lowest": lowest}[which]
         return self._statistics[key]
+
+    def know(self, name: str, slot: str, which: str, value: float) -> None:
+        """Take a statistic that another process has worked out."""
+        self._statistics[name, slot, which] = value
 
 
 def _sum(values: Tensor) -> float:

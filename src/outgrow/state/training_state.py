@@ -55,12 +55,14 @@ class TrainingState(Contents):
         *,
         revision: str | None = None,
         allow_nonfinite: bool = False,
+        ranks: Ranks = ALONE,
     ) -> TrainingState:
         """Open a native state, a Trainer checkpoint or a model folder; a name of the hub; or a live model.
 
         All of it is checked before this returns: files, names, shapes, and that every number is finite (unless
         `allow_nonfinite`). The tensors stay on the disk. Of the hub, in `revision`, only safetensors and text are fetched.
-        A live model with its optimizer: `from_model`. Raises `CheckpointError`.
+        A live model with its optimizer: `from_model`. Several `ranks` call this together: each reads its share for the
+        check. Raises `CheckpointError`.
         """
         from outgrow.store.hub import local_folder
         from outgrow.store.opening import open_state
@@ -68,7 +70,7 @@ class TrainingState(Contents):
         if isinstance(source, torch.nn.Module):
             return cls.from_model(source)
         folder = local_folder(source, revision=revision)
-        return cls(**vars(open_state(folder, allow_nonfinite=allow_nonfinite)))
+        return cls(**vars(open_state(folder, allow_nonfinite=allow_nonfinite, ranks=ranks)))
 
     @classmethod
     def from_model(
@@ -188,8 +190,9 @@ class TrainingState(Contents):
             if self.optimizer is None:
                 raise CheckpointError("the state has no optimizer to load", fix="call load_into(model) alone")
             check_optimizer(self.source, parameters, optimizer, self.optimizer)
-        for name, tensor in tensors.items():
-            fill(self.source, name, "weight", tensor)
+        for group in self.source.groups("weight"):  # in this order, copies find what they copy in memory
+            for name in group:
+                fill(self.source, name, "weight", tensors[name])
         if optimizer is not None:
             fill_optimizer(self.source, self.steps, parameters, optimizer)
 

@@ -6,10 +6,11 @@ A minimum and a maximum find NaN and infinity in one pass without a temporary: b
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from math import isfinite
 from os import cpu_count
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from torch import Tensor
 from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
 from outgrow.store.source import Rows, TensorMeta, TensorSource
+
+if TYPE_CHECKING:
+    from outgrow.parallel.ranks import Ranks
 
 SCAN_BYTES = 32 << 20
 
@@ -27,9 +31,17 @@ def check_finite(source: TensorSource, *, block_bytes: int = SCAN_BYTES) -> None
 
 
 def scan(
-    source: TensorSource, *, finite: bool = True, checksums: bool = False, block_bytes: int = SCAN_BYTES
+    source: TensorSource,
+    *,
+    finite: bool = True,
+    checksums: bool = False,
+    block_bytes: int = SCAN_BYTES,
+    ranks: Ranks | None = None,
 ) -> Mapping[tuple[str, str], int]:
-    """Read everything once: check that it is finite, and return the CRC-32 of each (slot, name) if asked."""
+    """Read everything once: check that it is finite, and return the CRC-32 of each (slot, name) if asked.
+
+    Of several `ranks`, each reads every so-manyth tensor, and all come to the same verdict.
+    """
 
     def look(key: tuple[str, str]) -> tuple[int, bool]:
         slot, name = key
@@ -41,18 +53,35 @@ def scan(
             good = good and (not finite or all_finite(block))
         return crc, good
 
+    def look_at(mine: list[tuple[str, str]]) -> Iterator[tuple[int, bool]]:
+        with ThreadPoolExecutor(max_workers=min(4, cpu_count() or 1)) as pool:
+            for crc, good in pool.map(look, mine):
+                yield crc, good
+                if not good:
+                    pool.shutdown(cancel_futures=True)
+                    return
+
     keys = [(slot, name) for slot in SLOTS for name in source.names(slot)]
-    found: dict[tuple[str, str], int] = {}
-    with ThreadPoolExecutor(max_workers=min(4, cpu_count() or 1)) as pool:
-        for (slot, name), (crc, good) in zip(keys, pool.map(look, keys), strict=True):
-            found[slot, name] = crc
-            if not good:
-                pool.shutdown(cancel_futures=True)
-                what = name if slot == "weight" else f"{slot} of {name}"
-                raise CheckpointError(
-                    f"{what} holds NaN or infinity",
-                    fix="use an earlier checkpoint, or allow it with allow_nonfinite=True (--allow-nonfinite)",
-                )
+    if ranks is None or ranks.alone:
+        return _verdict(keys, look_at(keys))
+    mine = keys[ranks.rank :: ranks.world]
+    parts = ranks.gather(ranks.together(lambda: list(look_at(mine))))
+    dealt = [
+        part + [(0, True)] * (len(keys) - len(part)) for part in parts
+    ]  # cut short where something was bad
+    return _verdict(keys, (dealt[place % ranks.world][place // ranks.world] for place in range(len(keys))))
+
+
+def _verdict(keys: list[tuple[str, str]], looks: Iterable[tuple[int, bool]]) -> Mapping[tuple[str, str], int]:
+    found = {}
+    for (slot, name), (crc, good) in zip(keys, looks, strict=False):
+        found[slot, name] = crc
+        if not good:
+            what = name if slot == "weight" else f"{slot} of {name}"
+            raise CheckpointError(
+                f"{what} holds NaN or infinity",
+                fix="use an earlier checkpoint, or allow it with allow_nonfinite=True (--allow-nonfinite)",
+            )
     return found
 
 

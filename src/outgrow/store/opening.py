@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -30,27 +31,30 @@ from outgrow.store.source import Rows, TensorMeta, TensorSource
 from outgrow.store.trainer_files import RANDOM
 from outgrow.store.writer import Key
 
+if TYPE_CHECKING:
+    from outgrow.parallel.ranks import Ranks
 
-def open_state(folder: Path, *, allow_nonfinite: bool = False) -> Contents:
+
+def open_state(folder: Path, *, allow_nonfinite: bool = False, ranks: Ranks | None = None) -> Contents:
     """Open a native state, a Trainer checkpoint or a Hugging Face model folder; check all of it before any work."""
     if is_temporary(folder.resolve()):
         raise CheckpointError(f"{folder} was left by an interrupted save", fix="delete it and save again")
     config = load_config(folder)
     refused: Mapping[str, str] = {}
     if is_sharded(folder) and not (folder / INCOMPLETE).exists():
-        contents = _checked_bytes(open_sharded(folder, config), {}, allow_nonfinite)
+        contents = _checked_bytes(open_sharded(folder, config), {}, allow_nonfinite, ranks)
         weights, optimizer, records = _sharded_names(folder)
         records += [f"{name}.json" for name in contents.records]
     elif (folder / native.MANIFEST).exists() or (folder / "optimizer.json").exists():
         opened, checksums = native.open_native(folder, config)
-        contents = _checked_bytes(opened, checksums, allow_nonfinite)
+        contents = _checked_bytes(opened, checksums, allow_nonfinite, ranks)
         weights = [path.name for path in weight_files(folder)]
         optimizer = [name for name in checksums if name.startswith("optimizer")] + ["optimizer.json"]
         records = [f"{name}.json" for name in contents.records]
     else:
         _check_whole(folder)
         found = open_checkpoint(folder, config)
-        contents = _checked_bytes(found.contents, {}, allow_nonfinite)
+        contents = _checked_bytes(found.contents, {}, allow_nonfinite, ranks)
         weights = [path.name for path in weight_files(folder)]
         optimizer, records, refused = list(found.optimizer), list(found.records), found.refused
     if contents.unread and not refused:
@@ -113,18 +117,20 @@ class WeightsOnly(TensorSource):
         return self.source.read(name, slot, rows)
 
 
-def _checked_bytes(contents: Contents, checksums: Mapping[str, int], allow_nonfinite: bool) -> Contents:
+def _checked_bytes(
+    contents: Contents, checksums: Mapping[str, int], allow_nonfinite: bool, ranks: Ranks | None
+) -> Contents:
     """Every number finite, every file as written: one pass over all bytes. Moments that are not finite are not read."""
     source = contents.source
     if allow_nonfinite and not checksums:
         return contents
     try:
-        found = scan(source, finite=not allow_nonfinite, checksums=bool(checksums))
+        found = scan(source, finite=not allow_nonfinite, checksums=bool(checksums), ranks=ranks)
     except CheckpointError as error:
         if checksums:
-            _check_checksums(source, checksums, scan(source, finite=False, checksums=True))
+            _check_checksums(source, checksums, scan(source, finite=False, checksums=True, ranks=ranks))
         weights = WeightsOnly(source)
-        scan(weights)  # raises where the weights are at fault
+        scan(weights, ranks=ranks)  # raises where the weights are at fault
         why = "; ".join(line.strip() for line in str(error).splitlines())
         unread = (*contents.unread, Unread("the optimizer's file", "moments", why))
         return replace(contents, source=weights, steps={}, optimizer=None, unread=unread)
