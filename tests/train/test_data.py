@@ -153,3 +153,12 @@ def test_too_little_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("short\n")
     with pytest.raises(ConfigError, match="too short"):
         load_data(config(tmp_path / "a.txt"), tmp_path / "tokenizer")
+
+
+def test_a_damaged_cache_is_made_anew(corpus: Path, tmp_path: Path, cache: Path) -> None:
+    before = load_data(config(corpus), tmp_path / "one").train.tokens.copy()
+    for tokens in cache.glob("tokens-*/tokens.bin"):
+        content = bytearray(tokens.read_bytes())
+        content[7] ^= 1
+        tokens.write_bytes(content)
+    assert (load_data(config(corpus), tmp_path / "two").train.tokens == before).all()

@@ -29,6 +29,7 @@ from outgrow.errors import ConfigError
 from outgrow.files.reading import check_regular, expanded
 from outgrow.models.bounds import MOST_LABELS
 from outgrow.run.config import DataConfig
+from outgrow.store.assets import Asset
 
 FORM = "an .npz with labels, and images (uint8), pixel_values (float) or header, payload and offsets (JPEG)"
 _AUGMENT = 0x617567  # keeps the draws of flips and crops apart from those of the order
@@ -64,7 +65,7 @@ class ImageData(Data):
         return ImageNeeds(self.train.pixels.shape[2], self.train.pixels.shape[1], self.classes)
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Asset, ...]:
         return ()
 
     @property

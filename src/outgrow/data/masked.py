@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from outgrow.data.objectives import IGNORED, Batch
 from outgrow.data.tokenizer import TextTokenizer
 from outgrow.data.windows import Data, TrainingData
 from outgrow.errors import ConfigError
+from outgrow.store.assets import Asset
 
 HIDDEN, REPLACED = 0.8, 0.1
 SPECIAL_TOKENS = {"mask_token": "[MASK]", "pad_token": "[PAD]"}
@@ -78,7 +78,7 @@ class MaskedText(Data):
         return replace(self.text.needs, pad=self.text.tokenizer.pad, mask=self.hiding.mask)
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Asset, ...]:
         return self.text.files
 
     @property

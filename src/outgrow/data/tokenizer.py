@@ -18,9 +18,11 @@ from typing import Any
 
 from outgrow.data.corpus import DOCUMENT_BREAK, Corpus
 from outgrow.errors import ConfigError
+from outgrow.files.cache import cached, is_sound
 from outgrow.files.locks import cache_folder, write_folder
 from outgrow.files.reading import check_regular, expanded, parse_json
 from outgrow.run.config import DataConfig
+from outgrow.store.assets import TOKENIZER, Asset, find_assets
 
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _SAMPLE_BYTES = 20_000_000  # of text to train a BPE on: more changes few merges and costs minutes
@@ -45,9 +47,9 @@ class TextTokenizer:
         return 1 + int(max(self.tokenizer.get_vocab(with_added_tokens=True).values()))
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """The files to copy beside a state."""
-        return tuple(self.folder / name for name in _FILES if (self.folder / name).is_file())
+    def files(self) -> tuple[Asset, ...]:
+        """The files to copy beside a state: the tokenizer's own, its chat templates too."""
+        return find_assets(self.folder, TOKENIZER)
 
     def encode(self, documents: list[str]) -> list[list[int]]:
         """Token ids of each document, without special tokens."""
@@ -108,9 +110,9 @@ def _trained(corpus: Corpus, vocab_size: int, special_tokens: Mapping[str, str])
 
     identity = ["bpe", 1, corpus.key, vocab_size, _SAMPLE_BYTES, *special_tokens.values()]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-    target = cache_folder() / f"tokenizer-{key}"
-    if target.is_dir():
-        return target
+    name = f"tokenizer-{key}"
+    if is_sound(cache_folder() / name):
+        return cache_folder() / name
 
     def sample() -> Iterator[str]:
         left = _SAMPLE_BYTES
@@ -142,7 +144,7 @@ def _trained(corpus: Corpus, vocab_size: int, special_tokens: Mapping[str, str])
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
 
-    return write_folder(target, write)
+    return cached(name, write)
 
 
 def _without_endless_words(text: str) -> str:
@@ -155,6 +157,9 @@ def _copy(source: Path, folder: Path) -> None:
 
     def write(target: Path) -> None:
         shutil.copyfile(path, target / "tokenizer.json")
+        if path.name == "tokenizer.json":
+            for asset in find_assets(path.parent, TOKENIZER):
+                asset.write(target)
         for name in _FILES[1:]:
             if (path.parent / name).is_file():
                 shutil.copyfile(path.parent / name, target / name)

@@ -27,8 +27,9 @@ from outgrow.data.needs import Needs, TextNeeds
 from outgrow.data.objectives import Batch
 from outgrow.data.tokenizer import TextTokenizer, prepare_tokenizer
 from outgrow.errors import ConfigError
-from outgrow.files.locks import cache_folder, write_folder
+from outgrow.files.cache import cached
 from outgrow.run.config import DataConfig
+from outgrow.store.assets import Asset
 
 _ENCODE_BYTES = 4_000_000  # of text that is tokenized at once
 
@@ -43,7 +44,7 @@ class Data(ABC):
 
     @property
     @abstractmethod
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Asset, ...]:
         """Files to copy beside a state, as a tokenizer's."""
 
     @property
@@ -101,7 +102,7 @@ class TrainingData(Data):
         return TextNeeds(tokenizer.vocab_size, self.train.length, tokenizer.separator)
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Asset, ...]:
         return self.tokenizer.files
 
     @property
@@ -212,10 +213,8 @@ def _cut(ends: NDArray[np.int64], share: float) -> int:
 def encoded(corpus: Corpus, tokenizer: TextTokenizer) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """All tokens of a corpus (memory-mapped uint16 or uint32) and where each document ends; cached."""
     key = hashlib.sha256(json.dumps(["tokens", 1, corpus.key, tokenizer.key]).encode()).hexdigest()[:32]
-    folder = cache_folder() / f"tokens-{key}"
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
-    if not folder.is_dir():
-        write_folder(folder, lambda target: _encode(corpus, tokenizer, dtype, target))
+    folder = cached(f"tokens-{key}", lambda target: _encode(corpus, tokenizer, dtype, target))
     ends = np.load(folder / "ends.npy", allow_pickle=False)
     if len(ends) == 0 or ends[-1] == 0:
         raise ConfigError(f"the corpus has no text: {corpus.description}")

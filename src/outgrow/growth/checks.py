@@ -101,6 +101,12 @@ def _dot(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, 
         return False, False, "rotary pairs would turn at another frequency"
     if spec.rotary and axes[name].grows and (bound := rope_types(growth.small.config) - _SCALABLE_ROPE):
         return False, False, f"rotary positions of type {', '.join(sorted(bound))} depend on the head's size"
+    if spec.rotary and not _same_pairs_turn(growth.small.config, axes[name]):
+        return (
+            False,
+            False,
+            "the share of each head that turns does not scale: pairs would begin or cease to turn",
+        )
     return True, True, ""
 
 
@@ -120,9 +126,25 @@ _SCALABLE_ROPE = {"default", "linear", "llama3", "proportional"}
 
 def rope_types(config: Mapping[str, Any]) -> set[str]:
     """Types of the rotary positions, which a config names once or for each type of layer."""
+    return {str(one.get("rope_type", one.get("type", "default"))) for one in _ropes(config)}
+
+
+def _ropes(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     found = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    each = [one for one in found.values() if isinstance(one, Mapping)] or [found]
-    return {str(one.get("rope_type", one.get("type", "default"))) for one in each}
+    return [one for one in found.values() if isinstance(one, Mapping)] or [found]
+
+
+def _same_pairs_turn(config: Mapping[str, Any], axis: AxisMap) -> bool:
+    """Whether pair k·i of the larger head turns where pair i does, under `proportional`: the first ⌊f·d/2⌋ pairs turn."""
+    factor = axis.large // axis.small
+    for one in _ropes(config):
+        if one.get("rope_type", one.get("type")) != "proportional":
+            continue
+        share = float(one.get("partial_rotary_factor", 1.0))
+        before, after = (int(share * size // 2) for size in (axis.small, axis.large))
+        if any((pair < before) != (factor * pair < after) for pair in range(axis.small // 2)):
+            return False
+    return True
 
 
 def _raw(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:

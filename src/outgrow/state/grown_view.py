@@ -106,11 +106,11 @@ class GrownView(TensorSource):
         return self._statistics[key]
 
     def _dtype(self, name: str, slot: str) -> torch.dtype:
-        """A grown tensor has its source's dtype; one without a source has that of the first tensor."""
+        """A grown tensor has its source's dtype; one without a source has that of the tensor in whose place it stands."""
         for term in self.plan.recipes[slot][name].terms:
             if term.source in self.plan.small.parameters:
                 return self.source.meta(str(term.source), slot).dtype
-        return self.source.meta(self.source.names(slot)[0], slot).dtype
+        return self.source.meta(self.plan.origin(name), slot).dtype
 
     def _source(self, name: str, slot: str, rows: slice | Tensor) -> Tensor:
         """Rows of a source tensor, or of one that the growth itself brings (learned operators)."""

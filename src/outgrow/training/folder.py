@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,6 +93,11 @@ class RunFolder:
         """The tokenizer's folder."""
         return self.root / "tokenizer"
 
+    @property
+    def carried(self) -> Path:
+        """Files of the model that the run begins with, which its states carry."""
+        return self.root / "carried"
+
     def stage(self, config: RunConfig, index: int) -> Path:
         """The folder of a stage's states."""
         return self.root / "stages" / f"{index + 1}-{config.stages[index].name}"
@@ -154,6 +159,7 @@ def _held(config: RunConfig) -> Iterator[None]:
             _check_same(run_file, config)
         else:  # nothing to continue: a start that failed early may be started again with another configuration
             shutil.rmtree(folder.tokenizer, ignore_errors=True)
+            shutil.rmtree(folder.carried, ignore_errors=True)
             write_text_atomic(run_file, dump_yaml(config.resolved()))
         yield
 
@@ -187,6 +193,13 @@ def _check_same(run_file: Path, config: RunConfig) -> None:
             got=lines,
             fix="choose another output, delete the run, or undo the changes to continue it",
         )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Keys of two configurations that differ and matter; a key that one is too old for does not."""
+    first, second = _flat(dict(before)), _flat(dict(now))
+    both = first.keys() & second.keys()
+    return sorted(key for key in both if first[key] != second[key] and key not in _MAY_CHANGE)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

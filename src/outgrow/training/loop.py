@@ -33,6 +33,7 @@ from outgrow.training.choose import grow_best
 from outgrow.training.course import Course
 from outgrow.training.folder import Pointer, opened_run, read_metrics
 from outgrow.training.learn_stage import grow_learned
+from outgrow.training.own_state import check_own
 from outgrow.training.preflight import preflight
 from outgrow.training.result import RunResult, machine, read_result, versions
 from outgrow.training.session import (
@@ -165,7 +166,10 @@ def _resume(session: Session, pointer: Pointer) -> Live:
             got=f"{len(pointer.stages)} stages, step {pointer.step}",
             fix="choose another output, or delete the run",
         )
-    return load(session, session.folder.root / pointer.checkpoint, course, pointer.step)
+    path = session.folder.root / pointer.checkpoint
+    state = open_state(session, path)
+    check_own(session.run, path, state, session.plans[course.stage].config, pointer.step)
+    return load_state(session, state, course, pointer.step)
 
 
 def _leave(session: Session, live: Live) -> tuple[float, Course, int]:

@@ -19,9 +19,11 @@ from outgrow.data.windows import Data
 from outgrow.engine.optimizers import build_optimizer
 from outgrow.engine.progress import Progress
 from outgrow.engine.step import Device, choose_device
+from outgrow.files.locks import write_folder
 from outgrow.parallel.ranks import Ranks
 from outgrow.run.config import RunConfig
 from outgrow.state.training_state import TrainingState
+from outgrow.store.assets import GENERATION, MODEL, Asset, find_assets, is_asset
 from outgrow.training.course import Course
 from outgrow.training.folder import MetricsLog, Pointer, RunFolder, prune, read_metrics
 from outgrow.training.preflight import Preflight
@@ -48,6 +50,8 @@ class Session:
     progress: Progress
     began: float  # time.monotonic() less the seconds of earlier processes
     saves: ShardedSaves
+    assets: tuple[Asset, ...] = ()
+    """What every saved state carries: the tokenizer's files, and those of the model that the run begins with."""
 
     @property
     def ranks(self) -> Ranks:
@@ -121,7 +125,34 @@ def open_session(
         progress=view,
         began=time.monotonic() - (pointer.seconds if pointer else 0.0),
         saves=ShardedSaves(ranks, run.checkpoint.asynchronous),
+        assets=(*data.files, *ranks.in_turn(lambda: carried(folder, found.start))),
     )
+
+
+def carried(folder: RunFolder, start: TrainingState | None) -> tuple[Asset, ...]:
+    """What the model that a run begins with brings, kept in the run: sampling, images, licence; no other tokenizer's ids."""
+    if start is None:
+        return ()
+    kept = folder.carried
+
+    def write(target: Path) -> None:
+        for asset in start.assets:
+            if is_asset(asset.name, MODEL):
+                asset.write(target)
+
+    if not kept.is_dir():
+        write_folder(kept, write)
+    same = _same_tokenizer(folder, start)
+    return tuple(one for one in find_assets(kept, MODEL) if same or one.name != GENERATION)
+
+
+def _same_tokenizer(folder: RunFolder, start: TrainingState) -> bool:
+    """Whether the run's tokenizer is that of the model it begins with: else the ids of its generation config mean nothing."""
+    own = folder.tokenizer / "tokenizer.json"
+    first = next((one.path for one in start.assets if one.name == own.name), None)
+    if first is None or not own.is_file():
+        return True
+    return own.read_bytes() == first.read_bytes()
 
 
 def log_row(session: Session, kind: str, live: Live) -> dict[str, Any]:
@@ -198,7 +229,7 @@ def state_of(session: Session, live: Live) -> TrainingState:
             },
             "run": {"stage": live.stage, "step": live.step, "configuration": run.resolved()},
         },
-        assets=session.data.files,
+        assets=session.assets,
     )
     return replace(state, lineage=live.lineage)
 
