@@ -1,7 +1,7 @@
 """What it is worth to compute a masked model's head at the hidden places alone: `python benchmarks/masked_head.py`.
 
 speed-up   median over rounds of (seconds of steps that hide every place / seconds of as many that hide `--share` of them)
-FLOPs      what the formula of `flops.py` takes off
+FLOPs      what the formula of `cost/flops.py` takes off
 
 A step that hides every place makes scores everywhere, which is what a model without this does for any share.
 """

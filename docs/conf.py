@@ -5,7 +5,7 @@ author = "the outgrow authors"
 copyright = "2026, the outgrow authors"
 release = "0.1.0"
 
-extensions = ["myst_parser", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "sphinx.ext.mathjax", "sphinx-mathjax-offline"]  # formulas without a network
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
 myst_heading_anchors = 3
 

@@ -1,4 +1,4 @@
-"""Logs of pilot runs with a known truth: a run that grows, and the grown size from scratch, as `train/loop.py` writes them."""
+"""Logs of pilot runs with a known truth: a run that grows, and the grown size from scratch, as `training/loop.py` writes them."""
 
 from __future__ import annotations
 

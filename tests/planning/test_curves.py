@@ -24,7 +24,7 @@ CONFIG = {
 
 
 def rows(points: int = 12) -> list[dict[str, Any]]:
-    """The log of a run of two stages, as `train/loop.py` writes it: warm-up, stable, decay, growth."""
+    """The log of a run of two stages, as `training/loop.py` writes it: warm-up, stable, decay, growth."""
     log: list[dict[str, Any]] = [{"kind": "machine"}]
     log.append({"kind": "stage", "stage": "small", "step": 0, "tokens": 0, "flops": 0.0, "config": CONFIG})
     for k in range(1, points + 1):

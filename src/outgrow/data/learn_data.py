@@ -82,7 +82,7 @@ def learn_data(
 
 
 def image_data(config: Mapping[str, Any], source: str, *, sequences: int = 16, seed: int = 0) -> LearnData:
-    """The images of an `.npz` file (`train/images.py` says its forms), the last 2 % held out.
+    """The images of an `.npz` file (`data/images.py` says its forms), the last 2 % held out.
 
     Raises ConfigError where their side, channels or classes are not the model's.
     """

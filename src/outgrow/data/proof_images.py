@@ -1,4 +1,4 @@
-"""Images for a proof: those of an `.npz` file (`train/images.py` says its forms), or smooth random ones."""
+"""Images for a proof: those of an `.npz` file (`data/images.py` says its forms), or smooth random ones."""
 
 from __future__ import annotations
 

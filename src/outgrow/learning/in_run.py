@@ -2,7 +2,7 @@
 
     FLOPs of the fit = steps · (a training step of the target + 3 · making its weights)
 
-Making them is counted on the meta device; a training step as everywhere in a run (`flops.py`).
+Making them is counted on the meta device; a training step as everywhere in a run (`cost/flops.py`).
 """
 
 from __future__ import annotations

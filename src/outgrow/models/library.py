@@ -2,7 +2,7 @@
 
 A model is never loaded to learn its names: it is built on the meta device, which holds shapes and no numbers.
 Code that comes with a checkpoint is never run. Interfaces of `transformers` that may change between versions are touched
-here, in `trainer_files` (Trainer's state), `train/engine.py` (a new model's fields) and `train/compare/finetune.py`.
+here, in `trainer_files` (Trainer's state), `engine/step.py` (a new model's fields) and `comparing/finetune.py`.
 """
 
 from __future__ import annotations

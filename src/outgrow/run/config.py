@@ -66,7 +66,7 @@ class DataConfig(_Section):
     subset: str | None = None
     """Configuration name of a `datasets` hub source."""
     images: str | None = None
-    """An `.npz` file of images and labels, instead of text (`train/images.py` says its forms)."""
+    """An `.npz` file of images and labels, instead of text (`data/images.py` says its forms)."""
     validation_images: str | None = None
     """A separate file for validation; else the last `validation_share` of the images are held out."""
     augment: Literal["none", "flip_crop"] = "none"
@@ -328,7 +328,7 @@ class RunConfig(_Section):
         return -(-self.stages[index].tokens // self.tokens_per_step)
 
     def first_step(self, index: int) -> int:
-        """Optimizer steps of the run before a stage, if none ends early (else see `train/course.py`)."""
+        """Optimizer steps of the run before a stage, if none ends early (else see `training/course.py`)."""
         return sum(self.stage_steps(i) for i in range(index))
 
     @property

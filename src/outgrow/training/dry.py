@@ -1,6 +1,6 @@
 """What a run would need, without doing it: parameters, FLOPs, memory, disk, time.
 
-memory = weights, gradients, what the optimizer keeps, and activations of one micro-batch (see `memory.py`)
+memory = weights, gradients, what the optimizer keeps, and activations of one micro-batch (see `cost/memory.py`)
          of a rank: 1 / ranks of the first three, and what is gathered at once: two layers and what is outside of all
 time   = FLOPs of the run / FLOPs per second of a short measured probe of the first stage's model, / ranks at best
 """

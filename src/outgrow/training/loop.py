@@ -63,7 +63,7 @@ def train(
 ) -> RunResult:
     """Do a run, or what is left of it; `before` is called with the plan and the folder before the first step.
 
-    With several `ranks` every process calls this with the same run; rank 0 alone shows progress and calls `before`. Writes `run.output` (see `train/folder.py`). Raises `ConfigError` before any work for a mistake in the
+    With several `ranks` every process calls this with the same run; rank 0 alone shows progress and calls `before`. Writes `run.output` (see `training/folder.py`). Raises `ConfigError` before any work for a mistake in the
     configuration, and `TrainingError` where the loss is not a finite number.
 
     >>> result = train(load_run("examples/quickstart.yaml"))  # doctest: +SKIP

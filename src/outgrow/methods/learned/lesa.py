@@ -3,7 +3,7 @@
     rows      l_1, l_1.5, l_2, ...     new layers in evenly spread gaps, one in each at most
     weights   of a new layer: predicted; of an old one: its own; both then widened as the width operator says
 
-`train/lesa.py` predicts the tensors.
+`learning/lesa.py` predicts the tensors.
 """
 
 from __future__ import annotations
