@@ -24,9 +24,11 @@ from outgrow.growth.plan import plan
 from outgrow.methods.build import build
 from outgrow.models.architecture import described, load, resolve
 from outgrow.models.files import FOLDERS, known, merged
-from outgrow.models.library import build_model
+from outgrow.models.library import build_model, saved_buffers
 from outgrow.proof import guard
+from outgrow.state.growing import grow
 from outgrow.state.grown_view import GrownView
+from outgrow.state.training_state import TrainingState
 from outgrow.store.source import MemorySource
 
 TYPES = [name for name in known() if load(name).library == "transformers"]
@@ -310,3 +312,63 @@ def test_mistakes_in_the_file_of_a_user(name: str, content: str | None, says: st
     result = run("architectures", "check", str(tmp_path / name))
     assert isinstance(result.exception, OutgrowError), result.output
     assert re.search(says, str(result.exception)), result.exception
+
+
+# ---- whole states, and images ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_type", ["deepseek_v3", "nemotron_h"])
+def test_buffers_and_kinds_of_layers_go_through_every_file(model_type: str, tmp_path: Path) -> None:
+    """Train a step, write every format, open it, grow it from file to file, and load it into a live model."""
+    spec = load(model_type)
+    assert spec.example is not None
+    model = build_model(guard.example(spec))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    corrections = {name: one for name, one in saved_buffers(model).items() if "correction" in name}
+    assert corrections
+    for one in corrections.values():
+        one.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
+    tokens = (torch.arange(36).view(4, 9) * 7) % 31 + 3
+    model(input_ids=tokens, labels=tokens).loss.backward()
+    optimizer.step()
+    state = TrainingState.from_model(model, optimizer)
+    assert set(state.source.names("exp_avg")) == {name for name, _ in model.named_parameters()}
+    for format in ("native", "hub", "trainer"):
+        state.save_pretrained(tmp_path / format, format=format)
+        opened = TrainingState.from_pretrained(tmp_path / format)
+        for name, one in corrections.items():
+            assert torch.equal(opened.source.read(name, "weight"), one)
+    small = TrainingState.from_pretrained(tmp_path / "native")
+    grow(small, to=spec.example.grow, depth="identity", noise=0.0).save_pretrained(tmp_path / "large")
+    large = TrainingState.from_pretrained(tmp_path / "large")
+    assert set(large.steps) == set(large.source.names("exp_avg"))
+    grown = build_model(large.config)
+    large.load_into(grown, torch.optim.AdamW(grown.parameters(), lr=1e-3))
+    with torch.no_grad():
+        before, after = (one.eval()(input_ids=tokens).logits for one in (model, grown))
+    torch.testing.assert_close(after, before, rtol=0, atol=2e-5)  # float32, sums in another order
+
+
+def seen(model: Any) -> dict[str, torch.Tensor]:
+    """Tokens with an image among them, as each wrapper takes it."""
+    tokens = (torch.arange(36).view(3, 12) * 5) % 28 + 3
+    tokens[:, 3:7] = model.config.image_token_id
+    shown = (tokens == model.config.image_token_id).long()
+    generator = torch.Generator().manual_seed(0)
+    if model.config.model_type == "gemma3":
+        pixels = torch.randn(3, 3, 16, 16, generator=generator, dtype=torch.float64)
+        return {"input_ids": tokens, "pixel_values": pixels, "token_type_ids": shown}
+    tokens[:, 2], tokens[:, 7] = 33, 34
+    pixels = torch.randn(3 * 16, 96, generator=generator, dtype=torch.float64)
+    grid = torch.tensor([[1, 4, 4]] * 3)
+    return {"input_ids": tokens, "pixel_values": pixels, "image_grid_thw": grid, "mm_token_type_ids": shown}
+
+
+@pytest.mark.parametrize("model_type", ["gemma3", "qwen3_vl"])
+def test_a_wrapper_grows_with_its_images(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "inputs", seen)
+    spec = load(model_type)
+    assert spec.example is not None
+    found = guard.grown(guard.example(spec), spec.example.grow, "isometric")
+    assert found.promises_function
+    assert found.function < 1e-12
