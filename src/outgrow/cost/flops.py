@@ -33,8 +33,10 @@ import numpy as np
 from outgrow.algebra.axes import Signature
 from outgrow.cost.attention import attention
 from outgrow.errors import ConfigError
-from outgrow.models.architecture import head_module, load, resolve
+from outgrow.models.architecture import head_module, is_kind, load, resolve
+from outgrow.models.expressions import size_of
 from outgrow.models.model import Model, Parameter
+from outgrow.models.spec import ScanSpec
 
 MASK_SHARE = 0.15
 """Of a sequence's places, those that BERT hides (arXiv 1810.04805)."""
@@ -115,6 +117,7 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
         else:
             apart += weights * model.positions(parameter.at)
     matrices += sum(one.spec.scanned * prod(model.shape(name)) for name, one in model.parameters.items())
+    matrices += sum(_scan(model, one) for one in model.spec.scans.values())
     if model.spec.attended is not None:
         heads = prod(model.sizes[name] for name, axis in model.axes.items() if axis.through == "heads")
         apart += (
@@ -128,6 +131,19 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
     total = model.num_parameters
     width = attention(model).width
     return Cost(total, total - tables, matrices, head, width, apart, model.sequence, total - model.num_active)
+
+
+def _scan(model: Model, scan: ScanSpec) -> int:
+    """Multiply-adds per token of a recurrence in all its layers, where sequences are whole chunks (others are padded)."""
+    heads = model.positions(scan.heads)
+    key, value = model.sizes[scan.key], model.sizes[scan.value]
+    chunk = scan.chunk if isinstance(scan.chunk, int) else size_of(scan.chunk, model.config)
+    layers = sum(
+        scan.inside is None or is_kind(model.spec, scan.inside, layer, model.config)
+        for layer in range(model.layers)
+    )
+    within = key + value if scan.form == "ssd" else 2 * key + value
+    return layers * heads * (chunk * within + (2 if scan.form == "ssd" else 3) * key * value)
 
 
 def matrix_products(model: Model) -> Iterator[tuple[Parameter, Signature]]:

@@ -107,6 +107,25 @@ class ParameterSpec(_Strict):
     of one unit stand one after the other along the second."""
 
 
+class ScanSpec(_Strict):
+    """A recurrence over the sequence that is computed in chunks of C tokens; heads with a state of K x V numbers each.
+
+    ssd     state-space duality (arXiv 2405.21060): C·(K + V) + 2·K·V multiply-adds per token and head
+    delta   gated delta rule (arXiv 2412.06464): C·(2·K + V) + 3·K·V, its triangular solves left out
+    """
+
+    form: Literal["ssd", "delta"]
+    heads: str
+    """The product of axes that counts heads, as one dimension of a signature."""
+    key: str
+    value: str
+    """Axes of a head's state."""
+    chunk: str | int
+    """C: a config field or a number."""
+    inside: str | None = None
+    """The kind of layer that has it."""
+
+
 class RouterSpec(_Strict):
     """How a token chooses among experts, and the share that each chosen one has of the output.
 
@@ -199,6 +218,8 @@ class ArchitectureSpec(_Strict):
     follow: dict[str, str] = {}
     """Config fields that a grown config gets with the value of an expression of others."""
     aliases: dict[str, str] = {}
+    scans: dict[str, ScanSpec] = {}
+    """Recurrences over the sequence, by a name of one's own (counts FLOPs)."""
     example: ExampleSpec | None = None
     requires: dict[str, Any] = {}
     requires_for_depth: dict[str, Any] = {}
