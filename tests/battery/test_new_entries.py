@@ -51,10 +51,11 @@ def test_old_entries_are_where_moments_are_kept(name: str, depth: str) -> None:
         values = evaluate(
             recipe,
             lambda source, rows: torch.ones(small.shape(source))[rows],
-            lambda _: 0.0,
-            0,
-            recipe.shape[0],
-            torch.float32,
+            lambda _, which: 0.0,
+            lambda source: torch.ones(small.shape(source)[1:]),
+            tuple((0, size) for size in recipe.shape),
+            wide=torch.float32,
+            dtype=torch.float32,
         )
         assert entries[name_].mask().shape == recipe.shape
         torch.testing.assert_close(~entries[name_].mask(), values == 1, msg=name_)

@@ -150,6 +150,25 @@ class Identity(LinearMap):
         return True
 
 
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring output units that copy neighbouring input units alike."""
+
+    start: int
+    stop: int
+    source: int
+    """The input unit of the first; EMPTY or MEAN."""
+    weight: float
+
+    def behind(self, place: int) -> int:
+        """The input unit of the output unit `place`."""
+        return self.source + place - self.start if self.source >= 0 else self.source
+
+
+_FEW_RUNS, _LONG_RUN = 16, 16
+"""A gather is a few block copies where it has few runs, or they are long on the mean."""
+
+
 @dataclass(frozen=True, eq=False)
 class Select(LinearMap):
     """One-hot rows: output r is `weight[r]` times input `index[r]`.
@@ -226,6 +245,28 @@ class Select(LinearMap):
         if len(mean):
             out += weighted.index_select(dim, mean.to(y.device)).sum(dim, keepdim=True) / self.inputs
         return out
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...] | None:
+        """The map as blocks that are copied, in order; None where there are many short ones.
+
+        >>> [(run.start, run.stop, run.source) for run in Select(torch.tensor([0, 1, 0, 1, EMPTY]), torch.ones(5), 2).runs]
+        [(0, 2, 0), (2, 4, 0), (4, 5, -1)]
+        """
+        if not self.outputs:
+            return ()
+        covered = self.covered()
+        index = torch.where(covered, self.index, EMPTY)
+        weight = torch.where(covered, self.weight, 0.0)
+        before, after = index[:-1], index[1:]
+        joined = torch.where(after >= 0, (before >= 0) & (before + 1 == after), before == after)
+        breaks = (~(joined & (weight[1:] == weight[:-1]))).nonzero().flatten() + 1
+        if len(breaks) >= max(_FEW_RUNS, self.outputs // _LONG_RUN):
+            return None
+        starts = [0, *breaks.tolist()]
+        stops = [*starts[1:], self.outputs]
+        places = torch.tensor(starts)
+        return tuple(map(Run, starts, stops, index[places].tolist(), weight[places].tolist()))
 
     @cached_property
     def _scales(self) -> bool:

@@ -2,28 +2,45 @@
 
     tensor = Σ_k coefficient_k · (⊗ over dims M_k,dim) · source_k  +  fills
 
-Any published growth of one tensor fits (docs/explanation/maths.md), and a recipe can be cooked a few rows at a time: that is what
-streaming, sharded loading and growth in memory all do. A recipe knows tensors and maps, no file and no operator.
+Any published growth of one tensor fits (docs/maths.md), and any box of it can be cooked alone: that is what streaming,
+sharded loading and growth in memory all do. A recipe knows tensors and maps, no file and no operator.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from math import prod
 
 import torch
 from torch import Tensor
 
-from outgrow.algebra.linear import LinearMap, Select
-from outgrow.algebra.noise import normal_at, normal_rows
+from outgrow.algebra.cells import Blocks, put, within
+from outgrow.algebra.fills import Below, CommonRows, Fill, Fresh, Invisible, Level, Mask, Redrawn, Statistic
+from outgrow.algebra.linear import LinearMap
+from outgrow.algebra.noise import Box
+
+__all__ = [
+    "Below",
+    "CommonRows",
+    "Fill",
+    "Fresh",
+    "Invisible",
+    "Level",
+    "Mask",
+    "Read",
+    "Recipe",
+    "Redrawn",
+    "Statistic",
+    "Term",
+    "evaluate",
+]
 
 Read = Callable[[str, slice | Tensor], Tensor]
 """(source tensor name, rows of dimension 0) -> those rows."""
-Statistic = Callable[[str, Literal["mean", "rms", "lowest"]], float]
-"""(source tensor name, which) -> the mean, the root mean square, or the lowest, of its entries."""
+MeanRow = Callable[[str], Tensor]
+"""Source tensor name -> the mean of its rows, float64."""
 
 
 @dataclass(frozen=True)
@@ -33,168 +50,6 @@ class Term:
     source: str | float
     maps: tuple[LinearMap, ...]
     coefficient: float = 1.0
-
-
-class Fill(ABC):
-    """What is added where no source reaches. Final: Fresh, CommonRows, Below, Redrawn, Invisible, Level."""
-
-    @abstractmethod
-    def block(self, start: int, stop: int, shape: tuple[int, ...], statistic: Statistic) -> Tensor:
-        """Rows `start` to `stop` of what is added; broadcasts to (stop - start, *shape[1:])."""
-
-
-@dataclass(frozen=True, eq=False)
-class Mask:
-    """Which units of one dimension are new (`fresh`), and which must stay zero to keep the function (`barred`)."""
-
-    fresh: Tensor  # bool (units,)
-    barred: Tensor  # bool (units,)
-
-    @cached_property
-    def has_fresh(self) -> bool:
-        """Whether any unit is new."""
-        return bool(self.fresh.any())
-
-
-def fresh_entries(masks: tuple[Mask, ...], start: int, stop: int) -> Tensor:
-    """bool (stop - start, ...): entries in a fresh unit of some dimension and in a barred unit of none."""
-    fresh = torch.zeros((), dtype=torch.bool)
-    barred = torch.zeros((), dtype=torch.bool)
-    for dim, mask in enumerate(masks):
-        view = [-1 if other == dim else 1 for other in range(len(masks))]
-        rows = slice(start, stop) if dim == 0 else slice(None)
-        fresh = fresh | mask.fresh[rows].view(view)
-        barred = barred | mask.barred[rows].view(view)
-    return fresh & ~barred
-
-
-@dataclass(frozen=True, eq=False)
-class Fresh(Fill):
-    """New entries drawn from N(0, std²), where the masks allow; with no masks, everywhere.
-
-    `of` names a source tensor: std is then in units of its root mean square.
-    """
-
-    std: float
-    seed: int
-    name: str
-    masks: tuple[Mask, ...] = ()
-    of: str | None = None
-
-    def block(self, start: int, stop: int, shape: tuple[int, ...], statistic: Statistic) -> Tensor:
-        columns = _columns(shape)
-        values = normal_rows(self.seed, self.name, start, stop, columns).view(stop - start, *shape[1:])
-        values.mul_(_absolute(self.std, self.of, statistic))
-        return values.mul_(fresh_entries(self.masks, start, stop)) if self.masks else values
-
-
-@dataclass(frozen=True, eq=False)
-class Level(Fill):
-    """Second moments of new entries: the mean of the source's, so that a kept step count gives no wild first update.
-
-    With v = 0 and a large step, Adam's first update of an entry is (1-β₁)/√(1-β₂) = 3.2 learning rates and the tenth
-    6.5; with v at the tensor's mean it is at most of the usual size.
-    """
-
-    source: str
-    masks: tuple[Mask, ...]
-
-    def block(self, start: int, stop: int, shape: tuple[int, ...], statistic: Statistic) -> Tensor:
-        return fresh_entries(self.masks, start, stop) * statistic(self.source, "mean")
-
-
-@dataclass(frozen=True, eq=False)
-class CommonRows(Fill):
-    """Rows drawn from N(0, std²), the same for all rows with one number (`rows`, -1 for none). `of` as in `Fresh`."""
-
-    std: float
-    seed: int
-    name: str
-    rows: Tensor  # int64 (outputs,)
-    of: str | None = None
-
-    def block(self, start: int, stop: int, shape: tuple[int, ...], statistic: Statistic) -> Tensor:
-        wanted, columns = self.rows[start:stop], _columns(shape)
-        numbers = torch.unique(wanted[wanted >= 0])
-        drawn = torch.zeros(len(wanted), columns)
-        if len(numbers):
-            table = normal_at(self.seed, self.name, numbers, columns)
-            place = torch.searchsorted(numbers, wanted.clamp(min=0)).clamp(max=len(numbers) - 1)
-            drawn = torch.where((wanted >= 0)[:, None], table[place], 0.0)
-        return drawn.view(stop - start, *shape[1:]) * _absolute(self.std, self.of, statistic)
-
-
-@dataclass(frozen=True, eq=False)
-class Below(Fill):
-    """Units of a vector that stand one below the lowest entry of a source tensor."""
-
-    units: Tensor  # bool (outputs,)
-    of: str
-
-    def block(self, start: int, stop: int, shape: tuple[int, ...], statistic: Statistic) -> Tensor:
-        return self.units[start:stop] * (statistic(self.of, "lowest") - 1.0)
-
-
-@dataclass(frozen=True, eq=False)
-class Redrawn(Fill):
-    """Cells (unit of dimension 0, unit of `dim`) drawn from N(mean, std²) of a source tensor; or, with `level`, at
-    `level` times its mean."""
-
-    cells: Tensor  # bool (outputs of dimension 0, outputs of `dim`)
-    dim: int
-    of: str
-    seed: int
-    name: str
-    level: float | None = None
-
-    def block(self, start: int, stop: int, shape: tuple[int, ...], statistic: Statistic) -> Tensor:
-        view = [1] * len(shape)
-        view[0], view[self.dim] = stop - start, shape[self.dim]
-        cells = self.cells[start:stop].view(view)
-        mean = statistic(self.of, "mean")
-        if self.level is not None:
-            return cells * (self.level * mean)
-        std = max(0.0, statistic(self.of, "rms") ** 2 - mean**2) ** 0.5
-        drawn = normal_rows(self.seed, self.name, start, stop, _columns(shape)).view(stop - start, *shape[1:])
-        return drawn.mul_(std).add_(mean).mul_(cells)
-
-
-@dataclass(frozen=True, eq=False)
-class Invisible(Fill):
-    """Noise that readers cannot see: N - N F Gᵀ along a read dimension, so that (W + noise) F = W F.
-
-    Units that copy nothing get none: what they carry is not F x. `of` as in `Fresh`.
-    """
-
-    std: float
-    seed: int
-    name: str
-    dim: int
-    forward: Select
-    backward: Select
-    of: str | None = None
-
-    def block(self, start: int, stop: int, shape: tuple[int, ...], statistic: Statistic) -> Tensor:
-        columns, units = _columns(shape), self.forward.index
-        std = _absolute(self.std, self.of, statistic)
-        weight = torch.where(units >= 0, self.forward.weight, 0.0)
-        if self.dim == 0:
-            # Rows that copy the same unit cancel each other, so all of them are drawn, wherever they stand.
-            rows = torch.isin(units, units[start:stop]).nonzero().flatten()
-            rows = rows[units[rows] >= 0]
-            noise = normal_at(self.seed, self.name, rows, columns).double().mul_(std)
-            seen = torch.zeros(self.forward.inputs, columns, dtype=torch.float64)
-            seen.index_add_(0, units[rows], noise * weight[rows, None])
-            block = -self.backward.rows(start, stop).apply(seen, 0)
-            here = (rows >= start) & (rows < stop)
-            block[rows[here] - start] += noise[here]
-            return block.view(stop - start, *shape[1:])
-        noise = normal_rows(self.seed, self.name, start, stop, columns).double().mul_(std)
-        keep = units >= 0
-        noise = (noise.view(stop - start, *shape[1:]).movedim(self.dim, -1) * keep).contiguous()
-        seen = torch.zeros(*noise.shape[:-1], self.forward.inputs, dtype=torch.float64)
-        seen.index_add_(-1, units[keep], noise[..., keep] * weight[keep])
-        return (noise - self.backward.apply(seen, noise.dim() - 1)).movedim(-1, self.dim)
 
 
 @dataclass(frozen=True)
@@ -216,98 +71,193 @@ class Recipe:
         parts = terms + [type(fill).__name__.lower() for fill in self.fills]
         return f"{self.name} {list(self.shape)} = {' + '.join(parts) or '0'}"
 
+    @cached_property
+    def layout(self) -> Layout | None:
+        """How its cells lie; None where a map or a mask is no few runs."""
+        return _layout(self)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A recipe whose maps are runs: terms and placed fills as blocks, and what has to be added number by number."""
+
+    terms: tuple[Blocks, ...]
+    placed: tuple[tuple[Fill, tuple[Blocks, ...]], ...]
+    """Fills whose entries nothing else reaches."""
+    added: tuple[Fill, ...]
+    overlap: bool
+    """Whether terms reach the same entries."""
+
+    @property
+    def sums(self) -> bool:
+        """Whether any number is a sum, so that it is computed in a wider dtype and rounded once."""
+        return self.overlap or bool(self.added)
+
+
+def _layout(recipe: Recipe) -> Layout | None:
+    terms = []
+    for term in recipe.terms:
+        blocks = Blocks.of(term.maps)
+        if blocks is None:
+            return None
+        terms.append(blocks)
+    placed: list[tuple[Fill, tuple[Blocks, ...]]] = []
+    added: list[Fill] = []
+    for fill in recipe.fills:
+        own = fill.blocks(recipe.shape)
+        taken = [*terms, *(one for _, blocks in placed for one in blocks)]
+        if own is None or any(one.overlaps(other) for one in own for other in taken):
+            added.append(fill)
+        else:
+            placed.append((fill, own))
+    overlap = any(one.overlaps(other) for place, one in enumerate(terms) for other in terms[:place])
+    return Layout(tuple(terms), tuple(placed), tuple(added), overlap)
+
 
 def evaluate(
-    recipe: Recipe, read: Read, statistic: Statistic, start: int, stop: int, dtype: torch.dtype
+    recipe: Recipe,
+    read: Read,
+    statistic: Statistic,
+    mean_row: MeanRow,
+    box: Box,
+    *,
+    wide: torch.dtype,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """Rows `start` to `stop` of the grown tensor, computed in `dtype`.
+    """A box of the grown tensor in `dtype`; what is summed or averaged is computed in `wide` and rounded once.
+
+    No bit depends on the box.
 
     >>> from outgrow.algebra.linear import Identity
     >>> source = torch.arange(6.0).view(3, 2)
     >>> recipe = Recipe("w", (3, 2), (Term("w", (Identity(3), Identity(2)), 2.0),))
-    >>> evaluate(recipe, lambda name, rows: source[rows], lambda name, which: 0.0, 1, 2, torch.float32).tolist()
+    >>> evaluate(recipe, lambda name, rows: source[rows], lambda name, which: 0.0, lambda name: source.mean(0),
+    ...     ((1, 2), (0, 2)), wide=torch.float32, dtype=torch.float32).tolist()
     [[4.0, 6.0]]
     """
+    made = _Kitchen(recipe, read, statistic, mean_row, wide)
+    if recipe.layout is not None:
+        return made.by_cells(recipe.layout, box, dtype)
     if any(map_.gather is None for term in recipe.terms for map_ in term.maps):
-        total = _in_panels(recipe, read, start, stop, dtype)
+        total = _cut(made.in_panels(*box[0]), box)
     else:
-        total = _term_by_term(recipe, read, start, stop, dtype)
+        total = made.by_gathers(box)
     for fill in recipe.fills:
-        total = total + fill.block(start, stop, recipe.shape, statistic).to(dtype)
-    assert tuple(total.shape) == (stop - start, *recipe.shape[1:]), (recipe, total.shape)
-    return total
+        fill.add_to(total, box, recipe.shape, statistic)
+    return total.to(dtype)
 
 
-def _term_by_term(recipe: Recipe, read: Read, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-    """Every source mapped along its other dimensions, then along the rows that are asked for."""
-    total: Tensor | None = None
-    skipped = False
-    for term in recipe.terms:
-        rows, head = term.maps[0].rows(start, stop).sources()
-        if not head.inputs:
-            skipped = True  # none of these rows reads anything: one of many experts
-            continue
-        block = _source(term, read, rows, head.inputs, dtype)
-        for dim, map_ in enumerate(term.maps[1:], start=1):
-            block = map_.apply(block, dim)
-        block = head.apply(block, 0)
-        if term.coefficient != 1.0:
-            block = block * term.coefficient
-        total = block if total is None else total + block
-    if total is None:
-        return torch.zeros((stop - start, *recipe.shape[1:]), dtype=dtype)
-    return (
-        total + 0.0 if skipped else total
-    )  # as if the zeros had been added: no -0.0 depends on the rows asked for
-
-
+_CHUNK = 1 << 17
+"""Numbers that are summed at once: what they pass through stays in a core's own cache."""
 PANEL_ROWS = 256
 """Rows of a learned tensor that are computed at once."""
 
 
-def _in_panels(recipe: Recipe, read: Read, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-    """Rows under dense maps. A matrix product rounds by its shape, so whole panels are computed, always the same ones."""
-    places = range(start // PANEL_ROWS * PANEL_ROWS, stop, PANEL_ROWS)
-    panels = [
-        _panel(recipe, read, place, min(place + PANEL_ROWS, recipe.shape[0]), dtype) for place in places
-    ]
-    if not panels:
-        return torch.zeros((0, *recipe.shape[1:]), dtype=dtype)
-    return torch.cat(panels)[start - places[0] : stop - places[0]]
+@dataclass(frozen=True)
+class _Kitchen:
+    """One recipe and where its sources come from."""
+
+    recipe: Recipe
+    read: Read
+    statistic: Statistic
+    mean_row: MeanRow
+    wide: torch.dtype
+
+    def by_cells(self, layout: Layout, box: Box, dtype: torch.dtype) -> Tensor:
+        """Block copies; where numbers are added, a few rows at a time in the wider dtype."""
+        out = torch.zeros([stop - start for start, stop in box], dtype=dtype)
+        if not layout.sums:
+            self._place(out, layout, box)
+            return out
+        (first, last), others = box[0], box[1:]
+        step = max(1, _CHUNK // max(1, prod(stop - start for start, stop in others)))
+        for start in range(first, last, step):
+            here = ((start, min(start + step, last)), *others)
+            total = torch.zeros([stop - start for start, stop in here], dtype=self.wide)
+            self._place(total, layout, here)
+            for fill in layout.added:
+                fill.add_to(total, here, self.recipe.shape, self.statistic)
+            within(out, box, here).copy_(total)
+        return out
+
+    def _place(self, out: Tensor, layout: Layout, box: Box) -> None:
+        for place, (term, blocks) in enumerate(zip(self.recipe.terms, layout.terms, strict=True)):
+            put(
+                out,
+                box,
+                blocks,
+                self._part(term),
+                term.coefficient,
+                self.wide,
+                add=layout.overlap and place > 0,
+            )
+        for fill, regions in layout.placed:
+            for region in regions:
+                for cell, _ in region.cells(box):
+                    fill.put(within(out, box, cell), cell, self.recipe.shape, self.statistic)
+
+    def _part(self, term: Term) -> Callable[[slice | None], Tensor] | float:
+        source = term.source
+        if not isinstance(source, str):
+            return source
+        return lambda rows: self.mean_row(source)[None] if rows is None else self.read(source, rows)
+
+    def by_gathers(self, box: Box) -> Tensor:
+        """Every source mapped along its other dimensions, then along the rows that are asked for."""
+        total: Tensor | None = None
+        skipped = False
+        for term in self.recipe.terms:
+            rows, head = term.maps[0].rows(*box[0]).sources()
+            if not head.inputs:
+                skipped = True  # none of these rows reads anything: one of many experts
+                continue
+            block = self._source(term, rows, head.inputs)
+            for dim, map_ in enumerate(term.maps[1:], start=1):
+                block = map_.rows(*box[dim]).apply(block, dim)
+            block = head.apply(block, 0)
+            if term.coefficient != 1.0:
+                block = block * term.coefficient
+            total = block if total is None else total + block
+        if total is None:
+            return torch.zeros([stop - start for start, stop in box], dtype=self.wide)
+        # As if the zeros of skipped terms had been added: no -0.0 depends on the rows asked for. Fills are added in place.
+        return total + 0.0 if skipped else total.clone() if self.recipe.fills else total
+
+    def in_panels(self, start: int, stop: int) -> Tensor:
+        """Rows under dense maps. A matrix product rounds by its shape, so whole panels are computed, always the same ones."""
+        places = range(start // PANEL_ROWS * PANEL_ROWS, stop, PANEL_ROWS)
+        panels = [self._panel(place, min(place + PANEL_ROWS, self.recipe.shape[0])) for place in places]
+        if not panels:
+            return torch.zeros((0, *self.recipe.shape[1:]), dtype=self.wide)
+        return torch.cat(panels)[start - places[0] : stop - places[0]]
+
+    def _panel(self, start: int, stop: int) -> Tensor:
+        """Sources under the same maps are mixed first, so that layers cost one product each and mixtures none."""
+        alike: dict[tuple[LinearMap, ...], list[Term]] = {}
+        for term in self.recipe.terms:
+            alike.setdefault(term.maps, []).append(term)
+        total = torch.zeros((stop - start, *self.recipe.shape[1:]), dtype=self.wide)
+        for terms in alike.values():
+            maps = terms[0].maps
+            rows, head = maps[0].rows(start, stop).sources()
+            blocks = (self._source(term, rows, head.inputs) * term.coefficient for term in terms)
+            mixed = next(blocks)
+            for block in blocks:
+                mixed = mixed + block
+            mixed = head.apply(mixed, 0)
+            for dim, map_ in enumerate(maps[1:], start=1):
+                mixed = map_.apply(mixed, dim)
+            total += mixed
+        return total
+
+    def _source(self, term: Term, rows: slice | Tensor, count: int) -> Tensor:
+        if isinstance(term.source, str):
+            return self.read(term.source, rows).to(self.wide)
+        return torch.full((count, *(map_.inputs for map_ in term.maps[1:])), term.source, dtype=self.wide)
 
 
-def _panel(recipe: Recipe, read: Read, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-    """Sources under the same maps are mixed first, so that layers cost one product each and mixtures none."""
-    alike: dict[tuple[LinearMap, ...], list[Term]] = {}
-    for term in recipe.terms:
-        alike.setdefault(term.maps, []).append(term)
-    total = torch.zeros((stop - start, *recipe.shape[1:]), dtype=dtype)
-    for terms in alike.values():
-        maps = terms[0].maps
-        rows, head = maps[0].rows(start, stop).sources()
-        blocks = (_source(term, read, rows, head.inputs, dtype) * term.coefficient for term in terms)
-        mixed = next(blocks)
-        for block in blocks:
-            mixed = mixed + block
-        mixed = head.apply(mixed, 0)
-        for dim, map_ in enumerate(maps[1:], start=1):
-            mixed = map_.apply(mixed, dim)
-        total += mixed
-    return total
-
-
-def _source(term: Term, read: Read, rows: slice | Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    if isinstance(term.source, str):
-        return read(term.source, rows).to(dtype)
-    return torch.full((count, *(map_.inputs for map_ in term.maps[1:])), term.source, dtype=dtype)
-
-
-def _absolute(std: float, of: str | None, statistic: Statistic) -> float:
-    return std if of is None else std * statistic(of, "rms")
-
-
-def _columns(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape[1:]:
-        count *= size
-    return count
+def _cut(rows: Tensor, box: Box) -> Tensor:
+    """Whole rows cut to the box's other dimensions."""
+    for dim, (start, stop) in enumerate(box[1:], start=1):
+        rows = rows.narrow(dim, start, stop - start)
+    return rows

@@ -331,7 +331,7 @@ class Cookbook:
             for place, dim in enumerate(parameter.signature.dims):
                 forward = self.once(("forward", dim), partial(self.forward, dim))
                 backward = self.map(dim, WEIGHT, _WHOLE)
-                copied = not forward.is_identity and forward.gather is not None
+                copied = self.once(("copied", dim), partial(_copies_twice, forward))
                 if self.role(dim) == "reads" and copied and not self.is_lookup(dim):
                     std, of = self.noise(self.growth.noise, sources[0][0])
                     address = (self.growth.seed, f"{name}/noise/{place}")
@@ -451,6 +451,12 @@ def _inside(cells: torch.Tensor, inner: str, block: Product) -> torch.Tensor:
 _WHOLE = Part()
 """A weight that is one term under the growth's own maps."""
 _FRESH_SIDES = {"writers": ("writes",), "readers": ("reads",), "both": ("writes", "reads"), "none": ()}
+
+
+def _copies_twice(map_: LinearMap) -> bool:
+    """Whether some unit has several copies, among which noise can cancel."""
+    gather = map_.gather
+    return gather is not None and bool((gather.copy_numbers > 0).any())
 
 
 def _uncovered(map_: LinearMap) -> Mask:

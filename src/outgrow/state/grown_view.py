@@ -7,20 +7,25 @@ through it, a few rows at a time, so memory depends on the block that is asked f
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from outgrow.algebra.linear import mean_along
+from outgrow.algebra.noise import Box
 from outgrow.algebra.recipe import Recipe, evaluate
 from outgrow.algebra.slots import SLOTS, WEIGHT
 from outgrow.errors import CheckpointError
 from outgrow.growth.plan import GrowthPlan
 from outgrow.growth.rank_costs import in_reading_order
+from outgrow.store.check import row_blocks
 from outgrow.store.source import Rows, TensorMeta, TensorSource
 
-BLOCK_ROWS_BYTES = 32 << 20
+BLOCK_ROWS_BYTES = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class GrownView(TensorSource):
     plan: GrowthPlan
     source: TensorSource
     _statistics: dict[tuple[str, str, str], float] = field(default_factory=dict, repr=False)
+    _mean_rows: dict[tuple[str, str], Tensor] = field(default_factory=dict, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for slot in SLOTS.values():
@@ -65,32 +72,33 @@ class GrownView(TensorSource):
         return TensorMeta(self.plan.recipes[slot][name].shape, self._dtype(name, slot))
 
     def read(self, name: str, slot: str, rows: Rows = None) -> Tensor:
-        recipe = self.plan.recipes[slot][name]
+        shape = self.plan.recipes[slot][name].shape
+        others = tuple((0, size) for size in shape[1:])
         if isinstance(rows, Tensor):
-            if not len(rows):
-                return self._compute(recipe, slot, 0, 0)
-            first, last = int(rows.min()), int(rows.max())
-            return self._compute(recipe, slot, first, last + 1)[rows - first]
-        start, stop, step = (rows or slice(None)).indices(recipe.shape[0])
-        return self._compute(recipe, slot, start, stop)[::step]
+            first, last = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
+            return self.cut(name, slot, ((first, last), *others))[rows - first]
+        start, stop, step = (rows or slice(None)).indices(shape[0])
+        return self.cut(name, slot, ((start, max(start, stop)), *others))[::step]
 
-    def _compute(self, recipe: Recipe, slot: str, start: int, stop: int) -> Tensor:
-        dtype = self._dtype(recipe.name, slot)
-        compute = torch.float64 if dtype == torch.float64 else torch.float32
-        grown = self._cook(recipe, slot, start, stop, compute)
-        if recipe.follows is not None:
-            slot, other = recipe.follows
-            grown = grown * self._mean_growth(other, slot)
-        return grown.to(dtype)
+    def cut(self, name: str, slot: str, box: Box) -> Tensor:
+        """A box of a tensor, (start, stop) per dimension: nothing outside it is computed."""
+        recipe, dtype = self.plan.recipes[slot][name], self._dtype(name, slot)
+        wide = torch.promote_types(dtype, torch.float32)
+        if recipe.follows is None:
+            return self._cook(recipe, slot, box, wide, dtype)
+        partner, other = recipe.follows
+        # The growth of its mean is that of the partner's slot; the factor itself is read from its own.
+        return (self._cook(recipe, slot, box, wide, wide) * self._mean_growth(other, partner)).to(dtype)
 
-    def _cook(self, recipe: Recipe, slot: str, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+    def _cook(self, recipe: Recipe, slot: str, box: Box, wide: torch.dtype, dtype: torch.dtype) -> Tensor:
         return evaluate(
             recipe,
             lambda name, rows: self._source(name, slot, rows),
             lambda name, which: self.statistic(name, slot, which),
-            start,
-            stop,
-            dtype,
+            lambda name: self._mean_row(name, slot),
+            box,
+            wide=wide,
+            dtype=dtype,
         )
 
     def _mean_growth(self, recipe: Recipe, slot: str) -> float:
@@ -100,7 +108,8 @@ class GrownView(TensorSource):
             before = sum(
                 term.coefficient * self.statistic(str(term.source), slot, "mean") for term in recipe.terms
             )
-            grown = self._cook(recipe, slot, 0, recipe.shape[0], torch.float64)
+            whole = tuple((0, size) for size in recipe.shape)
+            grown = self._cook(recipe, slot, whole, torch.float64, torch.float64)
             after = _sum(grown) / grown.numel()
             self._statistics[key] = after / before if before else 1.0
         return self._statistics[key]
@@ -119,18 +128,35 @@ class GrownView(TensorSource):
 
     def statistic(self, name: str, slot: str, which: Literal["mean", "rms", "lowest"]) -> float:
         """Mean, root mean square or lowest entry of a source tensor, read once, block by block."""
-        key = (name, slot, which)
-        if key not in self._statistics:
-            meta = self.source.meta(name, slot)
-            block = max(1, BLOCK_ROWS_BYTES * meta.shape[0] // max(meta.bytes, 1))
-            total, lowest = 0.0, math.inf
-            for start in range(0, meta.shape[0], block):
-                values = self.source.read(name, slot, slice(start, start + block))
-                total += _sum(values.square() if which == "rms" else values)
-                lowest = min(lowest, float(values.min()))
-            mean = total / (meta.bytes // meta.dtype.itemsize)
-            self._statistics[key] = {"mean": mean, "rms": max(mean, 0.0) ** 0.5, "lowest": lowest}[which]
-        return self._statistics[key]
+        with self._lock:  # workers of the writer ask at the same time: one reads, the others wait
+            key = (name, slot, which)
+            if key not in self._statistics:
+                total, lowest = 0.0, math.inf
+                for block in self._wide_blocks(name, slot):
+                    total += _sum(block.square() if which == "rms" else block)
+                    lowest = min(lowest, float(block.min()))
+                mean = total / max(1, math.prod(self.source.meta(name, slot).shape))
+                self._statistics[key] = {"mean": mean, "rms": max(mean, 0.0) ** 0.5, "lowest": lowest}[which]
+            return self._statistics[key]
+
+    def _mean_row(self, name: str, slot: str) -> Tensor:
+        """The mean over dimension 0 of a source tensor, float64, read once, block by block."""
+        with self._lock:
+            key = (name, slot)
+            if key not in self._mean_rows:
+                rows = self.source.meta(name, slot).shape[0]
+                total = sum(
+                    mean_along(block.double(), 0)[0] * len(block) for block in self._wide_blocks(name, slot)
+                )
+                self._mean_rows[key] = torch.as_tensor(total) / rows
+            return self._mean_rows[key]
+
+    def _wide_blocks(self, name: str, slot: str) -> Iterator[Tensor]:
+        """A source tensor in blocks of always the same rows, in float32 or wider."""
+        meta = self.source.meta(name, slot)
+        for rows in row_blocks(meta, BLOCK_ROWS_BYTES):
+            block = self._source(name, slot, slice(None) if rows is None else rows)
+            yield block.to(torch.promote_types(block.dtype, torch.float32))
 
     def know(self, name: str, slot: str, which: str, value: float) -> None:
         """Take a statistic that another process has worked out."""
@@ -139,5 +165,4 @@ class GrownView(TensorSource):
 
 def _sum(values: Tensor) -> float:
     """The sum in float64. NumPy's is the same however many threads there are; torch's is not."""
-    wide = values.to("cpu", torch.promote_types(values.dtype, torch.float32))
-    return float(wide.numpy().sum(dtype="float64"))
+    return float(values.cpu().numpy().sum(dtype="float64"))
