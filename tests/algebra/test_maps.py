@@ -21,7 +21,7 @@ from outgrow.algebra.linear import (
     product_error,
 )
 from outgrow.algebra.maps import AxisMap, LayerMap, copies, copy_index, identity, padding, rescaled
-from outgrow.algebra.noise import normal_at, normal_rows
+from outgrow.algebra.noise import normal_at, normal_box, normal_rows
 from outgrow.algebra.slots import EXP_AVG, EXP_AVG_SQ, WEIGHT
 from outgrow.errors import GrowthError
 
@@ -270,7 +270,38 @@ def test_noise_has_an_address(columns: int) -> None:
     assert torch.equal(normal_at(7, "w", rows, columns), table[rows])
     assert not torch.equal(normal_rows(8, "w", 0, 20, columns), table)
     assert not torch.equal(normal_rows(7, "v", 0, 20, columns), table)
-    assert len(torch.unique(table)) == table.numel()
+    assert len(torch.unique(table, dim=0)) == len(table)
+
+
+def test_noise_of_a_box_is_the_box_of_the_noise() -> None:
+    shape = (4, 9, 7)
+    whole = normal_box(3, "w", shape, ((0, 4), (0, 9), (0, 7)), dtype=torch.float64)
+    for box in (
+        ((1, 3), (2, 9), (1, 6)),
+        ((0, 1), (0, 1), (6, 7)),
+        ((0, 4), (3, 3), (0, 7)),
+        ((2, 4), (0, 9), (2, 5)),
+    ):
+        part = whole[tuple(slice(start, stop) for start, stop in box)]
+        assert torch.equal(normal_box(3, "w", shape, box, dtype=torch.float64), part)
+        assert torch.equal(
+            normal_box(3, "w", shape, box, std=0.5, dtype=torch.bfloat16), (part * 0.5).bfloat16()
+        )
+
+
+def test_noise_has_no_pattern() -> None:
+    """Singular values end where those of independent numbers do (Marchenko and Pastur): no rows or columns go together."""
+    rows, columns = 300, 700
+    draw = normal_rows(1, "w", 0, rows, columns).double()
+    singular = torch.linalg.svdvals(draw)
+    spread = 4 * rows ** (1 / 6)  # the edge of a Gaussian matrix fluctuates by rows^(1/6) (Tracy and Widom)
+    assert abs(float(singular[0]) - (columns**0.5 + rows**0.5)) < spread
+    assert abs(float(singular[-1]) - (columns**0.5 - rows**0.5)) < spread
+    keys = normal_rows(1, "w", 0, 100_000, 2)
+    pairs = (
+        100_000**2 / 2 / 2**32
+    )  # expected number of equal words, were they independent; here they are a permutation
+    assert len(torch.unique(keys, dim=0)) > 100_000 - pairs
 
 
 def test_noise_is_normal() -> None:

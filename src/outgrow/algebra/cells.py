@@ -104,7 +104,9 @@ def put(
         elif factor == 1.0:
             target.copy_(source)
         elif source.dtype == target.dtype and source.shape == target.shape:
-            torch.mul(source, factor, out=target)
+            torch.mul(source, factor, out=target)  # of half precision: in float32, rounded once
+        elif target.dtype == wide:
+            target.copy_(source).mul_(factor)
         else:
             target.copy_(source.to(wide) * factor)
 

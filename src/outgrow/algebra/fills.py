@@ -7,10 +7,11 @@ have the address of their entry (`noise`), so a fill is the same in any box.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from math import hypot, isclose
 from typing import Literal
 
 import numpy as np
@@ -269,24 +270,42 @@ class Invisible(Fill):
                 if low < high:
                     here.setdefault((low, high), []).append(place)
             for (low, high), places in here.items():
-                drawn = [
-                    normal_box(
-                        self.seed,
-                        self.name,
-                        shape,
-                        at(one.start + low, one.start + high),
-                        std=std,
-                        dtype=total.dtype,
-                    )
-                    for one in copies
-                ]
-                seen = drawn[0] * copies[0].written
-                for one, noise in zip(copies[1:], drawn[1:], strict=True):
-                    seen += noise if one.written == 1.0 else noise * one.written
-                for place in places:
+                for place, noise in self._cancelling(copies, places, low, high, at, shape, std, total.dtype):
                     one = copies[place]
-                    target = within(total, box, at(one.start + low, one.start + high))
-                    target.add_(drawn[place].sub_(seen * one.read))
+                    within(total, box, at(one.start + low, one.start + high)).add_(noise)
+
+    def _cancelling(
+        self,
+        copies: tuple[Copy, ...],
+        places: list[int],
+        low: int,
+        high: int,
+        at: Callable[[int, int], Box],
+        shape: tuple[int, ...],
+        std: float,
+        dtype: torch.dtype,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """The noise of some copies of the same old units, which the weights of F cancel."""
+
+        def drawn(one: Copy, deviation: float) -> Tensor:
+            box = at(one.start + low, one.start + high)
+            return normal_box(self.seed, self.name, shape, box, std=deviation, dtype=dtype)
+
+        first, *others = copies
+        if len(copies) == 2 and isclose(sum(one.written * one.read for one in copies), 1.0, rel_tol=1e-9):
+            # N_a - g_a (f_a N_a + f_b N_b) = f_b (g_b N_a - g_a N_b), and of b the same times -f_a / f_b: one number.
+            second = others[0]
+            deviation = std * hypot(first.read, second.read)
+            common = drawn(first, deviation * second.written)
+            for place in places:
+                yield place, common if place == 0 else common * (-first.written / second.written)
+            return
+        noises = [drawn(one, std) for one in copies]
+        seen = noises[0] * first.written
+        for one, noise in zip(others, noises[1:], strict=True):
+            seen += noise * one.written
+        for place in places:
+            yield place, noises[place] - seen * copies[place].read
 
     def block(self, box: Box, shape: tuple[int, ...], statistic: Statistic, dtype: torch.dtype) -> Tensor:
         """The same for units that are copied in any order: all copies of the units in the box are drawn."""

@@ -147,8 +147,8 @@ def evaluate(
     return total.to(dtype)
 
 
-_CHUNK = 1 << 17
-"""Numbers that are summed at once: what they pass through stays in a core's own cache."""
+_CHUNK = 1 << 19
+"""Numbers that are summed at once: few enough for the cache, enough that a call of torch does not count."""
 PANEL_ROWS = 256
 """Rows of a learned tensor that are computed at once."""
 
