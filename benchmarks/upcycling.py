@@ -12,7 +12,7 @@ Eight experts, two at work (pieces: eight halves, two at work, so that a token c
 
     python benchmarks/upcycling.py --data ../shared/data/lm/wiki_train_00.txt.xz --valid ../shared/data/lm/wiki_valid.txt.xz --work DIR
 
-Start it again to go on: a run that is finished is not done again. Results: docs/results/upcycling.json and upcycling.svg.
+Start it again to go on: a run that is finished is not done again. Results: docs/results/upcycling.md; with --out docs/_static its numbers and picture.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import torch
+
+from outgrow import TrainingState, grow
 from outgrow.cost.flops import training_flops
+from outgrow.data.opening import open_data
+from outgrow.engine.step import build_model
 from outgrow.run.run_file import parse_run
 from outgrow.training import train
 from outgrow.training.folder import read_metrics
@@ -161,6 +166,40 @@ def study(work: Path, seeds: list[int], options: argparse.Namespace) -> dict[str
     return found
 
 
+def second_moments(work: Path, seed: int, options: argparse.Namespace, batches: int = 40) -> dict[str, float]:
+    """E[g_e²] / E[g²] over batches, at the dense model's middle and a mixture copied from it: what v of an expert really is."""
+    content = dense_run(work, seed, options)
+    run = parse_run(content)
+    data = open_data(run, work / f"dense-{seed}" / "tokenizer")
+    small = TrainingState.from_pretrained(
+        work / f"dense-{seed}" / "stages" / "1-first" / f"step-{options.steps:08d}"
+    )
+    large = grow(small, to=EXPERTS, as_="mixtral", experts="copy", seed=seed)
+    sums: dict[str, list[torch.Tensor]] = {}
+    for which, state in (("dense", small), ("sparse", large)):
+        model = build_model(dict(state.config))
+        state.load_into(model)
+        for step in range(batches):
+            inputs, targets = data.batch(seed, options.steps + step, SEQUENCES)
+            model.zero_grad()
+            logits = model(input_ids=inputs).logits
+            torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
+            for name, parameter in model.named_parameters():
+                if name.endswith(("down_proj", "down_proj.weight")) and parameter.grad is not None:
+                    found = sums.setdefault(
+                        f"{which} {name.split('.')[2]}", [torch.zeros(()), torch.zeros(())]
+                    )
+                    found[0] = found[0] + parameter.grad.square() / batches
+                    found[1] = found[1] + parameter.grad / batches
+    ratios = {}
+    for layer in range(SMALL["num_hidden_layers"]):
+        dense, sparse = sums[f"dense {layer}"], sums[f"sparse {layer}"]
+        ratios[f"squares {layer}"] = float(sparse[0].mean() / dense[0].mean())
+        ratios[f"sum of means {layer}"] = float((sparse[1].sum(0) - dense[1]).norm() / dense[1].norm())
+        ratios[f"noise {layer}"] = float(1 - dense[1].square().mean() / dense[0].mean())
+    return ratios
+
+
 def table(found: Mapping[str, Any], seeds: list[int]) -> str:
     """Final validation losses against continued dense training of the same seed, as markdown."""
     lines = [
@@ -217,6 +256,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     found = study(options.work, options.seeds, options)
+    found["second moments"] = second_moments(options.work, options.seeds[0], options)
+    print(found["second moments"])
     print(table(found, options.seeds))
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
