@@ -1,4 +1,4 @@
-"""Every tutorial runs as it stands: its files are written, its commands and its Python are executed, in order, in one folder."""
+"""Every tutorial, and the example of the README, runs as it stands: files are written, commands and Python executed, in order."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from outgrow.cli import app
@@ -43,3 +44,15 @@ def test_a_tutorial_runs_as_it_stands(page: Path, tmp_path: Path, monkeypatch: p
 
 def test_there_are_three_tutorials() -> None:
     assert len(PAGES) == 3
+
+
+def test_the_readme_s_example_goes_on_where_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    (code,) = (
+        code for language, code in blocks((DOCS.parent / "README.md").read_text()) if language == "python"
+    )
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(code.replace("    step()\n", "    last = step()\n"), "README.md", "exec"), names)
+    first = float(capsys.readouterr().out.splitlines()[-1])
+    assert names["plan"].keeps_function
+    assert first < names["last"]  # the same batch, one step later
