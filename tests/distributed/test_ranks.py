@@ -50,7 +50,7 @@ def test_losses_do_not_depend_on_the_ranks(facts: dict[str, Any], other: str) ->
 
 
 @pytest.mark.parametrize("optimizer", ["lion", "muon"])
-def test_other_optimizers(facts: dict[str, Any], optimizer: str) -> None:
+def test_other_optimizers_and_a_mixture(facts: dict[str, Any], optimizer: str) -> None:
     assert facts[f"losses {optimizer}-2"] == pytest.approx(
         facts[f"losses {optimizer}-1"], abs=ROUNDING, rel=0
     )

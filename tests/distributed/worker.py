@@ -49,6 +49,23 @@ LARGE = {
 """Sizes that four ranks cannot share evenly."""
 
 
+EXPERTS = {
+    "model_type": "glm4_moe",
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "moe_intermediate_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "n_routed_experts": 3,
+    "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+}
+"""A mixture with a dense layer before it and selection biases, which are no parameters."""
+
+
 def tell(fact: str, value: Any) -> None:
     print(json.dumps({"fact": fact, "value": value}), flush=True)
 
@@ -120,12 +137,12 @@ def digest(folder: Path) -> str:
 def runs(folder: Path) -> None:
     """The same run on 1, 2 and 4 ranks; killed ones resumed on as many ranks and on fewer."""
     forks.run(1, lambda: trained(tiny(folder, "alone")))
-    several = {
+    several: dict[str, tuple[int, dict[str, Any]]] = {
         "two": (2, {"checkpoint": {"every_steps": 2, "keep": 1, "asynchronous": True}}),
         "four": (4, {"parallel": {"replicate": 2, "activation_checkpointing": True}}),
     }
-    for name, (world, change) in several.items():
-        forks.run(world, partial(trained, tiny(folder, name, **change)))
+    for name, (world, own) in several.items():
+        forks.run(world, partial(trained, tiny(folder, name, **own)))
     for name in ("alone", *several):
         tell(f"losses {name}", losses(folder / name))
         tell(f"digest {name}", digest(folder / name))
@@ -134,10 +151,19 @@ def runs(folder: Path) -> None:
         sorted(path.parent.name + "/" + path.name for path in (folder / "two" / "stages").glob("*/*")),
     )
     resumed(folder)
-    for name in ("lion", "muon"):
+    change: dict[str, dict[str, Any]] = {"muon": {}, "lion": {"model": EXPERTS, "bias_rate": 0.01}}
+    for name in change:
         for world in (1, 2):
-            run = tiny(folder, f"{name}-{world}", optimizer={"name": name, "learning_rate": 1e-3})
-            run["stages"] = [{**one, "tokens": 128 * 2} for one in run["stages"]]
+            optimizer = {"name": name, "learning_rate": 1e-3}
+            run = tiny(folder, f"{name}-{world}", optimizer=optimizer, **change[name])
+            small, large = ({**one, "tokens": 128 * 2} for one in run["stages"])
+            if name == "lion":
+                large = {
+                    "name": "large",
+                    "tokens": 128 * 2,
+                    "grow": {"to": {"hidden_size": 24}, "depth": "identity"},
+                }
+            run["stages"] = [small, large]
             forks.run(world, partial(trained, run))
             tell(f"losses {name}-{world}", losses(folder / f"{name}-{world}"))
 

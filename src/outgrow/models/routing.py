@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from outgrow.models.architecture import load, resolve
 from outgrow.models.expressions import size_of
@@ -108,7 +109,10 @@ def correct(model: nn.Module, tokens: Tensor, rate: float) -> None:
     names = [name for name, one in resolve(config.to_dict()).parameters.items() if corrects(one, router)]
     for name, row in zip(names, tokens, strict=True):
         bias = tensors[name]
-        bias.add_(((row.mean() - row).sign() * rate).to(bias.device, bias.dtype))
+        change = ((row.mean() - row).sign() * rate).to(bias.device, bias.dtype).view(bias.shape)
+        if isinstance(bias, DTensor):  # cut among ranks, which all have the whole change
+            change = distribute_tensor(change, bias.device_mesh, bias.placements, src_data_rank=None)
+        bias.add_(change)
 
 
 def loads(tokens: Tensor) -> dict[str, float]:

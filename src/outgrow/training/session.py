@@ -235,16 +235,17 @@ def state_of(session: Session, live: Live) -> TrainingState:
 
 
 def finish(session: Session, live: Live) -> None:
-    """`final`, where the last save was not there already: the last state as files that `from_pretrained` opens."""
+    """`final`, where the last save was not there already: the last state as files that `from_pretrained` opens.
 
-    def write() -> None:
-        if session.folder.is_finished:
-            return
-        last, final = checkpoint_path(session, live), session.folder.root / "final"
-        TrainingState.from_pretrained(last).save_pretrained(final, overwrite=True)
-        point(session, live, final)
-
-    session.ranks.first(write)
+    Every rank writes its share of them.
+    """
+    ranks = session.ranks
+    pointer = session.folder.agreed_pointer(ranks)
+    if pointer is not None and pointer.finished:
+        return
+    state, final = open_state(session, checkpoint_path(session, live)), session.folder.root / "final"
+    state.save_pretrained(final, overwrite=True, ranks=ranks)
+    ranks.first(lambda: point(session, live, final))
 
 
 def point(session: Session, live: Live, checkpoint: Path, window: Sequence[tuple[float, ...]] = ()) -> None:

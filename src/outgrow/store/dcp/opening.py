@@ -179,7 +179,7 @@ def _moments(
     wanted = {
         (name, slot): table.state.format(key=addresses[name].key, slot=slot)
         for name in names.shapes
-        for slot in slots[name]
+        for slot in slots.get(name, ())  # a buffer has none
     }
     if not any(folder.is_tensor(key) for key in wanted.values()):
         return {}
