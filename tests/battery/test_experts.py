@@ -197,6 +197,29 @@ def test_drop_redraws_a_share_of_every_experts_units() -> None:
 
 
 @pytest.mark.parametrize(
+    ("from_", "to", "experts"),
+    [
+        ("one", {E: 4, K: 2}, "copy"),
+        ("one", {E: 8, K: 4}, "split:pieces=4"),
+        ("one", {E: 4, K: 2}, "drop"),
+        ("some", {E: 6, K: 4}, "copy:row_noise=0.1"),
+    ],
+)
+def test_rows_do_not_depend_on_how_many_are_read(from_: str, to: dict[str, int], experts: str) -> None:
+    config, weights, _ = (upcycled if from_ == "one" else mixture)("mixtral")
+    squares = {name: value.square() for name, value in weights.items()}
+    view = growing.view(planned(config, to, experts), weight=weights, exp_avg=weights, exp_avg_sq=squares)
+    for slot in ("weight", "exp_avg", "exp_avg_sq"):
+        for name in view.names(slot):
+            whole = view.read(name, slot)
+            again = growing.view(
+                planned(config, to, experts), weight=weights, exp_avg=weights, exp_avg_sq=squares
+            )
+            rows = torch.cat([again.read(name, slot, slice(at, at + 1)) for at in range(len(whole))])
+            assert torch.equal(whole.view(torch.int64), rows.view(torch.int64)), (slot, name)
+
+
+@pytest.mark.parametrize(
     ("kind", "from_", "to", "experts", "words"),
     [
         ("mixtral", "some", {E: 6}, "copy", "choose num_experts_per_tok = 4"),

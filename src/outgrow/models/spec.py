@@ -38,7 +38,7 @@ class AxisSpec(_Strict):
     raw          a projection that only a norm reads (query and key before their norm)
     linear       nothing: written and read by matrices
     lookup       indexed by tokens
-    router       a choice: the router's logits, and the experts, `active` of which work for a token; cannot grow
+    router       a choice: the router's logits, and the experts, `active` of which work for a token; grows by operators on experts
     positions    rows of a learned table with a place each, one after the other: new ones stand behind the old
     grid         the side of a square of patches, whose learned positions are resampled when it is finer
     input        the values of the data (pixels), read by matrices; cannot grow

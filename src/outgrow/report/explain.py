@@ -26,7 +26,7 @@ KEPT_WHEN = {
     "raw": "copied evenly: its norm sees the same mean square",
     "linear": "always: any width",
     "lookup": "old tokens keep their logits; new ones take a share of the probability",
-    "router": "cannot grow: the experts, and the logits by which a token chooses among them",
+    "router": "experts are copied or cut, and the router's shares add up (--experts)",
     "input": "cannot grow: the data's",
     "positions": "always: old places keep their rows",
     "grid": "never: an image has more patches",
