@@ -1216,8 +1216,71 @@ def _operators() -> Iterator[Hostile]:
 
 
 def _runs() -> Iterator[Hostile]:
-    """A run that was stopped, and whose folder was damaged since."""
-    return iter(())
+    """A run's folder that was damaged since: read again by `train`, and as a curve by `plan`."""
+
+    def again(root: Path) -> Words:
+        text = (root / "done" / "run.yaml").read_text()
+        (root / "done.yaml").write_text(text)
+        return ("train", root / "done.yaml", "--set", f"output={root / 'done'}")
+
+    for key in (
+        "checkpoint",
+        "stages",
+        "step",
+        "flops",
+        "seconds",
+        "metrics_bytes",
+        "finished",
+        "data",
+        "window",
+        "x",
+    ):
+        for kind, value in VALUES.items():
+
+            def pointer(root: Path, key: str = key, value: Any = value) -> Words:
+                edited(root / "done" / "latest.json", with_key(key, value=value))
+                return again(root)
+
+            yield Hostile(f"latest.json: {key} is {kind}", pointer, may_pass=True)
+    for name, raw in {"empty": b"", "cut": b'{"checkpoint": ', "a list": b"[]", "zeros": bytes(99)}.items():
+
+        def pointer_raw(root: Path, raw: bytes = raw) -> Words:
+            (root / "done" / "latest.json").write_bytes(raw)
+            return again(root)
+
+        yield Hostile(f"latest.json: {name}", pointer_raw)
+    rows = ("machine", "stage", "train", "validation", "growth")
+    keys = (
+        "kind",
+        "stage",
+        "step",
+        "tokens",
+        "flops",
+        "loss",
+        "val_loss",
+        "loss_before",
+        "parameters",
+        "config",
+        "seconds",
+        "versions",
+        "lr",
+    )
+    for row in rows:
+        for key in keys:
+            for kind in ("null", "text", "list", "huge", "true", "gone"):
+
+                def metrics(root: Path, row: str = row, key: str = key, kind: str = kind) -> Words:
+                    path, found = root / "done" / "metrics.jsonl", []
+                    for line in path.read_text().splitlines():
+                        content = json.loads(line)
+                        if content["kind"] == row and key in content:
+                            content = {**content, key: VALUES.get(kind)}
+                            content = {k: v for k, v in content.items() if kind != "gone" or k != key}
+                        found.append(json.dumps(content))
+                    path.write_text("\n".join(found) + "\n")
+                    return again(root)
+
+                yield Hostile(f"metrics.jsonl: {key} of {row} is {kind}", metrics, may_pass=True)
 
 
 def _types() -> Iterator[Hostile]:

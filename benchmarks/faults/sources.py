@@ -95,6 +95,7 @@ def make(root: Path) -> Path:
     )
     (building / "curve.csv").write_text("tokens,loss,parameters\n" + curve)
     building.rename(root)
+    _run(root)
     for name, text in (("run", RUN), ("plan", PLAN), ("study", STUDY)):
         (root / f"{name}.yaml").write_text(filled(text, root, root / "out"))
     return root
@@ -106,6 +107,15 @@ def filled(text: str, root: Path, out: Path) -> str:
     for word, path in places.items():
         text = text.replace(word, str(path))
     return text
+
+
+def _run(root: Path) -> None:
+    """A run that is done."""
+    from outgrow.run.run_file import load_run
+    from outgrow.training.loop import train
+
+    (root / "done.yaml").write_text(filled(RUN, root, root / "done"))
+    train(load_run(root / "done.yaml"), progress=False)
 
 
 def _text(root: Path) -> None:

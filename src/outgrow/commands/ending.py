@@ -71,6 +71,8 @@ def _code(work: Callable[[], object]) -> int:
 
 def _is_memory(error: Exception) -> bool:
     """torch and the loader of libraries say it in words alone."""
+    if isinstance(error, SystemError):  # of C code that could not say what it lacked
+        return "without exception set" in str(error)
     words = (
         "not enough memory",
         "out of memory",
@@ -147,11 +149,13 @@ def _stream(stream: Any, name: str) -> Any:
     """The stream itself where it is not the system's: a test's, a notebook's."""
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")
-    raw = getattr(getattr(stream, "buffer", None), "raw", None)
-    if raw is None:
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)  # python -u has no buffer between
+    if not isinstance(raw, io.FileIO):
         return stream
     stream.flush()
+    by_line = stream.line_buffering or raw is buffer
     buffered = io.BufferedWriter(_Guarded(raw, name))
     return io.TextIOWrapper(
-        buffered, encoding=stream.encoding, errors="backslashreplace", line_buffering=stream.line_buffering
+        buffered, encoding=stream.encoding, errors="backslashreplace", line_buffering=by_line
     )

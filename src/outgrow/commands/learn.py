@@ -103,6 +103,7 @@ def check_result(
         raise ConfigError(f"unknown moments '{moments}'", expected=", ".join(get_args(Moments)))
     if keep is not None and keep.resolve() == out.resolve():
         raise ConfigError("the operator and the grown model cannot share a folder", got=out)
+    clear_leftovers(out.parent, _scratch(out).name)
     check_destination(out, overwrite=overwrite)
     if keep is None:
         return
@@ -125,9 +126,8 @@ def grow_by(
     overwrite: bool,
 ) -> None:
     """Save the operator, for good or for now, and write the state that it grows."""
-    place = out.with_name(f"{out.name}.operator")
+    place = _scratch(out)
     place.parent.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(place.parent, place.name)
     with held_folder(place) as temporary:
         if keep is not None and keep.exists() and not overwrite:
             saved = _kept(keep, fitted)
@@ -137,6 +137,11 @@ def grow_by(
             )
         plan = plan_fitted(state.config, saved, moments=moments)
         apply(plan, state, operator=saved).save_pretrained(out, overwrite=overwrite)
+
+
+def _scratch(out: Path) -> Path:
+    """Where an operator lies that is not kept."""
+    return out.with_name(f"{out.name}.operator")
 
 
 def _kept(keep: Path, fitted: FittedOperator) -> FittedOperator:

@@ -26,7 +26,7 @@ from outgrow.errors import ConfigError, OutgrowError
 from outgrow.files.atomic import discard, write_json_atomic, write_text_atomic
 from outgrow.files.leftovers import clear_leftovers
 from outgrow.files.locks import claim, locked
-from outgrow.files.metrics_file import read_rows
+from outgrow.files.metrics_file import check_row, read_rows
 from outgrow.files.reading import expanded
 from outgrow.files.yaml_file import dump_yaml
 from outgrow.parallel.ranks import ALONE, Ranks
@@ -243,7 +243,10 @@ class MetricsLog:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All whole rows; a line cut short by a kill is left out."""
-    return [row for _, row in read_rows(path)[0]] if path.is_file() else []
+    rows = read_rows(path)[0] if path.is_file() else []
+    for line, row in rows:
+        check_row(path, line, row)
+    return [row for _, row in rows]
 
 
 def prune(stage_folder: Path, keep: int) -> None:
