@@ -58,6 +58,8 @@ class Outcome:
     def message(self) -> str:
         """The line that says what was wrong."""
         lines = self.err.strip().splitlines()
+        if "Traceback" in self.err:
+            return self.err.strip()[-900:]
         return next((line for line in lines if line.startswith("outgrow:")), lines[-1] if lines else "")
 
 

@@ -46,6 +46,7 @@ def _code(work: Callable[[], object]) -> int:
     try:
         with stoppable():
             work()
+        return DONE
     except SystemExit as end:  # how typer says every code, 0 too
         return end.code if isinstance(end.code, int) else DONE if end.code is None else MISTAKE
     except ElsewhereError:

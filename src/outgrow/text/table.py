@@ -42,8 +42,11 @@ class TextTable:
 
     def rich(self) -> Table:
         """For a terminal; a name that repeats the row above it stands once."""
-        from rich.markup import escape as plain
         from rich.table import Table
+        from rich.text import Text
+
+        def plain(text: str) -> Text:  # shown as it is, whatever console prints it
+            return Text(printable(text))
 
         table = Table(
             title=plain(self.heading),
@@ -109,5 +112,5 @@ def printed(table: Table) -> str:
     from rich.console import Console
 
     text = StringIO()
-    Console(file=text, width=_WIDTH, color_system=None).print(table)
+    Console(file=text, width=_WIDTH, color_system=None, markup=False, emoji=False).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())

@@ -1,0 +1,34 @@
+"""The short form of `benchmarks/campaign.py`: some of every kind of check, in one process that forks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+CAMPAIGN = Path(__file__).parents[2] / "benchmarks" / "campaign.py"
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("cc") is None, reason="calls are counted on Linux, by a C library"
+)
+def test_nothing_is_lost_half_visible_or_obeyed(tmp_path: Path) -> None:
+    """Kills, failing calls, random growths and hostile inputs; the counts are those of the words."""
+    words = ("--results", tmp_path, "--kills", "12", "--growths", "6", "--every", "50")
+    done = subprocess.run([sys.executable, CAMPAIGN, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    found = Counter(row["part"] for row in rows)
+    assert found["growths"] == 6
+    assert found["kills"] >= 10
+    assert found["failures"] >= 15
+    assert found["hostile"] >= 20
+    again = subprocess.run(
+        [sys.executable, CAMPAIGN, *words, "--parts", "growths"], capture_output=True, text=True, check=False
+    )
+    assert "growths: 6 checks, 0 wrong" in again.stdout, again.stderr
