@@ -88,12 +88,15 @@ def _checks(part: str, options: argparse.Namespace) -> Iterator[Check]:
     root = sources.make(place.parent / "sources")
     if part == "kills":
         for case in kills.CASES.values():
+            count = round(SHARES[case.name] * options.kills)
+            if not count:
+                continue
             bench = kills.Bench(case, root, place / case.name.replace(" ", "-") / "work")
-            count = max(1, round(SHARES[case.name] * options.kills))
             for name, check in kills.kills(bench, count, options.seed):
                 yield f"{case.name}: {name}", _plain(check)
     elif part == "failures":
         cases = [case for name, case in kills.CASES.items() if name.startswith("grow")]
+        cases = cases[: max(1, len(cases) // options.every)]
         for case in cases:
             checks = list(kills.failures(case, root, place / case.name.replace(" ", "-") / "work"))
             yield from ((f"{case.name}: {name}", _plain(check)) for name, check in checks[:: options.every])

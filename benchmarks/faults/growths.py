@@ -24,6 +24,7 @@ from outgrow.algebra.slots import SLOTS
 from outgrow.errors import OutgrowError
 from outgrow.methods.build import DEPTH, WIDTH
 from outgrow.models.architecture import load
+from outgrow.parallel.ranks import ALONE
 from outgrow.proof.verify import gradient_law
 from outgrow.state.growing import apply
 from outgrow.state.lineage import replay
@@ -208,6 +209,7 @@ def _check(dice: random.Random, seed: int, kind: str, place: Path, facts: dict[s
         shard_bytes=dice.choice((3000, 10**9)),
         block_bytes=dice.choice((64, 1000, 1 << 24)),
         workers=dice.choice((1, 2)),
+        ranks=ALONE,
     )
     large = _model(dict(grown.config), torch.float64)
     wrong = [*_files(grown, folder, large, dtype), *_replayed(state, grown)]

@@ -127,7 +127,7 @@ def read_records(folder: Path) -> dict[str, Any]:
 
 def _read_records(folder: Path) -> _Beside:
     beside = _Beside()
-    beside.read("trainer", folder / "trainer_state.json", _json_object)
+    beside.read("trainer", folder / "trainer_state.json", _trainer_state)
     beside.read("scheduler", folder / "scheduler.pt", lambda path: option_tree(load_plain(path)))
     beside.unread += [Unread(name, "schedule", why) for name, why in beside.refused.items()]
     beside.read("scaler", folder / "scaler.pt", lambda path: option_tree(load_plain(path)))
@@ -144,8 +144,13 @@ def _read_records(folder: Path) -> _Beside:
     return beside
 
 
-def _json_object(path: Path) -> Any:
+def _trainer_state(path: Path) -> Any:
     content = read_json(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a JSON object", got=type(content).__name__)
+    log, step = content.get("log_history", []), content.get("global_step", 0)
+    if not isinstance(log, list) or not all(isinstance(entry, dict) for entry in log):
+        raise CheckpointError(f"log_history in {path} is not a list of entries", got=log)
+    if type(step) is not int or step < 0:
+        raise CheckpointError(f"global_step in {path} is not a number of steps", got=step)
     return content
