@@ -176,6 +176,22 @@ def test_a_field_of_neither_list_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
             convert(state, "mixtral")
 
 
+def test_a_users_folder_holds_conversions_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = Path(conversions.__file__).parent.parent / "conversions" / "llama-qwen2.yaml"
+    text = ours.read_text().replace("from: llama", "from: mistral").replace("drop: [pretraining_tp]", "")
+    text = text.replace("{attention_bias: false, mlp_bias: false}", "{sliding_window: null}")
+    (tmp_path / "conversions").mkdir()
+    (tmp_path / "conversions" / "mistral-qwen2.yaml").write_text(text)
+    state = TrainingState.from_model(made("mistral"))
+    with pytest.raises(GrowthError, match="no conversion leads"):
+        convert(state, "qwen2")
+    monkeypatch.setenv("OUTGROW_ARCHITECTURES", str(tmp_path))
+    assert not convert(state, "qwen2").source.read("model.layers.0.self_attn.q_proj.bias", "weight").any()
+    (tmp_path / "conversions" / "mistral-qwen2.yaml").write_text(text + "rename: {}\n")
+    with pytest.raises(ArchitectureError, match="rename: Extra inputs"):
+        convert(state, "qwen2")
+
+
 def test_moments_that_are_no_entries_are_refused() -> None:
     model = made("llama").float()
     adafactor = torch.optim.Adafactor(model.parameters(), lr=1e-3)

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from outgrow.errors import ArchitectureError, GrowthError, near
 from outgrow.models.architecture import load, resolve
 from outgrow.models.expressions import size_of
+from outgrow.models.files import folders, read
 from outgrow.models.library import check_described, config_dict, config_object, default_fields
 from outgrow.models.model import Model, Parameter
 
@@ -106,14 +106,23 @@ class Conversion:
         }
 
 
+def _folders() -> list[Traversable]:
+    """Folders of conversion files: `conversions` in each of the user's folders of architecture files, then outgrow's own."""
+    own = [folder / "conversions" for folder in folders()[:-1]]
+    return [*(folder for folder in own if folder.is_dir()), files("outgrow") / "conversions"]
+
+
 def edges() -> tuple[tuple[str, str], ...]:
-    """(from, to) of every conversion that has a file."""
-    folder = files("outgrow") / "conversions"
-    names = (entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-    return tuple(sorted((one.split(_SEPARATOR)[0], one.split(_SEPARATOR)[1]) for one in names))
+    """(from, to) of every conversion that has a file.
+
+    >>> ("llama", "mixtral") in edges()
+    True
+    """
+    names = {entry.name for folder in _folders() for entry in folder.iterdir()}
+    pairs = (name.removesuffix(".yaml").split(_SEPARATOR, 1) for name in names if name.endswith(".yaml"))
+    return tuple(sorted((pair[0], pair[1]) for pair in pairs if len(pair) == 2))
 
 
-@lru_cache(maxsize=64)
 def load_conversion(source: str, target: str) -> ConversionSpec:
     """The conversion file of an edge.
 
@@ -127,16 +136,16 @@ def load_conversion(source: str, target: str) -> ConversionSpec:
         raise GrowthError(
             f"no conversion leads from {source} to '{target}'",
             expected=near(target, known) if known else f"none leads from {source}",
-            fix="add src/outgrow/conversions/FROM-TO.yaml: see docs/howto/experts.md, 'A conversion of your own'",
+            fix="write one: see docs/howto/experts.md, 'A conversion of your own'",
         )
     name = f"{source}{_SEPARATOR}{target}.yaml"
+    path = next(folder / name for folder in _folders() if (folder / name).is_file())
     try:
-        text = (files("outgrow") / "conversions" / name).read_text()
-        return ConversionSpec.model_validate(yaml.safe_load(text))
+        return ConversionSpec.model_validate(read(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ArchitectureError(f"conversion file {name}: {where}: {first['msg']}") from None
+        raise ArchitectureError(f"conversion file {path}: {where}: {first['msg']}") from None
 
 
 def conversion(config: Mapping[str, Any], target: str) -> Conversion:
