@@ -112,6 +112,9 @@ def test_nonfinite_weights(folder: Path, value: float, dtype: torch.dtype) -> No
     state = TrainingState.from_pretrained(folder, allow_nonfinite=True)
     with pytest.raises(CheckpointError, match="down_proj"):
         check_finite(state.source, block_bytes=64)
+    seen: list[tuple[int, int]] = []
+    TrainingState.from_pretrained(folder, headers_only=True, progress=lambda *told: seen.append(told))
+    assert not seen  # no tensor is read
 
 
 def sharded(tmp_path: Path) -> Path:

@@ -16,14 +16,15 @@ import yaml
 
 from outgrow.data.needs import TextNeeds, model_config
 from outgrow.engine.optimizers import build_optimizer
-from outgrow.engine.step import Device, build_model, evaluate, optimizer_step
+from outgrow.engine.step import Device, build_model, choose_device, evaluate, optimizer_step
 from outgrow.errors import OutgrowError, TrainingError
 from outgrow.files import atomic
 from outgrow.files.locks import RunBusyError, locked
 from outgrow.run.optimizer_config import AdamWConfig
 from outgrow.run.run_file import parse_run
-from outgrow.training import dry_run, train
+from outgrow.training import dry, dry_run, train
 from outgrow.training.folder import read_metrics
+from outgrow.training.preflight import preflight
 
 Tiny = Callable[..., dict[str, Any]]
 TIMES = ("seconds", "tokens_per_second", "growth_seconds")
@@ -279,6 +280,26 @@ def test_endless_noise_is_found_before_any_work(tiny: Tiny, tmp_path: Path) -> N
     with pytest.raises(OutgrowError, match="noise is a standard deviation"):
         train(parse_run(content), progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_measures_only_what_fits(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe takes as many sequences as a quarter of free memory holds, and none where one does not fit."""
+    run, sizes = parse_run(tiny()), list[int]()
+    plan = preflight(run).stages[0]
+    device = choose_device(run)
+    step = dry.optimizer_step
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        sizes.append(kwargs["micro_batch"])
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(dry, "optimizer_step", counted)
+    for sequences in (run.batch.at_once, 1, 0):
+        free = 4 * dry._memory(run, plan, device, max(1, sequences)).total - (sequences == 0)
+        monkeypatch.setattr(dry, "_free", lambda device, free=free: free)
+        sizes.clear()
+        assert (dry._measured_rate(run, plan, device) is not None) == bool(sequences)
+        assert set(sizes) == ({sequences} if sequences else set())
 
 
 def test_a_dry_run_knows_the_sizes_and_writes_nothing(tiny: Tiny, tmp_path: Path) -> None:

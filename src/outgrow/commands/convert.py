@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from outgrow.commands.writing import writing_progress
+from outgrow.commands.writing import bytes_progress
 from outgrow.errors import ConfigError
 from outgrow.files.atomic import check_destination
 from outgrow.models.conversion import conversion
@@ -53,7 +53,7 @@ def convert_command(
         + ". The function is kept."
     )
     if not dry_run:
-        with writing_progress(console) as progress:
+        with bytes_progress(console) as progress:
             state.save_pretrained(out, format=format, overwrite=overwrite, progress=progress)  # type: ignore[arg-type]
         console.print(f"Written: {out}   (prove it: outgrow verify {checkpoint} {out})")
     return {**found.describe(), "moments": moments, "new": new, "output": str(out)}

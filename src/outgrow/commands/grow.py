@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from outgrow import __version__
-from outgrow.commands.writing import writing_progress, writing_speed
+from outgrow.commands.writing import bytes_progress, writing_speed
 from outgrow.errors import ConfigError
 from outgrow.files.atomic import check_destination
 from outgrow.growth.plan import GrowthPlan
@@ -52,7 +52,14 @@ def grow_command(
     """
     check_destination(out, overwrite=overwrite)
     ranks.agree("the growth", [__version__, plan.describe(), str(out), format])
-    state = TrainingState.from_pretrained(checkpoint, allow_nonfinite=allow_nonfinite, ranks=ranks)
+    with bytes_progress(console, "reading") as progress:
+        state = TrainingState.from_pretrained(
+            checkpoint,
+            allow_nonfinite=allow_nonfinite,
+            headers_only=dry_run,
+            progress=progress,
+            ranks=ranks,
+        )
     if conversion is not None:
         state = converted(state, conversion, moments=plan.moments, seed=plan.growth.seed)
     grown = apply(plan, state, operator=fitted)
@@ -71,7 +78,7 @@ def grow_command(
     if not dry_run:
         assert isinstance(grown.source, GrownView)
         share_statistics(grown.source, ranks)
-        with writing_progress(console) as progress:
+        with bytes_progress(console) as progress:
             grown.save_pretrained(out, format=format, overwrite=overwrite, progress=progress, ranks=ranks)  # type: ignore[arg-type]
         replaced = checkpoint.resolve() == out.resolve()
         hint = (

@@ -30,7 +30,7 @@ def writing_speed(folder: Path, megabytes: int = 64) -> float | None:
 
 
 @contextmanager
-def writing_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+def bytes_progress(console: Console, what: str = "writing") -> Iterator[Callable[[int, int], None]]:
     """A bar with bytes, speed and time left."""
     from rich.progress import (
         BarColumn,
@@ -42,12 +42,12 @@ def writing_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
     )
 
     columns = (
-        TextColumn("writing"),
+        TextColumn(what),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("writing", total=None)
+        task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

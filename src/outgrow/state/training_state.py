@@ -55,12 +55,15 @@ class TrainingState(Contents):
         *,
         revision: str | None = None,
         allow_nonfinite: bool = False,
+        headers_only: bool = False,
+        progress: BytesProgress | None = None,
         ranks: Ranks = ALONE,
     ) -> TrainingState:
         """Open a native state, a Trainer checkpoint or a model folder; a name of the hub; or a live model.
 
         All of it is checked before this returns: files, names, shapes, and that every number is finite (unless
-        `allow_nonfinite`). The tensors stay on the disk. Of the hub, in `revision`, only safetensors and text are fetched.
+        `allow_nonfinite`), of which `progress` tells. With `headers_only` names and shapes are, and no tensor is read.
+        The tensors stay on the disk. Of the hub, in `revision`, only safetensors and text are fetched.
         A live model with its optimizer: `from_model`. Several `ranks` call this together: each reads its share for the
         check. Raises `CheckpointError`.
         """
@@ -70,7 +73,14 @@ class TrainingState(Contents):
         if isinstance(source, torch.nn.Module):
             return cls.from_model(source)
         folder = local_folder(source, revision=revision)
-        return cls(**vars(open_state(folder, allow_nonfinite=allow_nonfinite, ranks=ranks)))
+        opened = open_state(
+            folder,
+            allow_nonfinite=allow_nonfinite,
+            headers_only=headers_only,
+            progress=progress,
+            ranks=ranks,
+        )
+        return cls(**vars(opened))
 
     @classmethod
     def from_model(

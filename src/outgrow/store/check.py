@@ -6,10 +6,11 @@ A minimum and a maximum find NaN and infinity in one pass without a temporary: b
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from math import isfinite
 from os import cpu_count
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,11 +38,22 @@ def scan(
     checksums: bool = False,
     block_bytes: int = SCAN_BYTES,
     ranks: Ranks | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Mapping[tuple[str, str], int]:
     """Read everything once: check that it is finite, and return the CRC-32 of each (slot, name) if asked.
 
-    Of several `ranks`, each reads every so-manyth tensor, and all come to the same verdict.
+    Of several `ranks`, each reads every so-manyth tensor, and all come to the same verdict. `progress` is called with the
+    bytes that this process has read, and those in all.
     """
+    keys = [(slot, name) for slot in SLOTS for name in source.names(slot)]
+    total, done, lock = sum(source.meta(name, slot).bytes for slot, name in keys), 0, Lock()
+
+    def tell(size: int) -> None:
+        nonlocal done
+        with lock:
+            done += size
+            if progress is not None:
+                progress(done, total)
 
     def look(key: tuple[str, str]) -> tuple[int, bool]:
         slot, name = key
@@ -51,6 +63,7 @@ def scan(
             if checksums:
                 crc = zlib.crc32(as_bytes(block), crc)
             good = good and (not finite or all_finite(block))
+            tell(block.numel() * block.dtype.itemsize)
         return crc, good
 
     def look_at(mine: list[tuple[str, str]]) -> Iterator[tuple[int, bool]]:
@@ -61,7 +74,6 @@ def scan(
                     pool.shutdown(cancel_futures=True)
                     return
 
-    keys = [(slot, name) for slot in SLOTS for name in source.names(slot)]
     if ranks is None or ranks.alone:
         return _verdict(keys, look_at(keys))
     mine = keys[ranks.rank :: ranks.world]

@@ -29,32 +29,48 @@ from outgrow.store.safetensors_file import Entry, read_header
 from outgrow.store.safetensors_folder import SafetensorsSource, weight_files
 from outgrow.store.source import Rows, TensorMeta, TensorSource
 from outgrow.store.trainer_files import RANDOM
-from outgrow.store.writer import Key
+from outgrow.store.writer import BytesProgress, Key
 
 if TYPE_CHECKING:
     from outgrow.parallel.ranks import Ranks
 
 
-def open_state(folder: Path, *, allow_nonfinite: bool = False, ranks: Ranks | None = None) -> Contents:
-    """Open a native state, a Trainer checkpoint or a Hugging Face model folder; check all of it before any work."""
+def open_state(
+    folder: Path,
+    *,
+    allow_nonfinite: bool = False,
+    headers_only: bool = False,
+    progress: BytesProgress | None = None,
+    ranks: Ranks | None = None,
+) -> Contents:
+    """Open a native state, a Trainer checkpoint or a Hugging Face model folder; check all of it before any work.
+
+    With `headers_only` no tensor is read: names, shapes and dtypes are checked, numbers and checksums are not.
+    """
+
+    def checked(contents: Contents, checksums: Mapping[str, int]) -> Contents:
+        if headers_only:
+            return contents
+        return _checked_bytes(contents, checksums, allow_nonfinite, ranks, progress)
+
     if is_temporary(folder.resolve()):
         raise CheckpointError(f"{folder} was left by an interrupted save", fix="delete it and save again")
     config = load_config(folder)
     refused: Mapping[str, str] = {}
     if is_sharded(folder) and not (folder / INCOMPLETE).exists():
-        contents = _checked_bytes(open_sharded(folder, config), {}, allow_nonfinite, ranks)
+        contents = checked(open_sharded(folder, config), {})
         weights, optimizer, records = _sharded_names(folder)
         records += [f"{name}.json" for name in contents.records]
     elif (folder / native.MANIFEST).exists() or (folder / "optimizer.json").exists():
         opened, checksums = native.open_native(folder, config)
-        contents = _checked_bytes(opened, checksums, allow_nonfinite, ranks)
+        contents = checked(opened, checksums)
         weights = [path.name for path in weight_files(folder)]
         optimizer = [name for name in checksums if name.startswith("optimizer")] + ["optimizer.json"]
         records = [f"{name}.json" for name in contents.records]
     else:
         _check_whole(folder)
         found = open_checkpoint(folder, config)
-        contents = _checked_bytes(found.contents, {}, allow_nonfinite, ranks)
+        contents = checked(found.contents, {})
         weights = [path.name for path in weight_files(folder)]
         optimizer, records, refused = list(found.optimizer), list(found.records), found.refused
     if contents.unread and not refused:
@@ -118,14 +134,20 @@ class WeightsOnly(TensorSource):
 
 
 def _checked_bytes(
-    contents: Contents, checksums: Mapping[str, int], allow_nonfinite: bool, ranks: Ranks | None
+    contents: Contents,
+    checksums: Mapping[str, int],
+    allow_nonfinite: bool,
+    ranks: Ranks | None,
+    progress: BytesProgress | None,
 ) -> Contents:
     """Every number finite, every file as written: one pass over all bytes. Moments that are not finite are not read."""
     source = contents.source
     if allow_nonfinite and not checksums:
         return contents
     try:
-        found = scan(source, finite=not allow_nonfinite, checksums=bool(checksums), ranks=ranks)
+        found = scan(
+            source, finite=not allow_nonfinite, checksums=bool(checksums), ranks=ranks, progress=progress
+        )
     except CheckpointError as error:
         if checksums:
             _check_checksums(source, checksums, scan(source, finite=False, checksums=True, ranks=ranks))

@@ -27,7 +27,9 @@ from outgrow.training.preflight import check_ranks, preflight
 from outgrow.training.rates import StageRates, rate_points, stage_rates
 from outgrow.training.stage_plans import StagePlan
 
-_LARGEST_PROBE = 300_000_000  # parameters: a larger model would make a dry run slow and hungry
+_LARGEST_PROBE = 300_000_000  # parameters: a larger model would make a dry run slow
+_SHARE_FOR_PROBE = 0.25
+"""Of free memory, which a probe may take: an estimate, and others work here too."""
 
 
 @dataclass(frozen=True)
@@ -104,16 +106,8 @@ def dry_run(run: RunConfig, world: int = 1) -> DryRun:
 
 
 def _stage(run: RunConfig, plan: StagePlan, device: Device, rate: float | None, world: int) -> DryStage:
-    micro_batch = run.batch.at_once
-    memory = training_memory(
-        plan.config,
-        sequences=micro_batch,
-        sequence_length=plan.cost.length or run.data.sequence_length,
-        itemsize=2 if device.bf16 else 4,
-        mask_share=run.data.mask_share,
-    )
-    state = 4 * state_numbers(plan.config, run.optimizer)
-    memory = replace(memory, moments=state)
+    memory = _memory(run, plan, device, run.batch.at_once)
+    state = memory.moments
     if world > 1:
         memory = _cut(memory, run, plan, world, 2 if device.bf16 else 4)
     checkpoint = 4 * plan.cost.parameters + state
@@ -128,6 +122,25 @@ def _stage(run: RunConfig, plan: StagePlan, device: Device, rate: float | None, 
         rank_bytes=-(-checkpoint // world),
         seconds=(plan.flops + plan.probe_flops) / rate if rate else None,
     )
+
+
+def _memory(run: RunConfig, plan: StagePlan, device: Device, sequences: int) -> Memory:
+    """Of one process that trains on so many sequences at once."""
+    memory = training_memory(
+        plan.config,
+        sequences=sequences,
+        sequence_length=plan.cost.length or run.data.sequence_length,
+        itemsize=2 if device.bf16 else 4,
+        mask_share=run.data.mask_share,
+    )
+    return replace(memory, moments=4 * state_numbers(plan.config, run.optimizer))
+
+
+def _free(device: Device) -> int:
+    """Bytes that a process can have now."""
+    if device.name == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 def _cut(memory: Memory, run: RunConfig, plan: StagePlan, world: int, itemsize: int) -> Memory:
@@ -177,10 +190,17 @@ def _disk(run: RunConfig, stages: tuple[DryStage, ...]) -> int:
 
 
 def _measured_rate(run: RunConfig, plan: StagePlan, device: Device) -> float | None:
-    """FLOPs per second of the first stage's model on one micro-batch: the third step of three."""
+    """FLOPs per second of the first stage's model: the third of three steps on as many sequences as fit well.
+
+    None where the model is large, or even one sequence would take more than a quarter of what is free.
+    """
     if plan.cost.parameters > _LARGEST_PROBE:
         return None
     micro_batch = run.batch.at_once
+    while micro_batch and _memory(run, plan, device, micro_batch).total > _SHARE_FOR_PROBE * _free(device):
+        micro_batch //= 2
+    if not micro_batch:
+        return None
     model = device.place(build_model(plan.config))
     optimizer = build_optimizer(model, run.optimizer)
     batch = objective_of(plan.config).example(
