@@ -561,7 +561,7 @@ def quickstart(
     ] = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """See it work, in about four minutes on two cores: a grown model beside the same from scratch, for the same compute.
+    """See it work, in about four minutes on two idle cores: a grown model beside the same from scratch, for the same compute.
 
     Example: [bold]outgrow quickstart[/]
     """

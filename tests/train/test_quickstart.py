@@ -63,6 +63,8 @@ def test_the_cost_from_scratch_is_read_off_its_own_slope() -> None:
     beside = Beside(grown, scratch)
     assert beside.scratch_flops_at_grown_loss == pytest.approx(20.0)
     assert "about 20 FLOPs, 2.0 times as many (extrapolated)" in beside.verdict
+    far = Beside([row("validation", 10.0, end - 0.5 * math.log(7.0))], scratch)
+    assert "more than 30 FLOPs, 3 times as many (extrapolated)" in far.verdict
     worse = Beside([row("validation", 10.0, end + 0.1)], scratch)
     assert worse.verdict.endswith("the growth did not pay.")
 

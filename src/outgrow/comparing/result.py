@@ -73,9 +73,9 @@ def trial_losses(trials: Iterable[SweepTrial], arm: str) -> dict[float, float]:
     return {rate: fmean(losses) for rate, losses in found.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StudyResult:
-    """What a study came to."""
+    """What a study came to; `print` shows what every arm saves at its largest budget."""
 
     study: StudyConfig
     points: tuple[Point, ...]
@@ -90,6 +90,15 @@ class StudyResult:
     """The different machines and versions that trained the pieces."""
     cautions: tuple[str, ...] = ()
     """What a reader should know before believing the numbers."""
+
+    def __repr__(self) -> str:
+        savings, seeds = self.savings(), len(self.study.seeds)
+        arms = ", ".join(
+            f"{arm} {'outside' if (last := savings[arm][-1].saving) is None else f'{100 * last:.1f} %'}"
+            for arm in self.study.arms
+            if arm != self.study.baseline
+        )
+        return f"StudyResult({self.study.title or self.study.output}: saved against {self.study.baseline}, {arms}; {seeds} seeds)"
 
     def of(self, arm: str) -> dict[tuple[int, int], Point]:
         """The ends of an arm by seed and budget."""

@@ -33,6 +33,8 @@ CAUTIONS = (
 )
 _CONSTANT = (0.25, 0.72)
 """The part of the baseline whose slope is read: past the warm-up's bend, before the decay."""
+_FARTHEST = 3
+"""Times the baseline's FLOPs up to which its slope is trusted."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,10 @@ class Beside:
         if needed is None:
             return f"{head}."
         times = needed / self.flops[1]
-        return (
-            f"{head}; the same loss would cost scratch about {amount(needed)} FLOPs, "
-            f"{f'{times:.1f}' if times < 10 else 'more than 10'} times as many (extrapolated)."
-        )
+        if times > _FARTHEST:
+            bound = amount(_FARTHEST * self.flops[1])
+            return f"{head}; the same loss would cost scratch more than {bound} FLOPs, {_FARTHEST} times as many (extrapolated)."
+        return f"{head}; the same loss would cost scratch about {amount(needed)} FLOPs, {times:.1f} times as many (extrapolated)."
 
     def table(self) -> TextTable:
         """A row per stage, the staged run as a whole, and the baseline."""

@@ -13,11 +13,11 @@ from outgrow.files.reading import expanded
 from outgrow.report.html import page
 from outgrow.report.plot import draw_loss
 from outgrow.report.probe import draw_probes
-from outgrow.report.text import COLUMNS, stage_rows, stage_table
+from outgrow.report.text import stage_table
 from outgrow.text.numbers import amount, duration
 from outgrow.text.table import TextTable
 from outgrow.training.folder import RunFolder, read_metrics
-from outgrow.training.result import StageResult, stage_results
+from outgrow.training.result import COLUMNS, StageResult, stage_results, stage_rows
 
 if TYPE_CHECKING:
     from rich.table import Table

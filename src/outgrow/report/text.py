@@ -6,57 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from outgrow.text.numbers import amount, duration
+from outgrow.training.result import COLUMNS, stage_rows
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from outgrow.training.dry import DryRun
     from outgrow.training.result import StageResult
-
-COLUMNS = (
-    "stage",
-    "parameters",
-    "tokens",
-    "FLOPs",
-    "loss before growth",
-    "after growth",
-    "final loss",
-    "time",
-)
-
-
-def stage_rows(stages: Sequence[StageResult]) -> list[tuple[str, ...]]:
-    """The table's cells, one row per stage and one for the whole."""
-    rows: list[tuple[str, ...]] = []
-    for stage in stages:
-        rows.append(
-            (
-                stage.name,
-                f"{stage.parameters:,}",
-                amount(stage.tokens),
-                amount(stage.flops),
-                _loss(stage.loss_before_growth),
-                _loss(stage.loss_after_growth),
-                _loss(stage.final_loss),
-                duration(stage.seconds),
-            )
-        )
-    if len(stages) > 1:
-        tokens, flops = sum(s.tokens for s in stages), sum(s.flops for s in stages)
-        final = _loss(stages[-1].final_loss)
-        rows.append(
-            (
-                "whole",
-                "",
-                amount(tokens),
-                amount(flops),
-                "",
-                "",
-                final,
-                duration(sum(s.seconds for s in stages)),
-            )
-        )
-    return rows
 
 
 def stage_table(stages: Sequence[StageResult]) -> Table:
@@ -107,7 +63,3 @@ def dry_table(dry: DryRun) -> Table:
         duration(dry.seconds),
     )
     return table
-
-
-def _loss(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

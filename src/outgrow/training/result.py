@@ -7,10 +7,13 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from outgrow.text.numbers import amount, duration
+from outgrow.text.table import TextTable
 from outgrow.training.folder import RunFolder, read_metrics
 
 _LIBRARIES = ("outgrow", "torch", "transformers", "tokenizers", "safetensors", "numpy")
@@ -32,11 +35,22 @@ class StageResult:
 
 @dataclass(frozen=True)
 class RunResult:
-    """All stages of a run, and where it is."""
+    """All stages of a run, and where it is; `print` shows them as a table."""
 
     output: Path
     stages: tuple[StageResult, ...]
     already_finished: bool = False
+
+    def table(self) -> TextTable:
+        """A row per stage, and the whole."""
+        note = "Losses are validation losses in nats per target."
+        return TextTable(str(self.output), COLUMNS, stage_rows(self.stages), note)
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -45,6 +59,56 @@ class RunResult:
             "already_finished": self.already_finished,
             "stages": [asdict(stage) for stage in self.stages],
         }
+
+
+COLUMNS = (
+    "stage",
+    "parameters",
+    "tokens",
+    "FLOPs",
+    "loss before growth",
+    "after growth",
+    "final loss",
+    "time",
+)
+
+
+def stage_rows(stages: Sequence[StageResult]) -> list[tuple[str, ...]]:
+    """The table's cells, one row per stage and one for the whole."""
+    rows: list[tuple[str, ...]] = []
+    for stage in stages:
+        rows.append(
+            (
+                stage.name,
+                f"{stage.parameters:,}",
+                amount(stage.tokens),
+                amount(stage.flops),
+                _loss(stage.loss_before_growth),
+                _loss(stage.loss_after_growth),
+                _loss(stage.final_loss),
+                duration(stage.seconds),
+            )
+        )
+    if len(stages) > 1:
+        tokens, flops = sum(s.tokens for s in stages), sum(s.flops for s in stages)
+        final = _loss(stages[-1].final_loss)
+        rows.append(
+            (
+                "whole",
+                "",
+                amount(tokens),
+                amount(flops),
+                "",
+                "",
+                final,
+                duration(sum(s.seconds for s in stages)),
+            )
+        )
+    return rows
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def read_result(folder: RunFolder) -> RunResult:
