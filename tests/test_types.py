@@ -50,6 +50,41 @@ def test_a_file_tells_the_truth(model_type: str) -> None:
     assert any(one.promises_function for one in found.growths), "something must be promised"
 
 
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        ("t5", {"tie_word_embeddings": True}),  # logits times d^-1/2
+        ("t5", {"tie_word_embeddings": True, "feed_forward_proj": "relu"}),
+        ("gemma", {"tie_word_embeddings": False}),
+        ("gemma3", {"tie_word_embeddings": False}),
+        ("qwen3_vl", {"tie_word_embeddings": True}),
+        ("mpt", {"tie_word_embeddings": False}),
+    ],
+)
+def test_other_ties(model_type: str, changes: dict[str, Any]) -> None:
+    found = varied(model_type, changes)
+    assert found.holds, found
+    assert all(one.promises_function for one in found.growths if one.operator == "pad")
+
+
+@pytest.mark.parametrize("model_type", ["olmo", "nanochat"])
+def test_a_tied_head_behind_a_norm_without_a_gain_is_flagged(model_type: str) -> None:
+    """The head would need c = 1, the norm needs c = D/d, and no gain stands between them."""
+    found = varied(model_type, {"tie_word_embeddings": True})
+    assert found.holds
+    for one in found.growths:
+        assert not one.promises_function
+        assert any("no gain that could make up for a tied head" in why for why in one.why)
+
+
+def varied(model_type: str, changes: dict[str, Any]) -> guard.Check:
+    """The check of a file with other values in its example."""
+    spec = load(model_type)
+    assert spec.example is not None
+    example = spec.example.model_copy(update={"config": {**spec.example.config, **changes}})
+    return guard.check(spec.model_copy(update={"example": example}), operators=("isometric", "pad"))
+
+
 def test_a_file_without_an_example_is_not_done() -> None:
     spec = described("llama", {**merged("llama"), "example": None})
     with pytest.raises(ArchitectureError, match="no example to check it with"):

@@ -74,7 +74,7 @@ def compensate(growth: Growth) -> Compensation:
     gains = {name: _gain(axes[str(small.axes[name].of)], axes[name], rho) for name, rho in ratios.items()}
     gains |= {name: _gain(axes[name], axes[name], 1.0) for name in small.axes if small.is_scaled(name)}
     eps, torn = _grown_eps(small, ratios)
-    torn |= _uncompensated(small, ratios)
+    torn |= _uncompensated(small, ratios, gains)
     for (stream, rho), names in _same_ratio(small, ratios).items():
         field = small.axes[names[0]].eps
         notes.setdefault(stream, []).append(
@@ -169,17 +169,18 @@ def _same_ratio(small: Model, ratios: Mapping[str, float]) -> dict[tuple[str, fl
     return found
 
 
-def _uncompensated(small: Model, ratios: Mapping[str, float]) -> dict[str, str]:
-    """Norm inputs whose root mean square changes where nothing can make up for it: no gain, or an eps in the code."""
+def _uncompensated(small: Model, ratios: Mapping[str, float], gains: Mapping[str, AxisMap]) -> dict[str, str]:
+    """Norm inputs that grow as only a gain or an eps could make up for, where there is no gain, or the eps is in the code."""
     torn: dict[str, str] = {}
     for name, rho in ratios.items():
-        of = str(small.axes[name].of)
-        if isclose(rho, 1.0, rel_tol=1e-12):
-            continue
-        if small.axes[name].eps is None:
+        of, gain = str(small.axes[name].of), gains[name].forward.as_gather()
+        if small.axes[name].eps is None and not isclose(rho, 1.0, rel_tol=1e-12):
             torn[of] = "a norm's eps is in the code and cannot follow the root mean square of its input"
-        if name not in small.scaled:
-            torn[of] = "a norm has no gain that could make up for the root mean square of its input"
+        if name not in small.scaled and bool((gain.weight - 1).abs()[gain.index >= 0].gt(1e-12).any()):
+            tied = (
+                "a tied head that reads it" if name in small.tied_axes() else "its input's root mean square"
+            )
+            torn[of] = f"a norm has no gain that could make up for {tied}"
     return torn
 
 

@@ -97,7 +97,7 @@ def resolve(config: Mapping[str, Any]) -> Model:
     tied: dict[str, list[tuple[Signature, str | None]]] = {}
     owners: list[tuple[str, Signature, ParameterSpec]] = []
     for pattern, parameter in spec.parameters.items():
-        if parameter.when is not None and not got(config, parameter.when):
+        if not _is_there(parameter.when, config):
             continue
         if parameter.of_class not in (None, *(config.get("architectures") or [spec.class_])):
             continue
@@ -127,6 +127,13 @@ def resolve(config: Mapping[str, Any]) -> Model:
                     tuple(times for _, times in twins),
                 )
     return Model(spec, dict(config), sizes, parameters)
+
+
+def _is_there(when: str | None, config: Mapping[str, Any]) -> bool:
+    """Whether a config field is true, or, behind `not`, false; always, where none is named."""
+    if when is None:
+        return True
+    return bool(got(config, when.removeprefix("not "))) is not when.startswith("not ")
 
 
 def is_kind(spec: ArchitectureSpec, name: str, layer: int, config: Mapping[str, Any]) -> bool:

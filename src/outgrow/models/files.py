@@ -152,7 +152,7 @@ def _under(content: dict[str, Any], prefix: str) -> dict[str, Any]:
     def inner(text: Any) -> Any:
         if not isinstance(text, str):
             return text
-        words = ("sqrt", "if")
+        words = ("sqrt", "if", "not")
         return re.sub(FIELD, lambda one: one[0] if one[0] in words else f"{prefix}.{one[0]}", text)
 
     def entries(key: str, found: dict[str, Any]) -> dict[str, Any]:
