@@ -12,7 +12,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -35,17 +35,37 @@ def cli() -> str:
         WRITTEN,
         "Every command has `--help`.",
     ]
-    for command in app.registered_commands:
-        function = command.callback
-        assert function is not None
-        name = command.name or function.__name__.replace("_", "-")
+    for name, function in _commands():
         rows = [
             _argument(parameter)
             for parameter in inspect.signature(function, eval_str=True).parameters.values()
+            if parameter.name != "context"
         ]
         table = "| argument or option | default | meaning |\n|---|---|---|\n" + "\n".join(rows)
-        text += [f"## outgrow {name}", _plain(inspect.getdoc(function) or ""), table if rows else ""]
+        text += [f"## {name}", _plain(inspect.getdoc(function) or ""), table if rows else ""]
     return "\n\n".join(filter(None, text)) + "\n"
+
+
+def _commands() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """What is typed, and the function behind it: options of all commands, commands, groups and their commands."""
+
+    def named(info: Any) -> tuple[str, Callable[..., Any]]:
+        function = info.callback
+        return info.name or function.__name__.replace("_", "-"), function
+
+    if app.registered_callback is not None and app.registered_callback.callback is not None:
+        yield "outgrow", app.registered_callback.callback
+    for command in app.registered_commands:
+        name, function = named(command)
+        yield f"outgrow {name}", function
+    for group in app.registered_groups:
+        inner = group.typer_instance
+        assert inner is not None
+        if inner.registered_callback is not None and inner.registered_callback.callback is not None:
+            yield f"outgrow {group.name}", inner.registered_callback.callback
+        for command in inner.registered_commands:
+            name, function = named(command)
+            yield f"outgrow {group.name} {name}", function
 
 
 def _argument(parameter: inspect.Parameter) -> str:
