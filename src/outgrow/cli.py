@@ -17,6 +17,7 @@ import typer
 from outgrow.commands.console import open_console
 from outgrow.commands.ending import ended
 from outgrow.errors import ConfigError
+from outgrow.files.faulting import say_bus_errors
 from outgrow.parallel.process import finish, launched
 
 app = typer.Typer(
@@ -149,6 +150,16 @@ def grow(
             "--as", help="Describe it as this model type first (see convert), as mixtral.", show_default=False
         ),
     ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="New peak of the learning rate; a Trainer that resumes takes it from the checkpoint."
+        ),
+    ] = None,
+    reset_schedule: Annotated[
+        bool,
+        typer.Option("--reset-schedule", help="Schedule, steps and data begin anew; moments stay."),
+    ] = False,
     format: Format = "native",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing state, in one step.")
@@ -218,6 +229,8 @@ def grow(
             fitted,
             described,
             format=format,
+            learning_rate=learning_rate,
+            reset_schedule=reset_schedule,
             overwrite=overwrite,
             dry_run=dry_run,
             allow_nonfinite=allow_nonfinite,
@@ -625,6 +638,7 @@ def main() -> None:
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "passive"
     )  # before torch: spinning threads starve a shared machine
+    say_bus_errors()
     code = ended(app)
     if launched():
         finish(code)

@@ -311,3 +311,26 @@ def test_trainer_continues_a_grown_checkpoint(run: Path, tmp_path: Path, depth: 
     assert watch.state.global_step == 6
     after = TrainingState.from_model(watch.model, watch.optimizer.optimizer)
     assert set(after.steps.values()) <= {3.0, 6.0}  # tensors of silent layers began at 0
+
+
+def test_another_rate_and_a_schedule_that_begins_anew(run: Path, tmp_path: Path) -> None:
+    """Trainer takes the peak from the checkpoint, so it is changed there; begun anew, `max_steps` counts from the growth."""
+    from transformers import AutoModelForCausalLM
+
+    from outgrow.state.rescheduling import rescheduled
+
+    grown = grow(TrainingState.from_pretrained(run / "checkpoint-3"), to={"num_hidden_layers": 3})
+    for reset, steps in ((False, 2), (True, 5)):
+        asked = rescheduled(grown, learning_rate=4e-3, reset_schedule=reset)
+        written = asked.save_pretrained(tmp_path / str(reset), format="trainer")
+        resumed = trainer(tmp_path / f"go-{reset}", 5, AutoModelForCausalLM.from_pretrained(written))
+        resumed.train(resume_from_checkpoint=str(written))
+        rates = [
+            row["learning_rate"]
+            for row in resumed.state.log_history
+            if row.get("step", 0) > 3 * (not reset) and "learning_rate" in row
+        ]
+        assert rates == pytest.approx([4e-3] * steps)
+        assert set(asked.steps.values()) == {3.0}
+    with pytest.raises(CheckpointError, match="no optimizer"):
+        rescheduled(TrainingState.from_model(tiny_llama()), learning_rate=1e-3)

@@ -24,6 +24,7 @@ from outgrow.report.files import file_lines
 from outgrow.state.converting import converted
 from outgrow.state.growing import apply
 from outgrow.state.grown_view import GrownView
+from outgrow.state.rescheduling import rescheduled
 from outgrow.state.shared_statistics import share_statistics
 from outgrow.state.training_state import TrainingState
 from outgrow.store.contents import has_moments
@@ -40,6 +41,8 @@ def grow_command(
     conversion: Conversion | None,
     *,
     format: str,
+    learning_rate: float | None,
+    reset_schedule: bool,
     overwrite: bool,
     dry_run: bool,
     allow_nonfinite: bool,
@@ -62,7 +65,9 @@ def grow_command(
         )
     if conversion is not None:
         state = converted(state, conversion, moments=plan.moments, seed=plan.growth.seed)
-    grown = apply(plan, state, operator=fitted)
+    grown = rescheduled(
+        apply(plan, state, operator=fitted), learning_rate=learning_rate, reset_schedule=reset_schedule
+    )
     check_writable(grown, format, ranks)  # type: ignore[arg-type]
     found = fates(grown.files, format, moments=format != "hub" and has_moments(grown.source))
     summary = {

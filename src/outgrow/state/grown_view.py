@@ -20,6 +20,7 @@ from outgrow.algebra.noise import Box
 from outgrow.algebra.recipe import Recipe, evaluate
 from outgrow.algebra.slots import SLOTS, WEIGHT
 from outgrow.errors import CheckpointError
+from outgrow.files.identity import Identity
 from outgrow.growth.plan import GrowthPlan
 from outgrow.growth.rank_costs import in_reading_order
 from outgrow.store.check import row_blocks
@@ -67,6 +68,9 @@ class GrownView(TensorSource):
             tuple(name for name in group if name in here) for group in in_reading_order(self.plan, slot)
         )
         return tuple(group for group in groups if group) if here else ()
+
+    def files(self) -> frozenset[Identity]:
+        return self.source.files()
 
     def meta(self, name: str, slot: str) -> TensorMeta:
         return TensorMeta(self.plan.recipes[slot][name].shape, self._dtype(name, slot))

@@ -98,11 +98,9 @@ def has_moments(source: TensorSource) -> bool:
 
 
 def training_step(state: Contents) -> int:
-    """Steps of the whole training; a run's or Trainer's own record says it where the optimizer does not count."""
-    if state.steps:
-        return int(max(state.steps.values()))
+    """Steps of the whole training: as a run's or Trainer's own record says, else as the optimizer has counted."""
     for name, key in (("run", "step"), ("trainer", "global_step")):
         record = state.records.get(name)
         if isinstance(record, dict) and isinstance(record.get(key), int):
             return int(record[key])
-    return 0
+    return int(max(state.steps.values(), default=0))

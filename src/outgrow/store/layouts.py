@@ -84,6 +84,8 @@ def save(
     with ExitStack() as stack:
         place = publishing(destination, overwrite=overwrite, needed_bytes=needed)
         layout.write(writer, Path(ranks.first(lambda: str(stack.enter_context(place)))))
+        for file in state.source.files():
+            file.check()
         ranks.first(stack.pop_all().close)  # here it is renamed, or all hear why not
     return destination
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from outgrow.errors import CheckpointError
+from outgrow.files.identity import Identity
 from outgrow.files.leftovers import is_temporary
 from outgrow.store import native
 from outgrow.store.assets import GENERATION, find_assets, generation_asset
@@ -125,6 +126,9 @@ class WeightsOnly(TensorSource):
 
     def names(self, slot: str) -> tuple[str, ...]:
         return self.source.names(slot) if slot == "weight" else ()
+
+    def files(self) -> frozenset[Identity]:
+        return self.source.files()
 
     def meta(self, name: str, slot: str) -> TensorMeta:
         return self.source.meta(name, slot)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
+from outgrow.files.identity import Identity
 from outgrow.models.library import ModelNames, Shape
 from outgrow.store.contents import OptimizerInfo, ParamGroup
 from outgrow.store.optimizer_order import Piece, Reading, in_memory, read_order
@@ -45,6 +46,7 @@ def read_optimizer_file(
     path: Path, config: Mapping[str, Any], names: ModelNames, version: str | None
 ) -> OptimizerFile:
     """Read a file of an optimizer's state; the tensors stay on the disk. Raises `CheckpointError` where it cannot be carried."""
+    identity = Identity.of(path)
     state, groups = _parts(path, load_plain(path, mapped=True))
     numbers = [group["params"] for group in groups]
     reading = _named(path, groups, names)
@@ -66,7 +68,7 @@ def read_optimizer_file(
         raise CheckpointError(
             f"{path} has moments of parameters in no group", got=some(list(map(str, unknown)))
         )
-    moments, steps = _moments(path, entries, info, names)
+    moments, steps = _moments(identity, entries, info, names)
     return OptimizerFile(info, moments, steps)
 
 
@@ -114,8 +116,9 @@ def _piece(path: Path, name: Any, names: ModelNames) -> Piece:
 
 
 def _moments(
-    path: Path, entries: Mapping[Piece, Any], info: OptimizerInfo, names: ModelNames
+    identity: Identity, entries: Mapping[Piece, Any], info: OptimizerInfo, names: ModelNames
 ) -> tuple[dict[str, dict[str, Place]], dict[str, float]]:
+    path = identity.path
     if all(_is_empty(entry) for entry in entries.values()):
         return {}, {}  # saved before the first step, or of an optimizer that keeps nothing
     owners: dict[str, list[Piece]] = {}
@@ -130,7 +133,7 @@ def _moments(
         slots = rule.slots(names.shapes[name], options)
         held = {piece: _entry(path, piece, entries[piece], rule, slots) for piece in owners[name]}
         for slot in slots:
-            moments.setdefault(slot, {})[name] = _place(path, name, slot, held, names)
+            moments.setdefault(slot, {})[name] = _place(identity, name, slot, held, names)
         if rule.counts:
             steps[name] = max(_step(path, name, entry["step"]) for entry in held.values())
     return moments, steps
@@ -155,20 +158,23 @@ def _entry(path: Path, piece: Piece, entry: Any, rule: Rule, slots: tuple[str, .
 
 
 def _place(
-    path: Path, name: str, slot: str, held: Mapping[Piece, Mapping[str, Any]], names: ModelNames
+    identity: Identity, name: str, slot: str, held: Mapping[Piece, Mapping[str, Any]], names: ModelNames
 ) -> Place:
     """Where a moment is: at hand, or put together from those of the parts that older models hold apart."""
     whole = next((entry for piece, entry in held.items() if piece.unit < 0), None)
     if whole is not None:
-        return Held(whole[slot])
+        return Held(whole[slot], identity)
     if SLOTS[slot].mean_over is not None:
-        raise CheckpointError(f"{path}: factors of {name} in parts cannot be put together", got=slot)
+        raise CheckpointError(f"{identity.path}: factors of {name} in parts cannot be put together", got=slot)
     units = names.apart[name]
     parts = {(piece.unit, piece.part): entry[slot] for piece, entry in held.items()}
     if len(parts) != sum(map(len, units)):
-        raise CheckpointError(f"{path} has moments of some parts of {name} alone", got=len(parts))
+        raise CheckpointError(f"{identity.path} has moments of some parts of {name} alone", got=len(parts))
     return Stacked(
-        tuple(tuple(Held(parts[unit, part]) for part in range(len(one))) for unit, one in enumerate(units))
+        tuple(
+            tuple(Held(parts[unit, part], identity) for part in range(len(one)))
+            for unit, one in enumerate(units)
+        )
     )
 
 

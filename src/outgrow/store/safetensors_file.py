@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from outgrow.errors import CheckpointError
+from outgrow.files.identity import Identity
 from outgrow.files.reading import check_regular
 from outgrow.store.source import Rows, TensorMeta
 
@@ -51,11 +52,13 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.identity = Identity.of(path)
 
     @cached_property
     def bytes(self) -> Tensor:
         try:
             with open(self.path, "rb") as file:
+                self.identity.check(file.fileno())
                 try:
                     mapped = mmap.mmap(
                         file.fileno(), 0, access=mmap.ACCESS_COPY
@@ -83,6 +86,7 @@ class Entry:
 
     def read(self, rows: Rows = None) -> Tensor:
         """The tensor or some rows; a view of the mapped file where alignment allows it."""
+        self.file.identity.check()
         stop = self.start + self.meta.bytes
         data, shape, first = self.file.bytes, self.meta.shape, self.start
         if isinstance(rows, slice) and shape:

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from outgrow.errors import CheckpointError
+from outgrow.files.identity import Identity
 from outgrow.models.library import ModelNames
 from outgrow.store.config_file import read_json
 from outgrow.store.foreign import refuse_tensors
 from outgrow.store.safetensors_file import Entry, read_header
 from outgrow.store.source import Rows, TensorMeta, TensorSource
-from outgrow.store.stacked import Place, joined
+from outgrow.store.stacked import Place, identities, joined
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -57,6 +58,11 @@ class SafetensorsSource(TensorSource):
 
     def meta(self, name: str, slot: str) -> TensorMeta:
         return self.entries[slot][name].meta
+
+    def files(self) -> frozenset[Identity]:
+        return frozenset(
+            one for places in self.entries.values() for place in places.values() for one in identities(place)
+        )
 
     def read(self, name: str, slot: str, rows: Rows = None) -> Tensor:
         return self.entries[slot][name].read(rows)

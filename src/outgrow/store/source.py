@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from outgrow.files.identity import Identity
+
 Rows = slice | Tensor | None
 """Rows of dimension 0: a slice, an int64 index, or None for all."""
 
@@ -47,6 +49,10 @@ class TensorSource(ABC):
     @abstractmethod
     def read(self, name: str, slot: str, rows: Rows = None) -> Tensor:
         """The tensor, or the given rows of its dimension 0. The result may share memory: do not write to it."""
+
+    def files(self) -> frozenset[Identity]:
+        """The files that are read, as they were when they were opened; none for tensors in memory."""
+        return frozenset()
 
     def groups(self, slot: str) -> tuple[tuple[str, ...], ...]:
         """Names with the same contents, which a writer reads once and writes to all; every name alone by default."""

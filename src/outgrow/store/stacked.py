@@ -5,7 +5,7 @@ tensor[e] = (part_1 of e, part_2 of e, ...)        one after the other, along wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from outgrow.errors import CheckpointError
+from outgrow.files.identity import Identity
 from outgrow.models.library import ModelNames
 from outgrow.store.safetensors_file import Entry
 from outgrow.store.source import Rows, TensorMeta
@@ -24,6 +25,8 @@ class Held:
     """A tensor that is there already: in memory, or mapped."""
 
     tensor: Tensor
+    identity: Identity | None = None
+    """The file that it is mapped from, if it is."""
 
     @property
     def meta(self) -> TensorMeta:
@@ -32,6 +35,8 @@ class Held:
 
     def read(self, rows: Rows = None) -> Tensor:
         """The tensor or some rows."""
+        if self.identity is not None:
+            self.identity.check()
         return self.tensor if rows is None else self.tensor[rows]
 
 
@@ -57,6 +62,18 @@ class Stacked:
         if not chosen:
             return torch.empty((0, *self.meta.shape[1:]), dtype=self.meta.dtype)
         return torch.stack([torch.cat([part.read() for part in unit]) for unit in chosen])
+
+
+def identities(place: Place) -> Iterator[Identity]:
+    """The files that a place is in."""
+    if isinstance(place, Stacked):
+        for unit in place.units:
+            for part in unit:
+                yield from identities(part)
+    elif isinstance(place, Entry):
+        yield place.file.identity
+    elif isinstance(place, Held) and place.identity is not None:
+        yield place.identity
 
 
 Place = Entry | Held | Stacked

@@ -7,7 +7,7 @@ pages of the rows that are asked for are touched, however many ranks wrote the f
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from outgrow.errors import CheckpointError
+from outgrow.files.identity import Identity
 from outgrow.store.dcp.metadata import Chunk, Item, read_metadata
 from outgrow.store.pickled import load_fake, load_plain_bytes
 from outgrow.store.safetensors_file import MappedFile
@@ -135,6 +136,10 @@ class DcpFolder:
             here = ((rows >= first) & (rows < last)).nonzero().flatten()
             _box(out, one)[here] = self._view(one, meta)[rows[here] - first]
         return out
+
+    def identities(self) -> Iterator[Identity]:
+        """The files that were read so far, as they were when they were opened."""
+        return (file.identity for file in self._files.values())
 
     def _bytes(self, chunk: Chunk) -> Tensor:
         file = self._files.setdefault(chunk.file, MappedFile(self.path / chunk.file))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from outgrow.store.dcp.folder import Keyed
+from outgrow.files.identity import Identity
+from outgrow.store.dcp.folder import DcpFolder, Keyed
 from outgrow.store.source import Rows, TensorMeta, TensorSource
 
 
@@ -57,6 +58,11 @@ class DcpSource(TensorSource):
 
     def names(self, slot: str) -> tuple[str, ...]:
         return tuple(self.places.get(slot, {}))
+
+    def files(self) -> frozenset[Identity]:
+        folders = {id(one.folder): one.folder for named in self.places.values() for one in named.values()}
+        mapped = (folder for folder in folders.values() if isinstance(folder, DcpFolder))
+        return frozenset(one for folder in mapped for one in folder.identities())
 
     def meta(self, name: str, slot: str) -> TensorMeta:
         return self.places[slot][name].meta

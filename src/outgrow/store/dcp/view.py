@@ -14,6 +14,7 @@ from torch import Tensor
 
 from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
+from outgrow.files.identity import Identity
 from outgrow.store.dcp.naming import Address, Naming
 from outgrow.store.source import Rows, TensorMeta, TensorSource
 
@@ -61,6 +62,9 @@ class FolderView(TensorSource):
 
     def names(self, slot: str) -> tuple[str, ...]:
         return tuple(self.chunks.get(slot, {}))
+
+    def files(self) -> frozenset[Identity]:
+        return self.source.files()
 
     def meta(self, name: str, slot: str) -> TensorMeta:
         return self.chunks[slot][name].meta
