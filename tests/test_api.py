@@ -213,7 +213,7 @@ def test_the_hub_gives_and_takes_folders(tmp_path: Path, monkeypatch: pytest.Mon
     small_model().save_pretrained(tmp_path / "small")
     asked: dict[str, Any] = {}
 
-    def fetch(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+    def fetch(name: str, *, revision: str | None, allow_patterns: list[str], **_: Any) -> str:
         asked.update(name=name, patterns=allow_patterns)
         return str(tmp_path / "small")
 

@@ -906,7 +906,6 @@ def _yaml() -> Iterator[Hostile]:
         *(
             "stages.0.from=none",
             "stages.0.name=a/b",
-            "stages.0.name=..",
             "device=tpu",
             "precision=float7",
             "compile=maybe",
@@ -1038,7 +1037,6 @@ def _words() -> Iterator[Hostile]:
         ("--moments", "x"),
         ("--depth", "x"),
         ("--depth", "stack:x=1"),
-        ("--width", "pad:"),
     ):
         yield case(f"words: {' '.join(flags)}")(
             lambda root, flags=flags: grow(root, "native", *DEEPER, *flags)

@@ -6,7 +6,10 @@ Nothing that could run code is ever fetched: no pickle, no Python.
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from outgrow.errors import CheckpointError
 
@@ -25,13 +28,31 @@ def local_folder(name: str | Path, *, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(_FETCHED)))
+        cached = not _has_address()
+        return Path(
+            snapshot_download(
+                str(name), revision=revision, allow_patterns=list(_FETCHED), local_files_only=cached
+            )
+        )
     except OSError as error:  # the hub's own errors are all of this kind
         raise CheckpointError(
             f"{name} is no folder here, and the hub did not give it",
             got=(str(error) or type(error).__name__).splitlines()[0],
-            fix="check the name, the network and `hf auth login`; or name a folder",
+            fix=f"check name and network (`hf auth login`), or `hf download {name} --local-dir FOLDER` and name the folder",
         ) from error
+
+
+def _has_address() -> bool:
+    """Whether the hub's name is known here. Where it is not, the library would try again for half a minute."""
+    from huggingface_hub.constants import ENDPOINT
+
+    if getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(ENDPOINT).hostname, None)
+    except OSError:
+        return False
+    return True
 
 
 def upload_folder(folder: Path, name: str, *, private: bool, message: str) -> str:
