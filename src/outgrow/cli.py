@@ -499,7 +499,9 @@ def verify(
             help="What to measure on: text (a file, glob or folder; default: Python's own sources), or images (an .npz)."
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="AdamW steps to watch copies part.")] = 10,
+    steps: Annotated[
+        int, typer.Option(min=0, help="AdamW steps to watch copies part; 0 compares the losses alone.")
+    ] = 10,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of those steps.")] = 1e-3,
     dtype: Annotated[
         Precision, typer.Option(help="What the proof computes in, whatever the weights are stored in.")

@@ -42,14 +42,13 @@ def verify_command(
     if plot is not None:
         check_picture(plot)
     before, after = (TrainingState.from_pretrained(folder, allow_nonfinite=True) for folder in (small, large))
-    batches, source = proof_batches(before, data, count=steps)
+    batches, source = proof_batches(before, data, count=max(1, steps))
     what, first = next(iter(batches[0].items()))
     console.print(f"Data: {source}, {len(batches)} batches of {what} {tuple(first.shape)}.")
     if dry_run:
-        needed = 10 * sum(after.source.meta(name, "weight").bytes for name in after.source.names("weight"))
-        console.print(
-            f"Would train both models {steps} steps in {dtype}; memory about {needed / 1e9:.2f} GB."
-        )
+        needed = _memory(after, _DTYPES[dtype], steps, first.shape.numel())
+        what_is_done = f"train both models {steps} steps" if steps else "compare the losses"
+        console.print(f"Would {what_is_done} in {dtype}; memory about {needed / 1e9:.2f} GB.")
         return {"data": source, "steps": steps, "dtype": dtype, "memory_bytes": needed}
     report = verify(
         before,
@@ -66,3 +65,12 @@ def verify_command(
     console.print(report.verdict, markup=False)
     console.print(report.table().rich())
     return report.to_json()
+
+
+def _memory(large: TrainingState, dtype: torch.dtype, steps: int, tokens: int) -> int:
+    """Bytes at the peak: the larger model and its logits; with gradients and steps of both, about twenty numbers a weight."""
+    weights = sum(
+        torch.Size(large.source.meta(name, "weight").shape).numel() for name in large.source.names("weight")
+    )
+    logits = 3 * tokens * int(large.config.get("vocab_size") or large.config.get("num_labels") or 1)
+    return dtype.itemsize * ((20 if steps else 1) * weights + logits)

@@ -51,6 +51,7 @@ class Report:
     escape: float | None
     """None where it is not defined: nothing grows in width, or weights are sums of several."""
     steps: int
+    """0: the function alone, of one model after the other."""
     losses_small: tuple[float, ...]
     losses_large: tuple[float, ...]
     moment_norms: Mapping[str, tuple[float, float]]
@@ -103,7 +104,9 @@ class Report:
             parts.append(
                 f"The function changes, as this operator does (loss {self.loss_small:.3f} → {self.loss_large:.3f})"
             )
-        if self.gradient_kept:
+        if not self.steps:
+            parts.append("gradients were not looked at")
+        elif self.gradient_kept:
             parts.append("its gradients are the small model's, transported, so the moments are exact")
         elif self.gradient_promised and self.gradient_kept is None:
             parts.append(
@@ -138,9 +141,12 @@ class Report:
         rows = [
             ("loss, small → large", f"{self.loss_small:.9f} → {self.loss_large:.9f}", ""),
             ("function error", f"{self.function_error:.1e}", promised),
-            ("gradient-law error, worst tensor", f"{self.gradient_error:.1e}", self._wanted_law()),
-            *((f"  {one.name}", f"{one.error:.1e}", "") for one in self.gradient[:_WORST]),
         ]
+        if self.steps:
+            rows.append(
+                ("gradient-law error, worst tensor", f"{self.gradient_error:.1e}", self._wanted_law())
+            )
+            rows += [(f"  {one.name}", f"{one.error:.1e}", "") for one in self.gradient[:_WORST]]
         if self.escape is not None:
             what = f"escape, at growth → after {self.steps} steps"
             rows.append((what, f"{self.escape_start:.2%} → {self.escape:.2%}", "> 0"))
@@ -148,8 +154,9 @@ class Report:
             (f"experts: {name}, at growth → after {self.steps} steps", f"{before:.3g} → {after:.3g}", "")
             for name, (before, after) in self.experts.items()
         ]
-        ends = f"{self.losses_small[-1]:.4f} and {self.losses_large[-1]:.4f}"
-        rows.append((f"loss after {self.steps - 1} steps, small and large", ends, ""))
+        if self.steps:
+            ends = f"{self.losses_small[-1]:.4f} and {self.losses_large[-1]:.4f}"
+            rows.append((f"loss after {self.steps - 1} steps, small and large", ends, ""))
         for slot, (small, large) in self.moment_norms.items():
             if small or large:
                 rows.append((f"norm of {slot}, small → large", f"{small:.4g} → {large:.4g}", ""))

@@ -35,7 +35,9 @@ from outgrow.state.growing import apply, check_state
 from outgrow.state.grown_view import GrownView
 from outgrow.state.lineage import described_since, replay
 from outgrow.state.training_state import TrainingState
+from outgrow.store.check import row_blocks
 from outgrow.store.source import MemorySource
+from outgrow.store.writer import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,7 +64,8 @@ def verify(
     """Compare a state with the one grown from it. `large` must say in its lineage how it was grown.
 
     Losses and gradients are taken on the first batch, in `dtype`, without dropout; then both models train `steps` steps
-    on the batches in turn. Without batches, they are made of `data`: text, or images in an .npz, of which a path says where;
+    on the batches in turn. With 0 steps the losses alone are compared, of one model after the other, in the memory of the
+    larger and its activations. Without batches, they are made of `data`: text, or images in an .npz, of which a path says where;
     else of text of Python's own library in the state's tokens, or of random tokens where it has no tokenizer.
     Raises CheckpointError where `large` was not grown from `small`.
 
@@ -78,7 +81,7 @@ def verify(
     check_state(large, "verify")
     words = ""
     if batches is None:
-        batches, words = proof_batches(small, data, count=steps)
+        batches, words = proof_batches(small, data, count=max(1, steps))
     elif data is not None or not batches:
         raise ConfigError(
             "verify takes batches, at least one, or data that they are made of", fix="give one of the two"
@@ -98,6 +101,8 @@ def verify(
             before.config, {"growth": {**large.lineage[-1]["growth"], "moments": "transport"}}, large.assets
         )
     )
+    if not steps:
+        return _function_alone(plan, (small, before, large), batches[0], (dtype, device), tolerance, progress)
     progress("loss and gradients of the small model")
     small_model = _loaded(small, dtype, device)
     loss_small, gradients = loss_and_gradients(small_model, batches[0])
@@ -355,11 +360,59 @@ def _loaded(state: TrainingState, dtype: torch.dtype, device: str | torch.device
     return model
 
 
+def _function_alone(
+    plan: GrowthPlan,
+    states: tuple[TrainingState, TrainingState, TrainingState],
+    batch: ModelInputs,
+    where: tuple[torch.dtype, str | torch.device],
+    tolerance: float,
+    progress: Callable[[str], None],
+) -> Report:
+    """The two losses, each of a model that is let go before the next is built; and whether the weights are the plan's."""
+    small, before, large = states
+    losses = []
+    for size, state in (("small", small), ("large", large)):
+        progress(f"loss of the {size} model")
+        losses.append(_loss(_loaded(state, *where), batch))
+    return Report(
+        model_type=str(small.config["model_type"]),
+        dtype=str(where[0]).removeprefix("torch."),
+        loss_small=losses[0],
+        loss_large=losses[1],
+        function_error=abs(losses[1] - losses[0]) / abs(losses[0]),
+        promised=plan.keeps_function,
+        gradient=(),
+        gradient_error=0.0,
+        gradient_promised=False,
+        escape_start=None,
+        escape=None,
+        steps=0,
+        losses_small=(),
+        losses_large=(),
+        moment_norms={},
+        first_update={},
+        tolerance=tolerance,
+        gradient_tolerance=None,
+        matches_plan=_matches(apply(plan, before), large),
+        findings=tuple(vars(finding) for finding in plan.compensation.findings),
+    )
+
+
+@torch.no_grad()
+def _loss(model: torch.nn.Module, batch: ModelInputs) -> float:
+    like = next(model.parameters())
+    moved = {
+        key: value.to(like if value.is_floating_point() else like.device) for key, value in batch.items()
+    }
+    return float(batch_loss(model, moved))
+
+
 def _matches(expected: TrainingState, saved: TrainingState) -> bool:
-    """Whether the saved weights are, bit for bit, what the plan computes from the small state."""
+    """Whether the saved weights are, bit for bit, what the plan computes from the small state; a few rows at a time."""
     return all(
-        torch.equal(expected.source.read(name, "weight"), saved.source.read(name, "weight"))
+        torch.equal(expected.source.read(name, "weight", rows), saved.source.read(name, "weight", rows))
         for name in expected.source.names("weight")
+        for rows in row_blocks(expected.source.meta(name, "weight"), BLOCK_BYTES)
     )
 
 
