@@ -53,7 +53,7 @@ def attention(model: Model) -> Attention:
         for product in dim.products
         if any(_is_heads(model, atom) for atom in product)
         for name in product
-        if isinstance(name, str) and model.axes[name].through == "linear"
+        if isinstance(name, str) and model.axes[name].is_linear
     }
     attending = {place for place, dim in _dims(model, "writes") if queries & dim.axes}
     read = (dim for place, dim in _dims(model, "reads") if place in attending)
@@ -93,13 +93,13 @@ def _axes(model: Model, *, query: bool) -> frozenset[str]:
     found = {
         name
         for name, axis in model.axes.items()
-        if axis.through == "dot" and axis.with_ is not None and model.is_query(name) is query
+        if axis.is_contracted and axis.with_ is not None and model.is_query(name) is query
     }
     return frozenset(found | {str(model.axes[name].of) for name in found if model.axes[name].of is not None})
 
 
 def _is_heads(model: Model, atom: str | int) -> bool:
-    return isinstance(atom, str) and model.axes[atom].through == "heads"
+    return isinstance(atom, str) and model.axes[atom].is_heads
 
 
 def _size(model: Model, product: tuple[str | int, ...]) -> int:

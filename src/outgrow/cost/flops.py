@@ -119,7 +119,7 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
     matrices += sum(one.spec.scanned * prod(model.shape(name)) for name, one in model.parameters.items())
     matrices += sum(_scan(model, one) for one in model.spec.scans.values())
     if model.spec.attended is not None:
-        heads = prod(model.sizes[name] for name, axis in model.axes.items() if axis.through == "heads")
+        heads = prod(model.sizes[name] for name, axis in model.axes.items() if axis.is_heads)
         apart += (
             heads
             * (model.sizes["query_dim"] + model.sizes["value_dim"])

@@ -80,7 +80,7 @@ def training_memory(
     model, cost = resolve(config), model_cost(config)
     tokens = sequences * sequence_length
     asked = sequences * asked_places(config, sequence_length, mask_share)
-    tables = (size for name, size in model.sizes.items() if model.axes[name].through == "lookup")
+    tables = (size for name, size in model.sizes.items() if model.axes[name].is_lookup)
     vocab = max(tables, default=0)
     copies = 0 if itemsize == _FLOAT32 else itemsize * (cost.matrix_weights + cost.idle)
     return Memory(
@@ -116,7 +116,7 @@ def _norm_bytes(model: Model, itemsize: int) -> int:
         one_for_all = itemsize == _FLOAT32 and _is_read(model, name)
         total += _FLOAT32 * width * (inside + int(one_for_all))
     if model.config.get(model.spec.layers.parallel or ""):  # a layer's two norms keep one input
-        stream = next(model.sizes[name] for name, axis in model.axes.items() if axis.through == "stream")
+        stream = next(model.sizes[name] for name, axis in model.axes.items() if axis.is_stream)
         total -= _FLOAT32 * model.layers * stream
     if itemsize < _FLOAT32:
         for _, signature in matrix_products(model):
@@ -144,7 +144,7 @@ def _routed(model: Model, itemsize: int) -> int:
     for _, signature in matrix_products(model):
         if _is_experts(model, signature):
             read = sum(model.sizes[one] for one in signature.axes("reads") if model.axes[one].of is not None)
-            streams = (one for one in signature.axes("writes") if model.axes[one].through == "stream")
+            streams = (one for one in signature.axes("writes") if model.axes[one].is_stream)
             written = sum(model.sizes[one] for one in streams)
             total += _met(model, signature) * (itemsize * read + (itemsize + _FLOAT32) * written)
     return total
@@ -166,7 +166,7 @@ def _nonlinear(model: Model) -> int:
     kept = _PYTHON_GELU.get(next((word for word in words if word), ""), 1)
     total = 0
     for name, axis in model.axes.items():
-        if axis.through != "elementwise":
+        if not axis.is_nonlinear:
             continue
         units = _units(model, name)
         for layer in range(model.layers) if _is_layered(model, name) else (None,):

@@ -25,14 +25,6 @@ from outgrow.growth.new_entries import NewEntries
 from outgrow.growth.plan import GrowthPlan
 from outgrow.models.model import Model, Parameter
 
-_UNMASKED = (
-    "dot",
-    "raw",
-    "lookup",
-    "positions",
-    "grid",
-)  # attention scores, logits and tables have no reader to mask
-
 
 @dataclass(frozen=True, eq=False)
 class MaskedNorm:
@@ -114,7 +106,7 @@ def make_masks(model: nn.Module, plan: GrowthPlan, entries: Mapping[str, NewEntr
 def check_masks(plan: GrowthPlan, entries: Mapping[str, NewEntries]) -> None:
     """Raise GrowthError where masks cannot keep the function, or cannot reach what is new."""
     for name, spec in plan.large.axes.items():
-        if spec.through in _UNMASKED and plan.small.sizes[name] != plan.large.sizes[name]:
+        if not spec.kind.maskable and plan.small.sizes[name] != plan.large.sizes[name]:
             raise GrowthError(
                 f"masks cannot hide new units of axis '{name}' ({spec.size})",
                 got=f"{plan.small.sizes[name]} to {plan.large.sizes[name]}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,38 +15,48 @@ from outgrow.growth.raw_norms import unscaled
 from outgrow.models.spec import AxisSpec
 
 
+class Kept(NamedTuple):
+    """What a growth keeps of one axis, and why not where not."""
+
+    function: bool
+    gradient: bool
+    why: str
+
+
 def _score_factor(spec: AxisSpec, query: AxisMap) -> float:
     """√(D/d), by which queries make up for scores that attention divides by the root of the head's size."""
     return 1.0 if spec.scores == "fixed" else sqrt(query.large / query.small)
 
 
-def _stream(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
+def _stream(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> Kept:
     axis = axes[name]
     if growth.small.axes[name].unscaled and (why := unscaled(name, axis)):
-        return False, False, why
+        return Kept(False, False, why)
     kinds = {spec.norm for spec in growth.small.axes.values() if spec.of == name}
     if axis.norm_ratio() is None:
-        return False, False, "norms see copies of unequal weight: FᵀF is not c·I"
+        return Kept(False, False, "norms see copies of unequal weight: FᵀF is not c·I")
     if "layer" not in kinds:
         fair = _shared_as_written(axis)
         why = "" if fair else "a norm's backward pass mixes all channels, and copies are read unequally"
-        return True, fair, why
+        return Kept(True, fair, why)
     forward = axis.forward.as_gather()
     if bool((forward.index == MEAN).any()):
         if growth.small.spec.layers.norm == "post":
-            return False, False, "after a post-norm the stream's mean is no longer the mean of what was added"
+            return Kept(
+                False, False, "after a post-norm the stream's mean is no longer the mean of what was added"
+            )
         if growth.small.is_scaled(name):
-            return False, False, "a branch's gains (LayerScale) change the mean that new channels hold"
-        return True, False, "a LayerNorm's backward pass centres over all channels, the new ones too"
+            return Kept(False, False, "a branch's gains (LayerScale) change the mean that new channels hold")
+        return Kept(True, False, "a LayerNorm's backward pass centres over all channels, the new ones too")
     if not covered(axis.forward):
-        return False, False, "a LayerNorm centres its input, and zeros are not its mean"
+        return Kept(False, False, "a LayerNorm centres its input, and zeros are not its mean")
     counts = torch.bincount(forward.index, minlength=axis.small)
     uniform = (
         bool((counts == counts[0]).all()) and float((forward.weight - forward.weight[0]).abs().max()) < 1e-12
     )
     if uniform and not _shared_as_written(axis):
-        return True, False, "a norm's backward pass mixes all channels, and copies are read unequally"
-    return (
+        return Kept(True, False, "a norm's backward pass mixes all channels, and copies are read unequally")
+    return Kept(
         uniform,
         uniform,
         "" if uniform else "a LayerNorm centres its input: it needs every unit copied equally often",
@@ -62,12 +72,12 @@ def _shared_as_written(axis: AxisMap) -> bool:
     return bool((wanted - given).abs().max() < 1e-12)
 
 
-def _copies_whole(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
+def _copies_whole(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> Kept:
     forward = axes[name].forward.as_gather()
     if growth.small.axes[name].alibi and axes[name].grows and not _keeps_slopes(axes[name]):
-        return False, False, "the slope of a head (ALiBi) depends on its place among all heads"
+        return Kept(False, False, "the slope of a head (ALiBi) depends on its place among all heads")
     whole = bool(((forward.weight == 1) | (forward.index == EMPTY)).all())
-    return (
+    return Kept(
         whole,
         whole,
         "" if whole else f"a unit that passes through {growth.small.axes[name].through} cannot be scaled",
@@ -91,23 +101,25 @@ def slope_places(before: int, after: int) -> torch.Tensor | None:
     return (torch.arange(before) + 1) * (after // before) - 1 if powers else None
 
 
-def _dot(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
+def _dot(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> Kept:
     spec = growth.small.axes[name]
     other = axes[str(spec.with_)]
     wanted = _score_factor(spec, axes[name])
     if product_error(axes[name].forward, other.forward, wanted) > 1e-9:
-        return False, False, f"the dot product with {spec.with_} changes"
+        return Kept(False, False, f"the dot product with {spec.with_} changes")
     if spec.rotary and not _keeps_frequencies(axes[name]):
-        return False, False, "rotary pairs would turn at another frequency"
+        return Kept(False, False, "rotary pairs would turn at another frequency")
     if spec.rotary and axes[name].grows and (bound := rope_types(growth.small.config) - _SCALABLE_ROPE):
-        return False, False, f"rotary positions of type {', '.join(sorted(bound))} depend on the head's size"
+        return Kept(
+            False, False, f"rotary positions of type {', '.join(sorted(bound))} depend on the head's size"
+        )
     if spec.rotary and not _same_pairs_turn(growth.small.config, axes[name]):
-        return (
+        return Kept(
             False,
             False,
             "the share of each head that turns does not scale: pairs would begin or cease to turn",
         )
-    return True, True, ""
+    return Kept(True, True, "")
 
 
 def _keeps_frequencies(axis: AxisMap) -> bool:
@@ -147,22 +159,24 @@ def _same_pairs_turn(config: Mapping[str, Any], axis: AxisMap) -> bool:
     return True
 
 
-def _raw(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
+def _raw(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> Kept:
     if not axes[name].grows:
-        return True, True, ""
-    return True, False, "the norm's backward pass spreads over copies of which only one is read"
+        return Kept(True, True, "")
+    return Kept(True, False, "the norm's backward pass spreads over copies of which only one is read")
 
 
-def _plain(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
-    return True, True, ""
+def _plain(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> Kept:
+    return Kept(True, True, "")
 
 
-def _lookup(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
-    return False, False, "logits of old tokens are kept, but new tokens take their share of the probability"
+def _lookup(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> Kept:
+    return Kept(
+        False, False, "logits of old tokens are kept, but new tokens take their share of the probability"
+    )
 
 
-def _grid(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> tuple[bool, bool, str]:
-    return False, False, "an image has more patches, at positions between the old ones"
+def _grid(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> Kept:
+    return Kept(False, False, "an image has more patches, at positions between the old ones")
 
 
 _CHECKS = {

@@ -52,7 +52,7 @@ def compensate(growth: Growth) -> Compensation:
     small, axes, findings = growth.small, dict(growth.axes), []
     notes: dict[str, list[str]] = {}
     for query, spec in small.axes.items():
-        if spec.through == "dot" and spec.with_ is not None and small.is_query(query):
+        if spec.is_contracted and spec.with_ is not None and small.is_query(query):
             times = _score_factor(spec, axes[query])
             axes[query], axes[spec.with_] = _scores(
                 axes[query], axes[spec.with_], times, rotary=bool(spec.rotary)
@@ -64,7 +64,7 @@ def compensate(growth: Growth) -> Compensation:
         if spec.like is not None:
             axes[name] = _like(axes[spec.like], small.sizes[name])
     for name, spec in small.axes.items():
-        if spec.through == "norm":
+        if spec.is_normed:
             axes[name] = _norm_output(growth, axes, name, spec)
     ratios = {
         name: _norm_ratio(growth, axes[spec.of], spec.of)
@@ -238,7 +238,7 @@ def _norm_output(growth: Growth, axes: Mapping[str, AxisMap], name: str, spec: A
     """The map of a norm's output: its input's, or, where a tied head reads it, the dual of the embedding's."""
     before = axes[str(spec.of)]
     if name in growth.small.tied_axes():
-        stream = next(axes[other] for other, one in growth.small.axes.items() if one.through == "stream")
+        stream = next(axes[other] for other, one in growth.small.axes.items() if one.is_stream)
         ratio = stream.norm_ratio() or stream.large / stream.small
         times = _head_times(growth, name)
         dual = _without_mean(stream.forward).scaled(times / ratio)
@@ -299,9 +299,9 @@ def _finding(
         function, gradient, why = False, False, why or "backwardᵀ forward is not the identity"
     if joint is not None:
         gradient, why = False, why or "copies of a key/value head serve different query heads"
-    if spec.through in ("elementwise", "heads", "linear", "stream") and not covered(axis.forward):
+    if (spec.shares_readers or spec.is_stream) and not covered(axis.forward):
         note = "; ".join(filter(None, [note, f"new units: {axis.fresh} fresh, the other side zero"]))
-    if spec.through in ("elementwise", "heads", "linear") and covered(axis.forward):
+    if spec.shares_readers and covered(axis.forward):
         note = note or "readers share among copies"
     return Finding(name, axis.small, axis.large, spec.through, function, gradient, note, why)
 

@@ -191,7 +191,7 @@ class Cookbook:
         if layers.silenced == "outputs" or (layers.silenced == "pairs" and not others):
             return is_output
         axes = self.growth.small.axes
-        of_stream = any(axes[axes[name].of or name].through == "stream" for name in dim.axes)
+        of_stream = any(axes[axes[name].of or name].is_stream for name in dim.axes)
         return layers.silenced == "norms" and not others and (dim.role != "scales" or of_stream)
 
     def moved_norm(self, parameter: Parameter) -> tuple[tuple[str | float, float], ...] | None:
@@ -288,7 +288,7 @@ class Cookbook:
         axes = self.growth.small.axes
         found = []
         for place, dim in enumerate(parameter.signature.dims):
-            lookup = next((name for name in dim.axes if axes[name].through == "lookup"), None)
+            lookup = next((name for name in dim.axes if axes[name].is_lookup), None)
             if lookup is not None and self.compensation.axes[lookup].grows:
                 small, large = self.growth.small.sizes[lookup], self.growth.large.sizes[lookup]
                 mean = self.once(("mean", lookup), partial(_mean_of_new, small, large))
@@ -391,7 +391,7 @@ class Cookbook:
 
     def is_positions(self, dim: Dim) -> bool:
         """Whether its rows have a place each: new ones are drawn."""
-        return any(self.growth.small.axes[name].through == "positions" for name in dim.axes)
+        return any(self.growth.small.axes[name].is_places for name in dim.axes)
 
     def is_lookup(self, dim: Dim) -> bool:
         return any(self.growth.small.axes[name].is_table for name in dim.axes)

@@ -187,7 +187,7 @@ def inner_axis(model: Model, router: RouterSpec) -> str:
         if of_experts(parameter, router)
         for dim in parameter.signature.dims
         for name in dim.axes
-        if model.axes[name].through == "elementwise"
+        if model.axes[name].is_nonlinear
     }
     if len(found) != 1:
         raise ArchitectureError(

@@ -123,15 +123,15 @@ class Growth:
         return next((one for one in self.experts if of_router(parameter, one.router)), None)
 
     def _is_fresh(self, name: str, axis: AxisMap) -> bool:
-        through = self.small.axes[name].through
+        spec = self.small.axes[name]
         # New tokens begin as a mean, and the keys of new query dimensions are zero: neither is drawn.
-        drawn = through != "lookup" and not (through == "dot" and axis.fresh == "readers")
+        drawn = not spec.is_lookup and not (spec.is_contracted and axis.fresh == "readers")
         return drawn and axis.fresh != "none" and not covered(axis.forward)
 
     def _is_derived(self, name: str) -> bool:
         """Whether `constraints` works this axis's map out from another's: what stands here is a place-holder."""
         spec = self.small.axes[name]
-        return spec.through == "norm" or spec.like is not None
+        return spec.is_normed or spec.like is not None
 
 
 def no_layers(model: Model) -> LayerMap:

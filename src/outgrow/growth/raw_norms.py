@@ -51,9 +51,7 @@ def raw_norm(model: Model, axes: Mapping[str, AxisMap], raw: Raw) -> RawNorm:
     output, dual = after.forward.as_gather(), after.backward.as_gather()
     units, ratio = after.small, after.large / after.small
     index = torch.where(output.index >= 0, output.index, EMPTY)
-    if any(
-        model.axes[name].through == "heads" for block in raw.blocks for name in block if isinstance(name, str)
-    ):
+    if any(model.axes[name].is_heads for block in raw.blocks for name in block if isinstance(name, str)):
         index = torch.where(index < 0, torch.arange(after.large) % units, index)
     old = index >= 0
     counts = torch.bincount(index[old], minlength=units).to(torch.float64)

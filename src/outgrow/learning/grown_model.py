@@ -114,7 +114,7 @@ def _tables(form: OperatorForm) -> dict[str, int]:
     found = {}
     for pattern, parameter in patterns(form.large).items():
         dims = parameter.signature.dims
-        lookups = [any(axes[name].through == "lookup" for name in dim.axes) for dim in dims]
+        lookups = [any(axes[name].is_lookup for name in dim.axes) for dim in dims]
         if len(dims) == 2 and sum(lookups) == 1 and all(len(dim.blocks) == 1 for dim in dims):
             found[pattern] = lookups.index(False)
     return found

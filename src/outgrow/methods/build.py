@@ -56,7 +56,7 @@ def usual_width(small: Model) -> str:
     It cannot pass a stream whose LayerNorm stands after the sum, nor LayerScale, nor a stream that a nonlinearity writes:
     `isometric` there.
     """
-    stream = next(name for name, spec in small.axes.items() if spec.through == "stream")
+    stream = next(name for name, spec in small.axes.items() if spec.is_stream)
     asks = small.spec.layers.norm == "post" or small.is_scaled(stream) or small.axes[stream].unscaled
     return "isometric" if asks else "pad"
 

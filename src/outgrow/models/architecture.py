@@ -174,7 +174,7 @@ def growable(spec: ArchitectureSpec) -> dict[str, str]:
     ['head_dim', 'hidden_size', 'intermediate_size']
     """
     found: dict[str, str] = {spec.layers.count: "layers"}
-    still = {axis.size for axis in spec.axes.values() if axis.through in ("input", "fixed")}
+    still = {axis.size for axis in spec.axes.values() if not axis.kind.grows and not axis.is_router}
     for name, axis in spec.axes.items():
         if axis.can_grow:
             for one in fields(axis.size) - still:

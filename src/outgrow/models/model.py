@@ -137,7 +137,7 @@ class Model:
         So it is where a norm of the stream has no gain, or an eps that is in the code, or shares its eps with a norm over
         anything else, which must keep it.
         """
-        streams = {name for name, one in self.axes.items() if one.through == "stream"}
+        streams = {name for name, one in self.axes.items() if one.is_stream}
         mine = {name: one for name, one in self.axes.items() if one.of in streams}
         eps = {one.eps for one in mine.values()}
         others = [one.eps for name, one in self.axes.items() if one.of is not None and name not in mine]

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-Through = Literal[
-    "stream",
-    "norm",
-    "elementwise",
-    "heads",
-    "dot",
-    "raw",
-    "linear",
-    "lookup",
-    "positions",
-    "grid",
-    "router",
-    "input",
-    "fixed",
-]
+from outgrow.errors import near
+from outgrow.models.kinds import KINDS, Kind
+
+
+def _kind(name: str) -> str:
+    if name not in KINDS:
+        raise ValueError(f"unknown kind of axis '{name}': {near(name, KINDS)}")
+    return name
 
 
 class _Strict(BaseModel):
@@ -30,25 +23,13 @@ class _Strict(BaseModel):
 class AxisSpec(_Strict):
     """An axis: its size, and what its activations pass through (the rows of the table in docs/explanation/maths.md).
 
-    stream       the residual stream, written by sums and read by norms
-    norm         the output of a norm `of` another axis
-    elementwise  a nonlinearity, unit by unit (gated or not)
-    heads        whole attention heads
-    dot          contracted `with` another axis in attention scores; `rotary` if rotated in pairs
-    raw          a projection that only a norm reads (query and key before their norm)
-    linear       nothing: written and read by matrices
-    lookup       indexed by tokens
-    router       a choice: the router's logits, and the experts, `active` of which work for a token; grows by operators on experts
-    positions    rows of a learned table with a place each, one after the other: new ones stand behind the old
-    grid         the side of a square of patches, whose learned positions are resampled when it is finer
-    input        the values of the data (pixels), read by matrices; cannot grow
-    fixed        rows of a table with a place each (positions, labels); cannot grow
+    What that can be stands in `models/kinds.py`.
 
     With `grows: false` an axis of another kind keeps its size in this family, as where heads are added and never widened.
     """
 
     size: str
-    through: Through
+    through: Annotated[str, AfterValidator(_kind)]
     of: str | None = None
     norm: Literal["rms", "layer"] | None = None
     eps: str | None = None
@@ -65,14 +46,89 @@ class AxisSpec(_Strict):
     """Of a `stream`: it is also written through a nonlinearity, which knows no scale and no mean."""
 
     @property
+    def kind(self) -> Kind:
+        """What it passes through, as a value."""
+        return KINDS[self.through]
+
+    @property
     def can_grow(self) -> bool:
         """Whether a target may ask for more units of this axis."""
-        return self.grows and self.through not in ("router", "input", "fixed")
+        return self.grows and self.kind.grows
 
     @property
     def is_table(self) -> bool:
         """Whether its units are tokens or positions, whose rows are looked up."""
-        return self.through in ("lookup", "positions", "grid", "fixed")
+        return self.kind.is_table
+
+    @property
+    def inside_head(self) -> bool:
+        """Whether its units are dimensions of a head, which attention scores mix or a norm sees."""
+        return self.kind.inside_head
+
+    @property
+    def shares_readers(self) -> bool:
+        """Whether readers of copies share what one unit gave."""
+        return self.kind.shares_readers
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is the residual stream."""
+        return self.kind is KINDS["stream"]
+
+    @property
+    def is_normed(self) -> bool:
+        """Whether it is the output of a norm."""
+        return self.kind is KINDS["norm"]
+
+    @property
+    def is_nonlinear(self) -> bool:
+        """Whether it is units of a nonlinearity."""
+        return self.kind is KINDS["elementwise"]
+
+    @property
+    def is_heads(self) -> bool:
+        """Whether it is whole heads."""
+        return self.kind is KINDS["heads"]
+
+    @property
+    def is_contracted(self) -> bool:
+        """Whether it is dimensions that attention scores contract."""
+        return self.kind is KINDS["dot"]
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it is dimensions that only a norm reads."""
+        return self.kind is KINDS["raw"]
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is units between two matrices, with nothing in between."""
+        return self.kind is KINDS["linear"]
+
+    @property
+    def is_lookup(self) -> bool:
+        """Whether it is tokens."""
+        return self.kind is KINDS["lookup"]
+
+    @property
+    def is_places(self) -> bool:
+        """Whether it is places of a learned table."""
+        return self.kind is KINDS["positions"]
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether it is the side of a square of patches."""
+        return self.kind is KINDS["grid"]
+
+    @property
+    def is_router(self) -> bool:
+        """Whether it is a router's choices, or its experts."""
+        return self.kind is KINDS["router"]
+
+    @property
+    def is_data(self) -> bool:
+        """Whether it is values of the data."""
+        return self.kind is KINDS["input"]
 
 
 class ParameterSpec(_Strict):

@@ -177,18 +177,18 @@ def orders(model: Model, generator: torch.Generator) -> dict[str, Tensor]:
             found[name] = found[spec.like]
     for _ in range(3):  # a norm of a twin of a stream ...
         for name, spec in model.axes.items():
-            if spec.through == "norm":
+            if spec.is_normed:
                 found[name] = found[str(spec.of)]
     for name, spec in model.axes.items():
-        if spec.through in ("dot", "raw"):  # rotary dimensions turn in pairs at a frequency of their own
+        if spec.inside_head:  # rotary dimensions turn in pairs at a frequency of their own
             partner = found.get(str(spec.with_))
-            placed = spec.rotary or spec.through == "raw" or partner is None
+            placed = spec.rotary or spec.is_raw or partner is None
             found[name] = torch.arange(model.sizes[name]) if placed or partner is None else partner
     for name, spec in model.axes.items():
-        if spec.through == "dot" and spec.with_ is not None and not spec.rotary:
+        if spec.is_contracted and spec.with_ is not None and not spec.rotary:
             first = min((name, spec.with_), key=list(model.axes).index)
             found[name] = found[spec.with_] = found[first]
-    routed = [name for name, spec in model.axes.items() if spec.through == "router"]
+    routed = [name for name, spec in model.axes.items() if spec.is_router]
     grouped = any(int(got(model.config, one.groups or "") or 1) > 1 for one in model.spec.routers.values())
     for name in () if grouped else routed:  # the router's rows and the experts move together
         found[name] = (

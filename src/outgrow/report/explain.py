@@ -17,22 +17,6 @@ from outgrow.text.numbers import amount
 if TYPE_CHECKING:
     from rich.table import Table
 
-KEPT_WHEN = {
-    "stream": "norms see c·I: copies scaled alike (any width under RMSNorm), or silent new channels",
-    "norm": "follows the stream; its gain is compensated",
-    "elementwise": "each new unit copies one unit, or its readers are zero",
-    "heads": "whole heads are copied, or their readers are zero",
-    "dot": "dot products are kept; rotary pairs keep their frequency (whole factors)",
-    "raw": "copied evenly: its norm sees the same mean square",
-    "linear": "always: any width",
-    "lookup": "old tokens keep their logits; new ones take a share of the probability",
-    "router": "experts are copied or cut, and the router's shares add up (--experts)",
-    "input": "cannot grow: the data's",
-    "positions": "always: old places keep their rows",
-    "grid": "never: an image has more patches",
-    "fixed": "cannot grow",
-}
-
 
 def size_table(state: TrainingState, model: Model) -> Table:
     """What a state holds."""
@@ -86,7 +70,7 @@ def axis_table(model: Model) -> Table:
     for column in ("axis", "size", "config", "passes through", "function kept when"):
         table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
     for name, spec in model.axes.items():
-        when = KEPT_WHEN[spec.through] if spec.grows else "keeps its size in this family"
+        when = spec.kind.kept_when if spec.grows else "keeps its size in this family"
         table.add_row(name, str(model.sizes[name]), spec.size, spec.through, when)
     table.add_row(
         "layers",

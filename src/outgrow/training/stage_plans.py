@@ -211,7 +211,7 @@ def growth_factors(small: Mapping[str, Any], large: Mapping[str, Any], data: Dat
     """By how much a growth grows, from the two configs."""
     models, costs = [resolve(one) for one in (small, large)], [model_cost(one) for one in (small, large)]
     flops = [training_flops(one, data.sequence_length, data.mask_share)[1] for one in (small, large)]
-    stream = next(name for name, axis in models[0].axes.items() if axis.through == "stream")
+    stream = next(name for name, axis in models[0].axes.items() if axis.is_stream)
     width, layers = ([model.sizes[stream] for model in models], [model.layers for model in models])
     return Factors(
         width=width[1] / width[0],

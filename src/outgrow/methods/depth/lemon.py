@@ -37,7 +37,7 @@ def lemon_layers(
     axes = {
         name: _pairs(small.sizes[name])
         for name, spec in small.axes.items()
-        if spec.through in ("elementwise", "linear") and spec.like is None
+        if (spec.is_nonlinear or spec.is_linear) and spec.like is None
     }
     parts = {
         name: (Part(axes={axis: axes[axis] for axis in inside}),)

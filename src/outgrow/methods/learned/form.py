@@ -218,7 +218,7 @@ def check_grows(small: Model, large: Model, method: str) -> None:
     """A learned operator maps features and mixes layers; it has nothing to say on new tokens."""
     for name, spec in small.axes.items():
         if spec.is_table and small.sizes[name] != large.sizes[name]:
-            new = "tokens" if spec.through == "lookup" else "positions"
+            new = "tokens" if spec.is_lookup else "positions"
             raise GrowthError(
                 f"{method} cannot grow axis '{name}' ({spec.size}): nothing is known of new {new}",
                 got=f"{small.sizes[name]} to {large.sizes[name]}",

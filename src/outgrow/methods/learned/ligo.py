@@ -270,7 +270,7 @@ def _space(block: Product, small: Model, large: Model) -> str:
     name = atoms[0]
     while True:
         spec = small.axes[name]
-        if spec.through == "norm" and spec.of not in (None, name):
+        if spec.is_normed and spec.of not in (None, name):
             name = str(spec.of)
         elif spec.like is not None and large.tied_axes():
             name = (

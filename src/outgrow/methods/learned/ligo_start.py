@@ -88,7 +88,7 @@ class _Axes:
         spec = self._small.axes.get(name)
         if not axis.grows or axis.forward.gather is None or axis.backward.gather is None:
             return axis
-        if spec is not None and (spec.is_table or spec.through in ("dot", "raw")):
+        if spec is not None and (spec.is_table or spec.inside_head):
             return axis
         read, written = axis.backward.gather, axis.forward.gather
         shared = (read.index >= 0) & (read.index == written.index)

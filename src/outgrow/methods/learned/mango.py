@@ -287,7 +287,7 @@ def _cut_along(piece: MatrixBlock, model: Model) -> int | None:
     """0 where a matrix writes the MLP axis, 1 where it reads it."""
     for role, block in zip(piece.roles, piece.blocks, strict=True):
         atoms = [model.axes[atom] for atom in block if isinstance(atom, str)]
-        if any(axis.through == "elementwise" and axis.like is None for axis in atoms):
+        if any(axis.is_nonlinear and axis.like is None for axis in atoms):
             return ("write", "read").index(role)
     return None
 

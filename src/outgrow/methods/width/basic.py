@@ -57,7 +57,7 @@ def duplicate(small: Model, large: Model, *, seed: int = 0, noise: float = 0.0) 
         if (
             spec.can_grow
             and not spec.is_table
-            and spec.through != "norm"
+            and not spec.is_normed
             and name != "group"
             and large.sizes[name] % size
         ):
@@ -157,7 +157,7 @@ OPERATORS = (
 def _isometric_axis(name: str, spec: AxisSpec, small: Model, large: Model) -> AxisMap:
     before, after = small.sizes[name], large.sizes[name]
     index = copy_index(before, after)
-    if spec.through == "stream":
+    if spec.is_stream:
         if after % before and has_layer_norm(small):
             raise GrowthError(
                 f"isometric cannot keep the function: axis '{name}' passes through LayerNorm, which needs every unit copied"
@@ -168,20 +168,20 @@ def _isometric_axis(name: str, spec: AxisSpec, small: Model, large: Model) -> Ax
             return copies(index, before)
         axis = copies(index, before, forward_power=0.5)
         return rescaled(axis, sqrt(after / before)) if small.keeps_rms else axis
-    if spec.through in ("dot", "raw"):
+    if spec.inside_head:
         return attention_axis(name, spec, small, large, power=0.5)
-    return copies(index, before, forward_power=0.5 if spec.through == "linear" else 0.0)
+    return copies(index, before, forward_power=0.5 if spec.is_linear else 0.0)
 
 
 def _duplicate_axis(name: str, spec: AxisSpec, small: Model, large: Model) -> AxisMap:
-    if spec.through in ("dot", "raw"):
+    if spec.inside_head:
         return attention_axis(name, spec, small, large, power=0.0)
     return copies(copy_index(small.sizes[name], large.sizes[name]), small.sizes[name])
 
 
 def _pad_axis(name: str, spec: AxisSpec, small: Model, large: Model) -> AxisMap:
     before, after = small.sizes[name], large.sizes[name]
-    if spec.through == "stream":
+    if spec.is_stream:
         if has_layer_norm(small):
             if small.spec.layers.norm == "post":
                 raise GrowthError(
@@ -197,9 +197,9 @@ def _pad_axis(name: str, spec: AxisSpec, small: Model, large: Model) -> AxisMap:
                 )
         axis = padding(before, after, fresh="readers", mean=has_layer_norm(small))
         return rescaled(axis, sqrt(after / before)) if small.keeps_rms else axis
-    if spec.through == "raw" or spec.of is not None:
+    if spec.is_raw or spec.of is not None:
         return attention_axis(name, spec, small, large, power=0.0)
-    if spec.through == "dot":
+    if spec.is_contracted:
         side = "writers" if small.is_query(name) else "readers"
         places = rotary_places(name, before, after) if spec.rotary else None
         return padding(before, after, fresh=side, places=places)  # type: ignore[arg-type]
@@ -208,5 +208,5 @@ def _pad_axis(name: str, spec: AxisSpec, small: Model, large: Model) -> AxisMap:
 
 def _layer_norm_advice(small: Model, before: int, after: int) -> str:
     choose = f"choose {multiples(before, after)}"
-    scaled = any(small.is_scaled(name) for name, spec in small.axes.items() if spec.through == "stream")
+    scaled = any(small.is_scaled(name) for name, spec in small.axes.items() if spec.is_stream)
     return choose if scaled or small.spec.layers.norm == "post" else f"use pad (any size), or {choose}"

@@ -52,7 +52,7 @@ def lemon(
 
     def rule(name: str, spec: AxisSpec, small: Model, large: Model) -> AxisMap:
         before, after = small.sizes[name], large.sizes[name]
-        if spec.through != "stream":
+        if not spec.is_stream:
             return uneven(copy_index(before, after), before, split)
         if after % before:
             _check_rest(name, small, before, after, expansion)

@@ -77,7 +77,7 @@ def _mapped(small: Model, large: Model, seed: int, noise: float) -> Growth:
         return drawn(name, before, after, seed=seed)
 
     def rule(name: str, spec: AxisSpec, small: Model, large: Model) -> AxisMap:
-        if spec.through in ("dot", "raw"):
+        if spec.inside_head:
             return attention_axis(name, spec, small, large, power=0.0)
         return copies(index(name, small.sizes[name], large.sizes[name]), small.sizes[name])
 

@@ -87,14 +87,14 @@ def _exact(name: str, spec: AxisSpec, small: Model, large: Model) -> AxisMap:
 def _check(small: Model, large: Model, fan_in: str, factor: str) -> None:
     for name in growing(small, large):
         spec = small.axes[name]
-        if spec.through in ("heads", "dot", "raw", "linear"):
+        if spec.is_heads or spec.inside_head or spec.is_linear:
             raise GrowthError(
                 f"sparkling keeps heads and head_dim as they are, and axis '{name}' ({spec.size}) would grow",
                 got=f"{small.sizes[name]} to {large.sizes[name]}",
                 expected=small.sizes[name],
                 fix="leave the number and size of heads, or use isometric, duplicate or lemon",
             )
-        if spec.through == "stream" and any(one.norm == "layer" for one in small.axes.values()):
+        if spec.is_stream and any(one.norm == "layer" for one in small.axes.values()):
             raise GrowthError(
                 f"sparkling is defined for RMSNorm, and axis '{name}' passes through LayerNorm",
                 fix="grow only intermediate_size, or use lemon or pad for the stream",

@@ -45,15 +45,15 @@ def grow_width(
     """The growth in which `rule` maps every free axis that grows, and whole heads follow `heads`."""
     axes = no_width(small) | heads
     for name, spec in small.axes.items():
-        if spec.through == "lookup":
+        if spec.is_lookup:
             axes[name] = padding(small.sizes[name], large.sizes[name], fresh="writers")
-        elif spec.through == "positions":
+        elif spec.is_places:
             axes[name] = padding(small.sizes[name], large.sizes[name], fresh="readers")
-        elif spec.through == "grid":
+        elif spec.is_grid:
             axes[name] = resampled(small.sizes[name], large.sizes[name])
         elif (
             spec.can_grow
-            and spec.through not in ("norm", "heads")
+            and not (spec.is_normed or spec.is_heads)
             and spec.like is None
             and small.sizes[name] != large.sizes[name]
         ):
@@ -68,7 +68,7 @@ def as_given(growth: Growth, gains: dict[str, AxisMap]) -> Growth:
         if spec.like is not None:
             axes[name] = axes[spec.like]
     for name, spec in specs.items():
-        if spec.through == "norm":
+        if spec.is_normed:
             axes[name] = axes[str(spec.of)]
     found = {name: gains.get(name, axes[name]) for name, spec in specs.items() if spec.of is not None}
     return replace(growth, axes=axes, gains=found)
@@ -84,7 +84,7 @@ def attention_axis(name: str, spec: AxisSpec, small: Model, large: Model, *, pow
             return copies(index, before, forward_power=power)
         return copies(index, before, forward_power=1 - power)
     places = rotary_places(name, before, after)
-    if spec.through == "dot" and not small.is_query(name):
+    if spec.is_contracted and not small.is_query(name):
         return padding(before, after, fresh="readers", places=places)
     pairs = torch.arange(before // 2).repeat_interleave(after // before)
     return copies(torch.cat([pairs, pairs + before // 2]), before)
@@ -119,7 +119,7 @@ def multiples(before: int, after: int) -> str:
 
 def head_axes(model: Model) -> list[str]:
     """Axes of whole heads."""
-    return [name for name, spec in model.axes.items() if spec.through == "heads"]
+    return [name for name, spec in model.axes.items() if spec.is_heads]
 
 
 def copied_heads(small: Model, large: Model, index: Index = cyclic) -> dict[str, AxisMap]:
@@ -174,7 +174,7 @@ def growing(small: Model, large: Model) -> dict[str, tuple[int, int]]:
 def refuse_head_dim(small: Model, large: Model, operator: str) -> None:
     """Refuse to grow queries, keys and values inside a head: `operator` adds whole heads."""
     for name in growing(small, large):
-        if small.axes[name].through in ("dot", "raw", "linear"):
+        if small.axes[name].inside_head or small.axes[name].is_linear:
             raise GrowthError(
                 f"{operator} keeps head_dim: it adds whole heads, and axis '{name}' ({small.axes[name].size}) would grow",
                 got=f"{small.sizes[name]} to {large.sizes[name]}",
