@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from outgrow.errors import GrowthError
 from outgrow.growth.plan import GrowthPlan
-from outgrow.models.library import build_model
+from outgrow.models.library import build_model, hollow_model
+from outgrow.parallel.sharding import is_sharded, let_go
 from outgrow.state.asked import plan_growth
 from outgrow.state.growing import apply
+from outgrow.state.grown_view import GrownView
 from outgrow.state.live import make_optimizer
+from outgrow.state.shared_statistics import know_statistics
 from outgrow.state.training_state import TrainingState
 from outgrow.store.contents import OptimizerInfo
 
@@ -25,12 +28,17 @@ def grow_model(
     optimizer: torch.optim.Optimizer | None = None,
     *,
     to: Mapping[str, Any],
+    shard: Callable[[torch.nn.Module], object] | None = None,
     **how: Any,
 ) -> tuple[PreTrainedModel, torch.optim.Optimizer | None, GrowthPlan]:
     """A larger model that continues this one, its optimizer with moments and steps, and the plan by which both grew.
 
     The old objects stay as they are. `how` is what `plan_growth` takes: `width`, `depth`, `moments`, `noise`, `seed`.
     The new optimizer has the class, groups and options of the old one; a learning-rate scheduler has to be made anew.
+
+    A model that FSDP2 has cut among ranks grows into one that is cut by `shard`, the function that cut the old one; all
+    ranks call this together. Each computes its own shards; one tensor of the small model at a time is gathered.
+
     Raises GrowthError, before any work, where sizes or operators do not fit.
 
     >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -42,10 +50,15 @@ def grow_model(
     (2, 1, False)
     """
     check_live(model)
+    _check_sharded(model, shard)
+    let_go(model)
     state = TrainingState.from_model(model, optimizer)
     plan = plan_growth(state, to=to, **how)
     grown = apply(plan, state)
-    large = built_like(model, grown)
+    if shard is not None:
+        assert isinstance(grown.source, GrownView)
+        know_statistics(grown.source)
+    large = built_like(model, grown, shard)
     if optimizer is None or grown.optimizer is None:
         grown.load_into(large)
         return large, None, plan
@@ -75,10 +88,15 @@ def grow_in_place(
     return grown.lineage
 
 
-def built_like(model: PreTrainedModel, grown: TrainingState) -> PreTrainedModel:
-    """A fresh model of the grown sizes, in the dtype, on the device and in the mode of the old one."""
+def built_like(
+    model: PreTrainedModel, grown: TrainingState, shard: Callable[[torch.nn.Module], object] | None = None
+) -> PreTrainedModel:
+    """A fresh model of the grown sizes, in the dtype, on the device and in the mode of the old one; cut by `shard`."""
     like = next(model.parameters())
-    large = build_model(grown.config, like.dtype).to(like.device)
+    if shard is None:
+        large = build_model(grown.config, like.dtype).to(like.device)
+    else:
+        large = _cut(grown.config, like, shard)
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         large.gradient_checkpointing_enable()
     for name, parameter in model.named_parameters():
@@ -88,9 +106,35 @@ def built_like(model: PreTrainedModel, grown: TrainingState) -> PreTrainedModel:
     return large.train(model.training)
 
 
+def _cut(
+    config: Mapping[str, Any], like: torch.Tensor, shard: Callable[[torch.nn.Module], object]
+) -> PreTrainedModel:
+    """A model whose parameters are never whole: cut on the meta device, then given memory for its shards."""
+    large = hollow_model(config)
+    for parameter in large.parameters():
+        parameter.data = parameter.data.to(like.dtype)
+    buffers = {name: buffer.clone() for name, buffer in large.named_buffers()}
+    shard(large)
+    large.to_empty(device=like.device)
+    for name, buffer in large.named_buffers():
+        buffer.copy_(buffers[name])
+    return large
+
+
+def _check_sharded(model: torch.nn.Module, shard: object) -> None:
+    if shard is not None and not is_sharded(model):
+        fix = "leave out shard, and cut the large model afterwards"
+        raise GrowthError("shard is for a model that FSDP2 has cut, and this one is whole", fix=fix)
+    if shard is None and is_sharded(model):
+        fix = "give shard=..., the function that calls fully_shard on your model's layers and on the model"
+        raise GrowthError(
+            "this model is cut among ranks, and nothing says how the larger one is to be", fix=fix
+        )
+
+
 def check_live(model: object) -> None:
     """Raises GrowthError for what is no plain model of a library: a wrapped, compiled or adapted one."""
-    kind = type(model)
+    kind = next(one for one in type(model).__mro__ if not one.__module__.startswith("torch.distributed."))
     if isinstance(model, torch.nn.Module) and kind.__module__.split(".")[0] in ("transformers", "timm"):
         return
     inner = next((name for name in ("module", "_orig_mod", "base_model") if hasattr(model, name)), None)

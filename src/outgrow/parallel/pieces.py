@@ -110,17 +110,18 @@ def fill(
 ) -> None:
     """Copy what this process holds of `tensor` from a source, cast to its dtype; rows in blocks of at most `block_bytes`.
 
-    Whole rows are read and other dimensions cut afterwards, so the bits cannot depend on the cut.
+    The bits do not depend on how a tensor is cut: a source gives any box of it the same ones.
     """
     meta = source.meta(name, slot)
     assert meta.shape == tuple(tensor.shape), f"{slot} of {name}: {meta.shape} is not {tuple(tensor.shape)}"
+    source.prepare((name,), slot)
     for box, memory in pieces(tensor):
         if not box:
             memory.copy_(source.read(name, slot))
             continue
-        (first, last), rest = box[0], tuple(slice(*run) for run in box[1:])
+        first, last = box[0]
         rows = max(1, block_bytes * meta.shape[0] // max(1, meta.bytes))
         for start in range(first, last, rows):
             stop = min(start + rows, last)
-            block = source.read(name, slot, slice(start, stop))
-            memory[start - first : stop - first].copy_(block[(slice(None), *rest)])
+            block = source.cut(name, slot, ((start, stop), *box[1:]))
+            memory[start - first : stop - first].copy_(block)

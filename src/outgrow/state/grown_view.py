@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -71,6 +71,11 @@ class GrownView(TensorSource):
 
     def files(self) -> frozenset[Identity]:
         return self.source.files()
+
+    def prepare(self, names: Collection[str], slot: str) -> None:
+        known = self.plan.small.parameters
+        terms = (term for name in names for term in self.plan.recipes[slot][name].terms)
+        self.source.prepare({str(term.source) for term in terms if term.source in known}, slot)
 
     def meta(self, name: str, slot: str) -> TensorMeta:
         return TensorMeta(self.plan.recipes[slot][name].shape, self._dtype(name, slot))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from outgrow.parallel.ranks import Ranks
 from outgrow.state.grown_view import GrownView
+from outgrow.store.source import Rows, TensorMeta, TensorSource
 
 _ASKED = ("mean", "rms", "lowest")
 
@@ -35,6 +39,13 @@ def share_statistics(view: GrownView, ranks: Ranks) -> None:
             view.know(name, slot, which, value)
 
 
+def know_statistics(view: GrownView) -> None:
+    """The same where the source's tensors are brought one by one: every rank brings and computes each, in one order."""
+    for name, slot, which in sorted(_asked(view)):
+        view.source.prepare((name,), slot)
+        view.statistic(name, slot, which)  # type: ignore[arg-type]
+
+
 class _Recorder(dict[tuple[str, str, str], Any]):
     """Statistics that are all known to be zero, and remember what was asked."""
 
@@ -50,10 +61,28 @@ class _Recorder(dict[tuple[str, str, str], Any]):
         return 0.0
 
 
+@dataclass(frozen=True)
+class _Hollow(TensorSource):
+    """Names and shapes of a source, and zeros that take no memory."""
+
+    source: TensorSource
+
+    def names(self, slot: str) -> tuple[str, ...]:
+        return self.source.names(slot)
+
+    def meta(self, name: str, slot: str) -> TensorMeta:
+        return self.source.meta(name, slot)
+
+    def read(self, name: str, slot: str, rows: Rows = None) -> Tensor:
+        meta = self.meta(name, slot)
+        zeros = torch.zeros((), dtype=meta.dtype).expand(meta.shape)
+        return zeros if rows is None else zeros[rows]
+
+
 def _asked(view: GrownView) -> set[tuple[str, str, str]]:
     """What reading no row of each tensor asks for: fills ask before they look at rows."""
     recorder = _Recorder()
-    probe = replace(view, _statistics=recorder)
+    probe = replace(view, source=_Hollow(view.source), _statistics=recorder, _mean_rows={})
     for slot in view.plan.recipes:
         for name in view.names(slot):
             probe.read(name, slot, slice(0, 0))

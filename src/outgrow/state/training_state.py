@@ -93,6 +93,8 @@ class TrainingState(Contents):
     ) -> TrainingState:
         """The state of live objects, without a copy: training on changes what this state reads."""
         from outgrow.models.library import config_of, model_tensors
+        from outgrow.parallel.gathered import GatheredSource
+        from outgrow.parallel.sharding import is_sharded
         from outgrow.state.live import read_optimizer
 
         config = config_of(model)
@@ -106,7 +108,8 @@ class TrainingState(Contents):
             info, steps = live.info, live.steps
             tensors |= live.moments
         carried = tuple(one if isinstance(one, Asset) else Asset.of(one) for one in assets)
-        return cls(config, MemorySource(tensors), steps, info, dict(records or {}), (), carried)
+        source = GatheredSource(tensors) if is_sharded(model) else MemorySource(tensors)
+        return cls(config, source, steps, info, dict(records or {}), (), carried)
 
     def save_pretrained(
         self,

@@ -7,7 +7,7 @@ in memory, in safetensors, in `optimizer.pt`, or computed on demand by `GrownVie
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +53,14 @@ class TensorSource(ABC):
     def files(self) -> frozenset[Identity]:
         """The files that are read, as they were when they were opened; none for tensors in memory."""
         return frozenset()
+
+    def cut(self, name: str, slot: str, box: Sequence[tuple[int, int]]) -> Tensor:
+        """A box of a tensor, (start, stop) per dimension: here whole rows, cut afterwards."""
+        rows, *others = (slice(*run) for run in box)
+        return self.read(name, slot, rows)[(slice(None), *others)]
+
+    def prepare(self, names: Collection[str], slot: str) -> None:  # noqa: B027  # most sources have it all
+        """Called before rows of these tensors are read, by all processes together: what lies elsewhere can be brought."""
 
     def groups(self, slot: str) -> tuple[tuple[str, ...], ...]:
         """Names with the same contents, which a writer reads once and writes to all; every name alone by default."""
