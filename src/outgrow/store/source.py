@@ -7,7 +7,7 @@ in memory, in safetensors, in `optimizer.pt`, or computed on demand by `GrownVie
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +54,7 @@ class TensorSource(ABC):
         """The files that are read, as they were when they were opened; none for tensors in memory."""
         return frozenset()
 
-    def cut(self, name: str, slot: str, box: Sequence[tuple[int, int]]) -> Tensor:
+    def cut(self, name: str, slot: str, box: tuple[tuple[int, int], ...]) -> Tensor:
         """A box of a tensor, (start, stop) per dimension: here whole rows, cut afterwards."""
         rows, *others = (slice(*run) for run in box)
         return self.read(name, slot, rows)[(slice(None), *others)]
