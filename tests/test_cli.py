@@ -258,14 +258,12 @@ def test_existing_destination_is_left_alone(small: Path, tmp_path: Path) -> None
 
 
 def test_unknown_architecture_says_how_to_add_it(small: Path, tmp_path: Path) -> None:
-    from transformers import OPTConfig, OPTForCausalLM
+    from transformers import CTRLConfig, CTRLLMHeadModel
 
-    folder = tmp_path / "opt"
-    config = OPTConfig(
-        vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, ffn_dim=12, bos_token_id=1
-    )
-    OPTForCausalLM(config).save_pretrained(folder)
-    assert "architectures/opt.yaml" in refused("grow", folder, tmp_path / "large", "--to", "hidden_size=16")
+    folder = tmp_path / "ctrl"
+    config = CTRLConfig(vocab_size=11, n_embd=8, n_layer=1, n_head=2, dff=12, n_positions=16)
+    CTRLLMHeadModel(config).save_pretrained(folder)
+    assert "architectures check ctrl.yaml" in refused("grow", folder, tmp_path / "large", "--to", "n_embd=16")
 
 
 def test_not_a_model_folder(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ def run(*words: str, cwd: Path) -> str:
 
 def main(repository: Path) -> None:
     home = Path(outgrow.__file__).resolve().parent
-    assert repository.resolve() not in home.parents, f"this is the source tree, no installed wheel: {home}"
-    source = repository / "src" / "outgrow"
+    source = repository.resolve() / "src" / "outgrow"
+    assert home != source, f"this is the source tree, no installed wheel: {home}"
     for path in sorted(
         path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts
     ):
