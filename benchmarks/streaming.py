@@ -6,6 +6,10 @@ several times. Reports time as a ratio to the copy of the same round, and the pe
 growth in a process of its own. `--in-memory` also does it with both models in memory through `save_pretrained`.
 
     python benchmarks/streaming.py [--gigabytes 4] [--rounds 3] [--in-memory] [--folder DIR]
+    python benchmarks/streaming.py --operators [--dtype bfloat16]
+
+`--operators` needs no disk: it computes every operator's blocks in memory, on one core, and reports numbers of output per
+CPU second, of weights (without and with noise that readers cannot see) and of second moments.
 
 Needs about 5.5 times the source on the disk.
 """
@@ -21,8 +25,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from outgrow.store.source import TensorSource
 
 TO = {"hidden_size": 1536, "num_attention_heads": 24, "num_key_value_heads": 12, "intermediate_size": 4224}
 
@@ -165,6 +173,80 @@ def in_child(kind: str, source: Path, out: Path, layers: int) -> dict[str, float
     return dict(json.loads(result.stdout.splitlines()[-1]))
 
 
+def wide_config() -> dict[str, object]:
+    from outgrow.models.library import config_dict, config_object
+
+    fields = {
+        **config(2),
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "head_dim": 128,
+        "vocab_size": 8000,
+    }
+    return config_dict(config_object(fields)) | {"architectures": ["LlamaForCausalLM"]}
+
+
+def computed(view: TensorSource, slot: str) -> float:
+    """Millions of numbers per CPU second of all blocks of a slot; the best of two."""
+    from outgrow.store.check import row_blocks
+    from outgrow.store.writer import BLOCK_BYTES
+
+    found = []
+    for _ in range(2):
+        count, began = 0, time.process_time()
+        for names in view.groups(slot):
+            for rows in row_blocks(view.meta(names[0], slot), BLOCK_BYTES):
+                count += view.read(names[0], slot, rows).numel()
+        found.append(count / (time.process_time() - began) / 1e6)
+    return max(found)
+
+
+def operators_table(dtype: torch.dtype) -> None:
+    """Every width operator at 1.5 and 2 times, and a stack of layers."""
+    from outgrow.errors import GrowthError
+    from outgrow.methods.build import WIDTH
+    from outgrow.models.library import named_shapes
+    from outgrow.state.asked import plan_growth
+    from outgrow.state.grown_view import GrownView
+    from outgrow.store.source import MemorySource
+
+    torch.set_num_threads(1)
+    full = wide_config()
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        slot: {
+            name: torch.empty(shape).normal_(0, 0.02, generator=generator).abs_().to(dtype)
+            for name, shape in named_shapes(full).items()
+        }
+        for slot in ("weight", "exp_avg_sq")
+    }
+    sizes = {
+        "hidden_size": 2048,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "intermediate_size": 5632,
+    }
+    cases: list[tuple[str, str | None, dict[str, int]]] = [("stack", None, {"num_hidden_layers": 4})]
+    for width in WIDTH:
+        for times in (1.5, 2.0):
+            grown = {name: int(times * size) for name, size in sizes.items()}
+            if width == "sparkling":  # it leaves heads alone
+                grown = {name: size for name, size in grown.items() if "heads" not in name}
+            cases.append((f"{width} × {times:g}", width, grown))
+    print(f"{dtype}: millions of numbers per CPU second, one core")
+    print("| operator | weights | weights, noise 0.1 | exp_avg_sq |\n|---|--:|--:|--:|")
+    for label, width, to in cases:
+        row = []
+        for slot, noise in (("weight", 0.0), ("weight", 0.1), ("exp_avg_sq", 0.0)):
+            try:
+                view = GrownView(plan_growth(full, to=to, width=width, noise=noise), MemorySource(tensors))
+            except GrowthError:
+                row.append("-")
+                continue
+            row.append(f"{computed(view, slot):,.0f}")
+        print(f"| {label} | {' | '.join(row)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -173,8 +255,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--in-memory", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path("runs/streaming"))
+    parser.add_argument("--operators", action="store_true")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--child", nargs=4)
     arguments = parser.parse_args()
+    if arguments.operators:
+        operators_table(getattr(torch, arguments.dtype))
+        return
     if arguments.child:
         kind, source, out, layers = arguments.child
         work = grow_streaming if kind == "streaming" else grow_in_memory

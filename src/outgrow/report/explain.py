@@ -14,6 +14,9 @@ from outgrow.store.source import TensorSource
 from outgrow.store.writer import BLOCK_BYTES, WORKERS
 from outgrow.text.numbers import amount
 
+_BASE = 32 << 20
+"""Bytes of threads and tables of a growth, whatever its size; measured by benchmarks/streaming.py."""
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -103,6 +106,7 @@ def costs(
         "slots": slots,
         "output_bytes": output,
         "free_bytes": free_bytes,
-        "memory_bytes": (WORKERS + 5) * BLOCK_BYTES,  # blocks in flight and being computed
+        "memory_bytes": _BASE
+        + 4 * WORKERS * BLOCK_BYTES,  # a block, its sums and its random numbers for each
         "seconds": None if bytes_per_second is None else output / bytes_per_second,
     }
