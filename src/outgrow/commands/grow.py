@@ -150,7 +150,7 @@ def what_next(plan: GrowthPlan, out: Path, format: str) -> tuple[str, ...]:
     if plan.growth.layers.grows:
         new = len({plan.large.parameters[name].layer for name in plan.new_parameters})
         lines.append(
-            f"  freeze  {new} layers are new: `--list-new` names their parameters, to train them alone at first"
+            f"  freeze  new layers: {new}; `--list-new` names their parameters, to train them alone at first"
         )
     return tuple(lines)
 
