@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 KINDS = (
     *("open-write", "write", "fsync", "rename", "mkdir", "rmdir", "unlink"),
     *("resize", "close", "lock", "open-read", "read", "map"),
@@ -132,6 +134,9 @@ def _in_child(
             prepare()
         if fault is not None:
             _arm(fault)
+        torch.set_num_threads(
+            1
+        )  # torch makes its pool anew after a fork, and two threads that do so at once fail
         sys.argv = ["outgrow", *map(str, words)]
         from outgrow.cli import main
 
