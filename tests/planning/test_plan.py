@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+from outgrow.errors import ConfigError
 from outgrow.planning.cautions import plan_cautions
 from outgrow.planning.laws import Chinchilla
 from outgrow.planning.plan_file import parse_plan
@@ -136,7 +137,7 @@ def test_a_masked_plan_counts_as_its_run_does(write: Callable[..., Path], tmp_pa
         "mask_share": 0.4,
     }
     run = {"output": str(tmp_path / "run"), "data": data, "batch": {"sequences": 4}}
-    model = {**PLAN["model"], "model_type": "eurobert"}
+    model = {**PLAN["model"], "model_type": "eurobert", "pad_token_id": 0}
     result = outgrow("plan", write(run=run, model=model), "--run", target)
     assert result.returncode == 0, result.stderr
     planned = json.loads(outgrow("train", target, "--dry-run", "--json").stdout)
@@ -268,9 +269,11 @@ def test_a_growth_that_ends_in_another_model_is_planned_around() -> None:
         "name": "large",
         "sizes": sizes(48, 3, 2),
     }  # heads of 24; the small one's of 8 would be kept
-    worked = work_out(parse_plan({**PLAN, "candidates": [PLAN["candidates"][0], wider_heads]}))
-    assert all(len(path.sizes) == 1 for path in worked.paths)
+    first, *others = PLAN["candidates"]
+    worked = work_out(parse_plan({**PLAN, "candidates": [first, *others[:-1], wider_heads]}))
     assert any("query_dim 8, not 24" in text for text in plan_cautions(worked))
+    with pytest.raises(ConfigError, match="refuse every growth between the candidates"):
+        work_out(parse_plan({**PLAN, "candidates": [first, wider_heads]}))
 
 
 def test_limits_on_the_growth_factor() -> None:

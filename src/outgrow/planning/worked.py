@@ -86,6 +86,7 @@ def work_out(plan: PlanConfig, extra_curves: Sequence[CurveConfig] = ()) -> Work
     )
     problem, paths, refused = _best_possible(plan, sizes, problem)
     baselines = tuple(best_for_loss(problem, path.losses[-1], 1)[0] for path in paths)
+    _check_growths(plan, problem, refused)
     chosen = _worth(paths, baselines, plan.worth)
     return WorkedPlan(
         plan=plan,
@@ -102,6 +103,18 @@ def work_out(plan: PlanConfig, extra_curves: Sequence[CurveConfig] = ()) -> Work
         refused=refused,
         measured=measured,
     )
+
+
+def _check_growths(plan: PlanConfig, problem: Problem, refused: Sequence[str]) -> None:
+    """An error where stages are asked for and not one growth between the candidates can be done."""
+    count = len(problem.sizes)
+    left = any(problem.operator_of[i, j] >= 0 for i in range(count) for j in range(i + 1, count))
+    if plan.stages > 1 and refused and not left:
+        raise ConfigError(
+            "the operators refuse every growth between the candidates, so there is nothing to plan",
+            got="; ".join(refused[:3]),
+            fix="choose candidates whose sizes fit the operators, or other operators",
+        )
 
 
 def _size(one: Candidate, law: SizeLaw) -> Size:
@@ -148,6 +161,8 @@ def _worth(paths: Sequence[StagePath], baselines: Sequence[StagePath], least: fl
     """The number of stages after which one more no longer saves `least` of the baseline's compute."""
     chosen = 0
     for place in range(1, len(paths)):
+        if min(paths[place].tokens) < 1:
+            continue  # a stage of no tokens: the law puts a switch at its very edge, and says nothing of it
         if paths[place].saving(baselines[place]) - paths[chosen].saving(baselines[chosen]) >= least:
             chosen = place
     return chosen
@@ -172,4 +187,12 @@ def _saving_interval(problem: Problem, law: SizeLaw, path: StagePath, baseline: 
             got=f"{path.losses[-1]:.4g} with {problem.sizes[path.sizes[-1]].name}",
             fix="raise the target, take a larger final size, or add curves",
         )
-    return quantiles(np.array(savings), path.saving(baseline), 0.9)
+    found = quantiles(np.array(savings), path.saving(baseline), 0.9)
+    if not np.isfinite([found.low, found.high]).all():
+        raise ConfigError(
+            "the curves do not determine this plan: in more than one of twenty of the law's bootstrap draws "
+            "the staged run never has the target loss",
+            got=f"{path.losses[-1]:.4g} with {problem.sizes[path.sizes[-1]].name}",
+            fix="add curves or longer ones, raise the target, or plan with fewer stages",
+        )
+    return found

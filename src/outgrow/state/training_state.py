@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
 from torch import Tensor
@@ -96,7 +96,10 @@ class TrainingState(Contents):
         from outgrow.parallel.gathered import GatheredSource
         from outgrow.parallel.sharding import is_sharded
         from outgrow.state.live import read_optimizer
+        from outgrow.state.wrappers import plain_model, plain_optimizer
 
+        model = cast("PreTrainedModel", plain_model(model))
+        optimizer = None if optimizer is None else plain_optimizer(optimizer)
         config = config_of(model)
         parameters = dict(model.named_parameters())
         tensors: dict[str, dict[str, Tensor]] = {
@@ -196,7 +199,10 @@ class TrainingState(Contents):
         from outgrow.models.library import model_tensors
         from outgrow.parallel.pieces import fill
         from outgrow.state.live import check_optimizer, fill_optimizer
+        from outgrow.state.wrappers import plain_model, plain_optimizer
 
+        model = cast("PreTrainedModel", plain_model(model))
+        optimizer = None if optimizer is None else plain_optimizer(optimizer)
         parameters, tensors = dict(model.named_parameters()), model_tensors(model)
         _check_fit(self.source, tensors)
         if optimizer is not None:
