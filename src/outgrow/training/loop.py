@@ -152,6 +152,7 @@ def _fresh(session: Session, course: Course) -> Live:
 
     session.ranks.first(keep)
     live = load(session, drawn, course, 0)
+    session.ranks.gather(None)  # all have read it
     session.ranks.first(lambda: shutil.rmtree(drawn))
     return live
 
