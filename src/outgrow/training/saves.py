@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from outgrow.errors import CheckpointError
 from outgrow.files.atomic import sync_tree
+from outgrow.parallel.gathered import GatheredSource
 from outgrow.parallel.ranks import Ranks
 from outgrow.state.training_state import TrainingState
 from outgrow.store import native
@@ -95,7 +96,7 @@ def _seal(folder: Path, state: TrainingState) -> None:
 
 
 def _tensors(state: TrainingState) -> dict[str, Tensor]:
-    assert isinstance(state.source, MemorySource), "a live state"
+    assert isinstance(state.source, GatheredSource | MemorySource), "a live state"
     found = {f"model.{name}": value for name, value in state.source.tensors["weight"].items()}
     for slot, tensors in state.source.tensors.items():
         if slot != "weight":
