@@ -107,9 +107,13 @@ def near(name: str, known: Iterable[str]) -> str:
 
     >>> near("isometrc", ["isometric", "pad"])
     'did you mean isometric? known: isometric, pad'
+    >>> near("adamw", ["AdamW", "SGD"])
+    'did you mean AdamW? known: AdamW, SGD'
     """
     known = sorted(known)
-    close = get_close_matches(name[:100], known, n=3, cutoff=0.65)  # below, it misleads more than it helps
+    folded = {word.casefold(): word for word in reversed(known)}
+    # Below 0.65 it misleads more than it helps.
+    close = [folded[word] for word in get_close_matches(name[:100].casefold(), folded, n=3, cutoff=0.65)]
     listing = "known: " + ", ".join(known)
     return f"did you mean {' or '.join(close)}? {listing}" if close else listing
 
