@@ -53,6 +53,7 @@ def test_every_printer(word: str, tmp_path: Path, capsys: pytest.CaptureFixture[
         save_figure(figure, tmp_path / name)
     text = page(
         title=word,
+        verdict=word,
         lead=word,
         picture_svg=b"",
         tables=[],
