@@ -28,7 +28,7 @@ from outgrow.store.dcp.source import DcpSource, Place
 from outgrow.store.optimizer_file import option
 from outgrow.store.optimizer_rules import name_from_options
 from outgrow.store.pickled import load_plain
-from outgrow.store.safetensors_folder import match_names, some
+from outgrow.store.safetensors_folder import LINEAGE, match_names, read_lineage, some
 
 _BY_KEYS = ("torchtitan", "olmo-core", "megatron")
 
@@ -77,7 +77,9 @@ def _open(
         moments = _moments(table, optimizer, owned, info, names)
         steps = _steps(table, optimizer, owned, info) if moments else {}
     source = DcpSource({"weight": places, **moments})
-    return Contents(config, source, steps, info, _records(table, weights, folder))
+    path = folder / f"{LINEAGE}.json"
+    lineage = read_lineage({LINEAGE: path.read_text(encoding="utf-8")} if path.is_file() else {})
+    return Contents(config, source, steps, info, _records(table, weights, folder), lineage)
 
 
 def _weights(

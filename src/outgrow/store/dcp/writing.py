@@ -27,6 +27,7 @@ from outgrow.store.dcp.naming import Address, Naming, naming
 from outgrow.store.dcp.olmo_config import olmo_model
 from outgrow.store.dcp.view import folder_view
 from outgrow.store.optimizer_rules import class_defaults
+from outgrow.store.safetensors_folder import LINEAGE
 
 WEIGHTS = ("weight",)
 Path_ = tuple[str | int, ...]
@@ -74,6 +75,8 @@ def write_beside(trainer: str, state: Contents, folder: Path, step: int) -> None
         config = {"model": olmo_model(state.config)}
         (folder / ".metadata.json").write_text(json_text({"ephemeral": False}), encoding="utf-8")
     (folder / "config.json").write_text(json_text(config), encoding="utf-8")
+    if state.lineage:
+        (folder / f"{LINEAGE}.json").write_text(json_text(state.lineage), encoding="utf-8")
     if trainer == "accelerate" and state.optimizer is not None:
         optimizer = _whole_options(state.optimizer)
         record = state.records.get("scheduler")
