@@ -85,15 +85,12 @@ def grow_command(
         share_statistics(grown.source, ranks)
         with bytes_progress(console) as progress:
             grown.save_pretrained(out, format=format, overwrite=overwrite, progress=progress, ranks=ranks)  # type: ignore[arg-type]
-        replaced = checkpoint.resolve() == out.resolve()
-        hint = (
-            ""
-            if replaced
-            else f"   (prove it: {shlex.join(['outgrow', 'verify', str(checkpoint), str(out)])})"
-        )
-        console.print(f"Written: {out}{hint}", soft_wrap=True)
     for line in what_next(plan, out, format):
         console.print(line, markup=False, soft_wrap=True)
+    if not dry_run:
+        proof = f"   (prove it: {shlex.join(['outgrow', 'verify', str(checkpoint), str(out)])})"
+        hint = "" if checkpoint.resolve() == out.resolve() else proof
+        console.print(f"Written: {out}{hint}", soft_wrap=True)
     return summary
 
 
