@@ -15,6 +15,7 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check src tests benchmarks tools
 	$(BIN)/ruff check src tests benchmarks tools
 	$(BIN)/mypy
+	$(BIN)/python tools/prose.py README.md CONTRIBUTING.md $$(find docs -name '*.md' -not -path 'docs/lab/*')
 
 format: $(VENV)/installed
 	$(BIN)/ruff format src tests benchmarks tools

@@ -65,8 +65,8 @@ def verify(
 
     Losses and gradients are taken on the first batch, in `dtype`, without dropout; then both models train `steps` steps
     on the batches in turn. With 0 steps the losses alone are compared, of one model after the other, in the memory of the
-    larger and its activations. Without batches, they are made of `data`: text, or images in an .npz, of which a path says where;
-    else of text of Python's own library in the state's tokens, or of random tokens where it has no tokenizer.
+    larger and its activations. Without batches, they are made of `data`, a path to text or to images in an .npz.
+    Without both, they are text of Python's own library, or random tokens where the state has no tokenizer.
     Raises CheckpointError where `large` was not grown from `small`.
 
     >>> from transformers import LlamaConfig, LlamaForCausalLM

@@ -12,8 +12,8 @@ from outgrow.proof.guard import Check, check
 
 _HEAD = """# What was checked
 
-Written by `python -m outgrow.report.architectures_page docs/reference/checked.md`: the example of every architecture file, grown by the basic width operators, with
-silent layers added. float64, every cast to float32 inside the model raised to float64, all weights random.
+Written by `python -m outgrow.report.architectures_page docs/reference/checked.md`. The example of every architecture file is grown by the
+basic width operators, with silent layers added. Weights are random, in float64, and every cast to float32 inside the model is raised to float64.
 
 - *gap*: max |Δlogits| / max |logits|.
 - *law*: the worst tensor's ‖g\' − transport(g)‖ / ‖transport(g)‖. A bias whose gradient vanishes is rounding, up to 1e-10.
