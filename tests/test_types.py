@@ -5,9 +5,12 @@ One tiny model per type (`example` of its file); `outgrow architectures check` d
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,19 +23,41 @@ from outgrow.algebra.maps import padding
 from outgrow.cli import app
 from outgrow.cost.flops import model_cost
 from outgrow.errors import ArchitectureError, GrowthError, OutgrowError
-from outgrow.growth.plan import plan
+from outgrow.growth.plan import GrowthPlan, plan
 from outgrow.methods.build import build
 from outgrow.models.architecture import described, load, resolve
 from outgrow.models.files import FOLDERS, known, merged
 from outgrow.models.library import build_model, saved_buffers
 from outgrow.proof import guard
+from outgrow.state.asked import plan_growth
 from outgrow.state.growing import grow
 from outgrow.state.grown_view import GrownView
+from outgrow.state.lineage import lineage_entry, replay
 from outgrow.state.training_state import TrainingState
 from outgrow.store.source import MemorySource
 
 TYPES = [name for name in known() if load(name).library == "transformers"]
 """CaiT, which is timm's, is tested in a process of its own: tests/test_cait.py."""
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_a_growth_is_planned_again_from_its_lineage(model_type: str) -> None:
+    """Fields that follow (leading counts, pinned heads) and configs inside configs too."""
+    spec = load(model_type)
+    config = guard.example(spec)
+    assert spec.example is not None
+    made = next(_plans(config, spec.example.grow))
+    entry = json.loads(json.dumps(lineage_entry(made)))
+    assert replay(config, entry).config == made.config
+    assert entry["growth"]["to"], "sizes grew"
+
+
+def _plans(config: dict[str, Any], to: dict[str, int]) -> Iterator[GrowthPlan]:
+    """Growths of an example that are allowed: behind a post-norm pad is not, nor isometric to every size."""
+    for width, fewer in itertools.product(("pad", "isometric"), (set(), {"hidden_size", "dim", "d_model"})):
+        with contextlib.suppress(GrowthError):
+            sizes = {name: size for name, size in to.items() if name not in fewer}
+            yield plan_growth(config, to=sizes, width=width, depth="identity")
 
 
 def test_there_are_more_than_sixty() -> None:

@@ -24,7 +24,9 @@ from outgrow.algebra.slots import MOMENTS
 from outgrow.data.proof_batches import proof_batches
 from outgrow.errors import CheckpointError, ConfigError
 from outgrow.growth.plan import GrowthPlan
+from outgrow.models.architecture import growable
 from outgrow.models.conversion import conversion
+from outgrow.models.expressions import got
 from outgrow.models.forward import ModelInputs, batch_loss
 from outgrow.models.library import build_model
 from outgrow.models.routing import loads, watched
@@ -426,11 +428,12 @@ def _check_sizes(plan: GrowthPlan, large: TrainingState) -> None:
             got=", ".join(f"{name} {here[name]}" for name in wrong),
             expected=", ".join(f"{name} {said[name]}" for name in wrong),
         )
-    for name, size in plan.config.items():
-        if isinstance(size, int) and large.config.get(name) != size:
+    for name in growable(plan.small.spec):
+        size, found = got(plan.config, name), got(large.config, name)
+        if isinstance(size, int) and found != size:
             raise CheckpointError(
                 f"the large state was not grown from this small one: {name} differs",
-                got=large.config.get(name),
+                got=found,
                 expected=size,
             )
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from outgrow.errors import CheckpointError
 from outgrow.growth.plan import GrowthPlan
+from outgrow.models.architecture import growable
+from outgrow.models.expressions import got
 from outgrow.state.asked import plan_fitted, plan_growth
 from outgrow.state.operator_file import asset_of
 from outgrow.store.assets import Asset
@@ -51,11 +53,12 @@ def lineage_entry(growth_plan: GrowthPlan) -> dict[str, Any]:
     `files` is filled when the state is written: what became of each file of the source depends on the format.
     """
     growth, small, large = growth_plan.growth, growth_plan.small, growth_plan.large
-    counted = {
-        small.spec.layers.count,
-        *(name for name in large.config if large.config[name] != small.config.get(name)),
+    asked = {
+        name: got(large.config, name)
+        for name in sorted(growable(small.spec))  # the others follow from them
+        if name == small.spec.layers.count or got(large.config, name) != got(small.config, name)
     }
-    to = {name: large.config[name] for name in sorted(counted) if isinstance(large.config[name], int)}
+    to = {name: size for name, size in asked.items() if isinstance(size, int)}
     named = {key: value for entry in growth.provenance for key, value in entry.items()}
     if "operator" in named:
         again = {"operator": named["digest"], "moments": growth_plan.moments}
