@@ -263,7 +263,7 @@ def test_repeated_layers_change_the_function_and_say_so(name: str, depth: str) -
         ("llama", "isometric", {"num_hidden_layers": 2}, "fewer layers"),
         ("llama", "isometric", {"hidden_sise": 48}, "did you mean hidden_size"),
         ("gpt2", "pad", {"n_embd": 32, "hidden_size": 36}, "are the same size"),
-        ("gpt2", "isometric", {"n_positions": 32}, "not a size"),
+        ("gpt2", "isometric", {"n_ctx": 32}, "not a size"),
         ("llama", "isometrik", {"hidden_size": 48}, "did you mean isometric"),
         ("llama", "isometric", {"hidden_size": 48.0}, "whole number"),
         ("llama", "isometric", {"num_hidden_layers": 999_999_999}, "more than 1,000 times"),
