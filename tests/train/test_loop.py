@@ -18,7 +18,6 @@ from outgrow.data.needs import TextNeeds, model_config
 from outgrow.engine.optimizers import build_optimizer
 from outgrow.engine.step import Device, build_model, choose_device, evaluate, optimizer_step
 from outgrow.errors import OutgrowError, TrainingError
-from outgrow.files import atomic
 from outgrow.files.locks import RunBusyError, locked
 from outgrow.run.optimizer_config import AdamWConfig
 from outgrow.run.run_file import parse_run
@@ -194,7 +193,7 @@ def test_a_start_that_was_killed_early_is_started_again(tiny: Tiny, tmp_path: Pa
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / ".lock").touch()
-    leftover = folder / atomic._neighbour(Path("run.yaml"), "tmp").name
+    leftover = folder / "run.yaml.tmp-0123456789abcdef"
     leftover.write_text("outp")
     with locked(folder), pytest.raises(RunBusyError):
         train(parse_run(tiny()), progress=False)
