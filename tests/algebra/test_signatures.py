@@ -57,7 +57,6 @@ def test_axes_by_role() -> None:
         "() <- embed",
         "(mlp <- embed",
         "mlp) <- embed",
-        "((a b) c) <- embed",
         "0 <- embed",
         "-3 <- embed",
         "a * b",

@@ -20,6 +20,7 @@ from outgrow.comparing.language import Passage, cut_passage, padded, read_passag
 from outgrow.comparing.tasks import Example, f1, matthews, read_task
 from outgrow.engine.step import Device
 from outgrow.errors import ConfigError
+from outgrow.run.config import ParallelConfig
 
 CPU = Device("cpu", False)
 
@@ -57,6 +58,7 @@ def test_the_last_word_is_right_where_every_token_is(monkeypatch: pytest.MonkeyP
     with lzma.open(path, "wt") as file:
         file.write('{"text": "a b c"}\n{"text": "b b"}\n')
     run: Any = SimpleNamespace(
+        parallel=ParallelConfig(),
         data=SimpleNamespace(separator="auto", sequence_length=8),
         device="cpu",
         precision="float32",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -143,8 +144,9 @@ def test_base_model_and_prefix(tmp_path: Path) -> None:
     state = TrainingState.from_pretrained(tmp_path / "base")
     assert "h.0.ln_1.weight" in state.source.names("weight")
     tensors = {f"transformer.{name}": value.detach().clone() for name, value in model.named_parameters()}
-    save_file(tensors, tmp_path / "base" / "model.safetensors")
-    assert_same_tensors(state, TrainingState.from_pretrained(tmp_path / "base"))
+    shutil.copytree(tmp_path / "base", tmp_path / "prefixed")
+    save_file(tensors, tmp_path / "prefixed" / "model.safetensors")
+    assert_same_tensors(state, TrainingState.from_pretrained(tmp_path / "prefixed"))
 
 
 def test_old_bert_names_and_tied_copies(tmp_path: Path) -> None:
@@ -162,8 +164,9 @@ def test_old_bert_names_and_tied_copies(tmp_path: Path) -> None:
     state = TrainingState.from_pretrained(tmp_path / "bert")
     assert_same_tensors(TrainingState.from_model(model), state)
     del tensors["bert.embeddings.word_embeddings.weight"]  # only the tied copy is there
-    save_file(tensors, tmp_path / "bert" / "model.safetensors")
-    assert_same_tensors(state, TrainingState.from_pretrained(tmp_path / "bert"))
+    shutil.copytree(tmp_path / "bert", tmp_path / "tied")
+    save_file(tensors, tmp_path / "tied" / "model.safetensors")
+    assert_same_tensors(state, TrainingState.from_pretrained(tmp_path / "tied"))
     tensors["bert.embeddings.word_embeddings.weight"] = torch.zeros(19, 12)
     save_file(tensors, tmp_path / "bert" / "model.safetensors")
     with pytest.raises(CheckpointError, match="differ, though the model ties them"):
