@@ -135,7 +135,8 @@ def test_a_position_by_the_curve_of_the_target(tiny: Tiny, tmp_path: Path) -> No
     points = [(64, 9.0), (128, 5.0), (6400, 1.0)]
     curve.write_text(
         "".join(
-            json.dumps({"kind": "validation", "stage": "large", "tokens": t, "val_loss": loss}) + "\n"
+            json.dumps({"kind": "validation", "stage": "large", "step": t, "tokens": t, "val_loss": loss})
+            + "\n"
             for t, loss in points
         )
     )
