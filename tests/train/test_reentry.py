@@ -135,7 +135,17 @@ def test_a_position_by_the_curve_of_the_target(tiny: Tiny, tmp_path: Path) -> No
     points = [(64, 9.0), (128, 5.0), (6400, 1.0)]
     curve.write_text(
         "".join(
-            json.dumps({"kind": "validation", "stage": "large", "step": t, "tokens": t, "val_loss": loss})
+            json.dumps(
+                {
+                    "kind": "validation",
+                    "stage": "large",
+                    "step": t,
+                    "flops": 1.0,
+                    "seconds": 1.0,
+                    "tokens": t,
+                    "val_loss": loss,
+                }
+            )
             + "\n"
             for t, loss in points
         )
