@@ -1,4 +1,8 @@
-"""Ranks as forks of one process, which has imported everything once: a launch costs a second and not six a rank."""
+"""Ranks as forks of one process, which has imported everything once: a launch costs a second and not six a rank.
+
+The parent starts no threads: torch's pools do not survive a fork. So it has one thread for kernels, and what
+trains or grows runs in a fork, on one rank too.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+
+import torch
+
+torch.set_num_threads(1)
 
 
 def free_port() -> int:

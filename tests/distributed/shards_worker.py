@@ -174,20 +174,23 @@ def write_and_die(folder: Path) -> None:
     outgrow.grow(state, to=TO, **HOW).save_pretrained(folder / "killed", ranks=ranks, progress=progress)
 
 
+def save_small(target: Path) -> None:
+    """A model after one step of AdamW."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SMALL, **HEADS))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    ones = torch.ones(1, 4, dtype=torch.int64)
+    model(input_ids=ones, labels=ones).loss.backward()
+    optimizer.step()
+    TrainingState.from_model(model, optimizer).save_pretrained(target)
+
+
 def main(folder: Path) -> None:
     for world in (2, 3):
         forks.run(world, grow_live)
     forks.run(2, lambda: foreign(folder))
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**SMALL, **HEADS))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    model(
-        input_ids=torch.ones(1, 4, dtype=torch.int64), labels=torch.ones(1, 4, dtype=torch.int64)
-    ).loss.backward()
-    optimizer.step()
-    TrainingState.from_model(model, optimizer).save_pretrained(folder / "small")
-    write_together(folder)
-    for world in (2, 3):
+    forks.run(1, lambda: save_small(folder / "small"))
+    for world in (1, 2, 3):
         forks.run(world, lambda: write_together(folder))
     before = {path.name: path.read_bytes() for path in (folder / "small").iterdir()}
     statuses = forks.wait(forks.start(2, lambda: write_and_die(folder)))

@@ -17,7 +17,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import torch
 
 from distributed import forks
 from distributed.worker import digest, logged, tiny, trained
@@ -44,7 +43,6 @@ def moment(root: Path, chance: random.Random) -> tuple[str, Callable[[], bool]]:
 
 
 def main(folder: Path, kills: int, seed: int) -> None:
-    torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["OUTGROW_CACHE"] = str(folder / "cache")
     write_corpus(folder / "text.txt")

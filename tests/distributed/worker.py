@@ -367,7 +367,6 @@ def lost() -> None:
 
 
 def main(folder: Path) -> None:
-    torch.set_num_threads(1)
     os.environ["OUTGROW_CACHE"] = str(folder / "cache")
     write_corpus(folder / "text.txt")
     runs(folder)
