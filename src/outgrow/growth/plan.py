@@ -140,7 +140,7 @@ class GrowthPlan:
 
     def findings(self) -> TextTable:
         """What the growth does to every axis that it touches."""
-        return findings_table(self.compensation.findings)
+        return findings_table(self.compensation.findings, noisy=self.growth.noise > 0)
 
     def __str__(self) -> str:
         return "\n".join([str(self.findings()), *self.notes()])

@@ -15,8 +15,8 @@ _RUN = 4
 """Layers in a row that are worth writing as a range."""
 
 
-def findings_table(findings: Sequence[Finding]) -> TextTable:
-    """What a growth does to every axis that it touches."""
+def findings_table(findings: Sequence[Finding], *, noisy: bool = False) -> TextTable:
+    """What a growth does to every axis that it touches; noise parts copies, so gradients are kept but for it."""
     columns = (
         "axis",
         "size",
@@ -31,7 +31,7 @@ def findings_table(findings: Sequence[Finding]) -> TextTable:
             f"{finding.small} → {finding.large}",
             finding.through,
             _mark(finding.function),
-            _mark(finding.gradient),
+            _mark(finding.gradient) + ", but for noise" * (noisy and finding.gradient),
             "; ".join(filter(None, [finding.compensated, finding.why])) or "-",
         )
         for finding in findings
