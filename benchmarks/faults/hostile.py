@@ -145,7 +145,7 @@ def _configs() -> Iterator[Hostile]:
         "no width": with_key("hidden_size", value=None),
         "zero heads": with_key("num_attention_heads", value=0),
         "unknown type": with_key("model_type", value="granite_of_tomorrow"),
-        "type that nobody described": with_key("model_type", value="granite"),
+        "type that nobody described": with_key("model_type", value="reformer"),
         "type as number": with_key("model_type", value=3),
         "type as path": with_key("model_type", value="../../etc/passwd"),
         "class as number": with_key("architectures", value=[3]),
@@ -870,7 +870,7 @@ def _yaml() -> Iterator[Hostile]:
         *(
             "model.hidden_size=1000000",
             "model.vocab_size=3",
-            "model.model_type=granite",
+            "model.model_type=reformer",
             "model=3",
             "model.x=3",
         ),
@@ -941,7 +941,7 @@ def _yaml() -> Iterator[Hostile]:
         *(
             "worth=nan",
             "operators=3",
-            "model.model_type=granite",
+            "model.model_type=reformer",
             "model=3",
             "law={kind: fit, curves: [{path: none}]}",
         ),

@@ -83,6 +83,13 @@ def test_sizes_are_checked_before_a_model_is_built(size: dict[str, int]) -> None
             build({"model_type": "llama", **size})
 
 
+@pytest.mark.parametrize("names", [True, -1, 0.5, {"a": {}}, [3], "LlamaForCausalLM"])
+def test_class_names_are_a_list_of_words(names: object) -> None:
+    for build in (resolve, config_object):
+        with pytest.raises(CheckpointError, match=r"no list of class names"):
+            build({"model_type": "llama", "architectures": names})
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -1,6 +1,6 @@
-"""Sizes are checked before a model is built: a number that can only be a slip, or a trap, would build for hours.
+"""A config is checked before a model is built: a number that can only be a slip, or a trap, would build for hours.
 
-layers <= 1,024   labels <= 1,000,000   every whole number < 2**48
+layers <= 1,024   labels <= 1,000,000   every whole number < 2**48   architectures: a list of names
 """
 
 from __future__ import annotations
@@ -18,10 +18,19 @@ _BELOW = 2**48
 
 
 def check_bounds(config: Mapping[str, Any]) -> None:
-    """Raise CheckpointError where a config's number is beyond all that is built.
+    """Raise CheckpointError where a config's number is beyond all that is built, or `architectures` is no list of names.
 
     >>> check_bounds({"num_hidden_layers": 24, "num_labels": 1000})
     """
+    names = config.get("architectures")
+    if names is not None and not (
+        isinstance(names, list | tuple) and all(isinstance(one, str) for one in names)
+    ):
+        raise CheckpointError(
+            "architectures of config.json is no list of class names",
+            got=names,
+            expected='e.g. ["LlamaForCausalLM"]',
+        )
     for name, value in config.items():
         most = _most(str(name))
         if isinstance(value, list | dict) and name in ("layer_types", "id2label"):
