@@ -164,9 +164,11 @@ def match_names(folder: Path, disk: Mapping[str, S], names: ModelNames) -> dict[
     found: dict[str, str] = {}
     unknown = []
     for name in disk:
-        known = next((c for c in spellings(name, names) if c in names.shapes or c in names.aliases), None)
+        candidates = spellings(name, names)
+        known = next((c for c in candidates if c in names.shapes or c in names.aliases), None)
         if known is None:
-            unknown += [] if any(fnmatchcase(name, pattern) for pattern in names.ignored) else [name]
+            ignored = any(fnmatchcase(c, pattern) for c in candidates for pattern in names.ignored)
+            unknown += [] if ignored else [name]
         elif known in found:
             raise CheckpointError(f"{folder} holds {known} twice", got=f"{found[known]} and {name}")
         else:
