@@ -83,7 +83,8 @@ def main() -> None:
     options = parser.parse_args()
 
     small, large = (scratch(options.text, options.work, hidden) for hidden in SIZES)
-    factors = growth_factors(small[2], large[2], DataConfig(sequence_length=LENGTH))
+    data = DataConfig(sequence_length=LENGTH)
+    factors = growth_factors(small[2], large[2], data, data)
     curves = [fitted(*one[:2]) for one in (small, large)]
     for name, (e, a, b) in zip(("small", "large"), curves, strict=True):
         print(f"{name}: L = {e:.3f} + {a:.3f} (t / 1M)^-{b:.2f}")

@@ -71,6 +71,16 @@ def test_a_run_file_keeps_the_moments_of_a_learned_growth(corpus: Path, tmp_path
         ({"run": "planned.yaml"}, {"model": None}, "begins with a checkpoint"),
         ({"run": "planned.yaml"}, {"stages": []}, r"planned\.yaml: stages"),
         ({"run": "planned.yaml"}, {"peak": 1e-3}, r"arms\.planned: stages\[1\]\.reentry\.peak"),
+        (
+            {"run": "planned.yaml"},
+            {"batch": {"sequences": 16}},
+            r"planned\.run: stages\[1\] .* has a batch or a len",
+        ),
+        (
+            {"model": SMALL, "stages": [{"batch": {"sequences": 4}}]},
+            {},
+            r"unknown key arms\.planned\.stages\.0\.batch",
+        ),
     ],
 )
 def test_what_is_no_arm_is_refused(
@@ -83,11 +93,13 @@ def test_what_is_no_arm_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     first, last = RUN["stages"]
-    run = {**RUN, **{key: value for key, value in change.items() if key != "peak"}}
+    run = {**RUN, **{key: value for key, value in change.items() if key not in ("peak", "batch")}}
     if "model" in change:
         run["stages"] = [{**first, "from": "runs/old/final"}, last]
     if "peak" in change:
         run["stages"] = [first, {**last, "reentry": {"peak": change["peak"]}}]
+    if "batch" in change:
+        run["stages"] = [first, {**last, "tokens": 16 * 256, "batch": change["batch"]}]
     (tmp_path / "planned.yaml").write_text(dump_yaml(run))
     content = study(corpus, tmp_path / "study")
     content["arms"]["planned"] = arm

@@ -56,6 +56,11 @@ def test_other_optimizers_and_a_mixture(facts: dict[str, Any], optimizer: str) -
     )
 
 
+def test_stages_with_a_batch_of_their_own(facts: dict[str, Any]) -> None:
+    assert facts["losses own-2"] == pytest.approx(facts["losses own-1"], abs=ROUNDING, rel=0)
+    assert facts["digest own-killed"] == facts["digest own-2"]
+
+
 def test_killed_ranks_end_in_the_same_bits(facts: dict[str, Any]) -> None:
     assert facts["digest killed"] == facts["digest two"]
 

@@ -151,6 +151,7 @@ def runs(folder: Path) -> None:
         sorted(path.parent.name + "/" + path.name for path in (folder / "two" / "stages").glob("*/*")),
     )
     resumed(folder)
+    own_batches(folder)
     change: dict[str, dict[str, Any]] = {"muon": {}, "lion": {"model": EXPERTS, "bias_rate": 0.01}}
     for name in change:
         for world in (1, 2):
@@ -166,6 +167,22 @@ def runs(folder: Path) -> None:
             run["stages"] = [small, large]
             forks.run(world, partial(trained, run))
             tell(f"losses {name}-{world}", losses(folder / f"{name}-{world}"))
+
+
+def own_batches(folder: Path) -> None:
+    """Stages with a batch and a length of their own, on one rank and on two, the second killed after the boundary."""
+    for name, world in (("own-1", 1), ("own-2", 2), ("own-killed", 2)):
+        run = tiny(folder, name)
+        small, large = run["stages"]
+        small |= {"data": {"sequence_length": 8}}
+        large |= {"data": {"sequence_length": 32}, "batch": {"sequences": 12, "micro_batch": 3}}
+        run["stages"] = [{**small, "tokens": 64 * 4}, {**large, "tokens": 384 * 4}]
+        if name == "own-killed":
+            children = forks.start(world, partial(trained, run))
+            forks.kill_when(children, children, partial(logged, folder / name, 6))
+        forks.run(world, partial(trained, run))
+        tell(f"losses {name}", losses(folder / name))
+        tell(f"digest {name}", digest(folder / name))
 
 
 def resumed(folder: Path) -> None:

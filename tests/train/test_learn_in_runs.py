@@ -45,8 +45,8 @@ def test_the_fit_sees_the_batches_that_training_reads_next(
     """The first half of each, where a micro-batch is half a batch (docs/explanation/learned.md)."""
     read, whole, checked = list[tuple[int, int, torch.Tensor]](), TrainingData.batch, list[int]()
 
-    def recorded(data: TrainingData, seed: int, step: int, sequences: int) -> Any:
-        found = whole(data, seed, step, sequences)
+    def recorded(data: TrainingData, seed: int, step: int, sequences: int, **more: Any) -> Any:
+        found = whole(data, seed, step, sequences, **more)
         read.append((step, sequences, found[0]))
         return found
 

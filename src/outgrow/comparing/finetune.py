@@ -60,7 +60,7 @@ def _once(
     steps = tasks.epochs * math.ceil(len(train) / tasks.batch)
     coded = [encode(example, tokenizer, run.data.sequence_length) for example in train]
     for step in range(steps):
-        chosen = places(seed, step, tasks.batch, len(train))
+        chosen = places(seed, step * tasks.batch, (step + 1) * tasks.batch, len(train))
         batch = _batch(
             [coded[place] for place in chosen], [train[place].label for place in chosen], tokenizer
         )

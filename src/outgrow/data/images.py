@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from outgrow.data.needs import ImageNeeds
 from outgrow.data.objectives import Batch
-from outgrow.data.windows import Data, places
+from outgrow.data.windows import Data, Stretch, places
 from outgrow.errors import ConfigError
 from outgrow.files.reading import check_regular, expanded
 from outgrow.models.bounds import MOST_LABELS
@@ -85,8 +85,9 @@ class ImageData(Data):
             "validation_fingerprint": _fingerprint(self.validation),
         }
 
-    def batch(self, seed: int, step: int, sequences: int) -> Batch:
-        chosen = places(seed, step, sequences, len(self.train))
+    def batch(self, seed: int, step: int, sequences: int, *, stretch: Stretch | None = None) -> Batch:
+        first = step * sequences if stretch is None else stretch.first
+        chosen = places(seed, first, first + sequences, len(self.train))
         pixels = self.train.pixels[chosen]
         if self.flip_crop:
             pixels = flipped_and_cropped(pixels, np.random.Generator(np.random.PCG64([_AUGMENT, seed, step])))

@@ -22,7 +22,7 @@ from outgrow.cost.flops import MASK_SHARE, hidden_places
 from outgrow.data.needs import TextNeeds
 from outgrow.data.objectives import IGNORED, Batch
 from outgrow.data.tokenizer import TextTokenizer
-from outgrow.data.windows import Data, TrainingData
+from outgrow.data.windows import Data, Stretch, TrainingData
 from outgrow.errors import ConfigError
 from outgrow.store.assets import Asset
 
@@ -89,8 +89,9 @@ class MaskedText(Data):
     def record(self) -> dict[str, Any]:
         return {**self.text.record, "objective": "masked"}
 
-    def batch(self, seed: int, step: int, sequences: int) -> Batch:
-        return self.hiding.apply(self.text.batch(seed, step, sequences)[0], (_TRAINING, seed, step))
+    def batch(self, seed: int, step: int, sequences: int, *, stretch: Stretch | None = None) -> Batch:
+        inputs, _ = self.text.batch(seed, step, sequences, stretch=stretch)
+        return self.hiding.apply(inputs, (_TRAINING, seed, step))
 
     def validation_batches(self, sequences: int, micro_batch: int) -> list[Batch]:
         (whole,) = self.text.validation_batches(sequences, sequences)

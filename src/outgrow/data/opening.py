@@ -43,5 +43,11 @@ def open_data(run: RunConfig, tokenizer_folder: Path) -> Data:
     if objective == "image":
         return load_images(run.data)
     special = SPECIAL_TOKENS if objective == "masked" else {}
-    text = load_data(run.data, tokenizer_folder, start=run.stages[0].start, special_tokens=special)
+    text = load_data(
+        run.data,
+        tokenizer_folder,
+        start=run.stages[0].start,
+        special_tokens=special,
+        longest=run.longest_sequence,
+    )
     return hide(text, run.data.mask_share) if objective == "masked" else text

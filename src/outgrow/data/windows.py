@@ -34,6 +34,14 @@ from outgrow.store.assets import Asset
 _ENCODE_BYTES = 4_000_000  # of text that is tokenized at once
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """Where a step reads in the order of the data: from item number `first` on, items counted in sequences of `length`."""
+
+    first: int
+    length: int
+
+
 class Data(ABC):
     """What a run trains and validates on. Final: TrainingData (text), MaskedText, ImageData."""
 
@@ -58,8 +66,12 @@ class Data(ABC):
         """What identifies the data, for the `data` record of a state."""
 
     @abstractmethod
-    def batch(self, seed: int, step: int, sequences: int) -> Batch:
-        """The items of one optimizer step of the run: the same for the same seed and step, always."""
+    def batch(self, seed: int, step: int, sequences: int, *, stretch: Stretch | None = None) -> Batch:
+        """The items of one optimizer step of the run: the same for the same seed and step, always.
+
+        Which items: those of `stretch`, or where all steps are alike, number step · sequences and those that follow it.
+        What is drawn for them (masks, flips) has the address (seed, step).
+        """
 
     @abstractmethod
     def validation_batches(self, sequences: int, micro_batch: int) -> list[Batch]:
@@ -99,7 +111,7 @@ class TrainingData(Data):
     @property
     def needs(self) -> TextNeeds:
         tokenizer = self.tokenizer
-        return TextNeeds(tokenizer.vocab_size, self.train.length, tokenizer.separator)
+        return TextNeeds(tokenizer.vocab_size, self.validation.length, tokenizer.separator)
 
     @property
     def files(self) -> tuple[Asset, ...]:
@@ -111,8 +123,12 @@ class TrainingData(Data):
             f"{self.description}: {len(self.train.tokens):,} tokens, {len(self.validation.tokens):,} held out"
         )
 
-    def batch(self, seed: int, step: int, sequences: int) -> Batch:
-        return self.train.read(places(seed, step, sequences, len(self.train)))
+    def batch(self, seed: int, step: int, sequences: int, *, stretch: Stretch | None = None) -> Batch:
+        at = stretch or Stretch(step * sequences, self.train.length)
+        parts = self.train.length // at.length
+        windows, rest = divmod(np.arange(at.first, at.first + sequences), parts)
+        chosen = places(seed, int(windows[0]), int(windows[-1]) + 1, len(self.train))[windows - windows[0]]
+        return Windows(self.train.tokens, at.length).read(chosen * parts + rest)
 
     def validation_batches(self, sequences: int, micro_batch: int) -> list[Batch]:
         count = min(sequences, len(self.validation))
@@ -127,7 +143,8 @@ class TrainingData(Data):
             "description": self.description,
             "train_tokens": len(self.train.tokens),
             "validation_tokens": len(self.validation.tokens),
-            "sequence_length": self.train.length,
+            "sequence_length": self.validation.length,
+            **({"window": self.train.length} if self.train.length != self.validation.length else {}),
             "tokenizer": self.tokenizer.key,
             "fingerprint": _fingerprint(self.train.tokens),
             "validation_fingerprint": _fingerprint(self.validation.tokens),
@@ -142,10 +159,9 @@ def _fingerprint(tokens: NDArray[Any]) -> str:
     ]
 
 
-def places(seed: int, step: int, sequences: int, count: int) -> NDArray[np.int64]:
-    """Which of `count` items a step uses: every item once per epoch, in an order of (seed, epoch)."""
-    positions = range(step * sequences, (step + 1) * sequences)
-    return np.array([_permutation(seed, p // count, count)[p % count] for p in positions])
+def places(seed: int, first: int, stop: int, count: int) -> NDArray[np.int64]:
+    """Which of `count` items stand at the places from `first` to before `stop`: every item once per epoch, in an order of (seed, epoch)."""
+    return np.array([_permutation(seed, p // count, count)[p % count] for p in range(first, stop)])
 
 
 @lru_cache(maxsize=2)
@@ -159,8 +175,12 @@ def load_data(
     *,
     start: str | None = None,
     special_tokens: Mapping[str, str] = MappingProxyType({}),
+    longest: int | None = None,
 ) -> TrainingData:
-    """The text of a run: finds it, trains (with `special_tokens`) or opens the tokenizer, encodes or finds the tokens."""
+    """The text of a run: finds it, trains (with `special_tokens`) or opens the tokenizer, encodes or finds the tokens.
+
+    `longest`: tokens of the windows to train on, where a stage has a length of its own.
+    """
     corpus = _open(config, config.source)
     tokenizer = prepare_tokenizer(
         config, corpus, tokenizer_folder, start=start, special_tokens=special_tokens
@@ -175,7 +195,7 @@ def load_data(
         cut = _cut(ends, config.validation_share)
         train, validation = tokens[:cut], tokens[cut:]
     data = TrainingData(
-        Windows(train, config.sequence_length),
+        Windows(train, longest or config.sequence_length),
         Windows(validation, config.sequence_length),
         tokenizer,
         description,
@@ -185,7 +205,7 @@ def load_data(
             raise ConfigError(
                 f"the {name} text is too short: not one sequence",
                 got=f"{len(windows.tokens)} tokens",
-                expected=f"at least {config.sequence_length + 1}",
+                expected=f"at least {windows.length + 1}",
                 fix="give more text, a larger data.validation_share or a smaller data.sequence_length",
             )
     return data

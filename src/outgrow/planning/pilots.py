@@ -142,6 +142,7 @@ def _differences(grown: GrownCurve, scratch: Path) -> tuple[str, ...]:
         return ()
     found = {name: (_at(one, name), _at(two, name)) for name in _ALIKE}
     found["the learning rate's peak"] = (_peak(log), _peak(scratch))
+    found["the batch and length of stages"] = (_own_reading(one), _own_reading(two))
     listed = ", ".join(f"{name} {mine} and {other}" for name, (mine, other) in found.items() if mine != other)
     return (f"{scratch} differs in more than the growth: {listed}",) if listed else ()
 
@@ -156,6 +157,13 @@ def _setup(log: Path) -> Mapping[str, Any] | None:
     """The run file beside a log, where there is one."""
     path = log.parent / "run.yaml"
     return read_yaml(path) if path.is_file() else None
+
+
+def _own_reading(setup: Mapping[str, Any]) -> str:
+    """Which batches and lengths of their own the stages of a run file have, each once."""
+    stages = [dict(stage) for stage in setup.get("stages", ())]
+    own = [{key: stage[key] for key in ("data", "batch") if stage.get(key)} for stage in stages]
+    return ", ".join(sorted({str(one) for one in own if one})) or "the run's"
 
 
 def _at(setup: Mapping[str, Any], name: str) -> Any:

@@ -17,7 +17,7 @@ from outgrow.report.text import stage_table
 from outgrow.text.numbers import amount, duration
 from outgrow.text.table import TextTable
 from outgrow.training.folder import RunFolder, read_metrics
-from outgrow.training.result import COLUMNS, StageResult, stage_results, stage_rows
+from outgrow.training.result import COLUMNS, StageResult, reading_note, stage_results, stage_rows
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,7 +64,7 @@ def run_report(output: str | Path) -> RunReport:
         verdict=run_verdict(stages),
         lead=lead,
         picture_svg=svg.read_bytes(),
-        tables=[TextTable("Stages", COLUMNS, stage_rows(stages), _NOTE)],
+        tables=[TextTable("Stages", COLUMNS, stage_rows(stages), _NOTE + reading_note(stages))],
         configuration=(root / "run.yaml").read_text(encoding="utf-8"),
         facts=_facts(machine),
         command=str(machine.get("command", "")),

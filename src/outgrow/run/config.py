@@ -18,6 +18,14 @@ from outgrow.run.learn_config import Learning, LesaConfig
 from outgrow.run.optimizer_config import AdamWConfig, OptimizerConfig
 from outgrow.run.reentry import EqualLossPosition, Ratio, Reentry
 from outgrow.run.schedule import WSD, Schedule
+from outgrow.run.stage_data import (
+    MOST_AT_ONCE,
+    StageBatchConfig,
+    StageDataConfig,
+    check_batch,
+    check_order,
+    check_tokens,
+)
 from outgrow.run.until import Until
 
 
@@ -73,10 +81,6 @@ class DataConfig(_Section):
     """Training images as they are, or mirrored at random and moved by up to 1/8 of their side."""
 
 
-_MOST_AT_ONCE = 2**17
-"""Sequences of one forward pass: more fit no device."""
-
-
 class BatchConfig(_Section):
     """Sequences of one optimizer step, and how many of them at once."""
 
@@ -88,9 +92,9 @@ class BatchConfig(_Section):
     def _divides(self) -> BatchConfig:
         if self.micro_batch is not None and self.sequences % self.micro_batch:
             raise ValueError(f"micro_batch {self.micro_batch} does not divide sequences {self.sequences}")
-        if self.at_once > _MOST_AT_ONCE:
+        if self.at_once > MOST_AT_ONCE:
             raise ValueError(
-                f"{self.at_once} sequences at once: give a micro_batch of at most {_MOST_AT_ONCE}"
+                f"{self.at_once} sequences at once: give a micro_batch of at most {MOST_AT_ONCE}"
             )
         return self
 
@@ -192,6 +196,10 @@ class StageConfig(_Section):
     """How the learning rate goes on: position on the schedule, re-warm-up, peak."""
     until: Until | None = None
     """What ends the stage before its tokens are used: `{loss: 3.2}` or `{trigger: efficiency}`."""
+    data: StageDataConfig | None = None
+    """A length of its own."""
+    batch: StageBatchConfig | None = None
+    """A batch of its own."""
     new_entries: NewEntriesConfig | None = None
     """A learning rate of their own for what the growth added."""
     freeze: FreezeConfig | None = None
@@ -318,14 +326,64 @@ class RunConfig(_Section):
             raise ValueError(f"stages need different names, got {', '.join(names)}")
         return self
 
+    @model_validator(mode="after")
+    def _stages_share_an_order(self) -> RunConfig:
+        for index, stage in enumerate(self.stages):
+            if stage.data is None and stage.batch is None:
+                continue
+            if self.data.images is not None and stage.data is not None:
+                raise ValueError(f"stages[{index}].data.sequence_length: images have no length: leave it out")
+            own = self.at(index)
+            check_batch(f"stages[{index}]", own.batch.sequences, own.batch.micro_batch)
+            check_tokens(f"stages[{index}]", stage.tokens, own.batch.sequences, own.item_tokens)
+        if any(stage.data is not None for stage in self.stages):
+            for index in range(len(self.stages)):
+                own = self.at(index)
+                check_order(f"stages[{index}]", own.batch.sequences, own.item_tokens, self.longest_sequence)
+            if self.skipped_tokens % self.longest_sequence:
+                raise ValueError(
+                    f"data.skip_steps: {self.skipped_tokens:,} tokens are no whole number of the longest sequences of the run"
+                    f" ({self.longest_sequence} tokens)"
+                )
+        return self
+
+    def at(self, index: int) -> RunConfig:
+        """The run as one of its stages does it: with that stage's own length and batch in the run's place."""
+        stage = self.stages[index]
+        own: dict[str, Any] = {}
+        if stage.data is not None:
+            own["data"] = self.data.model_copy(update=stage.data.model_dump(exclude_none=True))
+        if stage.batch is not None:
+            own["batch"] = self.batch.model_copy(update=stage.batch.model_dump(exclude_none=True))
+        return self.model_copy(update=own) if own else self
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens of the longest sequences that any stage trains on: the windows in which the text is ordered."""
+        return max(self.at(index).data.sequence_length for index in range(len(self.stages)))
+
+    @property
+    def item_tokens(self) -> int:
+        """Tokens of one sequence; an image counts as one."""
+        return 1 if self.data.images is not None else self.data.sequence_length
+
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of one optimizer step; an image counts as one."""
-        return self.batch.sequences * (1 if self.data.images is not None else self.data.sequence_length)
+        """Tokens of one optimizer step, where a stage has no batch or length of its own (else see `at`)."""
+        return self.batch.sequences * self.item_tokens
+
+    @property
+    def skipped_tokens(self) -> int:
+        """Tokens of the order of the data that `data.skip_steps` leaves out."""
+        return self.data.skip_steps * self.tokens_per_step
 
     def stage_steps(self, index: int) -> int:
         """Optimizer steps of a stage: its tokens, rounded up to whole steps."""
-        return -(-self.stages[index].tokens // self.tokens_per_step)
+        return -(-self.stages[index].tokens // self.at(index).tokens_per_step)
+
+    def stage_tokens(self, index: int) -> int:
+        """Tokens of a stage in whole optimizer steps."""
+        return self.stage_steps(index) * self.at(index).tokens_per_step
 
     def first_step(self, index: int) -> int:
         """Optimizer steps of the run before a stage, if none ends early (else see `training/course.py`)."""
@@ -339,7 +397,7 @@ class RunConfig(_Section):
     @property
     def total_tokens(self) -> int:
         """Tokens of the whole run, if no stage ends early."""
-        return self.total_steps * self.tokens_per_step
+        return sum(self.stage_tokens(index) for index in range(len(self.stages)))
 
     def resolved(self) -> dict[str, Any]:
         """Every value as plain data, defaults included: the `run.yaml` written beside the output."""

@@ -31,6 +31,7 @@ from outgrow.run.learn_config import LearnConfig, LesaConfig
 from outgrow.run.optimizer_config import OPTIMIZERS
 from outgrow.run.reentry import EqualLossPosition, Ratio, Reentry
 from outgrow.run.schedule import WSD, Constant, Cosine, Linear
+from outgrow.run.stage_data import StageBatchConfig, StageDataConfig
 from outgrow.run.until import UntilEfficiency, UntilLoss
 
 
@@ -73,6 +74,8 @@ SECTIONS: Sections = {
     "stages.grow.probe": (ProbeConfig,),
     "stages.grow.probe.candidates": (ProbeCandidateConfig,),
     "stages.grow.learn": (LearnConfig, LesaConfig),
+    "stages.data": (StageDataConfig,),
+    "stages.batch": (StageBatchConfig,),
     "stages.new_entries": (NewEntriesConfig,),
     "stages.freeze": (FreezeConfig,),
     "stages.masks": (MasksConfig,),

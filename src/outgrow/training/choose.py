@@ -18,7 +18,7 @@ from outgrow.errors import TrainingError
 from outgrow.run.config import GrowConfig
 from outgrow.state.training_state import TrainingState
 from outgrow.training.course import Course
-from outgrow.training.session import Session, load_state, row_at
+from outgrow.training.session import Session, batch_at, load_state, row_at
 from outgrow.training.stage_plans import candidates, grow_state
 
 WARNING = (
@@ -101,9 +101,9 @@ def _try(
         done = optimizer_step(
             live.model,
             live.optimizer,
-            session.data.batch(run.seed, run.data.skip_steps + place, run.batch.sequences),
+            batch_at(session, course, place),
             learning_rate=course.learning_rate(place),
-            micro_batch=run.batch.at_once,
+            micro_batch=course.own.batch.at_once,
             clip=run.optimizer.gradient_clip,
             device=session.device,
             seed=(run.seed, run.data.skip_steps + place),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from outgrow.errors import ConfigError
 from outgrow.files.reading import expanded
@@ -66,9 +67,25 @@ class Course:
         """The newest stage is over after a step."""
         return replace(self, begun=(*self.begun[:-1], replace(self.now, end=step)))
 
+    @property
+    def own(self) -> RunConfig:
+        """The run with the newest stage's own length and batch."""
+        return self.run.at(self.stage)
+
+    def stage_tokens(self, step: float) -> float:
+        """Tokens of the newest stage up to a step of it."""
+        return (step - self.now.first) * self.own.tokens_per_step
+
+    def tokens(self, step: int) -> int:
+        """Tokens of the run up to a step of the newest stage: each stage counts its steps by its own batch and length."""
+        before = 0
+        for place, (one, after) in enumerate(pairwise(self.begun)):
+            before += (after.first - one.first) * self.run.at(place).tokens_per_step
+        return before + round(self.stage_tokens(step))
+
     def position(self, step: float) -> int:
         """Tokens on the schedule after a step of the newest stage."""
-        return self.now.position + round((step - self.now.first) * self.run.tokens_per_step)
+        return self.now.position + round(self.stage_tokens(step))
 
     def total(self) -> int:
         """Tokens at which the schedule of the newest stage ends, if no later stage ends early."""
@@ -79,7 +96,7 @@ class Course:
         return learning_rate(
             self.run.schedule,
             self.plans[self.stage].peak,
-            self.now.position + (step + 0.5 - self.now.first) * self.run.tokens_per_step,
+            self.now.position + self.stage_tokens(step + 0.5),
             self.total(),
             stage_start=self.now.position,
             rewarm_tokens=self.run.stages[self.stage].reentry.rewarm_tokens,

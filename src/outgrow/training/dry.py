@@ -83,9 +83,11 @@ def dry_run(run: RunConfig, world: int = 1) -> DryRun:
     check_ranks(run, Ranks(0, world))
     found = preflight(run)
     device = choose_device(run)
-    rate = _measured_rate(run, found.stages[0], device)
+    rate = _measured_rate(run.at(0), found.stages[0], device)
     best = rate * world if rate else None
-    stages = tuple(_stage(run, plan, device, best, world) for plan in found.stages)
+    stages = tuple(
+        _stage(run.at(index), plan, device, best, world) for index, plan in enumerate(found.stages)
+    )
     flops = sum(stage.flops for stage in stages)
     needed = max(stage.memory_bytes for stage in stages)
     if world > 1:

@@ -25,7 +25,7 @@ from outgrow.state.growing import apply
 from outgrow.state.operator_file import load_operator, save_operator
 from outgrow.state.training_state import TrainingState
 from outgrow.training.course import Course
-from outgrow.training.session import Session, row_at
+from outgrow.training.session import Session, batch_at, row_at
 
 
 def grow_learned(
@@ -62,7 +62,7 @@ def _fitted(
             f"lesa: error {found.error:.4f}, of the neighbours' mean {found.error_of_mean:.4f}"
         )
     else:
-        fitted, told = _fit(session, state, growth.to, options, step)
+        fitted, told = _fit(session, state, growth.to, options, course, step)
     session.write({**row_at(session, "fit", course, step), **told, "fit_flops": plan.probe_flops})
     # The wall clock stays out of what is saved: a run that was killed must end in the same bits.
     record = {key: value for key, value in fitted.record.items() if key != "seconds"}
@@ -70,15 +70,19 @@ def _fitted(
 
 
 def _fit(
-    session: Session, state: TrainingState, to: Mapping[str, Any], options: LearnOptions, step: int
+    session: Session,
+    state: TrainingState,
+    to: Mapping[str, Any],
+    options: LearnOptions,
+    course: Course,
+    step: int,
 ) -> tuple[FittedOperator, dict[str, Any]]:
     """An operator fitted on the batches that follow, and what the log says of it."""
-    run = session.run
+    run, at_once = session.run, course.own.batch.at_once
     objective = load(str(state.config["model_type"])).objective
 
     def batch(place: int) -> ModelInputs:
-        whole = session.data.batch(run.seed, run.data.skip_steps + step + place, run.batch.sequences)
-        items, targets = (part[: run.batch.at_once] for part in whole)
+        items, targets = (part[:at_once] for part in batch_at(session, course, step + place))
         return forward_batch(objective, (items, targets))
 
     fitted, fit = learn(
@@ -87,7 +91,7 @@ def _fit(
         batch,
         [forward_batch(objective, one) for one in session.validation],
         options,
-        data={**session.data.record, "seed": run.seed, "step": step, "sequences": run.batch.at_once},
+        data={**session.data.record, "seed": run.seed, "step": step, "sequences": at_once},
         device=replace(session.device, ranks=ALONE, sharding=None),
         progress=session.progress,
     )

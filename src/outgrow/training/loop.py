@@ -1,7 +1,8 @@
 """A staged run: train, save, grow, train on. Killed at any moment and started again, it gives the same weights.
 
-step s uses batch(seed, s), randomness (seed, s) and the learning rate at its middle token: all pure functions of s,
-so weights, moments and s are the whole state, and a checkpoint plus `latest.json` is enough to continue.
+step s uses the tokens that follow those before it, randomness (seed, s) and the learning rate at its middle token: all pure
+functions of s and of where the stages began, so weights, moments and these are the whole state, and a checkpoint plus
+`latest.json` is enough to continue.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from outgrow.training.result import RunResult, machine, read_result, versions
 from outgrow.training.session import (
     Live,
     Session,
+    batch_at,
     checkpoint_path,
     finish,
     load,
@@ -253,8 +255,8 @@ def _train_stage(session: Session, live: Live) -> Live:
             if ended:
                 live = replace(live, course=course.ended(live.step))
             began = time.monotonic()
-            if ended or _evaluation_is_due(run, live.step):
-                with treatment.during(_stage_tokens(live, run)):
+            if ended or _evaluation_is_due(course, live.step):
+                with treatment.during(course.stage_tokens(live.step)):
                     _validate(session, live)
             request.number = session.ranks.any_of(request.number)
             stop = request.number is not None
@@ -270,16 +272,16 @@ def _train_stage(session: Session, live: Live) -> Live:
 
 
 def _one_step(session: Session, live: Live, rate: float, treatment: Treatment) -> Step:
-    run = session.run
-    tokens = _stage_tokens(live, run) + 0.5 * run.tokens_per_step
+    run, own = session.run, live.course.own
+    tokens = live.course.stage_tokens(live.step + 0.5)
     place = run.data.skip_steps + live.step
     with treatment.during(tokens):
         step = optimizer_step(
             live.model,
             live.optimizer,
-            session.data.batch(run.seed, place, run.batch.sequences),
+            batch_at(session, live.course, live.step),
             learning_rate=rate,
-            micro_batch=run.batch.at_once,
+            micro_batch=own.batch.at_once,
             clip=run.optimizer.gradient_clip,
             device=session.device,
             seed=(run.seed, place),
@@ -299,16 +301,9 @@ def _one_step(session: Session, live: Live, rate: float, treatment: Treatment) -
     return step
 
 
-def _stage_tokens(live: Live, run: RunConfig) -> int:
-    """Tokens since the stage began."""
-    return (live.step - live.course.now.first) * run.tokens_per_step
-
-
-def _evaluation_is_due(run: RunConfig, step: int) -> bool:
-    every = run.evaluation.every_tokens
-    return (
-        every is not None and step * run.tokens_per_step // every > (step - 1) * run.tokens_per_step // every
-    )
+def _evaluation_is_due(course: Course, step: int) -> bool:
+    every = course.run.evaluation.every_tokens
+    return every is not None and course.tokens(step) // every > course.tokens(step - 1) // every
 
 
 def _validate(session: Session, live: Live) -> None:
@@ -350,7 +345,7 @@ class _Window:
             "lr": rate,
             "grad_norm": sum(step.gradient_norm for step in self._steps) / count,
             "tokens_per_second": round(
-                count * self._session.run.tokens_per_step / max(1e-9, now - self._began), 1
+                count * live.course.own.tokens_per_step / max(1e-9, now - self._began), 1
             ),
         }
         for place, name in enumerate(ROUTING if self._steps[0].routing else ()):
@@ -365,7 +360,12 @@ def _write_stage(session: Session, live: Live) -> None:
     row = {**log_row(session, "stage", live), "parameters": plan.cost.parameters, "stage_tokens": plan.tokens}
     flops = {"stage_flops": plan.flops, "probe_flops": plan.probe_flops}
     place = {"peak": plan.peak, "position": live.course.now.position, "schedule_tokens": live.course.total()}
-    session.write({**row, **flops, **place, "config": plan.config})
+    own = live.course.own
+    reading = {"sequences": own.batch.sequences}
+    if own.data.images is None:
+        asked = session.run.data.sequence_length
+        reading |= {"sequence_length": own.data.sequence_length, "validation_length": asked}
+    session.write({**row, **flops, **place, **reading, "config": plan.config})
 
 
 def _say_versions(session: Session) -> None:

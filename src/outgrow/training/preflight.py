@@ -14,7 +14,7 @@ from outgrow.engine.step import check_compiler, choose_device
 from outgrow.errors import ConfigError
 from outgrow.files.reading import expanded
 from outgrow.parallel.ranks import ALONE, Ranks
-from outgrow.run.config import DataConfig, RunConfig
+from outgrow.run.config import BatchConfig, DataConfig, RunConfig
 from outgrow.run.reentry import EqualLossPosition
 from outgrow.state.training_state import TrainingState
 from outgrow.training.course import read_curve
@@ -59,22 +59,30 @@ def check_ranks(run: RunConfig, ranks: Ranks) -> None:
     """The ranks share the micro-batches of a step evenly, and the optimizer's state can be cut."""
     if ranks.alone:
         return
-    sequences, world = run.batch.sequences, ranks.world
-    if run.batch.micro_batch is None or sequences // run.batch.micro_batch % world:
-        sizes = [size for size in range(1, sequences + 1) if sequences % (size * world) == 0]
-        raise ConfigError(
-            f"batch: {world} ranks cannot share the micro-batches of a step evenly",
-            got=f"{sequences} sequences in micro-batches of {run.batch.at_once}",
-            expected=f"micro_batch one of {', '.join(map(str, sizes))}"
-            if sizes
-            else f"sequences a multiple of {world}",
-            fix="set batch.micro_batch when the run begins and keep it: dropout's randomness goes by micro-batch",
+    for index, stage in enumerate(run.stages):
+        _check_shares(
+            run.at(index).batch, ranks.world, "batch" if stage.batch is None else f"stages.{index}.batch"
         )
     if run.optimizer.name == "adafactor":
         raise ConfigError(
             "optimizer.name: adafactor trains on one rank alone: its factors are means over whole rows and columns",
-            got=f"{world} ranks",
+            got=f"{ranks.world} ranks",
             fix="use adamw, sgd, lion or muon, or one process",
+        )
+
+
+def _check_shares(batch: BatchConfig, world: int, where: str) -> None:
+    """The micro-batches of a step are a multiple of the ranks."""
+    sequences = batch.sequences
+    if batch.micro_batch is None or sequences // batch.micro_batch % world:
+        sizes = [size for size in range(1, sequences + 1) if sequences % (size * world) == 0]
+        raise ConfigError(
+            f"{where}: {world} ranks cannot share the micro-batches of a step evenly",
+            got=f"{sequences} sequences in micro-batches of {batch.at_once}",
+            expected=f"micro_batch one of {', '.join(map(str, sizes))}"
+            if sizes
+            else f"sequences a multiple of {world}",
+            fix=f"set {where}.micro_batch when the run begins and keep it: dropout's randomness goes by micro-batch",
         )
 
 

@@ -43,7 +43,7 @@ def stage_rates(run: RunConfig, plans: Sequence[StagePlan]) -> tuple[StageRates,
         rows.append(
             StageRates(
                 name=plan.name,
-                tokens=(first * run.tokens_per_step, last * run.tokens_per_step),
+                tokens=(course.tokens(first), course.tokens(last)),
                 position=(course.position(first), course.position(last)),
                 schedule_tokens=course.total(),
                 peak=plan.peak,
@@ -60,10 +60,9 @@ def rate_points(
     run: RunConfig, plans: Sequence[StagePlan], per_stage: int = 400
 ) -> tuple[tuple[tuple[int, float], ...], ...]:
     """For each stage, (tokens of the run, learning rate) at so many steps."""
-    size = run.tokens_per_step
     return tuple(
         tuple(
-            (round((step + 0.5) * size), course.learning_rate(step))
+            (course.tokens(step) + course.own.tokens_per_step // 2, course.learning_rate(step))
             for step in _some(course.now.first, course.last_step, per_stage)
         )
         for course in planned(run, plans)

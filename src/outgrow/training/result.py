@@ -31,6 +31,12 @@ class StageResult:
     loss_after_growth: float | None
     final_loss: float | None
     seconds: float
+    sequences: int | None = None
+    """Of one optimizer step."""
+    sequence_length: int | None = None
+    """Tokens of a sequence that it trains on; None for images."""
+    validation_length: int | None = None
+    """Tokens of a sequence that it is validated on: the same in every stage, so that losses compare."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class RunResult:
     def table(self) -> TextTable:
         """A row per stage, and the whole."""
         note = "Losses are validation losses in nats per target."
-        return TextTable(str(self.output), COLUMNS, stage_rows(self.stages), note)
+        return TextTable(str(self.output), COLUMNS, stage_rows(self.stages), note + reading_note(self.stages))
 
     def __str__(self) -> str:
         return str(self.table())
@@ -107,6 +113,21 @@ def stage_rows(stages: Sequence[StageResult]) -> list[tuple[str, ...]]:
     return rows
 
 
+def reading_note(stages: Sequence[StageResult]) -> str:
+    """What stages read otherwise than each other or than validation, in words; nothing where all is alike."""
+    batches = {(stage.sequences, stage.sequence_length) for stage in stages}
+    lengths = {(stage.sequence_length, stage.validation_length) for stage in stages}
+    if len(batches) == 1 and all(trained == asked for trained, asked in lengths):
+        return ""
+    own = ", ".join(
+        f"{stage.name} {stage.sequences}" + (f" x {stage.sequence_length}" if stage.sequence_length else "")
+        for stage in stages
+    )
+    asked = stages[0].validation_length
+    fixed = f"; every stage is validated on sequences of {asked} tokens" if asked else ""
+    return f" Sequences of a step{' x tokens of each' if asked else ''}: {own}{fixed}."
+
+
 def _loss(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
@@ -134,6 +155,9 @@ def stage_results(rows: list[dict[str, Any]]) -> tuple[StageResult, ...]:
                 loss_after_growth=growth.get("loss_after"),
                 final_loss=validations[-1] if validations else None,
                 seconds=round(last["seconds"] - opening["seconds"] + growth.get("growth_seconds", 0.0), 3),
+                sequences=opening.get("sequences"),
+                sequence_length=opening.get("sequence_length"),
+                validation_length=opening.get("validation_length"),
             )
         )
     return tuple(stages)

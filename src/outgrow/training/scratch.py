@@ -14,7 +14,7 @@ from outgrow.training.result import RunResult
 def scratch_twin(run: RunConfig, staged: RunResult, output: str) -> RunConfig:
     """The run that trains the large model of a finished staged run from fresh weights, for what the whole of it cost.
 
-    Data, seed, batch, optimizer and schedule are those of `run`: nothing is tuned anew. Raises ConfigError where the run
+    Data, seed, optimizer and schedule are those of `run`, batch and length those of its last stage: nothing is tuned anew. Raises ConfigError where the run
     begins from a checkpoint, whose cost nobody knows.
     """
     if run.model is None:
@@ -27,6 +27,8 @@ def scratch_twin(run: RunConfig, staged: RunResult, output: str) -> RunConfig:
         model |= dict(stage.grow.to) if stage.grow is not None else {}
     last = staged.stages[-1]
     flops = sum(stage.flops for stage in staged.stages)
-    steps = max(1, round(flops / (last.flops / last.tokens) / run.tokens_per_step))
-    stages = [{"name": "scratch", "tokens": steps * run.tokens_per_step}]
+    own, size = run.stages[-1], run.at(len(run.stages) - 1).tokens_per_step
+    steps = max(1, round(flops / (last.flops / last.tokens) / size))
+    reading = own.model_dump(mode="json", include={"data", "batch"})
+    stages = [{"name": "scratch", "tokens": steps * size, **reading}]
     return parse_run({**run.resolved(), "model": model, "stages": stages, "output": output})

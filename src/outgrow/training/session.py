@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from outgrow.data.objectives import Batch
-from outgrow.data.windows import Data
+from outgrow.data.windows import Data, Stretch
 from outgrow.engine.optimizers import build_optimizer
 from outgrow.engine.progress import Progress
 from outgrow.engine.step import Device, choose_device
@@ -167,10 +167,22 @@ def row_at(session: Session, kind: str, course: Course, step: int) -> dict[str, 
         "kind": kind,
         "stage": run.stages[course.stage].name,
         "step": step,
-        "tokens": step * run.tokens_per_step,
+        "tokens": course.tokens(step),
         "flops": course.flops(step),
         "seconds": round(session.seconds, 3),
     }
+
+
+def batch_at(session: Session, course: Course, step: int) -> Batch:
+    """What a step of the newest stage trains on: the items that follow the tokens before it, cut to the stage's own length."""
+    run, own = session.run, course.own
+    first = (run.skipped_tokens + course.tokens(step)) // own.item_tokens
+    return session.data.batch(
+        run.seed,
+        run.data.skip_steps + step,
+        own.batch.sequences,
+        stretch=Stretch(first, own.item_tokens),
+    )
 
 
 def checkpoint_path(session: Session, live: Live) -> Path:
@@ -210,7 +222,7 @@ def _publish(session: Session, stage: int, pointer: Pointer) -> None:
 
 def state_of(session: Session, live: Live) -> TrainingState:
     """The live state with all that a run records beside it."""
-    run = session.run
+    run, tokens = session.run, live.course.tokens(live.step)
     state = TrainingState.from_model(
         live.model,
         live.optimizer,
@@ -221,7 +233,12 @@ def state_of(session: Session, live: Live) -> TrainingState:
                 "tokens": live.course.position(live.step),
                 "total_tokens": live.course.total(),
             },
-            "data": {**session.data.record, "seed": run.seed, "sequences": live.step * run.batch.sequences},
+            "data": {
+                **session.data.record,
+                "seed": run.seed,
+                "sequences": tokens // run.item_tokens,
+                "tokens": tokens,
+            },
             "rng": {
                 "rule": "torch.manual_seed per micro-batch from (seed, step, micro-batch)",
                 "seed": run.seed,

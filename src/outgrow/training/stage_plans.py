@@ -20,7 +20,7 @@ from outgrow.errors import ConfigError, OutgrowError
 from outgrow.files.reading import expanded
 from outgrow.growth.plan import GrowthPlan
 from outgrow.learning.in_run import begun_state, check_operator, learning_flops
-from outgrow.models.architecture import resolve
+from outgrow.models.architecture import longest_sequence, resolve
 from outgrow.run.config import DataConfig, GrowConfig, RunConfig, StageConfig
 from outgrow.run.optimizer_config import MuonConfig
 from outgrow.run.reentry import EqualLossPosition, Factors, Ratio, entry_peak, matched_ratio
@@ -108,10 +108,11 @@ def plan_stages(run: RunConfig, needs: Needs, start: TrainingState | None = None
         state, growth = _grown(state, stage.grow, index)
         frozen = _frozen(stage, growth, state.config, index)
         needs.check(state.config)
+        _check_length(run, state.config, index)
         if growth is not None:
             _check_source(run, small, needs, index)
         if stage.grow is not None:
-            factors = growth_factors(small, state.config, run.data)
+            factors = growth_factors(small, state.config, run.at(max(0, index - 1)).data, run.at(index).data)
         position = stage.reentry.position
         if position == "loss_matched":
             assert factors is not None, "RunConfig asks for a growth"
@@ -126,19 +127,31 @@ def plan_stages(run: RunConfig, needs: Needs, start: TrainingState | None = None
                 config=state.config,
                 cost=model_cost(state.config),
                 steps=run.stage_steps(index),
-                tokens=run.stage_steps(index) * run.tokens_per_step,
+                tokens=run.stage_tokens(index),
                 flops=flops,
                 peak=peak,
                 position=position,
                 threshold=None,
                 growth=growth,
-                probe_flops=_growth_flops(run, stage.grow, small, state.config),
+                probe_flops=_growth_flops(run.at(index), stage.grow, small, state.config),
                 cheap_steps=cheap_steps,
                 cheap_flops=cheap_flops,
             )
         )
     plans[-1] = replace(plans[-1], threshold=_threshold(run, len(plans) - 1, None))
     return tuple(plans)
+
+
+def _check_length(run: RunConfig, config: Mapping[str, Any], index: int) -> None:
+    """A stage's own length fits the positions of its model."""
+    length, positions = run.at(index).data.sequence_length, longest_sequence(config)
+    if run.stages[index].data is not None and positions is not None and positions < length:
+        raise ConfigError(
+            f"stages.{index}.data.sequence_length is longer than the model's positions",
+            got=length,
+            expected=f"at most {positions}",
+            fix=f"shorten it, or grow the positions: stages.{index}.grow.to.max_position_embeddings: {length}",
+        )
 
 
 def _check_source(run: RunConfig, small: Mapping[str, Any], needs: Needs, index: int) -> None:
@@ -186,11 +199,11 @@ def _flops(
     run: RunConfig, index: int, config: Mapping[str, Any], frozen: frozenset[str]
 ) -> tuple[float, int, float]:
     """Of a whole stage; its steps with frozen tensors, and what each of these costs."""
-    stage, steps = run.stages[index], run.stage_steps(index)
-    length, share = run.data.sequence_length, run.data.mask_share
-    full = float(run.tokens_per_step * training_flops(config, length, share)[1])
-    cheap = float(run.tokens_per_step * frozen_training_flops(config, length, frozen, share))
-    cheap_steps = 0 if stage.freeze is None else stage.freeze.steps(run.tokens_per_step, steps)
+    stage, steps, own = run.stages[index], run.stage_steps(index), run.at(index)
+    length, share, size = own.data.sequence_length, own.data.mask_share, own.tokens_per_step
+    full = float(size * training_flops(config, length, share)[1])
+    cheap = float(size * frozen_training_flops(config, length, frozen, share))
+    cheap_steps = 0 if stage.freeze is None else stage.freeze.steps(size, steps)
     return full * steps + cheap_steps * (cheap - full), cheap_steps, cheap
 
 
@@ -207,10 +220,15 @@ def _growth_flops(
     return tried * step + learning_flops(small, growth, run)
 
 
-def growth_factors(small: Mapping[str, Any], large: Mapping[str, Any], data: DataConfig) -> Factors:
-    """By how much a growth grows, from the two configs."""
+def growth_factors(
+    small: Mapping[str, Any], large: Mapping[str, Any], before: DataConfig, after: DataConfig
+) -> Factors:
+    """By how much a growth grows, from the two configs and what each is trained on: a longer sequence costs more FLOPs per token."""
     models, costs = [resolve(one) for one in (small, large)], [model_cost(one) for one in (small, large)]
-    flops = [training_flops(one, data.sequence_length, data.mask_share)[1] for one in (small, large)]
+    flops = [
+        training_flops(one, data.sequence_length, data.mask_share)[1]
+        for one, data in ((small, before), (large, after))
+    ]
     stream = next(name for name, axis in models[0].axes.items() if axis.is_stream)
     width, layers = ([model.sizes[stream] for model in models], [model.layers for model in models])
     return Factors(

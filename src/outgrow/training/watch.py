@@ -17,7 +17,7 @@ class Watch:
     def __init__(self, session: Session, live: Live) -> None:
         run, course = session.run, live.course
         stage, plan, now = run.stages[live.stage], session.plans[live.stage], course.now
-        self._session, self._began, self._monitor = session, now.first * run.tokens_per_step, None
+        self._session, self._began, self._monitor = session, course.tokens(now.first), None
         self._said = "wait"
         if stage.until is None:
             return
