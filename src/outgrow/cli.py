@@ -186,6 +186,7 @@ def grow(
     Example: [bold]outgrow grow small/ large/ --to hidden_size=768 --to num_hidden_layers=12[/]
     """
     from outgrow.commands.grow import grow_command, plan_ranks
+    from outgrow.methods.options import GrowthOptions
     from outgrow.models.conversion import conversion
     from outgrow.parallel.ranks import start
     from outgrow.state.asked import plan_asked
@@ -202,12 +203,14 @@ def grow(
         expected = "--to NAME=NUMBER, or --operator FOLDER"
         raise ConfigError("nothing says what to grow", expected=expected, fix=fix)
     sizes = _sizes(to)
+    options = GrowthOptions(
+        width=width, depth=depth, experts=experts, moments=moments, noise=noise, seed=seed
+    )
     config = load_config(checkpoint)
     described = None if as_type is None else conversion(config, as_type)
     config = config if described is None else dict(described.config)
     fitted = None if operator is None else load_operator(operator)
-    how = _given(width=width, depth=depth, experts=experts, noise=noise, seed=seed)
-    plan = plan_asked(config, fitted, to=sizes, moments=moments, **how)
+    plan = plan_asked(config, fitted, to=sizes, options=options)
     if list_new:
         for name in plan.new_parameters:
             print(name)

@@ -9,9 +9,10 @@ import torch
 
 from outgrow.errors import GrowthError
 from outgrow.growth.plan import GrowthPlan
+from outgrow.methods.options import GrowthOptions
 from outgrow.models.library import build_model, hollow_model
 from outgrow.parallel.sharding import is_sharded, let_go
-from outgrow.state.asked import plan_growth
+from outgrow.state.asked import plan_options
 from outgrow.state.growing import apply
 from outgrow.state.grown_view import GrownView
 from outgrow.state.live import make_optimizer
@@ -49,11 +50,12 @@ def grow_model(
     >>> large.config.num_hidden_layers, len(optimizer.param_groups), plan.keeps_function
     (2, 1, False)
     """
+    options = GrowthOptions.of(how)
     check_live(model)
     _check_sharded(model, shard)
     let_go(model)
     state = TrainingState.from_model(model, optimizer)
-    plan = plan_growth(state, to=to, **how)
+    plan = plan_options(state.config, to, options)
     grown = apply(plan, state)
     if shard is not None:
         assert isinstance(grown.source, GrownView)

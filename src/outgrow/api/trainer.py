@@ -14,9 +14,10 @@ from outgrow.errors import ConfigError, GrowthError
 from outgrow.files.section import parse_count
 from outgrow.growth.plan import GrowthPlan
 from outgrow.growth.target import target
+from outgrow.methods.options import GrowthOptions
 from outgrow.models.architecture import resolve
 from outgrow.models.library import config_of
-from outgrow.state.asked import plan_growth
+from outgrow.state.asked import plan_options
 from outgrow.store.trainer_files import GROWTHS, logged_lineage
 
 _LOG = logging.get_logger("transformers.outgrow")
@@ -58,7 +59,7 @@ class GrowAt(TrainerCallback):  # type: ignore[misc]  # transformers is not type
             ) from None
         if not isinstance(self.at, int) or self.at < 1:
             raise ConfigError(f"GrowAt needs a number of {self.unit} of at least 1", got=self.at)
-        self.to, self.how = dict(to), how
+        self.to, self.how = dict(to), GrowthOptions.of(how)
         self.plan: GrowthPlan | None = None
         """The plan, from the beginning of training on; None where nothing is left to grow."""
 
@@ -85,7 +86,7 @@ class GrowAt(TrainerCallback):  # type: ignore[misc]  # transformers is not type
         config = config_of(model)
         large = target(resolve(config), self.to)
         same = large.sizes == resolve(config).sizes and large.layers == resolve(config).layers
-        self.plan = None if same else plan_growth(config, to=self.to, **self.how)
+        self.plan = None if same else plan_options(config, self.to, self.how)
         if self.plan is not None:
             _LOG.info("to grow after %s %s:\n%s", f"{self.at:,}", self.unit, self.plan)
 

@@ -178,6 +178,14 @@ def _sizes(model: Model) -> dict[str, int]:
     return {**model.sizes, "layers": model.layers, "parameters": model.num_parameters}
 
 
+def check_moments(moments: object) -> None:
+    """Raises GrowthError for what is no way to grow moments, and names the near ones."""
+    if moments not in get_args(Moments):
+        raise GrowthError(
+            f"unknown way to grow moments: '{moments}' ({near(str(moments), get_args(Moments))})"
+        )
+
+
 def plan(growth: Growth, moments: Moments = "transport") -> GrowthPlan:
     """Work out every recipe of a growth.
 
@@ -185,8 +193,7 @@ def plan(growth: Growth, moments: Moments = "transport") -> GrowthPlan:
     `parts` (as the operator's own parts, where a paper publishes that), `reset` (none), `cautious` (as `transport`; an expert's
     second moments as the noise of its own tokens has them: v/(kE) in place of v/E²). Raises GrowthError for an unknown option and for a growth that the architecture does not allow.
     """
-    if moments not in get_args(Moments):
-        raise GrowthError(f"unknown way to grow moments: '{moments}' ({near(moments, get_args(Moments))})")
+    check_moments(moments)
     if moments == "parts" and growth.tensors:
         raise GrowthError(
             "learned weights bring no moments", fix="use --moments transport, keep_zero or reset"

@@ -19,6 +19,7 @@ from outgrow.methods.depth import gstack, middle, progressive, upscaling
 from outgrow.methods.depth import lemon as lemon_depth
 from outgrow.methods.depth import staged as staged_depth
 from outgrow.methods.experts import basic as expert_operators
+from outgrow.methods.options import USUAL, GrowthOptions
 from outgrow.methods.registry import Asked, Operator, find
 from outgrow.methods.width import basic as widths
 from outgrow.methods.width import hypercloning, lemon, msg, mup, net2net, sparkling, staged
@@ -26,12 +27,7 @@ from outgrow.models.architecture import growable
 from outgrow.models.expressions import fields
 from outgrow.models.model import Model
 
-_MOST_NOISE = 1000.0  # in units of the initializer range; more would only destroy
-
-__all__ = ["DEPTH", "EXPERTS", "USUAL", "WIDTH", "Operator", "build", "unusual", "usual_width"]
-
-USUAL: Mapping[str, Any] = {"width": None, "depth": "stack", "experts": None, "noise": 0.1, "seed": 0}
-"""How a state grows where nobody says: no width is the `usual_width` of the model, no experts is `copy`."""
+__all__ = ["DEPTH", "EXPERTS", "WIDTH", "Operator", "build", "usual_width"]
 
 _WIDTHS = (widths, net2net, staged, lemon, hypercloning, msg, sparkling, mup)
 _DEPTHS = (depths, staged_depth, gstack, middle, upscaling, progressive, lemon_depth)
@@ -39,15 +35,6 @@ _FAMILIES = tuple(family.OPERATORS for family in (*_WIDTHS, *_DEPTHS))
 WIDTH: dict[str, Operator] = {one.name: one for family in _FAMILIES for one in family if one.kind == "width"}
 EXPERTS: dict[str, Operator] = {one.name: one for one in expert_operators.OPERATORS}
 DEPTH: dict[str, Operator] = {one.name: one for family in _FAMILIES for one in family if one.kind == "depth"}
-
-
-def unusual(**asked: Any) -> list[str]:
-    """Names of what was asked for and is not usual.
-
-    >>> unusual(depth="stack", noise=0.0)
-    ['noise']
-    """
-    return [name for name, value in asked.items() if value != USUAL[name]]
 
 
 def usual_width(small: Model) -> str:
@@ -66,7 +53,7 @@ def build(
     to: Mapping[str, Any],
     *,
     width: str | None = None,
-    depth: str = USUAL["depth"],
+    depth: str = USUAL.depth,
     experts: str | None = None,
     noise: float = 0.0,
     seed: int = 0,
@@ -81,13 +68,12 @@ def build(
     >>> build(small, {"hidden_size": 12, "n_layer": 2}).layers.large
     2
     """
+    GrowthOptions(width=width, depth=depth, experts=experts, noise=noise, seed=seed)  # refuses what cannot be
     width = usual_width(small) if width is None else width
     widening, width_options = find(width, "width", WIDTH)
     deepening, depth_options = find(depth, "depth", DEPTH)
     sparser = _experts_asked(small, to, experts)
     large = target(small, to if sparser is None else sparser.plain)
-    if not 0 <= noise <= _MOST_NOISE:
-        raise GrowthError("noise is a standard deviation", got=noise, expected=f"0 to {_MOST_NOISE:g}")
     if deepening.needs_layers and large.layers and not small.layers:
         raise GrowthError(
             f"depth operator '{depth}' copies layers, and this model has none ({small.spec.layers.count} = 0)",

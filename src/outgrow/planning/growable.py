@@ -12,26 +12,32 @@ from outgrow.engine.step import build_model
 from outgrow.errors import ConfigError, OutgrowError
 from outgrow.files.yaml_file import explain
 from outgrow.methods.build import DEPTH, WIDTH
+from outgrow.methods.options import GrowthOptions
 from outgrow.methods.registry import find
 from outgrow.models.architecture import resolve
 from outgrow.models.model import Model
 from outgrow.planning.config import PlanConfig
 from outgrow.planning.sizes import Candidate, planned_data
 from outgrow.run.config import GrowConfig
-from outgrow.state.asked import plan_growth
+from outgrow.state.asked import plan_options
 from outgrow.state.training_state import TrainingState
 
 
 def check_operators(plan: PlanConfig) -> None:
     """Raises `OutgrowError` for a `grow` that no growth can follow: a plan would take a misspelt operator for one that refuses."""
+    asked = _asked(plan)
+    if asked.width is not None:
+        find(asked.width, "width", WIDTH)
+    find(asked.depth, "depth", DEPTH)
+
+
+def _asked(plan: PlanConfig) -> GrowConfig:
+    """The plan's `grow` as a run has it, for any sizes. Raises ConfigError where it is none."""
     growth = {"to": {"any": 1}, **plan.grow}
     try:
-        GrowConfig.model_validate(growth)
+        return GrowConfig.model_validate(growth)
     except ValidationError as error:
         raise ConfigError(explain(error, growth, "grow", {"": (GrowConfig,)})) from None
-    for kind, known in (("width", WIDTH), ("depth", DEPTH)):
-        if plan.grow.get(kind) is not None:
-            find(str(plan.grow[kind]), kind, known)
 
 
 def targets(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,8 +55,9 @@ def refusal(plan: PlanConfig, small: Candidate, large: Candidate) -> str | None:
             TextNeeds(int(small.fields["vocab_size"]), planned_data(plan).sequence_length, 0),
         )
         config = TrainingState.from_model(build_model(content, "meta")).config
-        options = {name: plan.grow[name] for name in ("width", "depth") if name in plan.grow}
-        grown = plan_growth(config, to=targets(small.fields, large.fields), **options)
+        asked = _asked(plan)
+        options = GrowthOptions(width=asked.width, depth=asked.depth)
+        grown = plan_options(config, targets(small.fields, large.fields), options)
     except OutgrowError as error:
         return " ".join(str(error).split())
     return _difference(grown.large, resolve(large.fields))

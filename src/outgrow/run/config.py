@@ -5,14 +5,16 @@ run.yaml + `--set a.b=1` -> RunConfig (frozen) -> saved beside the output, where
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
 from outgrow.cost.flops import MASK_SHARE
+from outgrow.errors import GrowthError
 from outgrow.files.section import Count, Seed, TokenCount
 from outgrow.files.section import Section as _Section
-from outgrow.methods.build import USUAL, unusual
+from outgrow.methods.options import USUAL, GrowthOptions
 from outgrow.run.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.run.learn_config import Learning, LesaConfig
 from outgrow.run.optimizer_config import AdamWConfig, OptimizerConfig
@@ -131,13 +133,13 @@ class GrowConfig(_Section):
     """Target sizes by config field, for example `{hidden_size: 192, num_hidden_layers: 6}`; a fitted operator has its own."""
     width: str | None = None
     """A width operator; by default `pad`, or `isometric` behind a post-norm."""
-    depth: str = USUAL["depth"]
-    experts: str | None = USUAL["experts"]
+    depth: str = USUAL.depth
+    experts: str | None = None
     """An operator on experts (`copy`, `split:pieces=4` ...), where they become more."""
-    moments: Literal["transport", "cautious", "keep_zero", "copy", "parts", "reset"] = "transport"
-    noise: Annotated[float, Field(ge=0)] = USUAL["noise"]
+    moments: Literal["transport", "cautious", "keep_zero", "copy", "parts", "reset"] = USUAL.moments
+    noise: Annotated[float, Field(ge=0)] = USUAL.noise
     """Reader-invisible noise that lets copies part, in units of the model's initializer range."""
-    seed: Seed = USUAL["seed"]
+    seed: Seed = USUAL.seed
     probe: ProbeConfig | None = None
     operator: str | None = None
     """Folder of an operator that `outgrow learn` fitted; its sizes, width, depth and seed are its own."""
@@ -145,6 +147,14 @@ class GrowConfig(_Section):
     """Fit an operator here, on the run's own data."""
     as_: str | None = Field(None, validation_alias=AliasChoices("as", "as_"), serialization_alias="as")
     """Describe the model as this type first (`as: mixtral`); `to` then names its sizes."""
+
+    @property
+    def options(self) -> GrowthOptions:
+        """How it grows. A value that is usual is not said, but moments are: a fitted operator's usual is another."""
+        own = GrowthOptions.unusual(
+            width=self.width, depth=self.depth, experts=self.experts, noise=self.noise, seed=self.seed
+        )
+        return replace(own, moments=self.moments)
 
     @model_validator(mode="before")
     @classmethod
@@ -166,9 +176,10 @@ class GrowConfig(_Section):
             raise ValueError("an operator is fitted within one model type: leave out as, or learn")
         if sum(one is not None for one in (self.probe, self.operator, self.learn)) > 1:
             raise ValueError("give one of probe, operator and learn")
-        own = unusual(
-            width=self.width, depth=self.depth, experts=self.experts, noise=self.noise, seed=self.seed
-        )
+        try:
+            own = [name for name in self.options.said if name != "moments"]
+        except GrowthError as error:
+            raise ValueError(str(error)) from None
         read = ("noise", "seed") if isinstance(self.learn, LesaConfig) else ("seed",)
         unread = [name for name in own if name not in read]
         if self.learn is not None and unread:

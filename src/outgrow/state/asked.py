@@ -8,8 +8,9 @@ from typing import Any
 from outgrow.algebra.slots import Moments
 from outgrow.errors import CheckpointError, GrowthError
 from outgrow.growth.plan import GrowthPlan, plan
-from outgrow.methods.build import USUAL, build
+from outgrow.methods.build import build
 from outgrow.methods.learned.fitted import FittedOperator
+from outgrow.methods.options import USUAL, GrowthOptions
 from outgrow.models.architecture import resolve
 from outgrow.models.library import check_described
 from outgrow.store.contents import Contents
@@ -20,20 +21,35 @@ def plan_asked(
     fitted: FittedOperator | None,
     *,
     to: Mapping[str, Any] | None,
-    moments: Moments | None,
-    **how: Any,
+    options: GrowthOptions,
 ) -> GrowthPlan:
-    """The plan of a growth by a fitted operator, or by the operators that `how` names.
+    """The plan of a growth by a fitted operator, or by the operators that `options` name.
 
     Raises GrowthError where a fitted operator is told a width, depth, noise or seed: it has its own.
     """
     if fitted is None:
-        return plan_growth(config, to=to or {}, moments=moments or "transport", **how)
-    if how:
+        return plan_options(config, to or {}, options)
+    own = [name for name in options.said if name != "moments"]
+    if own:
         raise GrowthError(
-            "a fitted operator has its own width, depth, noise and seed", fix=f"leave out {', '.join(how)}"
+            "a fitted operator has its own width, depth, noise and seed", fix=f"leave out {', '.join(own)}"
         )
-    return plan_fitted(config, fitted, to=to, moments=moments or "reset")
+    return plan_fitted(config, fitted, to=to, moments=options.moments or "reset")
+
+
+def plan_options(config: Mapping[str, Any], to: Mapping[str, Any], options: GrowthOptions) -> GrowthPlan:
+    """The plan of a growth of a model with this config by operators; what was not said is as usual."""
+    how = options.filled
+    growth = build(
+        resolve(config),
+        to,
+        width=options.width,
+        depth=how.depth,
+        experts=options.experts,
+        noise=how.noise,
+        seed=how.seed,
+    )
+    return _checked(plan(growth, how.moments))
 
 
 def plan_growth(
@@ -41,11 +57,11 @@ def plan_growth(
     *,
     to: Mapping[str, Any],
     width: str | None = None,
-    depth: str = USUAL["depth"],
-    experts: str | None = USUAL["experts"],
-    moments: Moments = "transport",
-    noise: float = USUAL["noise"],
-    seed: int = USUAL["seed"],
+    depth: str = USUAL.depth,
+    experts: str | None = None,
+    moments: Moments = USUAL.moments,
+    noise: float = USUAL.noise,
+    seed: int = USUAL.seed,
 ) -> GrowthPlan:
     """What `grow` would do to a state, or to a model with this config; `print` shows it. No tensor is read.
 
@@ -57,10 +73,10 @@ def plan_growth(
     >>> plan_growth(config, to={"n_layer": 2}, depth="identity")
     GrowthPlan(gpt2, 630 → 1.14 K parameters: n_layer 1 → 2; function kept, gradients kept; moments transport)
     """
-    small = resolve(state.config if isinstance(state, Contents) else state)
-    how: dict[str, Any] = {"width": width, "depth": depth, "experts": experts, "noise": noise, "seed": seed}
-    growth_plan = plan(build(small, to, **how), moments)
-    return _checked(growth_plan)
+    options = GrowthOptions(
+        width=width, depth=depth, experts=experts, moments=moments, noise=noise, seed=seed
+    )
+    return plan_options(state.config if isinstance(state, Contents) else state, to, options)
 
 
 def plan_fitted(

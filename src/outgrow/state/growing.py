@@ -6,6 +6,7 @@ The grown state is lazy: its tensors are computed when they are saved or loaded,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from outgrow.algebra.slots import Moments
 from outgrow.errors import GrowthError
 from outgrow.growth.plan import GrowthPlan
 from outgrow.growth.summary import sizes_of
-from outgrow.methods.build import USUAL, unusual
 from outgrow.methods.learned.fitted import FittedOperator
+from outgrow.methods.options import USUAL, GrowthOptions
 from outgrow.models.architecture import resolve
 from outgrow.state.asked import plan_asked
 from outgrow.state.converting import convert
@@ -34,11 +35,11 @@ def grow(
     *,
     to: Mapping[str, Any] | None = None,
     width: str | None = None,
-    depth: str = USUAL["depth"],
-    experts: str | None = USUAL["experts"],
+    depth: str = USUAL.depth,
+    experts: str | None = None,
     moments: Moments | None = None,
-    noise: float = USUAL["noise"],
-    seed: int = USUAL["seed"],
+    noise: float = USUAL.noise,
+    seed: int = USUAL.seed,
     operator: str | Path | FittedOperator | None = None,
     as_: str | None = None,
 ) -> TrainingState:
@@ -67,16 +68,31 @@ def grow(
     (12,)
     """
     check_state(state, "grow")
-    how: dict[str, Any] = {"width": width, "depth": depth, "experts": experts, "noise": noise, "seed": seed}
+    options = replace(
+        GrowthOptions.unusual(width=width, depth=depth, experts=experts, noise=noise, seed=seed),
+        moments=moments,
+    )
     if growth_plan is not None:
-        others = {"to": to, "moments": moments, "operator": operator, "as_": as_}
-        given = [*unusual(**how), *(name for name, value in others.items() if value is not None)]
+        others = {"to": to, "operator": operator, "as_": as_}
+        given = [*options.said, *(name for name, value in others.items() if value is not None)]
         if given:
             raise GrowthError(
                 "the plan says how to grow", got=", ".join(given), fix="leave out all but the plan"
             )
         _check_planned(growth_plan, state)
         return apply(growth_plan, state)
+    return grow_by(state, to, options, operator=operator, as_=as_)
+
+
+def grow_by(
+    state: TrainingState,
+    to: Mapping[str, Any] | None,
+    options: GrowthOptions,
+    *,
+    operator: str | Path | FittedOperator | None = None,
+    as_: str | None = None,
+) -> TrainingState:
+    """The grown state by options in place of a plan: what `grow` does, with the same errors."""
     if not to and operator is None and as_ is None:
         sizes = ", ".join(f"{name} {size:,}" for name, size in sizes_of(resolve(state.config)).items())
         raise GrowthError(
@@ -85,15 +101,13 @@ def grow(
             got=sizes,
         )
     if as_ is not None:
-        state = convert(state, as_, moments=moments or "transport", seed=seed)
+        state = convert(state, as_, moments=options.filled.moments, seed=options.filled.seed)
     fitted = None
     if operator is not None:
         fitted = (
             kept_operator(operator) if isinstance(operator, FittedOperator) else load_operator(Path(operator))
         )
-    if fitted is not None:
-        how = {name: how[name] for name in unusual(**how)}
-    return apply(plan_asked(state.config, fitted, to=to, moments=moments, **how), state, operator=fitted)
+    return apply(plan_asked(state.config, fitted, to=to, options=options), state, operator=fitted)
 
 
 def check_state(state: object, verb: str) -> None:

@@ -65,24 +65,12 @@ class StagePlan:
 
 def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
     """The grown state, lazily: nothing is read until it is saved or loaded; of a learned growth, as its fit begins."""
-    from outgrow.state.growing import grow
+    from outgrow.state.growing import grow_by
 
-    if growth.operator is not None:
-        folder = expanded(growth.operator)
-        return grow(state, to=growth.to, moments=growth.moments, operator=folder, as_=growth.as_)
     if growth.learn is not None:
         return begun_state(state, growth)
-    return grow(
-        state,
-        to=growth.to,
-        width=growth.width,
-        depth=growth.depth,
-        experts=growth.experts,
-        moments=growth.moments,
-        noise=growth.noise,
-        seed=growth.seed,
-        as_=growth.as_,
-    )
+    folder = None if growth.operator is None else expanded(growth.operator)
+    return grow_by(state, growth.to, growth.options, operator=folder, as_=growth.as_)
 
 
 def candidates(growth: GrowConfig) -> tuple[GrowConfig, ...]:
