@@ -34,6 +34,7 @@ from outgrow.state.growing import grow
 from outgrow.state.grown_view import GrownView
 from outgrow.state.lineage import lineage_entry, replay
 from outgrow.state.training_state import TrainingState
+from outgrow.store.lineage import Lineage
 from outgrow.store.source import MemorySource
 
 TYPES = [name for name in known() if load(name).library == "transformers"]
@@ -47,9 +48,9 @@ def test_a_growth_is_planned_again_from_its_lineage(model_type: str) -> None:
     config = guard.example(spec)
     assert spec.example is not None
     made = next(_plans(config, spec.example.grow))
-    entry = json.loads(json.dumps(lineage_entry(made)))
+    (entry,) = Lineage.parse(json.dumps(Lineage().then(lineage_entry(made))), "here").entries
     assert replay(config, entry).config == made.config
-    assert entry["growth"]["to"], "sizes grew"
+    assert entry.sizes_asked, "sizes grew"
 
 
 def _plans(config: dict[str, Any], to: dict[str, int]) -> Iterator[GrowthPlan]:

@@ -252,7 +252,7 @@ def _files(grown: Any, folder: Path, large: nn.Module, dtype: torch.dtype) -> li
 
 
 def _replayed(state: Any, grown: Any) -> list[str]:
-    again = apply(replay(state.config, grown.lineage[-1]), state)
+    again = apply(replay(state.config, grown.lineage.last), state)
     names = grown.source.names("weight")
     return [
         f"replayed, {name} differs"

@@ -19,6 +19,7 @@ from outgrow.state.live import make_optimizer
 from outgrow.state.shared_statistics import know_statistics
 from outgrow.state.training_state import TrainingState
 from outgrow.store.contents import OptimizerInfo
+from outgrow.store.lineage import Lineage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -69,9 +70,7 @@ def grow_model(
     return large, made, plan
 
 
-def grow_in_place(
-    model: PreTrainedModel, optimizer: torch.optim.Optimizer, plan: GrowthPlan
-) -> tuple[dict[str, Any], ...]:
+def grow_in_place(model: PreTrainedModel, optimizer: torch.optim.Optimizer, plan: GrowthPlan) -> Lineage:
     """Grow a model and its optimizer inside: who holds them, as a Trainer and its scheduler do, goes on with larger ones.
 
     The model keeps its identity and what was hung on it (hooks of precision, generation settings); its groups keep

@@ -93,15 +93,14 @@ def verify(
             "the large state has no lineage", fix="grow it with outgrow, or compare losses yourself"
         )
     before, gradients_as = _described(small, large)
-    plan = replay(before.config, large.lineage[-1], large.assets)
+    entry = large.lineage.last
+    plan = replay(before.config, entry, large.assets)
     _check_sizes(plan, large)
     tolerance, gradient_tolerance = _tolerances(plan, large, dtype)
     law_plan = (
         plan
         if plan.moments == "transport"
-        else replay(
-            before.config, {"growth": {**large.lineage[-1]["growth"], "moments": "transport"}}, large.assets
-        )
+        else replay(before.config, entry, large.assets, moments="transport")
     )
     if not steps:
         return _function_alone(plan, (small, before, large), batches[0], (dtype, device), tolerance, progress)
@@ -162,14 +161,14 @@ def _described(small: TrainingState, large: TrainingState) -> tuple[TrainingStat
     told = described_since(small.config, large.lineage)
     if told is None:
         return small, lambda gradients: gradients
-    found = conversion(small.config, str(told["to"]))
+    found = conversion(small.config, told.after)
 
     def carry(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
         here = {name: gradient.cpu() for name, gradient in gradients.items()}
         view = ConvertedView(found, MemorySource({"weight": here, "exp_avg": here}))
         return {name: view.read(name, "exp_avg") for name in found.tensors}
 
-    return converted(small, found, moments=str(told["moments"]), seed=int(told["seed"])), carry
+    return converted(small, found, moments=told.moments, seed=told.seed), carry
 
 
 def loss_and_gradients(model: torch.nn.Module, batch: ModelInputs) -> tuple[float, dict[str, Tensor]]:
@@ -420,7 +419,7 @@ def _matches(expected: TrainingState, saved: TrainingState) -> bool:
 
 def _check_sizes(plan: GrowthPlan, large: TrainingState) -> None:
     """Raises CheckpointError where the lineage was written for another source, or the state has other sizes than it says."""
-    said, here = large.lineage[-1].get("from", {}), plan.describe()["from"]
+    said, here = large.lineage.last.sizes[0], plan.describe()["from"]
     wrong = [name for name in here if name in said and said[name] != here[name]]
     if wrong:
         raise CheckpointError(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from outgrow.errors import CheckpointError, GrowthError
 from outgrow.models.conversion import Conversion, conversion
 from outgrow.state.converted_view import ConvertedView
 from outgrow.state.training_state import TrainingState
 from outgrow.store.contents import OptimizerInfo, ParamGroup
+from outgrow.store.lineage import LineageEntry
 from outgrow.store.optimizer_rules import rule_named
 
 
@@ -51,25 +50,22 @@ def converted(
         steps=steps,
         optimizer=None if state.optimizer is None else _groups(found, state.optimizer),
         records=state.records,
-        lineage=(*state.lineage, lineage_entry(found, moments=moments, seed=seed)),
+        lineage=state.lineage.then(lineage_entry(found, moments=moments, seed=seed)),
         assets=state.assets,
         files=state.files,
         unread=tuple(one for one in state.unread if kept or one.part != "moments"),
     )
 
 
-def lineage_entry(found: Conversion, *, moments: str, seed: int) -> dict[str, Any]:
+def lineage_entry(found: Conversion, *, moments: str, seed: int) -> LineageEntry:
     """What is written beside the converted state: enough to convert again."""
     entry = found.describe()
-    return {
-        **entry,
-        "conversion": {
-            **entry["conversion"],
-            "moments": "reset" if moments == "reset" else "transport",
-            "seed": seed,
-        },
-        "files": {},
+    again = {
+        **entry["conversion"],
+        "moments": "reset" if moments == "reset" else "transport",
+        "seed": seed,
     }
+    return LineageEntry({**entry, "conversion": again, "files": {}})
 
 
 def _steps(state: TrainingState, sources: tuple[str, ...], name: str) -> float:

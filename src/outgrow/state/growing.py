@@ -150,7 +150,7 @@ def apply(
         assets = (*(asset for asset in assets if asset.name != FILE), Asset(FILE, operator.file))
     steps, records, entry = {}, _grown_records(state.records), lineage_entry(growth_plan)
     if not state.steps:
-        entry["moments"] = "none"  # the source had none to carry, whatever was asked for
+        entry = entry.saying(moments="none")  # the source had none to carry, whatever was asked for
     if state.steps and growth_plan.moments == "reset" and not {"run", "trainer"} & set(records):
         records = {**records, "run": {"step": int(max(state.steps.values()))}}  # no tensor counts it any more
     if state.steps and growth_plan.moments != "reset":
@@ -166,7 +166,7 @@ def apply(
         steps=steps,
         optimizer=None if state.optimizer is None else _grown_groups(growth_plan, state.optimizer),
         records=records,
-        lineage=(*state.lineage, entry),
+        lineage=state.lineage.then(entry),
         assets=assets,
         files=state.files,
         unread=tuple(one for one in state.unread if one.part != "moments" or growth_plan.moments != "reset"),

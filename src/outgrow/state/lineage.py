@@ -2,52 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from outgrow.errors import CheckpointError
+from outgrow.algebra.slots import Moments
+from outgrow.errors import CheckpointError, GrowthError
 from outgrow.growth.plan import GrowthPlan
+from outgrow.methods.options import GrowthOptions
 from outgrow.models.architecture import growable
 from outgrow.models.expressions import got
-from outgrow.state.asked import plan_fitted, plan_growth
+from outgrow.state.asked import plan_fitted, plan_options
 from outgrow.state.operator_file import asset_of
 from outgrow.store.assets import Asset
+from outgrow.store.lineage import Described, Lineage, LineageEntry
 
 
-def replay(config: Mapping[str, Any], entry: Mapping[str, Any], assets: tuple[Asset, ...] = ()) -> GrowthPlan:
-    """The plan of a growth again, from the source's config and its lineage entry.
+def replay(
+    config: Mapping[str, Any],
+    entry: LineageEntry,
+    assets: tuple[Asset, ...] = (),
+    *,
+    moments: Moments | None = None,
+) -> GrowthPlan:
+    """The plan of a growth again, from the source's config and its lineage entry; with other `moments` if given.
 
     A fitted operator is looked for among `assets`, the files that the grown state carries. A conversion grows nothing.
+    Raises CheckpointError where the entry does not say how the state was grown.
     """
-    if "conversion" in entry:
-        return plan_growth(config, to={}, noise=0.0)
+    if entry.conversion is not None:
+        return plan_options(config, {}, GrowthOptions(noise=0.0))
+    options = _options(entry)
+    options = options if moments is None else replace(options, moments=moments)
+    if entry.fitted is not None:
+        assert options.moments is not None
+        return plan_fitted(config, asset_of(assets, entry.fitted), moments=options.moments)
+    assert entry.sizes_asked is not None
+    return plan_options(config, entry.sizes_asked, options)
+
+
+def _options(entry: LineageEntry) -> GrowthOptions:
+    """The options of a growth that was done; a fitted operator's moments are among them."""
     try:
-        growth = entry["growth"]
-        if "operator" in growth:
-            return plan_fitted(config, asset_of(assets, growth["operator"]), moments=growth["moments"])
-        return plan_growth(config, **growth)
-    except (KeyError, TypeError):
+        options = GrowthOptions.of(entry.operators)
+    except GrowthError as error:
+        raise CheckpointError(f"the lineage entry does not say how the state was grown: {error}") from None
+    if entry.sizes_asked is None and (entry.fitted is None or options.moments is None):
         raise CheckpointError(
-            "the lineage entry does not say how the state was grown", got=sorted(entry)
-        ) from None
+            "the lineage entry does not say how the state was grown",
+            got=sorted(entry.content),
+            expected="growth.to, or growth.operator and growth.moments",
+        )
+    return options
 
 
-def described_since(
-    config: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]]
-) -> Mapping[str, Any] | None:
+def described_since(config: Mapping[str, Any], lineage: Lineage) -> Described | None:
     """The conversion that a state with this config went through before its last growth: what `convert` was told, or None.
 
-    >>> described_since({"model_type": "llama"}, [{"conversion": {"from": "llama", "to": "mixtral", "seed": 0}}])
-    {'from': 'llama', 'to': 'mixtral', 'seed': 0}
+    >>> told = {"from": "llama", "to": "mixtral", "moments": "transport", "seed": 0}
+    >>> described_since({"model_type": "llama"}, Lineage([{"conversion": told}]))
+    Described(before='llama', after='mixtral', moments='transport', seed=0)
     """
-    for entry in reversed(lineage[-2:]):
-        told = entry.get("conversion")
-        if told is not None and config.get("model_type") == told["from"]:
-            return dict(told)
+    for entry in reversed(lineage.entries[-2:]):
+        told = entry.conversion
+        if told is not None and config.get("model_type") == told.before:
+            return told
     return None
 
 
-def lineage_entry(growth_plan: GrowthPlan) -> dict[str, Any]:
+def lineage_entry(growth_plan: GrowthPlan) -> LineageEntry:
     """What is written beside the grown state: enough to grow again, and to see what was done.
 
     `files` is filled when the state is written: what became of each file of the source depends on the format.
@@ -62,16 +85,13 @@ def lineage_entry(growth_plan: GrowthPlan) -> dict[str, Any]:
     named = {key: value for entry in growth.provenance for key, value in entry.items()}
     if "operator" in named:
         again = {"operator": named["digest"], "moments": growth_plan.moments}
-        return {"growth": again, "fields": to, **growth_plan.describe(), "files": {}}
-    return {
-        "growth": {
-            "to": to,
-            "width": named["width"],
-            **{name: named[name] for name in ("depth", "experts") if name in named},
-            "moments": growth_plan.moments,
-            "noise": named["noise"],
-            "seed": named["seed"],
-        },
-        **growth_plan.describe(),
-        "files": {},
+        return LineageEntry({"growth": again, "fields": to, **growth_plan.describe(), "files": {}})
+    again = {
+        "to": to,
+        "width": named["width"],
+        **{name: named[name] for name in ("depth", "experts") if name in named},
+        "moments": growth_plan.moments,
+        "noise": named["noise"],
+        "seed": named["seed"],
     }
+    return LineageEntry({"growth": again, **growth_plan.describe(), "files": {}})

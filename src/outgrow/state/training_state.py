@@ -112,7 +112,7 @@ class TrainingState(Contents):
             tensors |= live.moments
         carried = tuple(one if isinstance(one, Asset) else Asset.of(one) for one in assets)
         source = GatheredSource(tensors) if is_sharded(model) else MemorySource(tensors)
-        return cls(config, source, steps, info, dict(records or {}), (), carried)
+        return cls(config, source, steps, info, dict(records or {}), assets=carried)
 
     def save_pretrained(
         self,

@@ -6,9 +6,10 @@ Everything in it is taken from the lineage, so the card of a state is the same w
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from outgrow.store.lineage import Lineage, LineageEntry
 from outgrow.text.table import TextTable, as_markdown
 
 CARD = "README.md"
@@ -21,11 +22,11 @@ tags:
 """
 
 
-def model_card(config: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]]) -> str:
+def model_card(config: Mapping[str, Any], lineage: Lineage) -> str:
     """The card as Markdown; a section per growth, the newest last.
 
-    >>> grown = {"growth": {"to": {"n_layer": 4}, "width": "pad", "moments": "transport", "noise": 0.1, "seed": 0}}
-    >>> print(command(grown))
+    >>> how = {"width": "pad", "moments": "transport", "noise": 0.1, "seed": 0}
+    >>> print(command({"n_layer": 4}, how))
     outgrow grow SMALL LARGE --to n_layer=4 --width pad --moments transport --noise 0.1 --seed 0
     """
     kind = as_markdown(str(config.get("model_type")))
@@ -37,7 +38,7 @@ def model_card(config: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]]) 
         "`outgrow` made this model from a smaller one in the middle of its training. What follows is its lineage.",
         "",
     ]
-    for place, entry in enumerate(lineage, start=1):
+    for place, entry in enumerate(lineage.entries, start=1):
         lines += [f"## Growth {place}", "", *_growth(entry)]
     lines += [
         "## Prove it",
@@ -54,12 +55,12 @@ def model_card(config: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]]) 
     return "\n".join(lines)
 
 
-def _growth(entry: Mapping[str, Any]) -> list[str]:
-    if "conversion" in entry:
-        told = entry["conversion"]
-        types = as_markdown(f"{told['from']} → {told['to']}")
+def _growth(entry: LineageEntry) -> list[str]:
+    told = entry.conversion
+    if told is not None:
+        types = as_markdown(f"{told.before} → {told.after}")
         return [f"- Described as another type, {types}, at the same size.", ""]
-    small, large = entry.get("from", {}), entry.get("to", {})
+    small, large = entry.sizes
     rows = [
         (str(name), str(small[name]), str(large[name]))
         for name in large
@@ -67,25 +68,21 @@ def _growth(entry: Mapping[str, Any]) -> list[str]:
     ]
     sizes = TextTable("", ("size", "before", "after"), rows)
     kept = [
-        f"- The function was {'kept, up to rounding' if entry.get('keeps_function') else 'changed'}.",
-        f"- Gradients of old entries were {'kept' if entry.get('keeps_gradient_law') else 'kept approximately or not'}"
-        f"; moments: {as_markdown(str(entry.get('moments', 'none')))}.",
+        f"- The function was {'kept, up to rounding' if entry.keeps_function else 'changed'}.",
+        f"- Gradients of old entries were {'kept' if entry.keeps_gradient_law else 'kept approximately or not'}"
+        f"; moments: {as_markdown(entry.moments)}.",
     ]
-    why = [
-        f"- {as_markdown(str(axis.get('axis')))}: {as_markdown(str(axis['why']))}"
-        for axis in entry.get("axes", ())
-        if axis.get("why")
-    ]
-    run = ["", "```sh", command(entry), "```", ""] if "to" in entry.get("growth", {}) else [""]
+    why = [f"- {as_markdown(axis)}: {as_markdown(reason)}" for axis, reason in entry.reasons]
+    asked = entry.sizes_asked
+    run = [""] if asked is None else ["", "```sh", command(asked, entry.operators), "```", ""]
     return [*(sizes.markdown().split("\n")[2:-2] if rows else []), *kept, *why, *run]
 
 
-def command(entry: Mapping[str, Any]) -> str:
-    """The command that does a growth again; SMALL and LARGE stand for the two folders."""
-    growth = dict(entry["growth"])
+def command(to: Mapping[str, Any], how: Mapping[str, Any]) -> str:
+    """The command that grows to sizes by options; SMALL and LARGE stand for the two folders."""
     words = ["outgrow", "grow", "SMALL", "LARGE"]
-    for name, size in dict(growth.pop("to")).items():
+    for name, size in to.items():
         words += ["--to", f"{name}={size}"]
-    for name, value in growth.items():
+    for name, value in how.items():
         words += [f"--{name.strip('_').replace('_', '-')}", str(value)]
     return shlex.join(words)

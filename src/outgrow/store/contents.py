@@ -9,6 +9,7 @@ from typing import Any, Literal
 from outgrow.algebra.slots import MOMENTS
 from outgrow.store.assets import Asset
 from outgrow.store.inventory import SourceFile
+from outgrow.store.lineage import Lineage
 from outgrow.store.optimizer_rules import Rule, rule_named
 from outgrow.store.source import TensorSource
 
@@ -82,7 +83,7 @@ class Contents:
     optimizer: OptimizerInfo | None = None
     records: dict[str, Any] = field(default_factory=dict)
     """JSON: "schedule", "data", "rng", "trainer" (trainer_state.json), "scheduler" (scheduler.pt)."""
-    lineage: tuple[dict[str, Any], ...] = ()
+    lineage: Lineage = field(default_factory=Lineage)
     """One entry per growth, oldest first."""
     assets: tuple[Asset, ...] = ()
     """Tokenizer files and the like, copied along."""
@@ -90,6 +91,9 @@ class Contents:
     """Every file of the folder that this comes from, and what it is; none where it comes from live objects."""
     unread: tuple[Unread, ...] = ()
     """What the folder holds beside that, and outgrow cannot carry."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lineage", Lineage(self.lineage))  # any entries in a row, as JSON
 
 
 def has_moments(source: TensorSource) -> bool:

@@ -126,10 +126,10 @@ _WAYS = {
 
 def _inventoried(state: Contents, format: Format) -> Contents:
     """The state, its newest growth with what becomes of each file of the source."""
-    if not state.files or not state.lineage or state.lineage[-1].get("files") != {}:
+    if not state.files or not state.lineage or not state.lineage.last.lacks_files:
         return state
     found = fates(state.files, format, moments=has_moments(state.source))
-    return replace(state, lineage=(*state.lineage[:-1], {**state.lineage[-1], "files": found}))
+    return replace(state, lineage=state.lineage.with_last(state.lineage.last.saying(files=found)))
 
 
 def check_complete(state: Contents) -> None:

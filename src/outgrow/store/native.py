@@ -29,6 +29,7 @@ from outgrow.store.assets import TEMPLATES, is_asset
 from outgrow.store.card import CARD
 from outgrow.store.config_file import read_json
 from outgrow.store.contents import Contents, OptimizerInfo
+from outgrow.store.lineage import Lineage
 from outgrow.store.pickled import record_text, record_value
 from outgrow.store.safetensors_file import Entry
 from outgrow.store.safetensors_folder import (
@@ -64,7 +65,7 @@ def check_record_name(name: str) -> None:
 
 def manifest(
     config: Mapping[str, Any],
-    lineage: tuple[dict[str, Any], ...],
+    lineage: Lineage,
     records: Mapping[str, Any],
     step: int,
     files: Mapping[str, tuple[int, int]],
@@ -111,12 +112,13 @@ def open_native(folder: Path, config: dict[str, Any]) -> tuple[Contents, dict[st
     """
     names = model_names(config)
     content = read_manifest(folder)
+    lineage = read_lineage(folder, content)
     checksums = check_files(folder, content["files"])
     weights = SafetensorsSource.open(folder, replace(names, apart={}))
     optimizer, steps, moments = _read_optimizer(folder, content["files"], names)
     records = read_records(folder, content)
     source = SafetensorsSource({**weights.entries, **moments}, weights.metadata)
-    return Contents(config, source, steps, optimizer, records, tuple(content["lineage"])), checksums
+    return Contents(config, source, steps, optimizer, records, lineage), checksums
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -136,17 +138,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             expected=FORMAT_VERSION,
             fix=fix,
         )
-    files, records, lineage = (content.get(key) for key in ("files", "records", "lineage"))
+    files, records = content.get("files"), content.get("records")
     if not (
         isinstance(files, dict)
         and all(plain_name(_inside(name)) and isinstance(entry, dict) for name, entry in files.items())
         and isinstance(records, list)
         and all(plain_name(name) for name in records)
-        and isinstance(lineage, list)
-        and all(isinstance(entry, dict) for entry in lineage)
     ):
-        raise CheckpointError(f"{path} is damaged", expected="files, records and lineage of plain names")
+        raise CheckpointError(f"{path} is damaged", expected="files and records of plain names")
     return content
+
+
+def read_lineage(folder: Path, content: Mapping[str, Any]) -> Lineage:
+    """The growths that `outgrow.json` tells. Raises CheckpointError where it tells anything else."""
+    return Lineage.read(content.get("lineage"), f"{folder / MANIFEST}: lineage")
 
 
 def _inside(name: str) -> str:

@@ -7,13 +7,12 @@ file says that published files spell it, whole or in parts (see `stacked`); noth
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from outgrow.files.identity import Identity
 from outgrow.models.library import ModelNames
 from outgrow.store.config_file import read_json
 from outgrow.store.foreign import refuse_tensors
+from outgrow.store.lineage import Lineage
 from outgrow.store.safetensors_file import Entry, read_header
 from outgrow.store.source import Rows, TensorMeta, TensorSource
 from outgrow.store.stacked import Place, identities, joined
@@ -82,15 +82,9 @@ def read_files(files: Mapping[Path, set[str] | None]) -> Iterator[tuple[dict[str
         )
 
 
-def read_lineage(metadata: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
+def read_lineage(metadata: Mapping[str, str]) -> Lineage:
     """The growths behind these weights, which outgrow stores in the files' metadata."""
-    try:
-        content = json.loads(metadata.get(LINEAGE, "[]"))
-    except ValueError:
-        content = None
-    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
-        raise CheckpointError(f"the metadata {LINEAGE} of these weights is not valid JSON")
-    return tuple(content)
+    return Lineage.parse(metadata.get(LINEAGE, "[]"), f"the metadata {LINEAGE} of these weights")
 
 
 def weight_files(folder: Path, stem: str = "model") -> dict[Path, set[str] | None]:

@@ -24,6 +24,7 @@ from outgrow.algebra.slots import MOMENTS
 from outgrow.errors import CheckpointError
 from outgrow.models.library import decay_names, meta_model
 from outgrow.store.contents import OptimizerInfo, ParamGroup
+from outgrow.store.lineage import Lineage
 from outgrow.store.optimizer_order import decay_rules
 from outgrow.store.optimizer_rules import class_defaults
 from outgrow.store.pickled import from_json, save_plain
@@ -199,16 +200,12 @@ def trainer_state(record: Any, step: int, lineage: Sequence[Mapping[str, Any]] =
     return {**record, "global_step": step, "log_history": [*log, *told]}
 
 
-def logged_lineage(record: Any) -> tuple[dict[str, Any], ...]:
+def logged_lineage(record: Any) -> Lineage:
     """The growths that Trainer's log remembers, oldest first."""
     log = record.get("log_history") if isinstance(record, dict) else None
     told = [entry[GROWTHS] for entry in log or () if isinstance(entry, dict) and GROWTHS in entry]
-    growths = told[-1] if told else []
-    if not isinstance(growths, list) or not all(isinstance(entry, dict) for entry in growths):
-        raise CheckpointError(
-            f"the entry '{GROWTHS}' in the log of trainer_state.json is not a list of growths"
-        )
-    return tuple(growths)
+    where = f"the entry '{GROWTHS}' in the log of trainer_state.json"
+    return Lineage.read(told[-1], where) if told else Lineage()
 
 
 def write_random_states(folder: Path, record: Any) -> None:

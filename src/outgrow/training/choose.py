@@ -80,8 +80,7 @@ def grow_best(
     probe = {"trials": [trial.record for trial in trials], "flops": session.plans[course.stage].probe_flops}
     session.write({**row_at(session, "probe", course, step), "trials": probe["trials"], "warning": WARNING})
     grown = grow_state(state, chosen)
-    *before, entry = grown.lineage
-    return replace(grown, lineage=(*before, {**entry, "probe": probe}))
+    return replace(grown, lineage=grown.lineage.with_last(grown.lineage.last.saying(probe=probe)))
 
 
 def _try(
@@ -95,7 +94,7 @@ def _try(
     assert growth.probe is not None
     grown = grow_state(state, growth)
     live = load_state(session, grown, course, step)
-    width = str(grown.lineage[-1]["growth"]["width"])  # by name, also where none was given
+    width = str(grown.lineage.last.operators["width"])  # by name, also where none was given
     start = end = evaluate(live.model, session.validation, session.device)
     for place in range(step, step + growth.probe.steps):
         done = optimizer_step(

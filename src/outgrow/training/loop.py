@@ -30,6 +30,7 @@ from outgrow.models.routing import NAMES as ROUTING
 from outgrow.parallel.ranks import ALONE, Ranks
 from outgrow.run.config import RunConfig
 from outgrow.state.training_state import TrainingState
+from outgrow.store.lineage import Lineage
 from outgrow.training.choose import grow_best
 from outgrow.training.course import Course
 from outgrow.training.folder import Pointer, opened_run, read_metrics
@@ -145,7 +146,7 @@ def _fresh(session: Session, course: Course) -> Live:
 
     if session.ranks.alone:
         model = session.device.place(draw())
-        return Live(model, build_optimizer(model, session.run.optimizer), course, 0, ())
+        return Live(model, build_optimizer(model, session.run.optimizer), course, 0, Lineage())
     drawn = session.folder.stage(session.run, 0) / "drawn"
 
     def keep() -> None:

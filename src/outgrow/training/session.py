@@ -24,6 +24,7 @@ from outgrow.parallel.ranks import Ranks
 from outgrow.run.config import RunConfig
 from outgrow.state.training_state import TrainingState
 from outgrow.store.assets import GENERATION, MODEL, Asset, find_assets, is_asset
+from outgrow.store.lineage import Lineage
 from outgrow.training.course import Course
 from outgrow.training.folder import MetricsLog, Pointer, RunFolder, prune, read_metrics
 from outgrow.training.preflight import Preflight
@@ -91,7 +92,7 @@ class Live:
     optimizer: torch.optim.Optimizer
     course: Course
     step: int
-    lineage: tuple[dict[str, Any], ...]
+    lineage: Lineage
 
     @property
     def stage(self) -> int:

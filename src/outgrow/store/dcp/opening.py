@@ -25,10 +25,11 @@ from outgrow.store.contents import Contents, OptimizerInfo, ParamGroup
 from outgrow.store.dcp.folder import DcpFolder, Keyed, PlainFolder
 from outgrow.store.dcp.naming import Address, Naming, naming
 from outgrow.store.dcp.source import DcpSource, Place
+from outgrow.store.lineage import Lineage
 from outgrow.store.optimizer_file import option
 from outgrow.store.optimizer_rules import name_from_options
 from outgrow.store.pickled import load_plain
-from outgrow.store.safetensors_folder import LINEAGE, match_names, read_lineage, some
+from outgrow.store.safetensors_folder import LINEAGE, match_names, some
 
 _BY_KEYS = ("torchtitan", "olmo-core", "megatron")
 
@@ -78,7 +79,7 @@ def _open(
         steps = _steps(table, optimizer, owned, info) if moments else {}
     source = DcpSource({"weight": places, **moments})
     path = folder / f"{LINEAGE}.json"
-    lineage = read_lineage({LINEAGE: path.read_text(encoding="utf-8")} if path.is_file() else {})
+    lineage = Lineage.parse(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else Lineage()
     return Contents(config, source, steps, info, _records(table, weights, folder), lineage)
 
 
@@ -266,6 +267,7 @@ def _whole(folder: Path) -> tuple[Keyed, Keyed | None]:
 
 def _open_ours(folder: Path, config: dict[str, Any], names: ModelNames) -> Contents:
     content = native.read_manifest(folder)
+    lineage = native.read_lineage(folder, content)
     native.check_files(folder, content["files"])
     stored, table = DcpFolder.open(folder), naming("dcp")
     addresses = {name: Address(name) for name in (*names.shapes, *names.aliases)}
@@ -276,4 +278,4 @@ def _open_ours(folder: Path, config: dict[str, Any], names: ModelNames) -> Conte
         raise CheckpointError(f"{folder / 'optimizer.json'} has steps of other parameters than have moments")
     source = DcpSource({"weight": places, **moments})
     records = native.read_records(folder, content)
-    return Contents(config, source, steps, info, records, tuple(content["lineage"]))
+    return Contents(config, source, steps, info, records, lineage)
