@@ -599,7 +599,10 @@ def plan(
     ] = None,
     fit: Annotated[
         list[str] | None,
-        typer.Option("--fit", help="Curves to fit the law to: metrics.jsonl, run folder, .csv, event file."),
+        typer.Option(
+            "--fit",
+            help="Curves to fit the law to: metrics.jsonl, run folder, .csv, trainer_state.json, event file.",
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key, as target.loss=3.1. Repeatable.")

@@ -301,6 +301,9 @@ def test_limits_on_the_growth_factor() -> None:
         ({"law": {"kind": "chinchilla", "versio": "published"}}, "did you mean version"),
         ({"law": {"kind": "fit"}}, "no curves are given"),
         ({"law": {"kind": "fit", "curves": [{"path": "none/*.jsonl"}]}}, "no curve file matches"),
+        ({"law": {"kind": "fit", "curves": [{"path": "a", "parameters": {"m": "x"}}]}}, "of the run 'm'"),
+        ({"law": {"kind": "fit", "curves": [{"path": "a", "parameters": [1]}]}}, "law.curves.0.parameters"),
+        ({"law": {"kind": "fit", "curves": [{"path": "a", "parameters": {7: 1}}]}}, "its name in quotes"),
         ({"law": {"kind": "kaplan"}, "target": {"flops": 1e15}}, "law.batch_tokens is missing"),
         ({"candidates": [{"name": "a", "sizes": {"hidden_size": 16}}]}, "target.size"),
         ({"candidates": [{"name": "a"}], "target": {"loss": 4}}, "either sizes"),
@@ -335,3 +338,26 @@ def test_a_rule_far_below_its_evidence_says_so() -> None:
     (row,) = [one for one in summary(work_out(parse_plan(PLAN)))["rules"] if "G_stack" in one["rule"]]
     assert row["saving"] is None
     assert "costs more than the baseline" in row["why_not"]
+
+
+def test_a_chart_of_weights_and_biases_is_planned_from(
+    write: Callable[..., Path], curve_file: Path, tmp_path: Path
+) -> None:
+    """The same points in the export's form give the same law."""
+    lines = [line.split(",") for line in curve_file.read_text().splitlines()[1:]]
+    lines = [[f"run {number}", number, tokens, loss] for _, number, tokens, loss in lines]
+    runs = {run: number for run, number, _, _ in lines}
+    header = ["train/num_input_tokens_seen"]
+    header += [f"{run} - eval/loss{end}" for run in runs for end in ("", "__MIN", "__MAX")]
+    rows = [",".join(f'"{name}"' for name in header)]
+    for tokens in dict.fromkeys(tokens for _, _, tokens, _ in lines):
+        found = {run: loss for run, _, at, loss in lines if at == tokens}
+        rows.append(",".join([tokens, *(text for run in runs for text in [found.get(run, "")] * 3)]))
+    chart = tmp_path / "chart.csv"
+    chart.write_text("\n".join(rows))
+    given = {"path": str(chart), "parameters": {run: float(number) for run, number in runs.items()}}
+    plans = [
+        json.loads(outgrow("plan", write(law={"kind": "fit", "curves": [curves]}), "--json").stdout)
+        for curves in (given, {"path": str(curve_file)})
+    ]
+    assert plans[0]["schedules"] == plans[1]["schedules"]

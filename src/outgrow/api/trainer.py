@@ -18,7 +18,7 @@ from outgrow.methods.options import GrowthOptions
 from outgrow.models.architecture import resolve
 from outgrow.models.library import config_of
 from outgrow.state.asked import plan_options
-from outgrow.store.trainer_files import GROWTHS, logged_lineage
+from outgrow.store.growth_log import GROWTHS, logged_lineage
 
 _LOG = logging.get_logger("transformers.outgrow")
 

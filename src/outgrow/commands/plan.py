@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from outgrow.commands.console import open_console
 from outgrow.errors import ConfigError, printable
@@ -14,11 +14,14 @@ from outgrow.files.yaml_file import dump_yaml
 from outgrow.planning.cautions import plan_cautions
 from outgrow.planning.config import CurveConfig, FitLaw
 from outgrow.planning.plan_file import load_plan
-from outgrow.planning.plan_law import fitted_law
+from outgrow.planning.plan_law import SizeLaw, fitted_law
 from outgrow.planning.planned_run import planned_run
 from outgrow.planning.summary import law_summary, summary
 from outgrow.planning.worked import work_out
 from outgrow.report.plot import check_picture
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _WRITTEN = "# Written by `outgrow plan"
 
@@ -91,9 +94,7 @@ def plan_command(
         console.print(law_table(worked.law))
     else:
         console.print(f"Law: {worked.law.words}")
-    for curve in worked.law.curves:
-        for note in curve.notes:
-            console.print(f"{curve.source}: {note}", style="dim")
+    _print_notes(console, worked.law)
     if worked.measured:
         console.print(operator_costs_table(worked.measured))
     for note in operator_notes(worked.measured):
@@ -117,5 +118,14 @@ def _fit_only(curves: Sequence[str], as_json: bool) -> dict[str, Any]:
     else:
         from outgrow.report.plan import law_table
 
-        open_console().print(law_table(law))
+        console = open_console()
+        console.print(law_table(law))
+        _print_notes(console, law)
     return result
+
+
+def _print_notes(console: Console, law: SizeLaw) -> None:
+    """What of each curve was left out."""
+    for curve in law.curves:
+        for note in curve.notes:
+            console.print(f"{curve.source}: {note}", style="dim")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from outgrow.files.section import Count, Section, TokenCount
+from outgrow.errors import brief
+from outgrow.files.section import Count, Section, TokenCount, parse_count
 from outgrow.run.reentry import Reentry
 
 Positive = Annotated[float, Field(gt=0)]
@@ -102,13 +103,38 @@ class KaplanLaw(Section):
     count: Literal["all", "without_embeddings"] = "without_embeddings"
 
 
+def _parameters(value: Any) -> Any:
+    """A count, or one by run; one `ValueError` for what is neither, where each branch of a union would raise its own."""
+    if isinstance(value, dict):
+        for run in value:
+            if not isinstance(run, str):
+                raise ValueError(
+                    f"parameters: the run {brief(run)} is read as a number: put its name in quotes"
+                )
+        return {run: _one_count(one, f" of the run {run!r}") for run, one in value.items()}
+    return None if value is None else _one_count(value, "")
+
+
+def _one_count(value: Any, whose: str) -> int:
+    wanted = f"parameters{whose}: expected 2000000, 2e6 or 2M, or one by run as {{small: 1M, large: 4M}}"
+    try:
+        number = parse_count(value)
+    except ValueError:
+        raise ValueError(f"{wanted}, got {brief(value)}") from None
+    if type(number) is not int or number < 1:
+        raise ValueError(f"{wanted}, got {brief(value)}")
+    return number
+
+
 class CurveConfig(Section):
     """Curve files: a path or glob, and what the files do not say themselves."""
 
     path: str
-    parameters: Count | None = None
+    parameters: Annotated[int | dict[str, int] | None, BeforeValidator(_parameters)] = None
+    """Of the model; in a table of several runs also by run: `{small: 1M, large: 4M}`."""
     tokens_per_step: Count | None = None
-    tag: str = "validation/val_loss"
+    tag: str | None = None
+    """Which series is the loss, where a file holds several."""
 
 
 class FitLaw(Section):

@@ -15,10 +15,11 @@ from outgrow.errors import CheckpointError
 from outgrow.models.library import ModelNames, model_names
 from outgrow.store.config_file import raw_config, read_json
 from outgrow.store.contents import Contents, Unread
+from outgrow.store.growth_log import logged_lineage
 from outgrow.store.optimizer_file import OptimizerFile, option_tree, read_optimizer_file
 from outgrow.store.pickled import load_plain, to_json
 from outgrow.store.safetensors_folder import SafetensorsSource, read_lineage
-from outgrow.store.trainer_files import RANDOM, logged_lineage
+from outgrow.store.trainer_files import RANDOM
 
 INCOMPLETE = "checkpoint-is-incomplete.txt"
 """Trainer leaves this where it was stopped while saving."""

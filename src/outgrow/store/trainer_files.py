@@ -24,7 +24,7 @@ from outgrow.algebra.slots import MOMENTS
 from outgrow.errors import CheckpointError
 from outgrow.models.library import decay_names, meta_model
 from outgrow.store.contents import OptimizerInfo, ParamGroup
-from outgrow.store.lineage import Lineage
+from outgrow.store.growth_log import GROWTHS
 from outgrow.store.optimizer_order import decay_rules
 from outgrow.store.optimizer_rules import class_defaults
 from outgrow.store.pickled import from_json, save_plain
@@ -180,10 +180,6 @@ def scheduler_state(record: Any, optimizer: OptimizerInfo, step: int) -> Any:
 _PER_GROUP = ("base_lrs", "_last_lr", "min_lrs", "lr_lambdas")
 
 
-GROWTHS = "outgrow"
-"""The key of an entry in Trainer's log that holds the lineage: Trainer carries its log on, the weights' metadata it does not."""
-
-
 def trainer_state(record: Any, step: int, lineage: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """`trainer_state.json`: the record where the state has one, else a run that stands at `step`; the lineage in its log."""
     from transformers import TrainerControl, TrainerState
@@ -198,14 +194,6 @@ def trainer_state(record: Any, step: int, lineage: Sequence[Mapping[str, Any]] =
     log = [entry for entry in record.get("log_history") or () if GROWTHS not in entry]
     told = [{"step": step, GROWTHS: list(lineage)}] if lineage else []
     return {**record, "global_step": step, "log_history": [*log, *told]}
-
-
-def logged_lineage(record: Any) -> Lineage:
-    """The growths that Trainer's log remembers, oldest first."""
-    log = record.get("log_history") if isinstance(record, dict) else None
-    told = [entry[GROWTHS] for entry in log or () if isinstance(entry, dict) and GROWTHS in entry]
-    where = f"the entry '{GROWTHS}' in the log of trainer_state.json"
-    return Lineage.read(told[-1], where) if told else Lineage()
 
 
 def write_random_states(folder: Path, record: Any) -> None:

@@ -14,6 +14,8 @@ from outgrow.planning.laws.power import Array, array
 Points = Literal["stable", "final", "all"]
 """Which points a law is fitted to: while the learning rate is at its peak, the last one of each run, or all."""
 
+RATE_NAMES = ("train/lr", "train/learning_rate", "lr", "learning_rate")
+"""What logs of series call the learning rate."""
 _LEAST = 5
 _MOST = 120
 

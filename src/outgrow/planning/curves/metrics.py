@@ -72,10 +72,18 @@ def _name(path: Path, line: int, row: dict[str, Any]) -> str:
 
 def number_in(path: Path, line: int, row: dict[str, Any], name: str) -> float:
     """A number of a row; anything else raises `ConfigError` with line and name."""
+    return number_at(f"{path}, line {line}", row, name)
+
+
+def number_at(place: str, row: Mapping[str, Any], name: str) -> float:
+    """A number of a row; anything else raises `ConfigError` with the place, in words, and the name."""
     value = row.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{path}, line {line}: {name} is not a number", got=repr(value))
-    return float(value)
+        raise ConfigError(f"{place}: {name} is not a number", got=repr(value))
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _rate(path: Path, line: int, row: dict[str, Any]) -> float:

@@ -6,9 +6,10 @@ import importlib.util
 from pathlib import Path
 
 from outgrow.errors import ConfigError, near
-from outgrow.planning.curves.curve import Curve, make_curve
+from outgrow.planning.curves.curve import RATE_NAMES, Curve, make_curve
 
-_RATE_TAGS = ("train/lr", "train/learning_rate", "lr", "learning_rate")
+_LOSS = "validation/val_loss"
+"""What a run of ours calls it."""
 
 
 def is_event_file(path: Path) -> bool:
@@ -16,8 +17,8 @@ def is_event_file(path: Path) -> bool:
     return "tfevents" in path.name or (path.is_dir() and any(path.glob("*tfevents*")))
 
 
-def read_event_curve(path: Path, parameters: float, tokens_per_step: float, tag: str) -> Curve:
-    """One scalar against its steps. Where a killed run went on, the later writing counts."""
+def read_event_curve(path: Path, parameters: float, tokens_per_step: float, tag: str | None = None) -> Curve:
+    """One scalar (`tag`, or `validation/val_loss`) against its steps. Where a killed run went on, the later writing counts."""
     if importlib.util.find_spec("tensorboard") is None:
         raise ConfigError(
             f"{path}: TensorBoard files need the library tensorboard",
@@ -25,13 +26,14 @@ def read_event_curve(path: Path, parameters: float, tokens_per_step: float, tag:
         )
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    tag = tag or _LOSS
     events = EventAccumulator(str(path), size_guidance={"scalars": 0})
     events.Reload()
     tags = events.Tags()["scalars"]
     if tag not in tags:
         raise ConfigError(f"{path}: no scalar '{tag}'", expected=near(tag, tags), fix="give tag: <scalar>")
     points = events.Scalars(tag)
-    rate = next((name for name in _RATE_TAGS if name in tags), None)
+    rate = next((name for name in RATE_NAMES if name in tags), None)
     rates = None
     if rate is not None:
         rates = (
