@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "GrowAt": "outgrow.api.trainer",
     "OutgrowError": "outgrow.errors",
+    "OwnArguments": "outgrow.api.trainer",
     "TrainingState": "outgrow.state.training_state",
     "compare": "outgrow.api.running",
     "convert": "outgrow.state.converting",
@@ -32,6 +33,7 @@ _PUBLIC = {
 __all__ = [
     "GrowAt",
     "OutgrowError",
+    "OwnArguments",
     "TrainingState",
     "__version__",
     "compare",
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     from outgrow.api.learning import learn
     from outgrow.api.live import grow_model
     from outgrow.api.running import compare, train
-    from outgrow.api.trainer import GrowAt
+    from outgrow.api.trainer import GrowAt, OwnArguments
     from outgrow.errors import OutgrowError
     from outgrow.methods.listing import operators
     from outgrow.proof.verify import verify

@@ -334,3 +334,48 @@ def test_another_rate_and_a_schedule_that_begins_anew(run: Path, tmp_path: Path)
         assert set(asked.steps.values()) == {3.0}
     with pytest.raises(CheckpointError, match="no optimizer"):
         rescheduled(TrainingState.from_model(tiny_llama()), learning_rate=1e-3)
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize(("every", "seen"), [(2, 2), (0.25, 2)])
+def test_a_grown_checkpoint_goes_on_with_the_arguments_of_its_user(
+    run: Path, tmp_path: Path, own: bool, every: float, seen: int
+) -> None:
+    """Logs, evaluations, checkpoints and batch; without the callback Trainer takes the small model's (1, 3 and 2)."""
+    from transformers import AutoModelForCausalLM
+
+    from outgrow import OwnArguments
+
+    grown = grow(TrainingState.from_pretrained(run / "checkpoint-3"), to={"num_hidden_layers": 3})
+    written = grown.save_pretrained(tmp_path / "grown", format="trainer")
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path / "out"),
+        max_steps=8,
+        per_device_train_batch_size=4,
+        eval_strategy="steps",
+        logging_steps=every,
+        eval_steps=every,
+        save_steps=2 * every,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    resumed = Trainer(
+        AutoModelForCausalLM.from_pretrained(written),
+        arguments,
+        train_dataset=ROWS,  # type: ignore[arg-type]
+        eval_dataset=ROWS[:4],  # type: ignore[arg-type]
+        callbacks=[OwnArguments()] if own else [],
+    )
+    resumed.train(resume_from_checkpoint=str(written))
+    log = [entry for entry in resumed.state.log_history if entry["step"] > 3]
+    saved = json.loads((tmp_path / "out" / "checkpoint-8" / "trainer_state.json").read_text())
+    logged = [entry["step"] for entry in log if "loss" in entry]
+    assert logged == ([4, 6, 8] if own else [4, 5, 6, 7, 8])
+    checkpoints = sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*"))
+    assert checkpoints == [f"checkpoint-{step}" for step in ((4, 8) if own else (6, 8))]
+    if own:
+        assert [entry["step"] for entry in log if "eval_loss" in entry] == [4, 6, 8]
+        assert (saved["logging_steps"], saved["eval_steps"], saved["save_steps"]) == (seen, seen, 2 * seen)
+    assert saved["train_batch_size"] == (4 if own else 2)
+    assert saved["global_step"] == 8

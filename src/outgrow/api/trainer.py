@@ -1,4 +1,4 @@
-"""Growth inside a run of Hugging Face's Trainer."""
+"""Growth inside a run of Hugging Face's Trainer, and a Trainer that goes on from a grown checkpoint."""
 
 from __future__ import annotations
 
@@ -103,6 +103,34 @@ class GrowAt(TrainerCallback):  # type: ignore[misc]  # transformers is not type
         state.log_history.append({"step": state.global_step, GROWTHS: [*before, *entries]})
         _LOG.warning("grown at step %d: %r", state.global_step, self.plan)
         self.plan = None
+
+
+class OwnArguments(TrainerCallback):  # type: ignore[misc]
+    """A callback for `Trainer`: what it logs, evaluates and saves, and when, follows its own arguments.
+
+    A Trainer that resumes takes `logging_steps`, `eval_steps`, `save_steps` and `train_batch_size` from the checkpoint. After
+    a growth those are the small model's. This sets them from `TrainingArguments` when training begins, as a new run does;
+    shares of the run, as `save_steps=0.1`, are of its `max_steps`. Step, schedule, log and data go on.
+
+    With `auto_find_batch_size` Trainer has found its batch before any callback is asked: it searches downward from the
+    checkpoint's, and that number stays.
+
+        Trainer(model=model, args=args, train_dataset=data, callbacks=[outgrow.OwnArguments()])
+
+    >>> state = TrainerState(logging_steps=1, save_steps=3, train_batch_size=2)
+    >>> arguments = TrainingArguments(logging_steps=10, save_steps=20, per_device_train_batch_size=4, use_cpu=True)
+    >>> OwnArguments().on_train_begin(arguments, state, TrainerControl())
+    >>> state.logging_steps, state.save_steps, state.train_batch_size
+    (10, 20, 4)
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **live: Any
+    ) -> None:
+        """Set the intervals and the batch anew."""
+        state.compute_steps(args, state.max_steps)
+        if not args.auto_find_batch_size:
+            state.train_batch_size = args.train_batch_size
 
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer:

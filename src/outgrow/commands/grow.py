@@ -123,7 +123,8 @@ _PLACEMENTS: Mapping[str, Placement] = {"file to file": "files", "into FSDP2 sha
 
 _OPENED: Mapping[str, str] = {
     "native": "`from: {out}` in a run.yaml of `outgrow train`, or AutoModel....from_pretrained({out!r})",
-    "trainer": "Trainer(model=AutoModel....from_pretrained({out!r}), ...).train(resume_from_checkpoint={out!r})",
+    "trainer": "Trainer(model=AutoModel....from_pretrained({out!r}), callbacks=[outgrow.OwnArguments()], ...)"
+    ".train(resume_from_checkpoint={out!r})",
     "hub": "AutoModel....from_pretrained({out!r}); the optimizer begins anew",
 }
 _TOKENS_PER_PARAMETER = 20
