@@ -84,13 +84,14 @@ def inspect(checkpoint: Folder, as_json: Json = False, allow_nonfinite: NonFinit
 
     Example: [bold]outgrow inspect small/[/]
     """
+    from outgrow.commands.writing import read_state
     from outgrow.models.architecture import growable, resolve
     from outgrow.models.library import check_described
     from outgrow.report.explain import axis_table, size_table, state_facts
-    from outgrow.state.training_state import TrainingState
 
     _quiet_transformers()
-    state = TrainingState.from_pretrained(checkpoint, allow_nonfinite=allow_nonfinite)
+    console = open_console(quiet=as_json)
+    state = read_state(checkpoint, console, allow_nonfinite=allow_nonfinite)
     model = resolve(state.config)
     check_described(model, state.config)
     if as_json:
@@ -106,7 +107,6 @@ def inspect(checkpoint: Folder, as_json: Json = False, allow_nonfinite: NonFinit
             }
         )
         return
-    console = open_console()
     console.print(size_table(state, model))
     console.print(axis_table(model))
     console.print(f"Sizes that can grow: {', '.join(growable(model.spec))}.")

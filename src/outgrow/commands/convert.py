@@ -7,12 +7,11 @@ from typing import Any
 
 from rich.console import Console
 
-from outgrow.commands.writing import bytes_progress
+from outgrow.commands.writing import bytes_progress, read_state
 from outgrow.errors import ConfigError
 from outgrow.files.atomic import check_destination
 from outgrow.models.conversion import conversion
 from outgrow.state.converting import converted
-from outgrow.state.training_state import TrainingState
 from outgrow.store.config_file import load_config
 
 
@@ -38,7 +37,7 @@ def convert_command(
     found = conversion(load_config(checkpoint), to)
     check_destination(out, overwrite=overwrite)
     state = converted(
-        TrainingState.from_pretrained(checkpoint, allow_nonfinite=allow_nonfinite),
+        read_state(checkpoint, console, allow_nonfinite=allow_nonfinite),
         found,
         moments=moments,
         seed=seed,

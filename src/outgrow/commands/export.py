@@ -7,10 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
-from outgrow.commands.writing import bytes_progress
+from outgrow.commands.writing import bytes_progress, read_state
 from outgrow.files.atomic import check_destination
 from outgrow.parallel.ranks import Ranks
-from outgrow.state.training_state import TrainingState
 from outgrow.text.numbers import amount
 
 
@@ -26,7 +25,7 @@ def export_command(
 ) -> dict[str, Any]:
     """Write the state again, every process its share; returns plain data. The destination is checked before any work."""
     check_destination(out, overwrite=overwrite)
-    state = TrainingState.from_pretrained(checkpoint, allow_nonfinite=allow_nonfinite, ranks=ranks)
+    state = read_state(checkpoint, console, allow_nonfinite=allow_nonfinite, ranks=ranks)
     with bytes_progress(console) as progress:
         state.save_pretrained(out, format=format, overwrite=overwrite, progress=progress, ranks=ranks)  # type: ignore[arg-type]
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from outgrow import __version__
-from outgrow.commands.writing import bytes_progress, writing_speed
+from outgrow.commands.writing import bytes_progress, read_state, writing_speed
 from outgrow.errors import ConfigError
 from outgrow.files.atomic import check_destination
 from outgrow.growth.plan import GrowthPlan
@@ -55,14 +55,9 @@ def grow_command(
     """
     check_destination(out, overwrite=overwrite)
     ranks.agree("the growth", [__version__, plan.describe(), str(out), format])
-    with bytes_progress(console, "reading") as progress:
-        state = TrainingState.from_pretrained(
-            checkpoint,
-            allow_nonfinite=allow_nonfinite,
-            headers_only=dry_run,
-            progress=progress,
-            ranks=ranks,
-        )
+    state = read_state(
+        checkpoint, console, allow_nonfinite=allow_nonfinite, headers_only=dry_run, ranks=ranks
+    )
     if conversion is not None:
         state = converted(state, conversion, moments=plan.moments, seed=plan.growth.seed)
     grown = rescheduled(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 
 from outgrow.algebra.slots import Moments
+from outgrow.commands.writing import read_state
 from outgrow.data.learn_data import learn_data
 from outgrow.engine.progress import make_progress
 from outgrow.engine.step import Device
@@ -69,7 +70,7 @@ def learn_command(
     summary = {"method": options.method, "start": options.start, "free": free, "output": str(out)}
     if dry_run:
         return summary
-    state = TrainingState.from_pretrained(checkpoint)
+    state = read_state(checkpoint, console)
     data = learn_data(config, checkpoint, source, sequences=sequences, length=length, seed=options.fit.seed)
     console.print(f"Data: {data.data.summary}.")
     with make_progress(not console.quiet) as progress:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from outgrow.algebra.slots import Moments
 from outgrow.commands.learn import check_result, grow_by, refuse_options
+from outgrow.commands.writing import read_state
 from outgrow.errors import ConfigError
 from outgrow.learning.lesa import LesaOptions, learn_lesa, lesa_form
-from outgrow.state.training_state import TrainingState
 from outgrow.store.config_file import load_config
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def lesa_command(
     summary: dict[str, Any] = {"method": "lesa", "new_layers": new, "output": str(out)}
     if dry_run:
         return summary
-    state = TrainingState.from_pretrained(checkpoint)
+    state = read_state(checkpoint, console)
     fitted, found = learn_lesa(state, to, options)
     console.print(
         f"Squared error of old layers, predicted from their neighbours: {found.error:.4f} of their size; "

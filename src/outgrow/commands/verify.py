@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from outgrow.commands.writing import read_state
 from outgrow.data.proof_batches import proof_batches
 from outgrow.errors import ConfigError
 from outgrow.proof.verify import verify
@@ -41,7 +42,7 @@ def verify_command(
         raise ConfigError("the learning rate is not a number above 0", got=learning_rate)
     if plot is not None:
         check_picture(plot)
-    before, after = (TrainingState.from_pretrained(folder, allow_nonfinite=True) for folder in (small, large))
+    before, after = (read_state(folder, console, allow_nonfinite=True) for folder in (small, large))
     batches, source = proof_batches(before, data, count=max(1, steps))
     what, first = next(iter(batches[0].items()))
     console.print(f"Data: {source}, {len(batches)} batches of {what} {tuple(first.shape)}.")

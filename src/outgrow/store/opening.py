@@ -154,9 +154,11 @@ def _checked_bytes(
         )
     except CheckpointError as error:
         if checksums:
-            _check_checksums(source, checksums, scan(source, finite=False, checksums=True, ranks=ranks))
+            _check_checksums(
+                source, checksums, scan(source, finite=False, checksums=True, ranks=ranks, progress=progress)
+            )
         weights = WeightsOnly(source)
-        scan(weights, ranks=ranks)  # raises where the weights are at fault
+        scan(weights, ranks=ranks, progress=progress)  # raises where the weights are at fault
         why = "; ".join(line.strip() for line in str(error).splitlines())
         unread = (*contents.unread, Unread("the optimizer's file", "moments", why))
         return replace(contents, source=weights, steps={}, optimizer=None, unread=unread)
