@@ -7,6 +7,7 @@ Reports CPU seconds and peak resident memory above the start, imports left out.
     python benchmarks/sizes.py [--shapes 1B 8B 70B 400B] [--width pad] [--folder DIR]
 
 `--check` fails where a shape takes more than 2 CPU seconds or 300 MB. Needs a file system that keeps holes.
+`tests/battery/test_hollow_files.py` is the short form, without a clock.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ def child(folder: Path, shape: str, width: str) -> dict[str, Any]:
     plan_growth(tiny, to={"hidden_size": 96}, width=width)
     plans: list[Any] = []
     planning = measured(lambda: plans.append(plan_growth(config(shape), to=target(shape), width=width)))
-    how = {"format": "hub", "overwrite": False, "dry_run": True, "allow_nonfinite": False}
+    how: dict[str, Any] = {"format": "hub", "overwrite": False, "dry_run": True, "allow_nonfinite": False}
+    how |= {"learning_rate": None, "reset_schedule": False}
     silent = Console(file=io.StringIO())
 
     def dry() -> None:
