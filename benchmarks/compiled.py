@@ -16,7 +16,7 @@ from turns import in_turns, parser_of
 
 from outgrow.comparing.timing import Turn
 from outgrow.data.needs import TextNeeds
-from outgrow.engine.step import be_repeatable, choose_device, evaluate
+from outgrow.engine.step import be_repeatable, choose_device, evaluation_loss
 from outgrow.run.run_file import parse_run
 from outgrow.training.stage_plans import plan_stages
 
@@ -51,7 +51,7 @@ def turn_of(model: str, options: argparse.Namespace, *, compiled: bool) -> Turn:
 def first(turn: Turn) -> float:
     began = time.perf_counter()
     turn.take(1)
-    evaluate(turn.model, [turn.batch], turn.device)
+    evaluation_loss(turn.model, [turn.batch], turn.device)
     return time.perf_counter() - began
 
 

@@ -28,9 +28,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
 
 from outgrow.engine.optimizers import build_optimizer
-from outgrow.engine.step import Device, build_model, optimizer_step
+from outgrow.engine.step import Device, build_for_training, optimizer_step
 from outgrow.models.architecture import resolve
-from outgrow.parallel.ranks import Ranks, start
+from outgrow.parallel.ranks import Ranks, start_ranks
 from outgrow.parallel.sharding import Sharding, make_mesh
 from outgrow.run.optimizer_config import AdamWConfig
 from outgrow.state.training_state import TrainingState
@@ -81,7 +81,7 @@ def ours(content: dict[str, Any], ranks: Ranks) -> tuple[nn.Module, Any, Callabl
 
 def bare(content: dict[str, Any], ranks: Ranks) -> Callable[[int], None]:
     """A plain loop on FSDP2."""
-    mesh, model = make_mesh(ranks, None, 1, "cpu"), build_model(content)
+    mesh, model = make_mesh(ranks, None, 1, "cpu"), build_for_training(content)
     for name in resolve(content).layer_modules.values():
         fully_shard(model.get_submodule(name), mesh=mesh)
     fully_shard(model, mesh=mesh)
@@ -120,7 +120,7 @@ def timed(work: Callable[[], None], ranks: Ranks) -> tuple[float, float]:
 
 
 def measure(content: dict[str, Any], turns: int) -> None:
-    ranks = start()
+    ranks = start_ranks()
     model, optimizer, our_step = ours(content, ranks)
     bare_step = bare(content, ranks)
     times: dict[str, list[tuple[float, float]]] = {"ours": [], "bare": []}

@@ -24,15 +24,15 @@ import transformers
 from outgrow.engine.step import Device
 from outgrow.growth.plan import plan
 from outgrow.growth.target import target
-from outgrow.learning.fit import FitOptions, fit_step
+from outgrow.learning.fit import fit_step
 from outgrow.learning.grown_model import GrownModel
 from outgrow.methods.build import build
 from outgrow.methods.learned.ligo import Ligo, initial
-from outgrow.methods.learned.ligo_start import exact
-from outgrow.methods.learned.mango import Mango
-from outgrow.methods.learned.mango import start as mango_start
+from outgrow.methods.learned.ligo_start import exact_start
+from outgrow.methods.learned.mango import Mango, ring_start
 from outgrow.models.architecture import resolve
 from outgrow.models.library import build_model, config_dict
+from outgrow.run.learn_options import LearnOptions
 
 VOCAB, SEQUENCES, LENGTH = 8192, 16, 256
 TO = {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 12}
@@ -70,15 +70,15 @@ def make(kind: str) -> Callable[[], float]:
         form = Ligo(small, target(small, TO))
         start = initial(form)
     elif kind == "ligo free":
-        form, start = exact(build(small, {**TO}, width="pad", depth="identity"))
+        form, start = exact_start(build(small, {**TO}, width="pad", depth="identity"))
     else:
         form = Mango(small, target(small, TO))
-        start = mango_start(form)
+        start = ring_start(form)
     weights = {name: value.detach() for name, value in build_model(config).named_parameters()}
     values = {name: value.requires_grad_() for name, value in start.items()}
     grown = GrownModel(form, values, weights, plan(form.growth(start), "reset").config)
     optimizer = torch.optim.AdamW(list(values.values()), lr=1e-3, weight_decay=0.0)
-    return lambda: fit_step(grown, optimizer, batch, FitOptions(), 50, Device("cpu", False))
+    return lambda: fit_step(grown, optimizer, batch, LearnOptions(), 50, Device("cpu", False))
 
 
 def peak(kind: str) -> int:

@@ -20,12 +20,13 @@ from outgrow import TrainingState
 from outgrow.data.learn_data import text_data
 from outgrow.engine.progress import make_progress
 from outgrow.engine.step import Device
-from outgrow.learning.fit import Fit, FitOptions, small_losses
-from outgrow.learning.learn import LearnOptions, learn
+from outgrow.learning.fit import Fit, small_losses
+from outgrow.learning.learn import fit_operator
 from outgrow.report.fit import draw_fit
+from outgrow.run.learn_options import LearnOptions
 from outgrow.run.run_file import parse_run
 from outgrow.state.operator_file import learned_values
-from outgrow.training import train
+from outgrow.training import train_run
 
 MODELS = {
     "llama": {
@@ -70,7 +71,7 @@ def small_model(model: str, data: str, folder: Path, tokens: int) -> Path:
             "batch": {"sequences": 16},
             "stages": [{"name": "small", "tokens": tokens}],
         }
-        train(parse_run(config))
+        train_run(parse_run(config))
     return folder / "final"
 
 
@@ -110,9 +111,9 @@ def main() -> None:
     fits: dict[str, Fit] = {}
     for start in arguments.starts:
         for rate in arguments.rates or [RATES[start]]:
-            options = LearnOptions(start=start, fit=FitOptions(arguments.steps, rate))
+            options = LearnOptions(start=start, steps=arguments.steps, learning_rate=rate)
             with make_progress(True) as progress:
-                _, fit = learn(
+                _, fit = fit_operator(
                     state, TARGETS[arguments.model], data.batch, evaluation, options, progress=progress
                 )
             row = {

@@ -18,7 +18,7 @@ import torch
 
 from outgrow.data.objectives import objective_of
 from outgrow.engine.optimizers import build_optimizer
-from outgrow.engine.step import Device, build_model, optimizer_step
+from outgrow.engine.step import Device, build_for_training, optimizer_step
 from outgrow.models.library import config_dict, config_object
 from outgrow.run.optimizer_config import AdamWConfig
 
@@ -55,7 +55,7 @@ def ours(steps: int, *, deterministic: bool) -> float:
     torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     full = config()
-    model = build_model(full)
+    model = build_for_training(full)
     optimizer = build_optimizer(model, AdamWConfig(learning_rate=1e-3))
     batch = objective_of(full).example(full, SEQUENCES, LENGTH, None)
     how = {"learning_rate": 1e-3, "micro_batch": SEQUENCES, "clip": 1.0, "device": Device("cpu", False)}
@@ -65,7 +65,7 @@ def ours(steps: int, *, deterministic: bool) -> float:
 def bare(steps: int) -> float:
     torch.use_deterministic_algorithms(False)
     full = config()
-    model = build_model(full).train()
+    model = build_for_training(full).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
     inputs, targets = objective_of(full).example(full, SEQUENCES, LENGTH, None)
 

@@ -29,7 +29,7 @@ from outgrow.methods.build import DEPTH, WIDTH
 from outgrow.models.library import build_model
 from outgrow.proof.verify import outside
 from outgrow.run.run_file import parse_run
-from outgrow.training import train
+from outgrow.training import train_run
 from outgrow.training.folder import RunFolder, read_metrics
 
 
@@ -176,7 +176,7 @@ def train_source(scale: Scale, data: Path, folder: Path) -> Path:
         "schedule": {"kind": "wsd", "warmup_tokens": 100_000, "decay_share": 0.0},
         "stages": [{"name": "source", "tokens": scale.source_tokens}],
     }
-    train(parse_run(config), progress=True)
+    train_run(parse_run(config), progress=True)
     return folder / "source" / "final"
 
 
@@ -204,7 +204,7 @@ def run_arm(scale: Scale, arm: Arm, seed: int, data: Path, folder: Path) -> dict
         stages[0]["grow"] = {"to": arm.to(scale), "seed": seed, **arm.grow}
     stages[0] |= arm.stage or {}
     config |= {"schedule": {"kind": "wsd", "warmup_tokens": warmup, "decay_share": 0.2}, "stages": stages}
-    train(parse_run(config), progress=False)
+    train_run(parse_run(config), progress=False)
     rows = read_metrics(RunFolder(output).metrics)
     growth = next((row for row in rows if row["kind"] == "growth"), {})
     found = {

@@ -11,7 +11,7 @@ from outgrow.files.locks import RunBusyError, is_held
 from outgrow.planning.planned_run import planned_run
 from outgrow.planning.worked import WorkedPlan
 from outgrow.run.run_file import parse_run
-from outgrow.training import train
+from outgrow.training import train_run
 from outgrow.training.folder import RunFolder
 
 VOCABULARY, LENGTH = 1024, 128
@@ -201,7 +201,7 @@ def do(runs: list[dict[str, Any]]) -> None:
             continue
         try:
             began = time.monotonic()
-            train(parse_run(free[0]), progress=False)
+            train_run(parse_run(free[0]), progress=False)
             print(f"{free[0]['output']}: {time.monotonic() - began:.0f} s", flush=True)
         except RunBusyError:
             time.sleep(1)

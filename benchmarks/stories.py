@@ -17,7 +17,7 @@ import torch
 from outgrow import TrainingState, grow
 from outgrow.models.library import build_model
 from outgrow.run.run_file import parse_run
-from outgrow.training import train
+from outgrow.training import train_run
 from outgrow.training.result import StageResult
 
 TO = {"hidden_size": 96, "num_attention_heads": 12, "num_key_value_heads": 6, "num_hidden_layers": 8}
@@ -66,7 +66,7 @@ def run(
         "evaluation": {"sequences": 192},
         "checkpoint": {"every_steps": steps, "keep": 1},
     }
-    return train(parse_run(config), progress=False).stages[0]
+    return train_run(parse_run(config), progress=False).stages[0]
 
 
 def main() -> None:

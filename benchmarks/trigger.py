@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from outgrow.run.config import DataConfig
 from outgrow.run.run_file import parse_run
 from outgrow.run.until import UntilEfficiency, threshold
-from outgrow.training import train
+from outgrow.training import train_run
 from outgrow.training.folder import read_metrics
 from outgrow.training.stage_plans import growth_factors
 from outgrow.training.trigger import Monitor
@@ -52,7 +52,7 @@ def scratch(text: str, work: Path, hidden: int) -> tuple[NDArray[Any], NDArray[A
         "checkpoint": {"every_steps": None},
         "log_every_steps": 2,
     }
-    train(parse_run(run))
+    train_run(parse_run(run))
     rows = read_metrics(work / f"scratch-{hidden}" / "metrics.jsonl")
     steps = [row for row in rows if row["kind"] == "train"]
     (stage,) = [row for row in rows if row["kind"] == "stage"]

@@ -29,9 +29,9 @@ import torch
 from outgrow import TrainingState, grow
 from outgrow.cost.flops import training_flops
 from outgrow.data.opening import open_data
-from outgrow.engine.step import build_model
+from outgrow.engine.step import build_for_training
 from outgrow.run.run_file import parse_run
-from outgrow.training import train
+from outgrow.training import train_run
 from outgrow.training.folder import read_metrics
 
 SMALL = {
@@ -154,13 +154,13 @@ def study(work: Path, seeds: list[int], options: argparse.Namespace) -> dict[str
     """Every run of every seed, or what is left of them."""
     found: dict[str, Any] = {}
     for seed in seeds:
-        train(parse_run(dense_run(work, seed, options)), progress=False)
+        train_run(parse_run(dense_run(work, seed, options)), progress=False)
         folder = work / f"dense-{seed}"
         found[f"dense-{seed}"] = losses(folder, options.steps)
         config = json.loads((folder / "final" / "config.json").read_text())
         runs = {way: sparse_run(work, way, seed, options, config) for way in WAYS}
         for way, content in {**runs, "scratch": scratch_run(work, seed, options, config)}.items():
-            train(parse_run(content), progress=False)
+            train_run(parse_run(content), progress=False)
             found[f"{way}-{seed}"] = losses(work / f"{way}-{seed}", options.steps)
             print(f"{way}-{seed}: {found[f'{way}-{seed}']['final']:.4f}", flush=True)
     return found
@@ -177,7 +177,7 @@ def second_moments(work: Path, seed: int, options: argparse.Namespace, batches: 
     large = grow(small, to=EXPERTS, as_="mixtral", experts="copy", seed=seed)
     sums: dict[str, list[torch.Tensor]] = {}
     for which, state in (("dense", small), ("sparse", large)):
-        model = build_model(dict(state.config))
+        model = build_for_training(dict(state.config))
         state.load_into(model)
         for step in range(batches):
             inputs, targets = data.batch(seed, options.steps + step, SEQUENCES)

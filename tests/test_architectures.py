@@ -18,7 +18,7 @@ from battery import zoo
 from outgrow.algebra.axes import Dim
 from outgrow.errors import ArchitectureError, GrowthError
 from outgrow.growth.target import target
-from outgrow.models.architecture import described, growable, load, resolve
+from outgrow.models.architecture import described, growable, load_architecture, resolve
 from outgrow.models.expressions import size_of
 from outgrow.models.files import merged
 from outgrow.models.model import Model
@@ -72,7 +72,7 @@ def base(model_type: str) -> dict[str, Any]:
         "bert": zoo.BERT,
         "roberta": {**zoo.BERT, **zoo.ROBERTA},
     }
-    if load(model_type).objective == "image":
+    if load_architecture(model_type).objective == "image":
         return zoo.VIT
     return {**zoo.TOKENS, **family.get(model_type, zoo.LLAMA)}
 
@@ -125,7 +125,7 @@ def _tied(model: Model) -> list[str]:
 @pytest.mark.parametrize("model_type", TYPES)
 def test_growable_fields_are_config_fields(model_type: str) -> None:
     config = full(model_type, {})
-    spec = load(model_type)
+    spec = load_architecture(model_type)
     others = {one.strip() for axis in spec.axes.values() if "|" in axis.size for one in axis.size.split("|")}
     for name in (*growable(spec), *spec.pin, *spec.aliases.values()):
         assert name in config or name in spec.pin or name in others, name
@@ -159,7 +159,7 @@ def test_heads_that_keep_their_size_say_which_sizes_go_together() -> None:
 
 def test_unknown_model_type_says_how_to_add_it() -> None:
     with pytest.raises(ArchitectureError, match="did you mean llama") as error:
-        load("lama")
+        load_architecture("lama")
     for words in (
         "write lama.yaml",
         "docs/howto/add-an-architecture.md",
@@ -229,7 +229,7 @@ def test_a_config_that_the_file_does_not_describe() -> None:
 @pytest.mark.parametrize("model_type", [one for one in TYPES if one != "eurobert"])  # not in the notes
 def test_agrees_with_the_notes(model_type: str) -> None:
     table = json.loads(NOTES.read_text())[model_type]
-    mine = load(model_type)
+    mine = load_architecture(model_type)
     refused = [
         f"in {field}" for field in mine.requires
     ]  # what only a config has that the file does not describe

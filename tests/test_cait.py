@@ -16,7 +16,7 @@ import pytest
 from outgrow.errors import CheckpointError, GrowthError
 from outgrow.methods.build import build
 from outgrow.models import timm_models
-from outgrow.models.architecture import growable, load, resolve
+from outgrow.models.architecture import growable, load_architecture, resolve
 from timm_config import CAIT
 
 HERE = Path(__file__).parent
@@ -43,7 +43,7 @@ def test_class_blocks_are_unrolled_and_keep_their_number() -> None:
     assert model.parameters["blocks_token_only.1.gamma_1"].layer is None
     assert "blocks_token_only.2.gamma_1" not in model.parameters
     assert model.sequence == 9
-    assert "depth_token_only" not in growable(load("cait"))
+    assert "depth_token_only" not in growable(load_architecture("cait"))
 
 
 @pytest.mark.parametrize("width", ["isometric", "pad"])

@@ -288,7 +288,7 @@ def test_choices_are_listed_and_checked_before_any_work(small: Path, tmp_path: P
     from outgrow.commands.verify import _DTYPES
     from outgrow.store.layouts import FORMATS
 
-    assert get_args(get_args(cli.Format)[0]) == FORMATS
+    assert get_args(get_args(cli.FormatOption)[0]) == FORMATS
     assert set(get_args(cli.MomentsChoice)) == set(get_args(Moments))
     assert set(get_args(cli.Precision)) == set(_DTYPES)
     assert "'zip' is not one of" in refused("grow", small, tmp_path / "large", *SIZES, "--format", "zip")

@@ -22,11 +22,13 @@ from outgrow.errors import ConfigError
 from outgrow.growth.growth_cost import growth_cost
 from outgrow.growth.plan import plan
 from outgrow.methods.build import build
-from outgrow.models.architecture import load, resolve
+from outgrow.models.architecture import load_architecture, resolve
 
-TEXT = [name for name, entry in CONFIGS.items() if load(entry["model_type"]).objective != "image"]
+TEXT = [
+    name for name, entry in CONFIGS.items() if load_architecture(entry["model_type"]).objective != "image"
+]
 """Images are counted in tests/test_vision.py and tests/test_cait.py."""
-MASKED = [name for name in TEXT if load(CONFIGS[name]["model_type"]).objective == "masked"]
+MASKED = [name for name in TEXT if load_architecture(CONFIGS[name]["model_type"]).objective == "masked"]
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
@@ -36,7 +38,7 @@ def model_of(content: dict[str, Any], attention: str) -> nn.Module:
     )
     made._attn_implementation, made.use_cache = attention, False
     made._experts_implementation = "eager"  # PyTorch counts no FLOPs of the grouped product
-    model: nn.Module = getattr(transformers, load(content["model_type"]).class_)(made)
+    model: nn.Module = getattr(transformers, load_architecture(content["model_type"]).class_)(made)
     return model.train()
 
 

@@ -25,7 +25,7 @@ from outgrow.cost.flops import model_cost
 from outgrow.errors import ArchitectureError, GrowthError, OutgrowError
 from outgrow.growth.plan import GrowthPlan, plan
 from outgrow.methods.build import build
-from outgrow.models.architecture import described, load, resolve
+from outgrow.models.architecture import described, load_architecture, resolve
 from outgrow.models.files import FOLDERS, known, merged
 from outgrow.models.library import build_model, saved_buffers
 from outgrow.proof import guard
@@ -37,14 +37,14 @@ from outgrow.state.training_state import TrainingState
 from outgrow.store.lineage import Lineage
 from outgrow.store.source import MemorySource
 
-TYPES = [name for name in known() if load(name).library == "transformers"]
+TYPES = [name for name in known() if load_architecture(name).library == "transformers"]
 """CaiT, which is timm's, is tested in a process of its own: tests/test_cait.py."""
 
 
 @pytest.mark.parametrize("model_type", TYPES)
 def test_a_growth_is_planned_again_from_its_lineage(model_type: str) -> None:
     """Fields that follow (leading counts, pinned heads) and configs inside configs too."""
-    spec = load(model_type)
+    spec = load_architecture(model_type)
     config = guard.example(spec)
     assert spec.example is not None
     made = next(_plans(config, spec.example.grow))
@@ -67,7 +67,7 @@ def test_there_are_more_than_sixty() -> None:
 
 @pytest.mark.parametrize("model_type", TYPES)
 def test_a_file_tells_the_truth(model_type: str) -> None:
-    found = guard.check(load(model_type), operators=("isometric", "pad"))
+    found = guard.check(load_architecture(model_type), operators=("isometric", "pad"))
     assert found.units <= guard.FUNCTION
     assert found.growths, found.refused
     for one in found.growths:
@@ -105,7 +105,7 @@ def test_a_tied_head_behind_a_norm_without_a_gain_is_flagged(model_type: str) ->
 
 def varied(model_type: str, changes: dict[str, Any]) -> guard.Check:
     """The check of a file with other values in its example."""
-    spec = load(model_type)
+    spec = load_architecture(model_type)
     assert spec.example is not None
     example = spec.example.model_copy(update={"config": {**spec.example.config, **changes}})
     return guard.check(spec.model_copy(update={"example": example}), operators=("isometric", "pad"))
@@ -121,7 +121,7 @@ def test_a_file_without_an_example_is_not_done() -> None:
 
 
 def promises(model_type: str, to: dict[str, int], width: str) -> guard.GrowthCheck:
-    found = guard.grown(guard.example(load(model_type)), to, width)
+    found = guard.grown(guard.example(load_architecture(model_type)), to, width)
     assert found.holds, found
     return found
 
@@ -145,7 +145,7 @@ def test_an_eps_in_the_code_stays_right(model_type: str, to: dict[str, int]) -> 
 
 
 def test_an_operator_that_changes_the_rms_promises_nothing_where_no_gain_follows() -> None:
-    small = resolve(guard.example(load("nanochat")))
+    small = resolve(guard.example(load_architecture("nanochat")))
     growth = build(small, {"hidden_size": 42}, width="pad")
     unscaled = replace(growth, axes={**growth.axes, "embed": padding(24, 42, fresh="readers")})
     found = plan(unscaled)
@@ -163,7 +163,7 @@ def test_copies_of_alibi_heads_are_flagged(width: str) -> None:
 
 
 def test_a_stream_that_a_nonlinearity_writes_cannot_be_scaled() -> None:
-    small = guard.example(load("whisper"))
+    small = guard.example(load_architecture("whisper"))
     padded = guard.grown(
         small, {"d_model": 36, "encoder_attention_heads": 6, "decoder_attention_heads": 4}, "pad"
     )
@@ -179,26 +179,26 @@ def test_a_gated_norm_over_a_product_needs_equal_copies() -> None:
 
 
 def test_layers_among_which_features_enter_by_number_do_not_grow() -> None:
-    config = guard.example(load("qwen3_vl"))
+    config = guard.example(load_architecture("qwen3_vl"))
     with pytest.raises(ArchitectureError, match="deepstack_visual_indexes"):
         guard.grown(config, {"num_hidden_layers": 5}, "pad")
 
 
 def test_layers_of_two_kinds_are_not_mixed_where_a_field_counts_the_first() -> None:
-    small = resolve(guard.example(load("deepseek_v3")))
+    small = resolve(guard.example(load_architecture("deepseek_v3")))
     with pytest.raises(GrowthError, match="first_k_dense_replace only counts the first ones"):
         build(small, {"num_hidden_layers": 6}, depth="stack")
 
 
 def test_query_groups_that_stand_side_by_side_are_not_dealt_out() -> None:
-    small = resolve(guard.example(load("falcon")))
+    small = resolve(guard.example(load_architecture("falcon")))
     with pytest.raises(GrowthError, match="side by side"):
         build(small, {"num_kv_heads": 4}, width="isometric")
 
 
 def test_a_silent_layer_behind_a_post_branch_norm_has_a_zero_gain_and_a_whole_matrix() -> None:
     """Zeroing the matrix would keep the function too, but its gradient would grow by 1/√eps."""
-    small = resolve(guard.example(load("gemma2")))
+    small = resolve(guard.example(load_architecture("gemma2")))
     made = plan(build(small, {"num_hidden_layers": 5}, depth="identity"))
     silent = next(iter(made.growth.layers.silent))
     recipes = made.recipes["weight"]
@@ -210,7 +210,7 @@ def test_a_silent_layer_behind_a_post_branch_norm_has_a_zero_gain_and_a_whole_ma
 
 def test_casts_inside_a_model_are_raised_to_float64() -> None:
     narrow = torch.tensor([1 / 3], dtype=torch.float64)
-    with guard.exact():
+    with guard.float64_casts():
         values = (
             narrow.to(torch.float32),
             narrow.float(),
@@ -236,7 +236,7 @@ def test_casts_inside_a_model_are_raised_to_float64() -> None:
     ],
 )
 def test_positions_grow_and_old_lengths_keep_their_logits(model_type: str, to: dict[str, int]) -> None:
-    config = guard.example(load(model_type))
+    config = guard.example(load_architecture(model_type))
     found = guard.grown(config, to, "isometric" if model_type == "bert" else "pad")
     assert found.holds
     assert found.promises_function
@@ -251,7 +251,7 @@ def test_positions_grow_and_old_lengths_keep_their_logits(model_type: str, to: d
 
 
 def test_a_rope_type_that_reads_the_length_is_flagged() -> None:
-    config = guard.example(load("llama"))
+    config = guard.example(load_architecture("llama"))
     config["rope_parameters"] = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     made = plan(build(resolve(config), {"max_position_embeddings": 64}))
     assert not made.keeps_function
@@ -259,7 +259,7 @@ def test_a_rope_type_that_reads_the_length_is_flagged() -> None:
 
 
 def test_a_finer_grid_of_patches_resamples_its_positions() -> None:
-    config = guard.example(load("vit"))
+    config = guard.example(load_architecture("vit"))
     made = plan(build(resolve(config), {"image_size": 25}))
     assert not made.keeps_function
     source = {name: one.detach() for name, one in guard.tiny(config).named_parameters()}
@@ -271,7 +271,11 @@ def test_a_finer_grid_of_patches_resamples_its_positions() -> None:
     torch.testing.assert_close(found[:, 1:], wanted.permute(0, 2, 3, 1).reshape(1, 25, 24))
 
 
-COUNTED = [name for name in TYPES if load(name).objective in ("causal", "masked") and name != "deberta-v2"]
+COUNTED = [
+    name
+    for name in TYPES
+    if load_architecture(name).objective in ("causal", "masked") and name != "deberta-v2"
+]
 """deberta-v2 also multiplies a table of relative positions with queries and keys, once per batch: not counted."""
 
 
@@ -280,7 +284,7 @@ def test_flops_agree_with_pytorch(model_type: str) -> None:
     """Within 1 %: torch also counts the padding of a convolution."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    spec = load(model_type)
+    spec = load_architecture(model_type)
     config = guard.example(spec)
     chunks = [one.chunk for one in spec.scans.values()]
     length = 64 if chunks else 15  # scans pad a sequence to whole chunks
@@ -381,7 +385,7 @@ def test_mistakes_in_the_file_of_a_user(name: str, content: str | None, says: st
 @pytest.mark.parametrize("model_type", ["deepseek_v3", "nemotron_h"])
 def test_buffers_and_kinds_of_layers_go_through_every_file(model_type: str, tmp_path: Path) -> None:
     """Train a step, write every format, open it, grow it from file to file, and load it into a live model."""
-    spec = load(model_type)
+    spec = load_architecture(model_type)
     assert spec.example is not None
     model = build_model(guard.example(spec))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -428,7 +432,7 @@ def seen(model: Any) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("model_type", ["gemma3", "qwen3_vl"])
 def test_a_wrapper_grows_with_its_images(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "inputs", seen)
-    spec = load(model_type)
+    spec = load_architecture(model_type)
     assert spec.example is not None
     found = guard.grown(guard.example(spec), spec.example.grow, "isometric")
     assert found.promises_function

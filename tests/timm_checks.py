@@ -40,12 +40,12 @@ from outgrow.cost.flops import parameter_count, training_flops  # noqa: E402
 from outgrow.data.proof_images import image_batches  # noqa: E402
 from outgrow.errors import CheckpointError  # noqa: E402
 from outgrow.growth.plan import GrowthPlan, plan  # noqa: E402
-from outgrow.learning.fit import FitOptions  # noqa: E402
-from outgrow.learning.learn import LearnOptions, learn  # noqa: E402
+from outgrow.learning.learn import fit_operator  # noqa: E402
 from outgrow.methods.build import build  # noqa: E402
 from outgrow.models import timm_models  # noqa: E402
 from outgrow.models.architecture import resolve  # noqa: E402
 from outgrow.proof.verify import loss_and_gradients, verify  # noqa: E402
+from outgrow.run.learn_options import LearnOptions  # noqa: E402
 from timm_config import CAIT  # noqa: E402
 
 TO = {"embed_dim": 48, "num_heads": 8, "intermediate_size": 80, "class_intermediate_size": 88, "depth": 5}
@@ -173,8 +173,8 @@ def test_state_folder_and_proof(tmp_path: Path) -> None:
 def test_operators_are_learned(method: str, start: str) -> None:
     state = outgrow.TrainingState.from_model(made(timm_models.complete(CAIT), torch.float32))
     (batch,) = image_batches(resolve(state.config), None, count=1, size=8)[0]
-    options = LearnOptions(method, start, fit=FitOptions(steps=10, learning_rate=3e-3))
-    operator, fit = learn(state, TO, lambda step: batch, [batch], options)
+    options = LearnOptions(method, start, steps=10, learning_rate=3e-3)
+    operator, fit = fit_operator(state, TO, lambda step: batch, [batch], options)
     if start == "exact":
         assert fit.loss_start == pytest.approx(fit.loss_small, rel=1e-4)
     assert fit.loss_end < fit.loss_start

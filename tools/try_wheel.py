@@ -15,7 +15,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import outgrow
-from outgrow.models.architecture import load
+from outgrow.models.architecture import load_architecture
 
 
 def run(*words: str, cwd: Path) -> str:
@@ -35,7 +35,7 @@ def main(repository: Path) -> None:
         assert (home / name).read_bytes() == path.read_bytes(), f"the wheel lacks {name}"
     for path in (files("outgrow") / "architectures").iterdir():
         if path.name.endswith(".yaml"):
-            load(path.name.removesuffix(".yaml"))
+            load_architecture(path.name.removesuffix(".yaml"))
     with tempfile.TemporaryDirectory() as temporary:
         here = Path(temporary)
         torch.manual_seed(0)

@@ -23,13 +23,13 @@ import outgrow
 from outgrow.algebra.slots import SLOTS
 from outgrow.errors import OutgrowError
 from outgrow.methods.build import DEPTH, WIDTH
-from outgrow.models.architecture import load
+from outgrow.models.architecture import load_architecture
 from outgrow.parallel.ranks import ALONE
-from outgrow.proof.guard import exact
+from outgrow.proof.guard import float64_casts
 from outgrow.proof.verify import gradient_law
 from outgrow.state.growing import apply
 from outgrow.state.lineage import replay
-from outgrow.store.layouts import save
+from outgrow.store.layouts import save_contents
 
 Config = dict[str, Any]
 _LENGTH = 10
@@ -182,7 +182,7 @@ def counts(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 def _check(dice: random.Random, seed: int, kind: str, place: Path, facts: dict[str, Any]) -> list[str]:
     family, generator = FAMILIES[kind], torch.Generator().manual_seed(seed)
-    drawn = {**family.draw(dice), "architectures": [load(kind).class_]}
+    drawn = {**family.draw(dice), "architectures": [load_architecture(kind).class_]}
     config = transformers.AutoConfig.for_model(kind, **drawn).to_dict()
     small = _random(_model(config, torch.float64), generator)
     dtype = dice.choice([torch.float64] * 4 + [torch.float32, torch.bfloat16])
@@ -204,7 +204,7 @@ def _check(dice: random.Random, seed: int, kind: str, place: Path, facts: dict[s
     folder = place / "grown"
     shutil.rmtree(folder, ignore_errors=True)
     place.mkdir(parents=True, exist_ok=True)
-    save(
+    save_contents(
         grown,
         folder,
         shard_bytes=dice.choice((3000, 10**9)),
@@ -281,12 +281,14 @@ def _promises(
     gap = float((after - before).detach().abs().max() / before.detach().std().clamp(min=1e-9))
     routed = "num_experts_per_tok" in config
     rounding = {torch.float64: 1e-6 if routed else 1e-7, torch.float32: 1e-3, torch.bfloat16: 0.5}[dtype]
-    post = load(config["model_type"]).layers.norm == "post"
+    post = load_architecture(config["model_type"]).layers.norm == "post"
     inserted = 4e3 * config["layer_norm_eps"] * (plan.large.layers - plan.small.layers) if post else 0.0
     if plan.keeps_function and not gap <= rounding + inserted:
         wrong.append(f"the function is promised, and its logits differ by {gap:.1e}")
     if plan.keeps_gradient_law and dtype == torch.float64:
-        with exact():  # else a gradient that vanishes, of a key bias, is the rounding of a softmax in float32
+        with (
+            float64_casts()
+        ):  # else a gradient that vanishes, of a key bias, is the rounding of a softmax in float32
             gradients = [_gradients(model, _forward(model, inputs, config)[1]) for model in (small, large)]
         law = outgrow.plan_growth(state, **{**how, "moments": "transport"})
         worst = gradient_law(law, *gradients)[:1]

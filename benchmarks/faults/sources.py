@@ -112,10 +112,10 @@ def filled(text: str, root: Path, out: Path) -> str:
 def _run(root: Path) -> None:
     """A run that is done."""
     from outgrow.run.run_file import load_run
-    from outgrow.training.loop import train
+    from outgrow.training.loop import train_run
 
     (root / "done.yaml").write_text(filled(RUN, root, root / "done"))
-    train(load_run(root / "done.yaml"), progress=False)
+    train_run(load_run(root / "done.yaml"), progress=False)
 
 
 def _text(root: Path) -> None:

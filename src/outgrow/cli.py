@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,8 @@ from outgrow.commands.console import open_console
 from outgrow.commands.ending import ended
 from outgrow.errors import ConfigError
 from outgrow.files.faulting import say_bus_errors
-from outgrow.parallel.process import finish, launched
+from outgrow.parallel.process import end_process, launched
+from outgrow.run.learn_options import LENGTH, SEQUENCES, LearnOptions, LesaOptions
 
 app = typer.Typer(
     help="Grow a transformer in the middle of its training: weights, Adam moments and schedule.",
@@ -44,10 +46,10 @@ Folder = Annotated[
     Path, typer.Argument(help="A model folder, Trainer checkpoint or outgrow state.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-DryRun = Annotated[
+DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, and what it costs; touch nothing.")
 ]
-Format = Annotated[
+FormatOption = Annotated[
     Literal["native", "trainer", "hub", "dcp", "accelerate", "torchtitan", "olmo-core"],
     typer.Option(help="What to write."),
 ]
@@ -160,7 +162,7 @@ def grow(
         bool,
         typer.Option("--reset-schedule", help="Schedule, steps and data begin anew; moments stay."),
     ] = False,
-    format: Format = "native",
+    format: FormatOption = "native",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing state, in one step.")
     ] = False,
@@ -178,7 +180,7 @@ def grow(
         ),
     ] = None,
     as_json: Json = False,
-    dry_run: DryRun = False,
+    dry_run: DryRunOption = False,
     allow_nonfinite: NonFinite = False,
 ) -> None:
     """Grow a state from file to file, streaming: weights, moments, steps and records.
@@ -188,7 +190,7 @@ def grow(
     from outgrow.commands.grow import grow_command, plan_ranks
     from outgrow.methods.options import GrowthOptions
     from outgrow.models.conversion import conversion
-    from outgrow.parallel.ranks import start
+    from outgrow.parallel.ranks import start_ranks
     from outgrow.state.asked import plan_asked
     from outgrow.state.operator_file import load_operator
     from outgrow.store.config_file import load_config
@@ -223,7 +225,7 @@ def grow(
         if as_json:
             _print_json(planned)
         return
-    ranks = start()
+    ranks = start_ranks()
     with ranks.watched():
         summary = grow_command(
             checkpoint,
@@ -253,12 +255,12 @@ def convert(
     ],
     moments: Annotated[str, typer.Option(help="The optimizer's moments: transport or reset.")] = "transport",
     seed: Annotated[int, typer.Option(min=0, help="Seed of new tensors, as a router.")] = 0,
-    format: Format = "native",
+    format: FormatOption = "native",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing state, in one step.")
     ] = False,
     as_json: Json = False,
-    dry_run: DryRun = False,
+    dry_run: DryRunOption = False,
     allow_nonfinite: NonFinite = False,
 ) -> None:
     """Describe a state as another model type, exactly: a dense model as a mixture with one expert.
@@ -288,7 +290,7 @@ def convert(
 def export(
     checkpoint: Folder,
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.", show_default=False)],
-    format: Format = "native",
+    format: FormatOption = "native",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing state, in one step.")
     ] = False,
@@ -300,10 +302,10 @@ def export(
     Example: [bold]outgrow export run/step-500 titan/step-500 --format torchtitan[/]
     """
     from outgrow.commands.export import export_command
-    from outgrow.parallel.ranks import start
+    from outgrow.parallel.ranks import start_ranks
 
     _quiet_transformers()
-    ranks = start()
+    ranks = start_ranks()
     with ranks.watched():
         summary = export_command(
             checkpoint,
@@ -385,7 +387,10 @@ def learn(
         ),
     ] = None,
     method: Annotated[Literal["ligo", "mango", "lesa"], typer.Option(help="What is learned.")] = "ligo",
-    steps: Annotated[int | None, typer.Option(help="Steps of the fit. Default: 100; lesa 200.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help=f"Steps of the fit. Default: {LearnOptions.steps}; lesa {LesaOptions.steps}."),
+    ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak of the fit. Default: 3e-4 from an exact start, else 1e-3.")
     ] = None,
@@ -398,22 +403,30 @@ def learn(
     ] = None,
     width: Annotated[
         str | None,
-        typer.Option(help="Width operator of an exact start, or of lesa's layers. Default: isometric."),
+        typer.Option(
+            help=f"Width operator of an exact start, or of lesa's layers. Default: {LearnOptions.width}."
+        ),
     ] = None,
     depth: Annotated[
-        str | None, typer.Option(help="Depth operator of an exact start. Default: identity.")
+        str | None, typer.Option(help=f"Depth operator of an exact start. Default: {LearnOptions.depth}.")
     ] = None,
     rank: Annotated[
         int | None,
-        typer.Option(min=1, help="Rank of Mango's ring (default 1), or singular vectors of lesa (128)."),
+        typer.Option(
+            min=1,
+            help=f"Rank of Mango's ring (default {LearnOptions.rank}), or singular vectors of lesa ({LesaOptions.rank}).",
+        ),
     ] = None,
     hidden: Annotated[
-        int | None, typer.Option(min=1, help="Hidden units of lesa's network. Default: 64.")
+        int | None,
+        typer.Option(min=1, help=f"Hidden units of lesa's network. Default: {LesaOptions.hidden}."),
     ] = None,
     sequences: Annotated[
-        int | None, typer.Option(min=1, help="Sequences, or images, of a batch. Default: 16.")
+        int | None, typer.Option(min=1, help=f"Sequences, or images, of a batch. Default: {SEQUENCES}.")
     ] = None,
-    length: Annotated[int | None, typer.Option(min=2, help="Tokens of a sequence. Default: 256.")] = None,
+    length: Annotated[
+        int | None, typer.Option(min=2, help=f"Tokens of a sequence. Default: {LENGTH}.")
+    ] = None,
     dropout: Annotated[bool, typer.Option("--dropout", help="Fit with the model's own dropout.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the start and of the order of the data.")] = 0,
     moments: Annotated[MomentsChoice, typer.Option(help="What becomes of Adam's moments.")] = "reset",
@@ -426,7 +439,7 @@ def learn(
         bool, typer.Option("--overwrite", help="Replace existing folders, in one step.")
     ] = False,
     as_json: Json = False,
-    dry_run: DryRun = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Fit a learned operator to a source and its data, and grow by it.
 
@@ -434,10 +447,6 @@ def learn(
     """
     from outgrow.commands.learn import learn_command, refuse_options
     from outgrow.commands.learn_lesa import lesa_command
-    from outgrow.learning.fit import FitOptions
-    from outgrow.learning.learn import LearnOptions, usual_rate
-    from outgrow.learning.lesa import LesaOptions
-    from outgrow.run.learn_config import unread
 
     _quiet_transformers()
     sizes = _sizes(to)
@@ -465,25 +474,25 @@ def learn(
         "console": open_console(quiet=as_json),
     }
     if method == "lesa":
-        own = {name: given.pop(name) for name in ("width", "steps", "hidden", "rank") if name in given}
-        options = LesaOptions(seed=seed, **own)
-        summary = lesa_command(checkpoint, out, sizes, options, unused=_flags(given), **always)
+        own = {one.name: given.pop(one.name) for one in fields(LesaOptions) if one.name in given}
+        lesa = LesaOptions(seed=seed, **own)
+        summary = lesa_command(checkpoint, out, sizes, lesa, unused=_flags(given), **always)
     else:
         start = start or LearnOptions.start
-        unused = [name for name in ("hidden", *unread(method, start)) if name in given]
+        unused = [name for name in ("hidden", *LearnOptions(method, start).unread) if name in given]
         refuse_options(f"{method} --start {start}", _flags({name: given[name] for name in unused}))
         if data is None:
             raise ConfigError(f"--method {method} is fitted to data", fix="give --data TEXT, or images.npz")
         if data.endswith(".npz"):
             refuse_options(f"{method} on images", {"--length": length})
-        peak = usual_rate(start) if learning_rate is None else learning_rate
-        fit = FitOptions(learning_rate=peak, dropout=dropout, seed=seed, **_given(steps=steps, warmup=warmup))
+        own = _given(steps=steps, warmup_steps=warmup, width=width, depth=depth, rank=rank)
+        options = LearnOptions(method, start, learning_rate=learning_rate, dropout=dropout, seed=seed, **own)
         summary = learn_command(
             checkpoint,
             out,
             sizes,
             data,
-            LearnOptions(method, start, fit=fit, **_given(width=width, depth=depth, rank=rank)),
+            options,
             plot=plot,
             **_given(sequences=sequences, length=length, device=device),
             **always,
@@ -512,7 +521,7 @@ def verify(
     device: Annotated[Processor, typer.Option(help="Where to compute.")] = "cpu",
     plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png or .svg).")] = None,
     as_json: Json = False,
-    dry_run: DryRun = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Prove what a growth kept: function, gradients, moments, and how fast copies part. Exit code 1 if a promise fails.
 
@@ -552,7 +561,7 @@ def train(
         ),
     ] = None,
     as_json: Json = False,
-    dry_run: DryRun = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Train in stages, growing between them; start the same command again to resume.
 
@@ -649,7 +658,7 @@ def main() -> None:
     say_bus_errors()
     code = ended(app)
     if launched():
-        finish(code)
+        end_process(code)
     sys.exit(code)
 
 

@@ -7,7 +7,7 @@ import torch
 from tests.battery import zoo
 from torch import Tensor
 
-from outgrow.algebra.recipe import Recipe, _Kitchen, evaluate
+from outgrow.algebra.recipe import Recipe, _Kitchen, evaluate_recipe
 from outgrow.growth.plan import plan
 from outgrow.methods.build import WIDTH, build
 
@@ -38,7 +38,7 @@ class Kitchen:
 
     def cook(self, recipe: Recipe, box: tuple[tuple[int, int], ...]) -> Tensor:
         wide = torch.float64
-        return evaluate(recipe, self.read, self.statistic, self.mean_row, box, wide=wide, dtype=wide)
+        return evaluate_recipe(recipe, self.read, self.statistic, self.mean_row, box, wide=wide, dtype=wide)
 
     def gathered(self, recipe: Recipe, box: tuple[tuple[int, int], ...]) -> Tensor:
         made = _Kitchen(recipe, self.read, self.statistic, self.mean_row, torch.float64)

@@ -16,7 +16,7 @@ from battery import growing, zoo
 from outgrow.errors import GrowthError, OutgrowError
 from outgrow.growth.plan import GrowthPlan, plan
 from outgrow.methods.build import DEPTH, build
-from outgrow.models.architecture import load, resolve
+from outgrow.models.architecture import load_architecture, resolve
 
 KEEPS = (
     "identity",
@@ -130,7 +130,7 @@ def test_a_model_without_layers_grows_and_loads(name: str, tmp_path: Path) -> No
     """Zero-layer start: embeddings and head alone, then fresh layers; the grown folder is an ordinary checkpoint."""
     import transformers
 
-    count = load(zoo.config(name)["model_type"]).layers.count
+    count = load_architecture(zoo.config(name)["model_type"]).layers.count
     full = {**zoo.config(name), count: 0}
     full.pop("layer_types", None)
     model = zoo.build(full, dtype=torch.float32)

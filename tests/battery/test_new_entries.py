@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from battery import zoo
 from outgrow.algebra.linear import Dense, Identity
-from outgrow.algebra.recipe import Recipe, Term, evaluate
+from outgrow.algebra.recipe import Recipe, Term, evaluate_recipe
 from outgrow.errors import GrowthError
 from outgrow.growth.new_entries import NewEntries, new_entries
 from outgrow.growth.plan import plan
@@ -48,7 +48,7 @@ def test_old_entries_are_where_moments_are_kept(name: str, depth: str) -> None:
     entries = new_entries(kept)
     assert set(entries) == set(kept.large.parameters)
     for name_, recipe in kept.recipes["exp_avg"].items():
-        values = evaluate(
+        values = evaluate_recipe(
             recipe,
             lambda source, rows: torch.ones(small.shape(source))[rows],
             lambda _, which: 0.0,

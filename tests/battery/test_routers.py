@@ -11,13 +11,13 @@ from outgrow.errors import GrowthError
 from outgrow.growth.experts import Routing
 from outgrow.growth.plan import GrowthPlan, plan
 from outgrow.methods.build import build
-from outgrow.models.architecture import known, load, resolve
+from outgrow.models.architecture import known, load_architecture, resolve
 from outgrow.models.library import model_tensors
-from outgrow.proof.guard import FUNCTION, exact, example, inputs, tiny
+from outgrow.proof.guard import FUNCTION, example, float64_casts, inputs, tiny
 from outgrow.state.grown_view import GrownView
 from outgrow.store.source import MemorySource
 
-ROUTED = [name for name in known() if load(name).routers]
+ROUTED = [name for name in known() if load_architecture(name).routers]
 NOT_DIVIDED = 1e-5
 """lfm2_moe adds 1e-6 to the sum of the scores that it divides by."""
 
@@ -64,7 +64,7 @@ def gap(made: GrowthPlan, small: torch.nn.Module) -> float:
     large = tiny(made.config, seed=7)
     old = {name: one.detach() for name, one in model_tensors(small).items() if name in made.small.parameters}
     view, tensors = GrownView(made, MemorySource({"weight": old})), model_tensors(large)
-    with torch.no_grad(), exact():
+    with torch.no_grad(), float64_casts():
         for name in made.large.parameters:
             tensors[name].copy_(view.read(name, "weight"))
         before, after = (model(**inputs(small)).logits for model in (small, large))
@@ -81,7 +81,7 @@ def asked(config: dict[str, Any], experts: str) -> dict[str, int]:
 @pytest.mark.parametrize("experts", ["copy", "split:pieces=2", "groups:row_noise=0", "hidden"])
 @pytest.mark.parametrize("kind", ROUTED)
 def test_a_promise_is_what_is_measured(kind: str, experts: str) -> None:
-    config = even(example(load(kind)))
+    config = even(example(load_architecture(kind)))
     small = tiny(config)
     if (kind, experts.partition(":")[0]) in REFUSED:
         with pytest.raises(GrowthError, match="to do"):

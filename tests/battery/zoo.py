@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from outgrow.models.architecture import load, resolve
+from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.model import Model
 
 GPT2 = {"n_embd": 24, "n_head": 4, "n_layer": 3, "n_inner": 40, "n_positions": 16, "vocab_size": 37}
@@ -95,7 +95,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 def family(name: str) -> str:
     """`gpt2` (pre-norm LayerNorm), `vit` (the same, on images), `neox` (the same, heads of one size), `bert` (post-norm
     LayerNorm) or `llama` (pre-norm RMSNorm)."""
-    if load(CONFIGS[name]["model_type"]).objective == "image":
+    if load_architecture(CONFIGS[name]["model_type"]).objective == "image":
         return "vit"
     families = {"gpt2": "gpt2", "gpt_neox": "neox", "bert": "bert", "roberta": "bert"}
     return families.get(CONFIGS[name]["model_type"], "llama")
@@ -115,7 +115,7 @@ def empty(full: dict[str, Any]) -> nn.Module:
     """The transformers model of a config; under `torch.device("meta")` it has shapes alone."""
     made = transformers.AutoConfig.for_model(**full)
     made._experts_implementation = "eager"  # torch's grouped product knows no float64
-    names = full.get("architectures") or [load(full["model_type"]).class_]
+    names = full.get("architectures") or [load_architecture(full["model_type"]).class_]
     return getattr(transformers, names[0])(made)
 
 

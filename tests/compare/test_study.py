@@ -122,7 +122,7 @@ def test_a_study_that_was_stopped_comes_to_the_same_bits(
 
     content = {"arms": {"scratch": {"model": SMALL}}, "seeds": [0], "budgets": [320, 640]}
     whole = run_study(parse_study(study(corpus, tmp_path / "whole", **content)), lambda _: None)
-    real, count = runner.train, 0
+    real, count = runner.train_run, 0
 
     def dying(run: Any, **options: Any) -> Any:
         nonlocal count
@@ -131,7 +131,7 @@ def test_a_study_that_was_stopped_comes_to_the_same_bits(
             raise KeyboardInterrupt
         return real(run, **options)
 
-    monkeypatch.setattr(runner, "train", dying)
+    monkeypatch.setattr(runner, "train_run", dying)
     cut = parse_study(study(corpus, tmp_path / "cut", **content))
     with pytest.raises(KeyboardInterrupt):
         run_study(cut, lambda _: None)
@@ -336,7 +336,7 @@ def test_one_folder_spelled_twice_is_one_study(
     arms = study(corpus, tmp_path)["arms"]
     arms.pop("identity")
     content: dict[str, Any] = {"arms": arms, "budgets": [320], "seeds": [0]}
-    real = runner.train
+    real = runner.train_run
 
     def dying(run: Any, **options: Any) -> Any:
         if (
@@ -345,7 +345,7 @@ def test_one_folder_spelled_twice_is_one_study(
             monkeypatch.setattr("outgrow.training.loop._train_stage", _interrupt)
         return real(run, **options)
 
-    monkeypatch.setattr(runner, "train", dying)
+    monkeypatch.setattr(runner, "train_run", dying)
     relative = parse_study(study(corpus, Path("study"), **content))
     with pytest.raises(KeyboardInterrupt):
         run_study(relative, lambda _: None)

@@ -12,7 +12,7 @@ from outgrow.comparing.estimate import estimate
 from outgrow.comparing.pieces import all_pieces, arm_run, branches, common_run
 from outgrow.cost.flops import model_cost
 from outgrow.data.needs import ImageNeeds, Needs, TextNeeds
-from outgrow.models.architecture import load
+from outgrow.models.architecture import load_architecture
 from outgrow.training.stage_plans import plan_stages
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def needs(study: StudyConfig, model_type: str) -> Needs:
         return ImageNeeds(32, 3, 10)
     assert data.tokenizer is not None
     assert data.tokenizer.vocab_size is not None
-    special = (2, 1) if load(model_type).objective == "masked" else (None, None)
+    special = (2, 1) if load_architecture(model_type).objective == "masked" else (None, None)
     return TextNeeds(data.tokenizer.vocab_size, data.sequence_length, 0, *special)
 
 

@@ -28,7 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import outgrow
 from distributed import forks
-from outgrow.parallel.ranks import start
+from outgrow.parallel.ranks import start_ranks
 from outgrow.state.training_state import TrainingState
 from outgrow.store import writer
 from outgrow.store.source import MemorySource
@@ -97,7 +97,7 @@ def differing(state: TrainingState, model: Any, optimizer: torch.optim.Optimizer
 
 
 def grow_live() -> None:
-    ranks = start()
+    ranks = start_ranks()
     model, optimizer = trained()
     alone = outgrow.grow(gathered(model, optimizer), to=TO, **HOW)
     large, other, plan = outgrow.grow_model(model, optimizer, to=TO, shard=shard, **HOW)
@@ -114,7 +114,7 @@ def grow_live() -> None:
 
 def foreign(folder: Path) -> None:
     """Accelerate's own helpers write; outgrow reads, grows and writes; the helpers load what it wrote."""
-    ranks = start()
+    ranks = start_ranks()
     fsdp_utils.logger = logging.getLogger("accelerate")  # its own wants an Accelerator
     model, optimizer = trained()
     state = gathered(model, optimizer)
@@ -157,14 +157,14 @@ def foreign(folder: Path) -> None:
 
 
 def write_together(folder: Path) -> None:
-    ranks = start()
+    ranks = start_ranks()
     writer.BLOCK_BYTES = 600
     state = TrainingState.from_pretrained(folder / "small", ranks=ranks)
     outgrow.grow(state, to=TO, **HOW).save_pretrained(folder / f"by-{ranks.world}", ranks=ranks)
 
 
 def write_and_die(folder: Path) -> None:
-    ranks = start()
+    ranks = start_ranks()
     state = TrainingState.from_pretrained(folder / "small", ranks=ranks)
 
     def progress(done: int, total: int) -> None:

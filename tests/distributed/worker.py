@@ -29,13 +29,13 @@ from outgrow.engine.muon import Muon
 from outgrow.engine.optimizers import build_optimizer
 from outgrow.engine.step import choose_device
 from outgrow.errors import ConfigError, OutgrowError
-from outgrow.parallel.pieces import fill, pieces
-from outgrow.parallel.ranks import LostRankError, start
+from outgrow.parallel.pieces import fill, local_blocks
+from outgrow.parallel.ranks import LostRankError, start_ranks
 from outgrow.run.run_file import parse_run
 from outgrow.state.growing import grow
 from outgrow.state.training_state import TrainingState
 from outgrow.store.source import MemorySource
-from outgrow.training.loop import train
+from outgrow.training.loop import train_run
 from train.tiny_corpus import write_corpus
 
 STEPS = 6
@@ -112,8 +112,8 @@ def tiny(folder: Path, output: str, **replace: Any) -> dict[str, Any]:
 
 def trained(run: dict[str, Any]) -> None:
     """Do a run, on the ranks of the environment."""
-    ranks = start()
-    train(parse_run(run), progress=False, ranks=ranks)
+    ranks = start_ranks()
+    train_run(parse_run(run), progress=False, ranks=ranks)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -229,7 +229,7 @@ def placements() -> Iterator[tuple[str, tuple[int, ...], list[Any]]]:
 
 def filled() -> None:
     """Every placement of even, uneven and nearly empty tensors, filled as DTensor itself would have cut it."""
-    start()
+    start_ranks()
     wrong = []
     for name, sizes, places in placements():
         mesh = init_device_mesh("cpu", sizes)
@@ -266,7 +266,7 @@ def filled() -> None:
 
 def grown(folder: Path) -> None:
     """A saved state grown into the shards of a larger model: every bit that lies here against a whole growth in memory."""
-    ranks = start()
+    ranks = start_ranks()
     state = TrainingState.from_pretrained(folder / f"two/stages/1-small/step-{STEPS:08d}")
     wrong, moved = [], 0
     run = parse_run(tiny(folder, "unused", parallel={"replicate": 2 if ranks.world == 4 else 1}))
@@ -282,7 +282,7 @@ def grown(folder: Path) -> None:
             assert float(entry["step"]) == large.steps[name]
             for slot, tensor in tensors.items():
                 whole = expected.read(name, slot)
-                for box, memory in pieces(tensor):
+                for box, memory in local_blocks(tensor):
                     part = whole[tuple(slice(*span) for span in box)].contiguous()
                     moved += memory.numel()
                     if not torch.equal(part.view(torch.int32), memory.contiguous().view(torch.int32)):
@@ -293,7 +293,7 @@ def grown(folder: Path) -> None:
 
 def muon() -> None:
     """Three steps of Muon on cut matrices against the same on whole ones."""
-    ranks = start()
+    ranks = start_ranks()
     mesh = init_device_mesh("cpu", (ranks.world,))
     generator = torch.Generator().manual_seed(0)
     shapes = [(24, 8), (8, 24), (7, 5), (2, 6), (12, 12)]
@@ -332,7 +332,7 @@ def mistakes(folder: Path) -> None:
     """What every rank hears of: another file on one host, an error on one rank, a disk that is full there; told by rank 0."""
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
-    ranks = start()
+    ranks = start_ranks()
     heard = {}
     for what, work in {
         "another file": lambda: ranks.agree("the run's configuration", {"seed": ranks.rank // 2}),
@@ -351,7 +351,7 @@ def mistakes(folder: Path) -> None:
         FileSystemWriter.write_data = full  # type: ignore[method-assign]
     try:
         run = tiny(folder, "full", batch={"sequences": 6, "micro_batch": 2})
-        train(parse_run(run), progress=False, ranks=ranks)
+        train_run(parse_run(run), progress=False, ranks=ranks)
     except OutgrowError as error:
         heard["full"] = str(error)
     heard["pointed to"] = str((folder / "full" / "latest.json").exists())
@@ -368,7 +368,7 @@ def _only_on_two() -> None:
 def lost() -> None:
     """Rank 1 of three hangs: the others name it."""
     os.environ["OUTGROW_TIMEOUT"] = "2"
-    ranks = start()
+    ranks = start_ranks()
     try:
         with ranks.watched():
             ranks.gather(ranks.rank)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from outgrow.commands.console import open_console
 from outgrow.report.compare_tables import fenced
-from outgrow.report.html import page
+from outgrow.report.html import html_page
 from outgrow.report.plot import save_figure
 from outgrow.text.table import TextTable, as_markdown
 
@@ -51,7 +51,7 @@ def test_every_printer(word: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     axes.legend()
     for name in ("a.png", "a.svg"):
         save_figure(figure, tmp_path / name)
-    text = page(
+    text = html_page(
         title=word,
         verdict=word,
         lead=word,

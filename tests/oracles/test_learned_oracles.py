@@ -15,7 +15,7 @@ from outgrow.growth.target import target
 from outgrow.methods.build import build
 from outgrow.methods.learned.form import stacked
 from outgrow.methods.learned.ligo import Ligo, initial
-from outgrow.methods.learned.mango import Mango, start
+from outgrow.methods.learned.mango import Mango, ring_start
 
 Weights = dict[str, Tensor]
 ROUNDING = {"rtol": 1e-12, "atol": 1e-12}  # float64, another order of sums
@@ -211,7 +211,7 @@ def test_mango_is_the_full_tensor(rank: int) -> None:
 
     small = resolve(config)
     form = Mango(small, target(small, GPT2_BLOCKS), rank)
-    values = {name: value.double() for name, value in start(form, noise=0.3, seed=2).items()}
+    values = {name: value.double() for name, value in ring_start(form, noise=0.3, seed=2).items()}
     weights = growing.weights(zoo.build(config))
     view = growing.view(plan(form.growth(values), "reset"), weight=weights)
     ring = [values[f"ring.{name}"] for name in "BOLI"]
@@ -235,7 +235,7 @@ def test_the_fit_s_weights_are_the_recipe_s(name: str) -> None:
     ligo, mango = Ligo(small, large, "tied"), Mango(small, large, 2)
     starts: list[tuple[Ligo | Mango, dict[str, Tensor]]] = [
         (ligo, initial(ligo, width="sel_noisy", depth="interleave_noisy", dtype=torch.float64)),
-        (mango, {key: value.double() for key, value in start(mango, noise=0.1).items()}),
+        (mango, {key: value.double() for key, value in ring_start(mango, noise=0.1).items()}),
     ]
     for form, values in starts:
         view = growing.view(plan(form.growth(values), "reset"), weight=weights)

@@ -17,7 +17,7 @@ from outgrow.errors import CheckpointError
 from outgrow.parallel.ranks import ALONE
 from outgrow.state.growing import grow
 from outgrow.state.training_state import TrainingState
-from outgrow.store.layouts import save
+from outgrow.store.layouts import save_contents
 
 
 def again(path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_source_that_changes(tmp_path: Path, name: str, change: Callable[[Path
             change(small / name)
 
     with pytest.raises(CheckpointError, match=f"{name} was changed while it was read"):
-        save(grown, tmp_path / "large", ranks=ALONE, progress=progress, block_bytes=64, workers=1)
+        save_contents(grown, tmp_path / "large", ranks=ALONE, progress=progress, block_bytes=64, workers=1)
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 

@@ -16,9 +16,9 @@ from outgrow.state.lineage import replay
 from outgrow.state.training_state import TrainingState
 from outgrow.store.card import model_card
 from outgrow.store.contents import Contents
+from outgrow.store.growth_log import GROWTHS, logged_lineage
 from outgrow.store.lineage import Lineage, LineageEntry
 from outgrow.store.safetensors_folder import LINEAGE, read_lineage
-from outgrow.store.trainer_files import GROWTHS, logged_lineage
 
 HOW = {"width": "pad", "depth": "stack", "moments": "transport", "noise": 0.1, "seed": 0}
 GROWN: dict[str, Any] = {"growth": {"to": {"n_layer": 4}, **HOW}, "from": {"layers": 2}, "to": {"layers": 4}}

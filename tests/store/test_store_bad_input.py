@@ -20,7 +20,7 @@ from outgrow.state.training_state import TrainingState
 from outgrow.store import layouts
 from outgrow.store.check import check_finite
 
-save = partial(layouts.save, ranks=ALONE)
+save = partial(layouts.save_contents, ranks=ALONE)
 
 
 def rewrite_header(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:

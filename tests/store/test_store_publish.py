@@ -28,7 +28,7 @@ from outgrow.state.training_state import TrainingState
 from outgrow.store import layouts
 from outgrow.store.source import MemorySource
 
-save = partial(layouts.save, ranks=ALONE)
+save = partial(layouts.save_contents, ranks=ALONE)
 
 FORMATS = ["native", "trainer", "hub"]
 

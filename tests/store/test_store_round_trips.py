@@ -39,7 +39,7 @@ from outgrow.store.config_file import load_config
 from outgrow.store.contents import OptimizerInfo, ParamGroup
 from outgrow.store.source import MemorySource, TensorMeta
 
-save = partial(layouts.save, ranks=ALONE)
+save = partial(layouts.save_contents, ranks=ALONE)
 
 STORIES = Path("/work/shared/data/ckpt/stories260K")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import transformers.models.llama.modeling_llama  # noqa: F401  (imported once, before the forks)
 
-from outgrow.training import load_run, train
+from outgrow.training import load_run, train_run
 
 
 def start(path: str) -> int:
@@ -26,7 +26,7 @@ def start(path: str) -> int:
     child = os.fork()
     if child == 0:
         try:
-            train(load_run(path), progress=False)
+            train_run(load_run(path), progress=False)
             os._exit(0)
         except BaseException:
             traceback.print_exc()

@@ -13,7 +13,7 @@ from outgrow.report.run import run_report
 from outgrow.run.run_file import parse_run
 from outgrow.state.training_state import TrainingState
 from outgrow.training.folder import read_metrics
-from outgrow.training.loop import train
+from outgrow.training.loop import train_run
 
 PROBE = {
     "steps": 3,
@@ -31,7 +31,7 @@ def with_probe(
 
 def test_the_best_is_kept_and_everything_counted(tiny: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     run = parse_run(with_probe(tiny, tmp_path / "run"))
-    result = train(run, progress=False)
+    result = train_run(run, progress=False)
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     probe = next(row for row in rows if row["kind"] == "probe")
     ends = [trial["loss_at_end"] for trial in probe["trials"]]
@@ -47,7 +47,7 @@ def test_the_best_is_kept_and_everything_counted(tiny: Callable[..., dict[str, A
     assert growth["loss_after"] == best["loss_after_growth"]  # grown anew, from the state before the probe
 
     plain = parse_run(tiny(output=str(tmp_path / "plain")))
-    without = train(plain, progress=False)
+    without = train_run(plain, progress=False)
     step_flops = without.stages[1].flops / 12
     assert entry["probe"]["flops"] == pytest.approx(9 * step_flops)
     assert result.stages[1].flops == pytest.approx(without.stages[1].flops + 9 * step_flops)
@@ -55,7 +55,7 @@ def test_the_best_is_kept_and_everything_counted(tiny: Callable[..., dict[str, A
     assert last["flops"] == pytest.approx(last_plain["flops"] + 9 * step_flops)
 
     again = parse_run(with_probe(tiny, tmp_path / "again"))
-    train(again, progress=False)
+    train_run(again, progress=False)
     other = next(row for row in read_metrics(tmp_path / "again" / "metrics.jsonl") if row["kind"] == "probe")
     assert other["trials"] == probe["trials"]  # a function of state, configuration and step alone
     run_report(tmp_path / "run")
@@ -84,5 +84,5 @@ def test_mistakes_in_a_probe_are_named_before_any_training(
     ):
         probe = {"steps": 3, "candidates": candidates}
         with pytest.raises(OutgrowError, match=says):
-            train(parse_run(with_probe(tiny, tmp_path / "bad", probe)), progress=False)
+            train_run(parse_run(with_probe(tiny, tmp_path / "bad", probe)), progress=False)
         assert not (tmp_path / "bad" / "final").exists()

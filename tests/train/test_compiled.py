@@ -13,7 +13,7 @@ import torch
 from outgrow.engine.step import Device, check_compiler
 from outgrow.errors import ConfigError
 from outgrow.run.run_file import parse_run
-from outgrow.training import loop, train
+from outgrow.training import loop, train_run
 from outgrow.training.folder import read_metrics
 
 Tiny = Callable[..., dict[str, Any]]
@@ -46,7 +46,7 @@ def test_a_compiled_run_is_the_plain_one(tiny: Tiny, tmp_path: Path) -> None:
     run["model"]["attention_dropout"] = 0.0  # compiled code draws other random numbers
     run["stages"] = run["stages"][:1]
     for name in ("plain", "compiled"):
-        train(
+        train_run(
             parse_run({**run, "output": str(tmp_path / name), "compile": name == "compiled"}), progress=False
         )
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
@@ -66,7 +66,7 @@ def test_a_compiled_run_grows_freezes_and_continues_in_the_same_bits(
     run["stages"][1]["freeze"] = {"what": ["*norm*"], "tokens": 256}
 
     def trained(name: str, **more: Any) -> Path:
-        train(parse_run({**run, "output": str(tmp_path / name), **more}), progress=False)
+        train_run(parse_run({**run, "output": str(tmp_path / name), **more}), progress=False)
         return tmp_path / name
 
     compiled = trained("compiled", compile=True)
@@ -74,7 +74,7 @@ def test_a_compiled_run_grows_freezes_and_continues_in_the_same_bits(
     machine = next(row for row in read_metrics(compiled / "metrics.jsonl") if row["kind"] == "machine")
     assert machine["device"].endswith("compiled")
 
-    real, saves = loop.save, []
+    real, saves = loop.save_checkpoint, []
 
     def killed(*arguments: Any) -> None:
         real(*arguments)
@@ -82,10 +82,10 @@ def test_a_compiled_run_grows_freezes_and_continues_in_the_same_bits(
         if len(saves) == 5:  # after three of the four steps with frozen norms
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "save", killed)
+    monkeypatch.setattr(loop, "save_checkpoint", killed)
     with pytest.raises(KeyboardInterrupt):
         trained("killed", compile=True)
-    monkeypatch.setattr(loop, "save", real)
+    monkeypatch.setattr(loop, "save_checkpoint", real)
     whole = (compiled / "final" / "model.safetensors").read_bytes()
     assert (trained("killed", compile=True) / "final" / "model.safetensors").read_bytes() == whole
 

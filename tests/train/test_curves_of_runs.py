@@ -15,12 +15,12 @@ from outgrow.planning.curves.grown import read_grown_curve
 from outgrow.planning.stages.measured import pilot_cost
 from outgrow.run.run_file import parse_run
 from outgrow.training.folder import read_metrics
-from outgrow.training.loop import train
+from outgrow.training.loop import train_run
 
 
 def test_the_log_of_a_staged_run(tiny: Callable[..., dict[str, Any]]) -> None:
     run = parse_run(tiny(evaluation={"every_tokens": 128, "sequences": 4}))
-    train(run)
+    train_run(run)
     folder = Path(run.output)
     (curve,) = read_curves(CurveFile(folder))
     rows = read_metrics(folder / "metrics.jsonl")
@@ -44,11 +44,11 @@ def test_what_a_growth_cost_in_real_runs(tiny: Callable[..., dict[str, Any]], tm
     }
     small, large = tiny()["stages"]
     grown = parse_run(tiny(**often, stages=[small, {**large, "tokens": 64 * 24}]))
-    train(grown)
+    train_run(grown)
     sizes = {**tiny()["model"], **large["grow"]["to"], "intermediate_size": 24}
     whole = [{"name": "whole", "tokens": 64 * 50}]
     scratch = parse_run(tiny(**often, output=str(tmp_path / "whole"), model=sizes, stages=whole))
-    train(scratch)
+    train_run(scratch)
     run = read_grown_curve(Path(grown.output) / "metrics.jsonl")
     (curve,) = read_curves(CurveFile(Path(scratch.output)))
     cost = pilot_cost(run, falling(curve))

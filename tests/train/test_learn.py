@@ -13,12 +13,13 @@ from outgrow.cost.flops import model_cost
 from outgrow.data.objectives import IGNORED
 from outgrow.growth.plan import plan
 from outgrow.growth.target import target
-from outgrow.learning.fit import FitOptions, fit
-from outgrow.learning.learn import LearnOptions, begin
+from outgrow.learning.fit import fit
+from outgrow.learning.learn import begin
 from outgrow.methods.build import build
 from outgrow.methods.learned.ligo import Ligo, initial
-from outgrow.methods.learned.ligo_start import exact
+from outgrow.methods.learned.ligo_start import exact_start
 from outgrow.models.architecture import resolve
+from outgrow.run.learn_options import LearnOptions
 
 # Every architecture family, tied and untied, at widths that its norm allows; the last begins with fresh heads and units.
 EXACT = [
@@ -50,7 +51,7 @@ def test_the_exact_start_is_the_small_model(name: str, which: str, width: str) -
     small = zoo.resolved(name)
     model = zoo.norms_in_float64(zoo.build(zoo.config(name)))
     base = build(small, growing.shape(name, which), width=width, depth="identity")
-    form, values = exact(base, dtype=torch.float64)
+    form, values = exact_start(base, dtype=torch.float64)
     large = zoo.norms_in_float64(growing.grown(plan(form.growth(values), "reset"), model))
     loss = float(zoo.loss(model, zoo.batch()).detach())
     # 1e-9: BERT's inserted norms are the identity to eps (1e-12 of a variance near 1), all else is float64 rounding.
@@ -61,7 +62,7 @@ def test_the_exact_start_is_the_small_model(name: str, which: str, width: str) -
 def test_copies_of_an_exact_start_are_told_apart(name: str) -> None:
     """Readers share unevenly: else every copy would have its original's gradient for ever."""
     base = build(zoo.resolved(name), growing.shape(name, "double"), width="duplicate", depth="identity")
-    _, values = exact(base)
+    _, values = exact_start(base)
     read = values["map.mlp.read"]
     old = read.shape[1]
     assert float((read[:old] - read[old:]).abs().amax(1).min()) > 1e-4
@@ -79,7 +80,7 @@ def test_a_fit_goes_down_and_the_recipe_path_agrees(name: str, start: str) -> No
     form, values, _ = begin(resolve(config), growing.shape(name, "double"), options)
     values = {key: value.double() for key, value in values.items()}
     found = fit(
-        form, values, weights, config, lambda step: batch, [batch], FitOptions(steps=20, learning_rate=2e-3)
+        form, values, weights, config, lambda step: batch, [batch], LearnOptions(steps=20, learning_rate=2e-3)
     )
     assert all(later < before for before, later in zip(found.losses, found.losses[1:], strict=False))
     assert found.loss_end < found.loss_start - 0.2
@@ -108,7 +109,7 @@ def test_the_fit_counts_its_flops(name: str) -> None:
     form = Ligo(resolve(config), target(resolve(config), {"num_hidden_layers": 4}))
     values = initial(form, dtype=torch.float64)
     short, long = (
-        fit(form, values, weights, config, lambda step: batch, [batch], FitOptions(steps=steps)).flops
+        fit(form, values, weights, config, lambda step: batch, [batch], LearnOptions(steps=steps)).flops
         for steps in (1, 3)
     )
     per_step = (long - short) / 2
@@ -118,6 +119,6 @@ def test_the_fit_counts_its_flops(name: str) -> None:
     assert 1.0 < per_step / plain < 1.5
     everywhere = {**batch, "labels": batch["input_ids"]}
     more = fit(
-        form, values, weights, config, lambda step: everywhere, [everywhere], FitOptions(steps=1)
+        form, values, weights, config, lambda step: everywhere, [everywhere], LearnOptions(steps=1)
     ).flops
     assert (more > 1.05 * short) == (name == "bert")

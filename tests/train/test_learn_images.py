@@ -13,8 +13,8 @@ from battery import zoo
 from outgrow import TrainingState
 from outgrow.data.learn_data import image_data, learn_data
 from outgrow.errors import ConfigError
-from outgrow.learning.fit import FitOptions
-from outgrow.learning.learn import LearnOptions, learn
+from outgrow.learning.learn import fit_operator
+from outgrow.run.learn_options import LearnOptions
 from test_cli import outgrow, refused
 
 TO = {"hidden_size": 48, "num_attention_heads": 8, "intermediate_size": 80, "num_hidden_layers": 4}
@@ -46,9 +46,9 @@ def test_a_fit_on_images_goes_down_from_the_small_models_loss(name: str, method:
     state = state_of(name)
     data = image_data(state.config, str(images), sequences=20)
     start = "exact" if method == "ligo" else "published"
-    options = LearnOptions(method=method, start=start, fit=FitOptions(steps=15, learning_rate=3e-3))
+    options = LearnOptions(method=method, start=start, steps=15, learning_rate=3e-3)
     train = data.batch(0)
-    _, fit = learn(state, TO, lambda step: train, [train], options, data=data.record)
+    _, fit = fit_operator(state, TO, lambda step: train, [train], options, data=data.record)
     if start == "exact":
         assert fit.loss_start == pytest.approx(fit.loss_small, rel=1e-5)
         assert fit.losses[0] == pytest.approx(fit.loss_small, rel=1e-5)

@@ -15,13 +15,14 @@ from outgrow.cost.flops import training_flops
 from outgrow.data.windows import TrainingData
 from outgrow.engine.treatment import make_treatment
 from outgrow.errors import OutgrowError
-from outgrow.learning.fit import FitOptions, fit_step
-from outgrow.learning.learn import LearnOptions, learn
-from outgrow.learning.lesa import LesaOptions, learn_lesa
+from outgrow.learning.fit import fit_step
+from outgrow.learning.learn import fit_operator
+from outgrow.learning.lesa import learn_lesa
 from outgrow.models.architecture import resolve
+from outgrow.run.learn_options import LearnOptions, LesaOptions
 from outgrow.run.run_file import parse_run
 from outgrow.state.operator_file import load_operator, save_operator
-from outgrow.training import dry_run, train
+from outgrow.training import dry_run, train_run
 from train.test_loop import Tiny, bits, rows_without_times
 
 LEARN = {"steps": 4, "learning_rate": 3e-3}
@@ -57,18 +58,18 @@ def test_the_fit_sees_the_batches_that_training_reads_next(
             assert (step, sequences) == (12 + place, 4)
             assert torch.equal(tokens[:, : inputs.shape[1]], inputs[:2])
             checked.append(place)
-        return learn(state, to, batch, *rest, **more)
+        return fit_operator(state, to, batch, *rest, **more)
 
     monkeypatch.setattr(TrainingData, "batch", recorded)
-    monkeypatch.setattr("outgrow.training.learn_stage.learn", spied)
-    train(parse_run(learning(tiny, tmp_path / "run")), progress=False)
+    monkeypatch.setattr("outgrow.training.learn_stage.fit_operator", spied)
+    train_run(parse_run(learning(tiny, tmp_path / "run")), progress=False)
     assert checked == [0, 1, 2, 3]
 
 
 def test_an_operator_is_fitted_on_the_runs_own_data(tiny: Tiny, tmp_path: Path) -> None:
     run = parse_run(learning(tiny, tmp_path / "run"))
     planned = dry_run(run).stages[1].flops
-    result = train(run, progress=False)
+    result = train_run(run, progress=False)
     fit = next(row for row in rows(tmp_path / "run") if row["kind"] == "fit")
     assert len(fit["losses"]) == 4
     assert fit["loss_start"] == pytest.approx(fit["loss_small"], rel=1e-5)
@@ -77,7 +78,7 @@ def test_an_operator_is_fitted_on_the_runs_own_data(tiny: Tiny, tmp_path: Path) 
     # The run's loss counts one target more for each sequence than that of the model's own forward.
     assert growth["loss_after"] == pytest.approx(fit["loss_end"], rel=0.05)
 
-    plain = train(parse_run(tiny(output=str(tmp_path / "plain"))), progress=False)
+    plain = train_run(parse_run(tiny(output=str(tmp_path / "plain"))), progress=False)
     assert result.stages[1].flops == pytest.approx(plain.stages[1].flops + fit["fit_flops"])
     assert planned == pytest.approx(result.stages[1].flops)
     step = training_flops(
@@ -104,7 +105,7 @@ def test_a_killed_fit_gives_the_same_again(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, killed = (parse_run(learning(tiny, tmp_path / name)) for name in ("whole", "killed"))
-    train(whole, progress=False)
+    train_run(whole, progress=False)
 
     def killing(calls: int, real: Callable[..., Any]) -> Callable[..., Any]:
         left = [calls]
@@ -125,8 +126,8 @@ def test_a_killed_fit_gives_the_same_again(
         with monkeypatch.context() as patch:
             patch.setattr(place, killing(calls, real))
             with pytest.raises(KeyboardInterrupt):
-                train(killed, progress=False)
-    train(killed, progress=False)
+                train_run(killed, progress=False)
+    train_run(killed, progress=False)
     assert bits(tmp_path / "killed" / "final") == bits(tmp_path / "whole" / "final")
     operator = Path("stages") / "2-large" / "operator"
     assert bits(tmp_path / "killed" / operator) == bits(tmp_path / "whole" / operator)
@@ -138,12 +139,12 @@ def operator(tiny: Tiny, tmp_path: Path) -> Path:
     """Fitted to the model that the tiny run trains first."""
     run = tiny(output=str(tmp_path / "first"))
     run["stages"] = run["stages"][:1]
-    train(parse_run(run), progress=False)
+    train_run(parse_run(run), progress=False)
     state = TrainingState.from_pretrained(tmp_path / "first" / "final")
     tokens = torch.randint(3, 300, (2, 9), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": tokens, "labels": tokens}
-    options = LearnOptions(fit=FitOptions(steps=2))
-    found, _ = learn(state, {"intermediate_size": 40}, lambda step: batch, [batch], options)
+    options = LearnOptions(steps=2)
+    found, _ = fit_operator(state, {"intermediate_size": 40}, lambda step: batch, [batch], options)
     save_operator(found, tmp_path / "op")
     return tmp_path / "op"
 
@@ -151,7 +152,7 @@ def operator(tiny: Tiny, tmp_path: Path) -> Path:
 def test_a_fitted_operator_between_stages(tiny: Tiny, tmp_path: Path, operator: Path) -> None:
     run = tiny(output=str(tmp_path / "run"))
     run["stages"][1]["grow"] = {"operator": str(operator)}
-    result = train(parse_run(run), progress=False)
+    result = train_run(parse_run(run), progress=False)
     final = TrainingState.from_pretrained(tmp_path / "run" / "final")
     assert final.config["intermediate_size"] == 40
     assert final.lineage[0]["growth"] == {"operator": load_operator(operator).digest, "moments": "reset"}
@@ -172,7 +173,7 @@ def test_a_fitted_operator_between_stages(tiny: Tiny, tmp_path: Path, operator: 
         wrong["model"] |= changes
         wrong["stages"][1]["grow"] = {"operator": str(operator), **grow}
         with pytest.raises(OutgrowError, match=says) as caught:
-            train(parse_run(wrong), progress=False)
+            train_run(parse_run(wrong), progress=False)
         assert "stages.1.grow" in str(caught.value)
         assert not (tmp_path / "wrong" / "metrics.jsonl").exists()
 
@@ -198,7 +199,7 @@ def test_predicted_layers_need_their_own_checkpoint(tiny: Tiny, tmp_path: Path) 
     run = tiny(output=str(tmp_path / "first"))
     run["model"]["num_hidden_layers"] = 3
     run["stages"] = [{"name": "small", "tokens": 64}]
-    train(parse_run(run), progress=False)
+    train_run(parse_run(run), progress=False)
     final = tmp_path / "first" / "final"
     predicted, _ = learn_lesa(
         TrainingState.from_pretrained(final), {"num_hidden_layers": 4}, LesaOptions(steps=2)
@@ -207,20 +208,20 @@ def test_predicted_layers_need_their_own_checkpoint(tiny: Tiny, tmp_path: Path) 
     grow = {"operator": str(tmp_path / "lesa")}
     data = {key: value for key, value in run["data"].items() if key != "tokenizer"}
     stages = [{"name": "go", "from": str(final), "tokens": 64, "grow": grow}]
-    train(
+    train_run(
         parse_run(tiny(model=None, output=str(tmp_path / "more"), stages=stages, data=data)), progress=False
     )
     assert TrainingState.from_pretrained(tmp_path / "more" / "final").config["num_hidden_layers"] == 4
     later = {**run, "output": str(tmp_path / "wrong")}
     later["stages"] = [*run["stages"], {"name": "large", "tokens": 64, "grow": grow}]
     with pytest.raises(OutgrowError, match=r"stages\.1\.grow: a lesa operator holds layers"):
-        train(parse_run(later), progress=False)
+        train_run(parse_run(later), progress=False)
 
     learned = {"to": {"num_hidden_layers": 5}, "learn": {"method": "lesa", "steps": 2, "hidden": 4}}
     later["stages"] = [*run["stages"], {"name": "large", "tokens": 64, "grow": learned}]
     again = {**later, "output": str(tmp_path / "again")}
     for one in (later, again):
-        train(parse_run(one), progress=False)
+        train_run(parse_run(one), progress=False)
     assert bits(tmp_path / "wrong" / "final") == bits(tmp_path / "again" / "final")
     fit = next(row for row in rows(tmp_path / "wrong") if row["kind"] == "fit")
     assert fit["fit_flops"] > 0
@@ -232,7 +233,7 @@ def test_what_a_learned_growth_cannot_tell_apart(tiny: Tiny, tmp_path: Path) -> 
     run = learning(tiny, tmp_path / "wrong")
     run["stages"][1]["freeze"] = {"what": "old", "tokens": 64}
     with pytest.raises(OutgrowError, match="mixtures of old ones"):
-        train(parse_run(run), progress=False)
+        train_run(parse_run(run), progress=False)
 
 
 def test_images_and_masked_text(tiny: Tiny, tmp_path: Path) -> None:
@@ -257,7 +258,7 @@ def test_images_and_masked_text(tiny: Tiny, tmp_path: Path) -> None:
     ):
         output = tmp_path / model["model_type"]
         run = tiny(output=str(output), model={**model, **small}, data=data, stages=stages)
-        train(parse_run(run), progress=False)
+        train_run(parse_run(run), progress=False)
         fit = next(row for row in rows(output) if row["kind"] == "fit")
         assert fit["loss_start"] == pytest.approx(fit["loss_small"], rel=1e-4)
 
@@ -278,5 +279,5 @@ def test_mistakes_in_what_is_learned(tiny: Tiny, tmp_path: Path) -> None:
         run = learning(tiny, tmp_path / "wrong", **learn_)
         run["stages"][1]["grow"] |= grow
         with pytest.raises(OutgrowError, match=says):
-            train(parse_run(run), progress=False)
+            train_run(parse_run(run), progress=False)
         assert not (tmp_path / "wrong" / "metrics.jsonl").exists()

@@ -13,7 +13,8 @@ from outgrow import TrainingState, grow
 from outgrow.errors import ConfigError, GrowthError
 from outgrow.growth.new_entries import new_entries
 from outgrow.growth.plan import plan
-from outgrow.learning.lesa import LesaOptions, fit_lesa, learn_lesa
+from outgrow.learning.lesa import fit_lesa, learn_lesa
+from outgrow.run.learn_options import LesaOptions
 from outgrow.state.growing import apply
 from outgrow.state.operator_file import load_operator, save_operator
 from test_cli import outgrow, refused

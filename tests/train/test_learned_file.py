@@ -20,11 +20,12 @@ from outgrow.data.tokenizer import find_tokenizer
 from outgrow.errors import CheckpointError, ConfigError, GrowthError, OutgrowError
 from outgrow.growth.plan import plan
 from outgrow.growth.target import target
-from outgrow.learning.fit import Fit, FitOptions
-from outgrow.learning.learn import LearnOptions, begin, learn
+from outgrow.learning.fit import Fit
+from outgrow.learning.learn import begin, fit_operator
 from outgrow.methods.learned.fitted import FittedOperator, describe_source
 from outgrow.methods.learned.ligo import Ligo, initial
 from outgrow.models.architecture import resolve
+from outgrow.run.learn_options import LearnOptions
 from outgrow.state.grown_view import GrownView
 from outgrow.state.operator_file import FILE, load_operator, save_operator
 from outgrow.store.assets import Asset
@@ -82,8 +83,8 @@ def fitted(
     """An operator fitted for 6 steps, and its folder."""
     state = TrainingState.from_pretrained(checkpoint)
     data = text_data(state.config, checkpoint, str(corpus), sequences=4, length=16)
-    options = LearnOptions(fit=FitOptions(steps=6, learning_rate=3e-3))
-    operator, found = learn(state, SIZES, data.batch, data.evaluation(1), options, data=data.record)
+    options = LearnOptions(steps=6, learning_rate=3e-3)
+    operator, found = fit_operator(state, SIZES, data.batch, data.evaluation(1), options, data=data.record)
     folder = tmp_path_factory.mktemp("operator") / "op"
     return folder, save_operator(operator, folder), found
 
@@ -131,8 +132,8 @@ def test_verify_replays_every_method(
     """Their weights are sums of several tensors, so there is no subspace to escape from."""
     state = TrainingState.from_pretrained(checkpoint)
     data = text_data(state.config, checkpoint, str(corpus), sequences=2, length=16)
-    options = LearnOptions(method=method, start=start, fit=FitOptions(steps=2))
-    operator, _ = learn(state, SIZES, data.batch, data.evaluation(1), options, data=data.record)
+    options = LearnOptions(method=method, start=start, steps=2)
+    operator, _ = fit_operator(state, SIZES, data.batch, data.evaluation(1), options, data=data.record)
     save_operator(operator, tmp_path / "op")
     report = verify(state, grow(state, operator=tmp_path / "op"), [data.batch(0)], steps=1)
     assert report.matches_plan
@@ -247,7 +248,7 @@ def test_sizes_that_disagree_and_starts_that_do_not_exist(
         with pytest.raises(GrowthError, match=message):
             begin(small, to, options)
     with pytest.raises(ConfigError, match="warm-up"):
-        FitOptions(steps=10, warmup=10)
+        LearnOptions(steps=10, warmup_steps=10)
 
 
 def test_a_damaged_operator_is_refused(fitted: tuple[Path, FittedOperator, Fit], tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ import yaml
 
 from outgrow.data.needs import TextNeeds, model_config
 from outgrow.engine.optimizers import build_optimizer
-from outgrow.engine.step import Device, build_model, choose_device, evaluate, optimizer_step
+from outgrow.engine.step import Device, build_for_training, choose_device, evaluation_loss, optimizer_step
 from outgrow.errors import OutgrowError, TrainingError
 from outgrow.files.locks import RunBusyError, locked
 from outgrow.run.optimizer_config import AdamWConfig
 from outgrow.run.run_file import parse_run
-from outgrow.training import dry, dry_run, train
+from outgrow.training import dry, dry_run, train_run
 from outgrow.training.folder import read_metrics
 from outgrow.training.preflight import preflight
 
@@ -52,16 +52,16 @@ def test_a_run_that_goes_on_elsewhere_says_so(
         if system is not None:
             monkeypatch.setattr(loop, "machine", lambda system=system: {**here, "system": system})
         with pytest.raises(KeyboardInterrupt):
-            train(parse_run(tiny()), progress=False)
+            train_run(parse_run(tiny()), progress=False)
     monkeypatch.setattr(loop, "_leave", real)
-    train(parse_run(tiny()), progress=False)
+    train_run(parse_run(tiny()), progress=False)
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row["system"] for row in rows if row["kind"] == "machine"] == [here["system"], "another system"]
 
 
 def test_a_run_learns_grows_and_reports(tiny: Tiny, tmp_path: Path) -> None:
     run = parse_run(tiny())
-    result = train(run, progress=False)
+    result = train_run(run, progress=False)
     small, large = result.stages
     assert (small.name, large.name) == ("small", "large")
     assert large.parameters > small.parameters
@@ -82,7 +82,7 @@ def test_a_run_learns_grows_and_reports(tiny: Tiny, tmp_path: Path) -> None:
     ].keys()
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    again = train(run, progress=False)
+    again = train_run(run, progress=False)
     assert again.already_finished
     assert again.stages == result.stages
     assert {
@@ -96,7 +96,7 @@ def test_the_final_state_opens_with_transformers(tiny: Tiny, tmp_path: Path) -> 
     from outgrow.state.training_state import TrainingState
 
     run = parse_run(tiny(stages=[{"name": "only", "tokens": 192}]))
-    train(run, progress=False)
+    train_run(run, progress=False)
     final = tmp_path / "run" / "final"
     model = AutoModelForCausalLM.from_pretrained(final)
     assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(final))
@@ -110,19 +110,19 @@ def test_the_final_state_opens_with_transformers(tiny: Tiny, tmp_path: Path) -> 
             "stages": [{"name": "go", "from": str(final), "tokens": 64}],
         }
     )
-    train(more, progress=False)
+    train_run(more, progress=False)
     assert set(TrainingState.from_pretrained(tmp_path / "more" / "final").steps.values()) == {4.0}
 
 
 def test_a_first_stage_can_grow_a_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
-    train(parse_run(tiny(stages=[{"name": "only", "tokens": 192}])), progress=False)
+    train_run(parse_run(tiny(stages=[{"name": "only", "tokens": 192}])), progress=False)
     final = tmp_path / "run" / "final"
     grow = {"to": {"hidden_size": 24, "num_attention_heads": 3, "num_key_value_heads": 3}, "noise": 0.0}
     stages = [{"name": "go", "from": str(final), "grow": grow, "tokens": 64}]
     data = {
         key: value for key, value in tiny()["data"].items() if key != "tokenizer"
     }  # the checkpoint brings its own
-    result = train(
+    result = train_run(
         parse_run(tiny(model=None, output=str(tmp_path / "more"), stages=stages, data=data)), progress=False
     )
     (stage,) = result.stages
@@ -148,32 +148,32 @@ def test_a_killed_run_ends_in_the_same_bits(tiny: Tiny, tmp_path: Path, cache: P
 
 def test_another_configuration_in_the_same_folder(tiny: Tiny) -> None:
     stages = [{"name": "only", "tokens": 192}]
-    train(parse_run(tiny(stages=stages)), progress=False)
+    train_run(parse_run(tiny(stages=stages)), progress=False)
     with pytest.raises(OutgrowError, match=r"optimizer\.learning_rate \(was 0.01, is 0.02\)"):
-        train(parse_run(tiny(stages=stages, optimizer={"learning_rate": 2e-2})), progress=False)
+        train_run(parse_run(tiny(stages=stages, optimizer={"learning_rate": 2e-2})), progress=False)
 
 
 def test_a_run_of_an_older_outgrow_continues(tiny: Tiny) -> None:
     run = parse_run(tiny(stages=[{"name": "only", "tokens": 192}]))
-    train(run, progress=False)
+    train_run(run, progress=False)
     file = Path(run.output) / "run.yaml"
     written = yaml.safe_load(file.read_text())
     del written["compile"]  # a key that it did not know
     file.write_text(yaml.safe_dump(written))
-    assert train(run, progress=False).already_finished
+    assert train_run(run, progress=False).already_finished
 
 
 def test_a_folder_in_use(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with locked(tmp_path / "run"), pytest.raises(OutgrowError, match="another run is working"):
-        train(parse_run(tiny()), progress=False)
+        train_run(parse_run(tiny()), progress=False)
 
 
 def test_a_folder_of_something_else(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("years of work")
     with pytest.raises(OutgrowError, match=r"not made by outgrow(.|\n)*thesis\.tex"):
-        train(parse_run(tiny()), progress=False)
+        train_run(parse_run(tiny()), progress=False)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
@@ -183,7 +183,7 @@ def test_a_folder_with_a_run_file_of_ones_own(tiny: Tiny, tmp_path: Path) -> Non
         (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / name).write_text("mine")
     with pytest.raises(OutgrowError, match="not made by outgrow"):
-        train(parse_run(tiny()), progress=False)
+        train_run(parse_run(tiny()), progress=False)
     found = sorted(path for path in (tmp_path / "run").rglob("*") if path.is_file())
     assert [path.read_text() for path in found] == ["mine"] * 4
 
@@ -196,8 +196,8 @@ def test_a_start_that_was_killed_early_is_started_again(tiny: Tiny, tmp_path: Pa
     leftover = folder / "run.yaml.tmp-0123456789abcdef"
     leftover.write_text("outp")
     with locked(folder), pytest.raises(RunBusyError):
-        train(parse_run(tiny()), progress=False)
-    assert train(parse_run(tiny()), progress=False).stages
+        train_run(parse_run(tiny()), progress=False)
+    assert train_run(parse_run(tiny()), progress=False).stages
 
 
 def test_divergence_names_the_step_and_the_last_checkpoint(
@@ -211,7 +211,7 @@ def test_divergence_names_the_step_and_the_last_checkpoint(
 
     monkeypatch.setattr(loop, "optimizer_step", diverging)
     with pytest.raises(TrainingError, match=r"diverged at step 5 \(stage small\)(.|\n)*step-00000003"):
-        train(parse_run(tiny()), progress=False)
+        train_run(parse_run(tiny()), progress=False)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_mistakes_are_found_before_any_work(
     change: dict[str, Any], words: str, tiny: Tiny, tmp_path: Path
 ) -> None:
     with pytest.raises(OutgrowError, match=words):
-        train(parse_run(tiny(**change)), progress=False)
+        train_run(parse_run(tiny(**change)), progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -243,19 +243,19 @@ def test_a_growth_that_cannot_be_is_found_before_any_work(tiny: Tiny, tmp_path: 
     data = tiny()
     data["stages"][1]["grow"]["to"] = {"hidden_size": 8}
     with pytest.raises(OutgrowError, match=r"stages\.1\.grow"):
-        train(parse_run(data), progress=False)
+        train_run(parse_run(data), progress=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_checkpoint_that_cannot_read_the_data_is_found_before_any_work(tiny: Tiny, tmp_path: Path) -> None:
     """Its loss before the growth is measured on the same tokens, and it has no rows for the new ones."""
-    train(parse_run(tiny(output=str(tmp_path / "small"), stages=tiny()["stages"][:1])), progress=False)
+    train_run(parse_run(tiny(output=str(tmp_path / "small"), stages=tiny()["stages"][:1])), progress=False)
     run = tiny(data={**tiny()["data"], "tokenizer": {"vocab_size": 320}})
     del run["model"]
     start, grow = str(tmp_path / "small" / "final"), {"to": {"vocab_size": 320}}
     run["stages"] = [{"name": "large", "tokens": 64, "from": start, "grow": grow}]
     with pytest.raises(OutgrowError, match="the checkpoint cannot take the data before it grows"):
-        train(parse_run(run), progress=False)
+        train_run(parse_run(run), progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -264,7 +264,7 @@ def test_a_run_may_begin_without_layers(tiny: Tiny) -> None:
     run = tiny()
     run["model"]["num_hidden_layers"] = 0
     run["stages"][1]["grow"] = {"to": {"num_hidden_layers": 2}, "depth": "random"}
-    small, large = train(parse_run(run), progress=False).stages
+    small, large = train_run(parse_run(run), progress=False).stages
     assert small.parameters < large.parameters
     with pytest.raises(OutgrowError, match="has no matrices for Muon"):
         dry_run(parse_run({**run, "optimizer": {"name": "muon"}}))
@@ -277,7 +277,7 @@ def test_endless_noise_is_found_before_any_work(tiny: Tiny, tmp_path: Path) -> N
     content = tiny()
     content["stages"][1]["grow"]["noise"] = 1e300
     with pytest.raises(OutgrowError, match="noise is a standard deviation"):
-        train(parse_run(content), progress=False)
+        train_run(parse_run(content), progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -305,7 +305,7 @@ def test_a_dry_run_knows_the_sizes_and_writes_nothing(tiny: Tiny, tmp_path: Path
     run = parse_run(tiny())
     dry = dry_run(run)
     assert not (tmp_path / "run").exists()
-    result = train(run, progress=False)
+    result = train_run(run, progress=False)
     assert [stage.flops for stage in dry.stages] == [pytest.approx(stage.flops) for stage in result.stages]
     assert [stage.parameters for stage in dry.stages] == [stage.parameters for stage in result.stages]
     json.dumps(dry.as_dict())
@@ -337,13 +337,13 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
     models = []
     for micro_batch in (4, 1):
         torch.manual_seed(0)
-        models.append(build_model(content))
+        models.append(build_for_training(content))
         assert _step(models[-1], micro_batch, batch) == pytest.approx(3.4, abs=0.1)
     for one, other in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(
             one, other, rtol=1e-3, atol=2e-5
         )  # one Adam step turns rounding of g into that of g/|g|
-    assert evaluate(models[0], [batch], Device("cpu", False)) < 3.4
+    assert evaluation_loss(models[0], [batch], Device("cpu", False)) < 3.4
 
 
 def test_vectors_do_not_decay() -> None:
@@ -351,7 +351,7 @@ def test_vectors_do_not_decay() -> None:
         {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2},
         TextNeeds(30, 8, 0),
     )
-    optimizer = build_optimizer(build_model(content), AdamWConfig(weight_decay=0.3))
+    optimizer = build_optimizer(build_for_training(content), AdamWConfig(weight_decay=0.3))
     decays = {
         name: group["weight_decay"] for group in optimizer.param_groups for name in group["param_names"]
     }

@@ -17,7 +17,7 @@ from outgrow.growth.plan import GrowthPlan, plan
 from outgrow.methods.build import build
 from outgrow.run.after_growth import MasksConfig
 from outgrow.run.run_file import parse_run
-from outgrow.training import train
+from outgrow.training import train_run
 
 Tiny = Callable[..., dict[str, Any]]
 GROWTHS: dict[str, dict[str, dict[str, Any]]] = {
@@ -186,14 +186,14 @@ def test_a_stage_fades_in_what_its_growth_added(tiny: Tiny) -> None:
     """Stacked layers would break the function: behind a mask they do not."""
     run = tiny()
     run["stages"][1] |= MASKED
-    result = train(parse_run(run), progress=False)
+    result = train_run(parse_run(run), progress=False)
     large = result.stages[1]
     assert large.loss_after_growth == pytest.approx(large.loss_before_growth, rel=1e-5)
     assert large.final_loss is not None
     assert large.loss_before_growth is not None
     assert large.final_loss < large.loss_before_growth
     without = {**run["stages"][1], "masks": None}
-    plain = train(
+    plain = train_run(
         parse_run({**run, "stages": [run["stages"][0], without], "output": run["output"] + "-plain"}),
         progress=False,
     )

@@ -18,12 +18,12 @@ from outgrow.data.masked import Hiding, MaskedText
 from outgrow.data.needs import ImageNeeds, TextNeeds, model_config
 from outgrow.data.objectives import IGNORED
 from outgrow.data.tokenizer import open_tokenizer
-from outgrow.engine.step import Device, build_model, measure, optimizer_step
+from outgrow.engine.step import Device, build_for_training, measure, optimizer_step
 from outgrow.errors import OutgrowError
 from outgrow.run.config import DataConfig
 from outgrow.run.run_file import parse_run
 from outgrow.state.training_state import TrainingState
-from outgrow.training import dry_run, train
+from outgrow.training import dry_run, train_run
 from outgrow.training.folder import read_metrics
 
 Tiny = Callable[..., dict[str, Any]]
@@ -112,7 +112,7 @@ def test_a_masked_model_learns_and_grows(model_type: str, tiny: Tiny, tmp_path: 
     ]
     run = parse_run(tiny(model=model, stages=stages, checkpoint={"every_steps": None}))
     dry = dry_run(run)
-    result = train(run, progress=False)
+    result = train_run(run, progress=False)
     small, large = result.stages
     assert small.final_loss is not None
     assert large.final_loss is not None
@@ -147,7 +147,7 @@ def test_micro_batches_weigh_every_hidden_token_alike() -> None:
     models, losses = [], []
     for micro_batch in (4, 1):
         torch.manual_seed(0)
-        models.append(build_model(content))
+        models.append(build_for_training(content))
         sgd = torch.optim.SGD(models[-1].parameters(), lr=1.0)
         step = optimizer_step(
             models[-1],
@@ -166,13 +166,13 @@ def test_micro_batches_weigh_every_hidden_token_alike() -> None:
 
 
 def test_masked_training_needs_a_mask(tiny: Tiny, tmp_path: Path) -> None:
-    train(parse_run(tiny(stages=[{"name": "only", "tokens": 64}])), progress=False)
+    train_run(parse_run(tiny(stages=[{"name": "only", "tokens": 64}])), progress=False)
     data = {**tiny()["data"], "tokenizer": {"path": str(tmp_path / "run" / "tokenizer")}}
     with pytest.raises(OutgrowError, match="mask and a padding token"):
-        train(parse_run(tiny(model=BERT, data=data, output=str(tmp_path / "masked"))), progress=False)
+        train_run(parse_run(tiny(model=BERT, data=data, output=str(tmp_path / "masked"))), progress=False)
     model = {**BERT, "model_type": "roberta", "max_position_embeddings": 16}
     with pytest.raises(OutgrowError, match=r"longer than the model's positions(.|\n)*expected: 13"):
-        train(parse_run(tiny(model=model, output=str(tmp_path / "masked"))), progress=False)
+        train_run(parse_run(tiny(model=model, output=str(tmp_path / "masked"))), progress=False)
     assert not (tmp_path / "masked").exists()
 
 
@@ -195,7 +195,7 @@ def test_an_image_classifier_learns_and_grows(tiny: Tiny, tmp_path: Path) -> Non
     np.savez(tmp_path / "stripes.npz", **stripes(300))
     run = parse_run(image_run(tiny, tmp_path / "stripes.npz"))
     dry = dry_run(run)
-    result = train(run, progress=False)
+    result = train_run(run, progress=False)
     small, large = result.stages
     assert large.final_loss is not None
     assert large.final_loss < 0.9 < np.log(3)
@@ -215,7 +215,7 @@ def test_an_image_classifier_learns_and_grows(tiny: Tiny, tmp_path: Path) -> Non
 
 
 def test_accuracy_is_the_share_that_is_right() -> None:
-    model = build_model(model_config(VIT, ImageNeeds(8, 2, 3)))
+    model = build_for_training(model_config(VIT, ImageNeeds(8, 2, 3)))
     pixels = torch.randn(6, 2, 8, 8)
     guesses = model.eval()(pixel_values=pixels).logits.argmax(-1)
     targets = torch.where(torch.arange(6) < 4, guesses, (guesses + 1) % 3)
@@ -304,5 +304,5 @@ def test_data_and_model_are_of_one_kind(tiny: Tiny, tmp_path: Path) -> None:
         ({"data": {"images": str(tmp_path / "nowhere.npz")}}, "cannot be read as images"),
     ):
         with pytest.raises(OutgrowError, match=words):
-            train(parse_run(images | change), progress=False)
+            train_run(parse_run(images | change), progress=False)
     assert not (tmp_path / "run").exists()

@@ -11,7 +11,7 @@ import pytest
 
 from outgrow.run.run_file import parse_run
 from outgrow.store import opening
-from outgrow.training import stage_plans, train
+from outgrow.training import stage_plans, train_run
 
 Tiny = Callable[..., dict[str, Any]]
 
@@ -21,7 +21,7 @@ def test_a_start_that_grows_is_opened_once(
 ) -> None:
     run = tiny()
     first, second = run["stages"]
-    train(parse_run({**run, "stages": [first], "output": str(tmp_path / "small")}), progress=False)
+    train_run(parse_run({**run, "stages": [first], "output": str(tmp_path / "small")}), progress=False)
     start = tmp_path / "small" / "final"
 
     opened: Counter[Path] = Counter()
@@ -36,7 +36,7 @@ def test_a_start_that_grows_is_opened_once(
     del run["model"]
     run["data"].pop("tokenizer", None)
     grown = {**run, "stages": [{**second, "from": str(start)}], "output": str(tmp_path / "large")}
-    train(parse_run(grown), progress=False)
+    train_run(parse_run(grown), progress=False)
 
     assert opened[start] == 1
     assert planned == [0]

@@ -11,12 +11,12 @@ import torch
 
 from outgrow.data.needs import TextNeeds, model_config
 from outgrow.engine.optimizers import build_optimizer, hidden_matrices, state_numbers
-from outgrow.engine.step import Device, build_model, optimizer_step
+from outgrow.engine.step import Device, build_for_training, optimizer_step
 from outgrow.errors import ConfigError, OutgrowError
 from outgrow.run.optimizer_config import OPTIMIZERS, AdamWConfig, MuonConfig
 from outgrow.run.run_file import parse_run
 from outgrow.state.training_state import TrainingState
-from outgrow.training import dry_run, loop, train
+from outgrow.training import dry_run, loop, train_run
 
 Tiny = Callable[..., dict[str, Any]]
 RATES = {"adamw": 1e-2, "sgd": 0.3, "lion": 2e-3, "adafactor": 3e-2, "muon": 1e-2}
@@ -56,7 +56,7 @@ def test_a_run_that_was_cut_off_ends_in_the_same_bits(
     def run(folder: str) -> Any:
         return parse_run(tiny(output=str(tmp_path / folder), optimizer=section(name), stages=STAGES))
 
-    result = train(run("whole"), progress=False)
+    result = train_run(run("whole"), progress=False)
     losses = [stage.final_loss for stage in result.stages]
     assert losses[0] is not None
     assert losses[1] is not None
@@ -70,9 +70,9 @@ def test_a_run_that_was_cut_off_ends_in_the_same_bits(
 
         monkeypatch.setattr(loop, "optimizer_step", until)
         with pytest.raises(PowerCutError):
-            train(run("cut"), progress=False)
+            train_run(run("cut"), progress=False)
     monkeypatch.undo()
-    train(run("cut"), progress=False)
+    train_run(run("cut"), progress=False)
     whole = bits(tmp_path / "whole" / "final")
     assert len(whole) == 2  # weights and moments
     assert bits(tmp_path / "cut" / "final") == whole
@@ -120,7 +120,7 @@ def gpt2() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_groups_decay_matrices_alone_and_the_numbers_are_counted(name: str) -> None:
-    model = build_model(gpt2())
+    model = build_for_training(gpt2())
     config = parse_section({"name": name, "weight_decay": 0.3})
     optimizer = build_optimizer(model, config)
     decays = {one: group["weight_decay"] for group in optimizer.param_groups for one in group["param_names"]}
@@ -139,7 +139,7 @@ def parse_section(section: dict[str, Any]) -> Any:
 
 
 def test_muon_has_the_matrices_inside_the_layers_and_adamw_the_rest() -> None:
-    model = build_model(gpt2())
+    model = build_for_training(gpt2())
     optimizer = build_optimizer(model, MuonConfig(name="muon"))
     rules = {one: group["rule"] for group in optimizer.param_groups for one in group["param_names"]}
     assert {one for one, rule in rules.items() if rule == "Muon"} == hidden_matrices(gpt2())
@@ -149,7 +149,7 @@ def test_muon_has_the_matrices_inside_the_layers_and_adamw_the_rest() -> None:
 
 def test_muon_beside_adamw_is_torchs_two_optimizers_and_reloads_as_torch_does() -> None:
     config = MuonConfig(name="muon", learning_rate=1e-2)
-    one, other = build_model(gpt2()), build_model(gpt2())
+    one, other = build_for_training(gpt2()), build_for_training(gpt2())
     other.load_state_dict(one.state_dict())
     joint = build_optimizer(one, config)
     hidden = hidden_matrices(gpt2())
@@ -189,7 +189,7 @@ def test_muon_beside_adamw_is_torchs_two_optimizers_and_reloads_as_torch_does() 
 
 
 def test_multipliers_scale_the_rate_and_keep_its_product_with_the_decay() -> None:
-    model = build_model(gpt2())
+    model = build_for_training(gpt2())
     optimizer = build_optimizer(model, AdamWConfig(), {"transformer.wte.weight": 0.25})
     table = next(g for g in optimizer.param_groups if "transformer.wte.weight" in g["param_names"])
     assert table["param_names"] == ["transformer.wte.weight"]
@@ -203,17 +203,17 @@ def test_multipliers_scale_the_rate_and_keep_its_product_with_the_decay() -> Non
 
 def test_a_run_does_not_take_over_another_optimizers_moments(tiny: Tiny, tmp_path: Path) -> None:
     run = tiny(stages=STAGES[:1], optimizer=section("adamw"))
-    train(parse_run(run), progress=False)
+    train_run(parse_run(run), progress=False)
     final = tmp_path / "run" / "final"
     stages = [{"name": "on", "from": str(final), "tokens": 64}]
     more = tiny(model=None, output=str(tmp_path / "more"), stages=stages, optimizer=section("muon"))
     with pytest.raises(OutgrowError, match=r"stages\.0\.from: the state was trained with AdamW"):
-        train(parse_run(more), progress=False)
+        train_run(parse_run(more), progress=False)
     assert not (tmp_path / "more").exists()
     state = TrainingState.from_pretrained(final)
     bare = state.save_pretrained(tmp_path / "bare", format="hub")
     more["stages"][0]["from"] = str(bare)
-    train(parse_run(more), progress=False)
+    train_run(parse_run(more), progress=False)
     assert TrainingState.from_pretrained(tmp_path / "more" / "final").source.names("momentum_buffer")
 
 

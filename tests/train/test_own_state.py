@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from outgrow.errors import ConfigError
 from outgrow.run.config import RunConfig
-from outgrow.training.loop import train
+from outgrow.training.loop import train_run
 
 Tiny = Callable[..., dict[str, Any]]
 
@@ -31,7 +31,7 @@ def test_a_checkpoint_of_another_run_is_not_continued(tiny: Tiny, tmp_path: Path
         if name == "same":
             content["optimizer"] = {"learning_rate": 3e-3}
         runs[name] = run_of(content)
-        train(runs[name], progress=False)
+        train_run(runs[name], progress=False)
     latest = tmp_path / "mine" / "latest.json"
     pointer = json.loads(latest.read_text())
     latest.write_text(json.dumps({**pointer, "finished": False}))
@@ -42,4 +42,4 @@ def test_a_checkpoint_of_another_run_is_not_continued(tiny: Tiny, tmp_path: Path
         shutil.rmtree(tmp_path / "mine" / pointer["checkpoint"])
         shutil.copytree(tmp_path / name / pointer["checkpoint"], tmp_path / "mine" / pointer["checkpoint"])
         with pytest.raises(ConfigError, match=message):
-            train(runs["mine"], progress=False)
+            train_run(runs["mine"], progress=False)

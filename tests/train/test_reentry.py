@@ -18,7 +18,7 @@ from outgrow.report.rates import rate_line
 from outgrow.run.reentry import LOSS_MATCHED_RATIO, Factors, entry_peak, learning_rate_law, matched_tokens
 from outgrow.run.run_file import load_run, parse_run
 from outgrow.run.schedule import WSD, Linear, learning_rate
-from outgrow.training import train
+from outgrow.training import train_run
 from outgrow.training.course import Course, planned
 from outgrow.training.folder import read_metrics
 from outgrow.training.preflight import preflight
@@ -114,7 +114,7 @@ def test_a_later_stage_keeps_the_position_that_a_growth_moved(tiny: Tiny) -> Non
 def test_the_learning_rate_of_the_loop_is_the_planned_one(tiny: Tiny, tmp_path: Path) -> None:
     reentry = {"position": {"ratio": 2.0}, "rewarm_tokens": 256, "peak": 4e-3}
     run = parse_run(with_reentry(tiny, reentry, log_every_steps=1))
-    train(run, progress=False)
+    train_run(run, progress=False)
     rows = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "train"]
     first, second = planned(run, preflight(run).stages)
     assert [row["lr"] for row in rows] == [
@@ -150,7 +150,7 @@ def test_a_position_by_the_curve_of_the_target(tiny: Tiny, tmp_path: Path) -> No
             for t, loss in points
         )
     )
-    train(parse_run(with_reentry(tiny, {"position": {"curve": str(curve)}})), progress=False)
+    train_run(parse_run(with_reentry(tiny, {"position": {"curve": str(curve)}})), progress=False)
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     (before,) = [row["loss_before"] for row in rows if row["kind"] == "growth"]
     opening = [row for row in rows if row["kind"] == "stage"][1]

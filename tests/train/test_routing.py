@@ -12,17 +12,17 @@ from torch import nn
 from transformers import LlamaConfig, MixtralConfig, MixtralForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from outgrow.data.objectives import IGNORED
-from outgrow.engine.step import Device, Step, build_model, optimizer_step
+from outgrow.engine.step import Device, Step, build_for_training, optimizer_step
 from outgrow.errors import ConfigError, GrowthError
 from outgrow.growth.experts import Routing
-from outgrow.models.architecture import load, resolve
+from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.files import known
 from outgrow.models.routing import coefficient, has_experts, watched
 from outgrow.proof.guard import example
 from outgrow.run.run_file import parse_run
 from outgrow.state.growing import grow
 from outgrow.state.training_state import TrainingState
-from outgrow.training import train
+from outgrow.training import train_run
 from outgrow.training.folder import read_metrics
 
 Tiny = Callable[..., dict[str, Any]]
@@ -141,7 +141,7 @@ def test_a_run_goes_from_a_dense_model_to_a_mixture(tiny: Tiny, tmp_path: Path) 
         "experts": "copy",
         "moments": "cautious",
     }
-    result = train(parse_run(content), progress=False)
+    result = train_run(parse_run(content), progress=False)
     small, large = result.stages
     assert large.parameters > small.parameters
     assert large.loss_before_growth is not None
@@ -173,33 +173,35 @@ def test_a_growth_that_cannot_be_is_named_before_any_training(
     content = tiny()
     content["stages"][1]["grow"] = grow
     with pytest.raises((ConfigError, GrowthError), match=words):
-        train(parse_run(content), progress=False)
+        train_run(parse_run(content), progress=False)
 
 
-@pytest.mark.parametrize("kind", [name for name in known() if load(name).routers and name != "llama4_text"])
+@pytest.mark.parametrize(
+    "kind", [name for name in known() if load_architecture(name).routers and name != "llama4_text"]
+)
 def test_every_kind_of_router_counts_its_tokens(kind: str) -> None:
-    model = build_model(example(load(kind)))
+    model = build_for_training(example(load_architecture(kind)))
     with watched(model) as seen, torch.no_grad():
         model(input_ids=batch()[0])
-    (router, *_) = load(kind).routers.values()
+    (router, *_) = load_architecture(kind).routers.values()
     active = Routing.of(router, resolve(model.config.to_dict())).active
     assert seen.tokens().sum(1).tolist() == [6 * 9 * active] * seen.shape[0]
     assert len(stepped(model)[0].routing) == 4
 
 
 def test_a_router_that_tells_no_one_is_trained_and_not_counted() -> None:
-    assert stepped(build_model(example(load("llama4_text"))))[0].routing == ()
+    assert stepped(build_for_training(example(load_architecture("llama4_text"))))[0].routing == ()
 
 
 def test_hidden_copies_enter_as_their_bias_rises() -> None:
-    config = example(load("glm4_moe"))
+    config = example(load_architecture("glm4_moe"))
     torch.manual_seed(0)
-    small = TrainingState.from_model(build_model(config))
+    small = TrainingState.from_model(build_for_training(config))
     grown = grow(small, to={"n_routed_experts": 9}, experts="hidden")
-    model = build_model(grown.config)
+    model = build_for_training(grown.config)
     grown.load_into(model)
     tokens, _ = batch()
-    before = build_model(config)
+    before = build_for_training(config)
     small.load_into(before)
     with torch.no_grad():
         torch.testing.assert_close(

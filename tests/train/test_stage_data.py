@@ -17,7 +17,7 @@ from outgrow.errors import ConfigError
 from outgrow.parallel.ranks import Ranks
 from outgrow.report.run import run_report
 from outgrow.run.run_file import parse_run
-from outgrow.training import dry_run, scratch, train
+from outgrow.training import dry_run, scratch, train_run
 from outgrow.training.course import planned
 from outgrow.training.preflight import check_ranks, preflight
 from outgrow.training.rates import stage_rates
@@ -63,7 +63,7 @@ def order(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[list[to
     """Shapes of a run's batches, and all their inputs and targets in a row."""
     with monkeypatch.context() as patch:
         seen = watched(patch)
-        train(parse_run(run), progress=False)
+        train_run(parse_run(run), progress=False)
     inputs, targets = (torch.cat([one[place].flatten() for one in seen]) for place in (0, 1))
     return [one[0].shape for one in seen], inputs, targets
 
@@ -96,7 +96,7 @@ def test_a_killed_run_has_the_same_bits_over_its_boundaries(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     model = {**tiny()["model"], "model_type": kind}
-    train(parse_run(compound(tiny, model=model, output=str(tmp_path / "whole"))), progress=False)
+    train_run(parse_run(compound(tiny, model=model, output=str(tmp_path / "whole"))), progress=False)
     run = parse_run(compound(tiny, model=model, output=str(tmp_path / "killed")))
 
     def leave(*_: Any) -> Any:
@@ -105,13 +105,13 @@ def test_a_killed_run_has_the_same_bits_over_its_boundaries(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_leave", leave)  # after the short stage's last step, before the next is entered
         with pytest.raises(KeyboardInterrupt):
-            train(run, progress=False)
+            train_run(run, progress=False)
     for steps in (0, 2, 4):  # the grown state alone; inside the long stage; at the begin of the last
         with monkeypatch.context() as patch:
             watched(patch, fail_at=steps)
             with pytest.raises(KeyboardInterrupt):
-                train(run, progress=False)
-    train(run, progress=False)
+                train_run(run, progress=False)
+    train_run(run, progress=False)
     assert bits(tmp_path / "killed" / "final") == bits(tmp_path / "whole" / "final")
     assert rows_without_times(tmp_path / "killed") == rows_without_times(tmp_path / "whole")
 
@@ -120,7 +120,7 @@ def test_rows_count_tokens_and_validation_is_the_same(tiny: Tiny, tmp_path: Path
     run = parse_run(compound(tiny))
     assert run.total_tokens == 64 * 9 + 192 * 4 + 64 * 5
     assert run.total_steps == 18
-    result = train(run, progress=False)
+    result = train_run(run, progress=False)
     rows = rows_without_times(tmp_path / "run")
     ends = {row["stage"]: (row["step"], row["tokens"]) for row in rows if row["kind"] == "train"}
     assert ends == {"short": (9, 576), "long": (13, 1344), "usual": (18, 1664)}
@@ -167,7 +167,7 @@ def test_the_learning_rate_is_one_of_tokens(tiny: Tiny) -> None:
 def test_the_twin_from_scratch_reads_as_the_last_stage(tiny: Tiny, tmp_path: Path) -> None:
     stages = compound(tiny)["stages"][:2]
     run = parse_run(compound(tiny, stages=stages))
-    result = train(run, progress=False)
+    result = train_run(run, progress=False)
     twin = scratch.scratch_twin(run, result, str(tmp_path / "twin"))
     assert twin.at(0).batch == run.at(1).batch
     assert twin.at(0).data == run.at(1).data
@@ -187,7 +187,7 @@ def test_a_probe_and_a_fit_read_the_stages_own_batches(tiny: Tiny, tmp_path: Pat
             assert plan.probe_flops == 4 * 192 * training_flops(plan.config, 32)[1]
         else:  # 2 steps of 3 x 32 tokens, and the making of the weights
             assert plan.probe_flops > 2 * 96 * training_flops(plan.config, 32)[1]
-        assert train(run, progress=False).stages[1].final_loss is not None
+        assert train_run(run, progress=False).stages[1].final_loss is not None
 
 
 def test_positions_grow_with_the_length(tiny: Tiny) -> None:
@@ -201,7 +201,7 @@ def test_positions_grow_with_the_length(tiny: Tiny) -> None:
     ):
         preflight(parse_run(tiny(model=model, stages=stages)))
     stages[1]["grow"] = {"to": {"n_positions": 32}}
-    result = train(parse_run(tiny(model=model, stages=stages)), progress=False)
+    result = train_run(parse_run(tiny(model=model, stages=stages)), progress=False)
     assert result.stages[1].loss_after_growth == pytest.approx(
         result.stages[1].loss_before_growth, rel=1e-5
     )  # positions are added behind those that validation reads; only the order of sums in the head may change
@@ -250,8 +250,8 @@ def test_ranks_share_every_stages_batch(tiny: Tiny) -> None:
 
 
 def test_another_length_is_another_run(tiny: Tiny) -> None:
-    train(parse_run(tiny(stages=[{"name": "only", "tokens": 192}])), progress=False)
+    train_run(parse_run(tiny(stages=[{"name": "only", "tokens": 192}])), progress=False)
     with pytest.raises(ConfigError, match="another configuration"):
-        train(
+        train_run(
             parse_run(tiny(stages=[{"name": "only", "tokens": 192, **own(8, sequences=8)}])), progress=False
         )

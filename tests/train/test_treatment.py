@@ -23,7 +23,7 @@ from outgrow.methods.build import build
 from outgrow.run.after_growth import FreezeConfig, NewEntriesConfig
 from outgrow.run.optimizer_config import AdamWConfig
 from outgrow.run.run_file import parse_run
-from outgrow.training import loop, train
+from outgrow.training import loop, train_run
 from outgrow.training.folder import read_metrics
 
 Tiny = Callable[..., dict[str, Any]]
@@ -143,7 +143,7 @@ def test_llama_pro_trains_its_new_blocks_alone(tiny: Tiny, tmp_path: Path) -> No
         "grow": {"to": {"num_hidden_layers": 2}, "depth": "identity"},
         "freeze": {"what": "old"},
     }
-    train(parse_run(run), progress=False)
+    train_run(parse_run(run), progress=False)
     before = TrainingState.from_pretrained(tmp_path / "run" / "stages" / "2-large" / "grown")
     after = TrainingState.from_pretrained(tmp_path / "run" / "final")
     changed = {
@@ -181,7 +181,7 @@ def test_flops_of_a_frozen_part_agree_with_pytorch(what: tuple[str, ...], low: f
 
 def test_a_frozen_span_costs_less(tiny: Tiny) -> None:
     run = tiny(stages=[{"name": "only", "tokens": 64 * 8}])
-    whole = train(parse_run(run), progress=False).stages[0].flops
+    whole = train_run(parse_run(run), progress=False).stages[0].flops
     run["stages"][0]["freeze"] = {"what": ["model.*"], "tokens": 64 * 3}
     run["output"] += "-frozen"
     some = parse_run(run)
@@ -190,7 +190,7 @@ def test_a_frozen_span_costs_less(tiny: Tiny) -> None:
     for tokens in (1, 31, 32, 33, 95, 96, 97, 10**6):
         freeze = FreezeConfig(what=("*",), tokens=tokens)
         assert freeze.steps(64, 8) == sum(freeze.at(64 * (step + 0.5)) for step in range(8)), tokens
-    train(some, progress=False)
+    train_run(some, progress=False)
     rows = [row for row in read_metrics(Path(run["output"]) / "metrics.jsonl") if row["kind"] == "train"]
     spent = {row["step"]: row["flops"] for row in rows}
     cheap = spent[2] / 2
@@ -218,7 +218,7 @@ def test_mistakes_are_found_before_any_work(
     run = tiny()
     run["stages"][1] |= change
     with pytest.raises(OutgrowError, match=words):
-        train(parse_run(run), progress=False)
+        train_run(parse_run(run), progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -236,14 +236,14 @@ class Killed(BaseException):
 
 def whole_and_killed(run: dict[str, Any], folder: Path, patch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """The run undisturbed, and the run stopped at steps 4, 14 and 20 and started again each time."""
-    train(parse_run({**run, "output": str(folder / "whole")}), progress=False)
+    train_run(parse_run({**run, "output": str(folder / "whole")}), progress=False)
     again = parse_run({**run, "output": str(folder / "killed")})
     for last in (4, 14, 20):
         with patch.context() as inner:
             inner.setattr(loop, "optimizer_step", _killed_after(last))
             with pytest.raises(Killed):
-                train(again, progress=False)
-    train(again, progress=False)
+                train_run(again, progress=False)
+    train_run(again, progress=False)
     return folder / "whole" / "final", folder / "killed" / "final"
 
 

@@ -14,7 +14,7 @@ from outgrow.errors import ConfigError
 from outgrow.run.reentry import Factors
 from outgrow.run.run_file import parse_run
 from outgrow.run.until import PUBLISHED_SLOPE, Threshold, UntilEfficiency, UntilLoss, threshold
-from outgrow.training import loop, train
+from outgrow.training import loop, train_run
 from outgrow.training.folder import read_metrics
 from outgrow.training.preflight import preflight
 from outgrow.training.trigger import Monitor, fit_trend
@@ -148,7 +148,7 @@ LOSS = {"loss": 5.0, "patience": 2, "min_tokens": 640, "check_tokens": 64}
 
 def test_a_stage_ends_at_a_loss_and_everything_follows(tiny: Tiny, tmp_path: Path) -> None:
     run = parse_run(stages(tiny, LOSS))
-    result = train(run, progress=False)
+    result = train_run(run, progress=False)
     small, large = result.stages
     assert 640 <= small.tokens < 64 * 40
     assert large.tokens == 64 * 12
@@ -171,7 +171,7 @@ def test_a_stage_ends_at_a_loss_and_everything_follows(tiny: Tiny, tmp_path: Pat
     assert (opening["position"], opening["schedule_tokens"]) == (small.tokens, small.tokens + large.tokens)
     assert last["lr"] < 0.15 * 1e-2  # the decay ends where the shortened run ends
     assert (tmp_path / "run" / "final").is_dir()
-    assert train(run, progress=False).already_finished
+    assert train_run(run, progress=False).already_finished
 
 
 class KilledError(Exception):
@@ -184,7 +184,7 @@ def test_a_killed_run_decides_the_same(
 ) -> None:
     """Stopped before the trigger fires, between the end of the stage and the growth, and after it."""
     until = {"trigger": "efficiency", "threshold": -0.9, "patience": 2, "min_tokens": 640, "check_tokens": 64}
-    train(parse_run(stages(tiny, until, output=str(tmp_path / "whole"))), progress=False)
+    train_run(parse_run(stages(tiny, until, output=str(tmp_path / "whole"))), progress=False)
     rows = read_metrics(tmp_path / "whole" / "metrics.jsonl")
     (end,) = [row["step"] for row in rows if row["kind"] == "trigger" and row["verdict"] == "end"]
     assert end < 40
@@ -196,8 +196,8 @@ def test_a_killed_run_decides_the_same(
         else:
             patch.setattr(loop, "optimizer_step", _until(end + offset))
         with pytest.raises(KilledError):
-            train(killed, progress=False)
-    train(killed, progress=False)
+            train_run(killed, progress=False)
+    train_run(killed, progress=False)
     assert bits(tmp_path / "killed" / "final") == bits(tmp_path / "whole" / "final")
     assert rows_without_times(tmp_path / "killed") == rows_without_times(tmp_path / "whole")
 

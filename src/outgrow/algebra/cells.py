@@ -21,7 +21,7 @@ from torch import Tensor
 from outgrow.algebra.linear import EMPTY, MEAN, LinearMap, Run, mean_along
 from outgrow.algebra.noise import Box
 
-Part = Callable[[slice | None], Tensor]
+RowReader = Callable[[slice | None], Tensor]
 """Rows of a source tensor; None for the mean of all its rows, as one row."""
 
 
@@ -81,11 +81,11 @@ def within(out: Tensor, box: Box, cell: Box) -> Tensor:
     return out
 
 
-def put(
+def put_blocks(
     out: Tensor,
     box: Box,
     blocks: Blocks,
-    part: Part | float,
+    part: RowReader | float,
     coefficient: float,
     wide: torch.dtype,
     *,
@@ -111,7 +111,7 @@ def put(
             target.copy_(source.to(wide) * factor)
 
 
-def _source(part: Part, cell: Box, runs: tuple[Run, ...], wide: torch.dtype) -> Tensor:
+def _source(part: RowReader, cell: Box, runs: tuple[Run, ...], wide: torch.dtype) -> Tensor:
     """What the cell reads: a block of the source, with one unit in place of a dimension of which it holds the mean."""
     (first, last), head = cell[0], runs[0]
     block = part(

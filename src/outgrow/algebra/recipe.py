@@ -16,7 +16,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from outgrow.algebra.cells import Blocks, put, within
+from outgrow.algebra.cells import Blocks, put_blocks, within
 from outgrow.algebra.fills import Below, CommonRows, Fill, Fresh, Invisible, Level, Mask, Redrawn, Statistic
 from outgrow.algebra.linear import LinearMap
 from outgrow.algebra.noise import Box
@@ -34,7 +34,7 @@ __all__ = [
     "Redrawn",
     "Statistic",
     "Term",
-    "evaluate",
+    "evaluate_recipe",
 ]
 
 Read = Callable[[str, slice | Tensor], Tensor]
@@ -114,7 +114,7 @@ def _layout(recipe: Recipe) -> Layout | None:
     return Layout(tuple(terms), tuple(placed), tuple(added), overlap)
 
 
-def evaluate(
+def evaluate_recipe(
     recipe: Recipe,
     read: Read,
     statistic: Statistic,
@@ -131,7 +131,7 @@ def evaluate(
     >>> from outgrow.algebra.linear import Identity
     >>> source = torch.arange(6.0).view(3, 2)
     >>> recipe = Recipe("w", (3, 2), (Term("w", (Identity(3), Identity(2)), 2.0),))
-    >>> evaluate(recipe, lambda name, rows: source[rows], lambda name, which: 0.0, lambda name: source.mean(0),
+    >>> evaluate_recipe(recipe, lambda name, rows: source[rows], lambda name, which: 0.0, lambda name: source.mean(0),
     ...     ((1, 2), (0, 2)), wide=torch.float32, dtype=torch.float32).tolist()
     [[4.0, 6.0]]
     """
@@ -182,7 +182,7 @@ class _Kitchen:
 
     def _place(self, out: Tensor, layout: Layout, box: Box) -> None:
         for place, (term, blocks) in enumerate(zip(self.recipe.terms, layout.terms, strict=True)):
-            put(
+            put_blocks(
                 out,
                 box,
                 blocks,

@@ -10,12 +10,11 @@ from outgrow.data.learn_data import learn_data
 from outgrow.engine.progress import make_progress
 from outgrow.engine.step import Device
 from outgrow.errors import ConfigError
-from outgrow.learning.fit import FitOptions
-from outgrow.learning.learn import LearnOptions, begin, usual_rate
-from outgrow.learning.learn import learn as fit_operator
-from outgrow.learning.lesa import LesaOptions, learn_lesa
+from outgrow.learning.learn import begin, fit_operator
+from outgrow.learning.lesa import learn_lesa
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.models.architecture import resolve
+from outgrow.run.learn_options import LENGTH, SEQUENCES, LearnOptions, LesaOptions
 from outgrow.state.growing import check_state
 from outgrow.state.operator_file import kept_operator, save_operator
 from outgrow.state.training_state import TrainingState
@@ -26,13 +25,13 @@ def learn(
     *,
     to: Mapping[str, int],
     data: str | None = None,
-    method: str = "ligo",
-    start: str = "exact",
+    method: str = LearnOptions.method,
+    start: str = LearnOptions.start,
     steps: int | None = None,
     learning_rate: float | None = None,
-    sequences: int = 16,
-    length: int = 256,
-    seed: int = 0,
+    sequences: int = SEQUENCES,
+    length: int = LENGTH,
+    seed: int = LearnOptions.seed,
     device: str = "cpu",
     save: str | Path | None = None,
     progress: bool = True,
@@ -55,9 +54,7 @@ def learn(
     else:
         if data is None:
             raise ConfigError(f"{method} is fitted to data", fix="give data='text.txt', or images.npz")
-        peak = usual_rate(start) if learning_rate is None else learning_rate
-        fit = FitOptions(learning_rate=peak, seed=seed, **steps_said)
-        options = LearnOptions(method, start, fit=fit, **own)
+        options = LearnOptions(method, start, learning_rate=learning_rate, seed=seed, **steps_said, **own)
         begin(resolve(state.config), to, options)  # what can be refused is, before the data is read
         read = learn_data(state.config, _home(state), data, sequences=sequences, length=length, seed=seed)
         with make_progress(progress) as view:

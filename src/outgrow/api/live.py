@@ -11,7 +11,7 @@ from outgrow.errors import GrowthError
 from outgrow.growth.plan import GrowthPlan
 from outgrow.methods.options import GrowthOptions
 from outgrow.models.library import build_model, hollow_model
-from outgrow.parallel.sharding import is_sharded, let_go
+from outgrow.parallel.sharding import is_sharded_model, let_go
 from outgrow.state.asked import plan_options
 from outgrow.state.growing import apply
 from outgrow.state.grown_view import GrownView
@@ -123,10 +123,10 @@ def _cut(
 
 
 def _check_sharded(model: torch.nn.Module, shard: object) -> None:
-    if shard is not None and not is_sharded(model):
+    if shard is not None and not is_sharded_model(model):
         fix = "leave out shard, and cut the large model afterwards"
         raise GrowthError("shard is for a model that FSDP2 has cut, and this one is whole", fix=fix)
-    if shard is None and is_sharded(model):
+    if shard is None and is_sharded_model(model):
         fix = "give shard=..., the function that calls fully_shard on your model's layers and on the model"
         raise GrowthError(
             "this model is cut among ranks, and nothing says how the larger one is to be", fix=fix

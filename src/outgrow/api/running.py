@@ -12,7 +12,7 @@ from outgrow.comparing import StudyResult, load_study
 from outgrow.comparing.runner import measure_savings, with_scores
 from outgrow.report.run import run_report
 from outgrow.run.run_file import load_run
-from outgrow.training.loop import train as train_run
+from outgrow.training.loop import train_run
 from outgrow.training.result import RunResult
 
 

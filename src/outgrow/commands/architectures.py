@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from outgrow.errors import ArchitectureError, ConfigError, near
-from outgrow.models.architecture import load
+from outgrow.models.architecture import load_architecture
 from outgrow.models.files import file_of, known, use_folders
 from outgrow.proof.guard import Check, check
 from outgrow.text.table import TextTable
@@ -16,7 +16,10 @@ from outgrow.text.table import TextTable
 
 def list_command(console: Console) -> dict[str, Any]:
     """Show every model type that has a file, its class, and where the file is; returns plain data."""
-    rows = [(name, load(name).class_, load(name).objective, _place(name)) for name in known()]
+    rows = [
+        (name, load_architecture(name).class_, load_architecture(name).objective, _place(name))
+        for name in known()
+    ]
     columns = ("model type", "class", "trained to predict", "file")
     table = TextTable(f"{len(rows)} model types", columns, rows, numbers=False)
     console.print(table.rich())
@@ -33,7 +36,7 @@ def _place(model_type: str) -> str:
 def check_command(wanted: str, console: Console) -> dict[str, Any]:
     """Check a file, or the file of a known model type, by its own example; returns plain data with `passed`."""
     model_type = _model_type(wanted)
-    found = check(load(model_type))
+    found = check(load_architecture(model_type))
     console.print(check_table(found).rich())
     for operator, why in found.refused.items():
         console.print(f"{operator} refuses: {why}")
@@ -61,7 +64,7 @@ def _model_type(wanted: str) -> str:
     if not path.is_file():
         raise ArchitectureError(f"{path} does not exist", fix="give the path of a file that ends in .yaml")
     use_folders([path.parent])
-    said = load(path.stem).model_type
+    said = load_architecture(path.stem).model_type
     if said != path.stem:
         raise ArchitectureError(
             f"{path} is the file of model type '{said}'",

@@ -20,7 +20,7 @@ from outgrow.files.atomic import write_text_atomic
 from outgrow.files.yaml_file import dump_yaml
 from outgrow.report.compare_picture import draw_frontiers
 from outgrow.report.compare_tables import estimate_section, fenced, sections, study_verdict
-from outgrow.report.html import page
+from outgrow.report.html import html_page
 from outgrow.text.numbers import amount, duration
 from outgrow.text.table import as_markdown
 from outgrow.training.result import machine
@@ -83,7 +83,7 @@ def study_report(result: StudyResult) -> StudyReport:
     )
     title = result.study.title or root.name
     configuration = dump_yaml(result.study.model_dump(mode="json", by_alias=True, exclude_unset=True))
-    text = page(
+    text = html_page(
         title=title,
         verdict=study_verdict(result),
         lead=lead,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -17,11 +16,12 @@ from outgrow.engine.step import Device
 from outgrow.errors import CheckpointError, ConfigError
 from outgrow.files.atomic import check_destination
 from outgrow.files.leftovers import clear_leftovers, held_folder
-from outgrow.learning.learn import LearnOptions, begin, learn
+from outgrow.learning.learn import begin, fit_operator
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.models.architecture import resolve
 from outgrow.report.fit import draw_fit, fit_table
 from outgrow.report.plot import check_picture
+from outgrow.run.learn_options import LENGTH, SEQUENCES, LearnOptions
 from outgrow.state.asked import plan_fitted
 from outgrow.state.growing import apply
 from outgrow.state.operator_file import FILE, digest, load_operator, save_operator
@@ -40,8 +40,8 @@ def learn_command(
     source: str,
     options: LearnOptions,
     *,
-    sequences: int = 16,
-    length: int = 256,
+    sequences: int = SEQUENCES,
+    length: int = LENGTH,
     moments: Moments,
     device: str = "cpu",
     keep: Path | None,
@@ -57,7 +57,7 @@ def learn_command(
         raise ConfigError("torch sees no cuda device here", fix="use --device cpu")
     if plot is not None:
         check_picture(plot)
-    check_result(out, keep, moments, asdict(options.fit), overwrite=overwrite or dry_run)
+    check_result(out, keep, moments, options.record, overwrite=overwrite or dry_run)
     config = load_config(checkpoint)
     form, _, _ = begin(resolve(config), to, options)
     of_images = form.small.spec.objective == "image"
@@ -65,16 +65,16 @@ def learn_command(
     console.print(
         f"{options.method} from {options.start}: {amount(form.small.num_parameters)} → "
         f"{amount(form.large.num_parameters)} parameters, {amount(free)} of them free in the fit; "
-        f"{options.fit.steps} steps of {sequences} {'images' if of_images else f'x {length} tokens'}."
+        f"{options.steps} steps of {sequences} {'images' if of_images else f'x {length} tokens'}."
     )
     summary = {"method": options.method, "start": options.start, "free": free, "output": str(out)}
     if dry_run:
         return summary
     state = read_state(checkpoint, console)
-    data = learn_data(config, checkpoint, source, sequences=sequences, length=length, seed=options.fit.seed)
+    data = learn_data(config, checkpoint, source, sequences=sequences, length=length, seed=options.seed)
     console.print(f"Data: {data.data.summary}.")
     with make_progress(not console.quiet) as progress:
-        fitted, fit = learn(
+        fitted, fit = fit_operator(
             state,
             to,
             data.batch,
@@ -85,7 +85,7 @@ def learn_command(
             progress=progress,
         )
     console.print(fit_table(fit, options))
-    grow_by(fitted, state, out, keep, moments=moments, overwrite=overwrite)
+    grow_and_write(fitted, state, out, keep, moments=moments, overwrite=overwrite)
     if plot is not None:
         draw_fit({options.start: fit}, plot, f"{options.method}: {_sizes(fitted)}")
     console.print(f"Written: {out}" + ("" if keep is None else f"; operator: {keep}"), soft_wrap=True)
@@ -117,7 +117,7 @@ def check_result(
         check_destination(keep, overwrite=overwrite)
 
 
-def grow_by(
+def grow_and_write(
     fitted: FittedOperator,
     state: TrainingState,
     out: Path,

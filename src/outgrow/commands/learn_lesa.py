@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outgrow.algebra.slots import Moments
-from outgrow.commands.learn import check_result, grow_by, refuse_options
+from outgrow.commands.learn import check_result, grow_and_write, refuse_options
 from outgrow.commands.writing import read_state
 from outgrow.errors import ConfigError
-from outgrow.learning.lesa import LesaOptions, learn_lesa, lesa_form
+from outgrow.learning.lesa import learn_lesa, lesa_form
+from outgrow.run.learn_options import LesaOptions
 from outgrow.store.config_file import load_config
 
 if TYPE_CHECKING:
@@ -55,6 +56,6 @@ def lesa_command(
         f"Squared error of old layers, predicted from their neighbours: {found.error:.4f} of their size; "
         f"of the neighbours' mean: {found.error_of_mean:.4f}."
     )
-    grow_by(fitted, state, out, keep, moments=moments, overwrite=overwrite)
+    grow_and_write(fitted, state, out, keep, moments=moments, overwrite=overwrite)
     console.print(f"Written: {out}" + ("" if keep is None else f"; operator: {keep}"), soft_wrap=True)
     return {**summary, "error": found.error, "error_of_mean": found.error_of_mean}

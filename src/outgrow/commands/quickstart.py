@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from outgrow.commands.console import open_console
-from outgrow.report.beside import CAUTIONS, read_beside, write_beside
+from outgrow.report.beside import CAUTIONS, read_beside, write_comparison
 from outgrow.report.run import run_report
 from outgrow.run.config import RunConfig
 from outgrow.run.run_file import load_run
-from outgrow.training.loop import train
+from outgrow.training.loop import train_run
 from outgrow.training.result import machine
 from outgrow.training.scratch import scratch_twin
 
@@ -28,13 +28,13 @@ def quickstart_command(
     notes.print(
         f"1 of 2: a small model trains, grows, trains on (configuration: {root / 'run.yaml'})", soft_wrap=True
     )
-    staged = train(run, progress=not console.quiet)
+    staged = train_run(run, progress=not console.quiet)
     run_report(root)
     twin = scratch_twin(run, staged, str(root / "scratch"))
     notes.print("2 of 2: the large model from scratch, for the same FLOPs")
-    train(twin, progress=not console.quiet)
+    train_run(twin, progress=not console.quiet)
     beside = read_beside(root, root / "scratch")
-    html, png = write_beside(
+    html, png = write_comparison(
         beside, root, (root / "run.yaml").read_text(encoding="utf-8"), machine()["command"]
     )
     console.print()

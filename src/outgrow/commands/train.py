@@ -11,7 +11,7 @@ from typing import Any
 from outgrow.commands.console import open_console
 from outgrow.errors import printable
 from outgrow.files.yaml_file import dump_yaml
-from outgrow.parallel.ranks import Ranks, start
+from outgrow.parallel.ranks import Ranks, start_ranks
 from outgrow.run.config import RunConfig
 from outgrow.run.run_file import load_run
 from outgrow.training.stage_plans import StagePlan
@@ -34,7 +34,7 @@ def run_command(
 
     >>> run_command("examples/quickstart.yaml", ["stages.0.tokens=1M"])  # doctest: +SKIP
     """
-    ranks = start()
+    ranks = start_ranks()
     with ranks.watched():
         run = ranks.together(lambda: load_run(path, overrides))
         if ranks.leads and not as_json:
@@ -64,9 +64,9 @@ def _dry(run: RunConfig, as_json: bool, ranks: Ranks, processes: int) -> dict[st
 
 def _train(run: RunConfig, as_json: bool, ranks: Ranks) -> dict[str, Any]:
     from outgrow.report.run import run_report
-    from outgrow.training.loop import train
+    from outgrow.training.loop import train_run
 
-    result = train(run, before=_show_rates, ranks=ranks)
+    result = train_run(run, before=_show_rates, ranks=ranks)
     if not ranks.leads:
         return result.as_dict()
     report = run_report(result.output)

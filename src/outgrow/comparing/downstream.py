@@ -28,7 +28,7 @@ from outgrow.errors import ConfigError
 from outgrow.files.atomic import write_json_atomic
 from outgrow.files.locks import RunBusyError, locked
 from outgrow.files.reading import expanded
-from outgrow.models.architecture import load
+from outgrow.models.architecture import load_architecture
 from outgrow.run.config import RunConfig
 
 Scores = dict[str, float]
@@ -39,7 +39,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 def check_downstream(study: StudyConfig) -> None:
     """Before any training: files that are there, and scores that the models can have."""
     asked = study.downstream
-    kinds = {load(str(arm.model["model_type"])).objective for arm in study.arms.values()}
+    kinds = {load_architecture(str(arm.model["model_type"])).objective for arm in study.arms.values()}
     needed = (
         (asked.lambada is not None, {"causal"}, "lambada asks for the next word: a causal model"),
         (asked.tasks is not None, {"masked"}, "tasks are for encoders: masked models"),

@@ -25,9 +25,9 @@ from outgrow.data.masked import hide
 from outgrow.data.objectives import IGNORED, Batch
 from outgrow.data.tokenizer import TextTokenizer, open_tokenizer
 from outgrow.data.windows import Data, TrainingData, Windows, encoded
-from outgrow.engine.step import Device, build_model, choose_device, evaluate, predict
+from outgrow.engine.step import Device, build_for_training, choose_device, evaluation_loss, predict
 from outgrow.errors import ConfigError
-from outgrow.models.architecture import load
+from outgrow.models.architecture import load_architecture
 from outgrow.run.config import RunConfig
 from outgrow.state.training_state import TrainingState
 
@@ -125,14 +125,14 @@ def other_text(state: Path, run: RunConfig, source: str, sequences: int) -> floa
     device = choose_device(run)
     model = load_model(state, device)
     config: Any = model.config
-    data: Data = hide(text) if load(config.model_type).objective == "masked" else text
+    data: Data = hide(text) if load_architecture(config.model_type).objective == "masked" else text
     micro_batch = run.batch.at_once
-    return math.exp(evaluate(model, data.validation_batches(sequences, micro_batch), device))
+    return math.exp(evaluation_loss(model, data.validation_batches(sequences, micro_batch), device))
 
 
 def load_model(folder: Path, device: Device) -> nn.Module:
     """The model of a saved state, in float32."""
     state = TrainingState.from_pretrained(folder)
-    model = build_model(state.config).to(device.name)
+    model = build_for_training(state.config).to(device.name)
     state.load_into(model)
     return model

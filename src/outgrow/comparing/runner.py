@@ -28,7 +28,7 @@ from outgrow.files.atomic import write_json_atomic, write_text_atomic
 from outgrow.files.locks import RunBusyError, claim, is_held
 from outgrow.files.yaml_file import dump_yaml
 from outgrow.training.folder import RunFolder, read_metrics
-from outgrow.training.loop import train
+from outgrow.training.loop import train_run
 
 Say = Callable[[str], None]
 _DIVERGED = "diverged.json"
@@ -55,7 +55,7 @@ def run_study(study: StudyConfig, say: Say = print) -> StudyResult:
 def measure_savings(study: StudyConfig, say: Say) -> StudyResult:
     """All of a study but its downstream scores.
 
-    Raises `ConfigError` before any training for a mistake in any arm, and what `train` raises.
+    Raises `ConfigError` before any training for a mistake in any arm, and what `train_run` raises.
     """
     study = with_thresholds(study, check_study(study, say))
     sweep = [branch for arm in study.arms for branch in sweep_branches(study, arm)]
@@ -181,7 +181,7 @@ def run_pieces(
             if is_held(Path(folder) / piece.key):
                 continue  # another process trains it; it is looked at again
             try:
-                train(piece.run(folder), progress=False)
+                train_run(piece.run(folder), progress=False)
             except RunBusyError:
                 continue  # another process was faster
             except TrainingError as error:

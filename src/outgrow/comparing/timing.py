@@ -23,7 +23,7 @@ from outgrow.comparing.study import TimingConfig
 from outgrow.cost.flops import parameter_count
 from outgrow.data.objectives import Batch, objective_of
 from outgrow.engine.optimizers import build_optimizer
-from outgrow.engine.step import Device, be_repeatable, build_model, choose_device, optimizer_step
+from outgrow.engine.step import Device, be_repeatable, build_for_training, choose_device, optimizer_step
 from outgrow.errors import ConfigError
 from outgrow.files.atomic import write_json_atomic
 from outgrow.files.locks import RunBusyError, locked
@@ -125,7 +125,7 @@ class Turn:
     def __init__(self, config: dict[str, Any], run: RunConfig, device: Device) -> None:
         torch.manual_seed(0)
         self._run, self.device = run, device
-        self.model = device.place(build_model(config))
+        self.model = device.place(build_for_training(config))
         self._optimizer = build_optimizer(self.model, run.optimizer)
         self.batch: Batch = objective_of(config).example(
             config, run.batch.sequences, run.data.sequence_length, run.data.mask_share

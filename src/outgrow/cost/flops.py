@@ -33,7 +33,7 @@ import numpy as np
 from outgrow.algebra.axes import Signature
 from outgrow.cost.attention import attention
 from outgrow.errors import ConfigError
-from outgrow.models.architecture import head_module, is_kind, load, resolve
+from outgrow.models.architecture import head_module, is_kind, load_architecture, resolve
 from outgrow.models.expressions import size_of
 from outgrow.models.model import Model, Parameter
 from outgrow.models.spec import ScanSpec
@@ -172,7 +172,7 @@ def asked_places(config: Mapping[str, Any], sequence_length: int, mask_share: fl
     >>> asked_places({"model_type": "gpt2"}, 64), asked_places({"model_type": "bert"}, 64)
     (64, 10)
     """
-    masked = load(str(config.get("model_type"))).objective == "masked"
+    masked = load_architecture(str(config.get("model_type"))).objective == "masked"
     return hidden_places(sequence_length, mask_share) if masked else sequence_length
 
 

@@ -23,9 +23,10 @@ from outgrow.data.masked import check_tokens, hide
 from outgrow.data.tokenizer import find_tokenizer
 from outgrow.data.windows import Data, TrainingData, Windows, encoded
 from outgrow.errors import ConfigError
-from outgrow.models.architecture import load, longest_sequence
+from outgrow.models.architecture import load_architecture, longest_sequence
 from outgrow.models.forward import ModelInputs
 from outgrow.run.config import DataConfig
+from outgrow.run.learn_options import LENGTH, SEQUENCES
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def learn_data(
     config: Mapping[str, Any], folder: Path, source: str, *, sequences: int, length: int, seed: int
 ) -> LearnData:
     """Text or images, by what the model of this config learns. Raises ConfigError where they do not fit it."""
-    objective = load(str(config["model_type"])).objective
+    objective = load_architecture(str(config["model_type"])).objective
     if (objective == "image") != source.endswith(".npz"):
         raise ConfigError(
             f"a {config['model_type']} model learns from {'images' if objective == 'image' else 'text'}",
@@ -81,7 +82,9 @@ def learn_data(
     return text_data(config, folder, source, sequences=sequences, length=length, seed=seed)
 
 
-def image_data(config: Mapping[str, Any], source: str, *, sequences: int = 16, seed: int = 0) -> LearnData:
+def image_data(
+    config: Mapping[str, Any], source: str, *, sequences: int = SEQUENCES, seed: int = 0
+) -> LearnData:
     """The images of an `.npz` file (`data/images.py` says its forms), the last 2 % held out.
 
     Raises ConfigError where their side, channels or classes are not the model's.
@@ -96,8 +99,8 @@ def text_data(
     folder: Path,
     source: str,
     *,
-    sequences: int = 16,
-    length: int = 256,
+    sequences: int = SEQUENCES,
+    length: int = LENGTH,
     seed: int = 0,
     limit_bytes: int | None = None,
     validation_share: float = 0.02,
@@ -106,7 +109,7 @@ def text_data(
 
     Raises ConfigError where the tokenizer is missing, or the model has no row for one of its tokens.
     """
-    objective = load(str(config["model_type"])).objective
+    objective = load_architecture(str(config["model_type"])).objective
     if not (folder / "tokenizer.json").is_file():
         raise ConfigError(
             f"{folder} has no tokenizer.json, so text cannot become the model's tokens",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from outgrow.errors import ConfigError, near
-from outgrow.models.architecture import load, longest_sequence, resolve
+from outgrow.models.architecture import load_architecture, longest_sequence, resolve
 
 
 class Needs(ABC):
@@ -95,7 +95,7 @@ def model_config(fields: dict[str, Any], needs: Needs) -> dict[str, Any]:
 
     fields = dict(fields)
     model_type = str(fields.pop("model_type"))
-    spec = load(model_type)
+    spec = load_architecture(model_type)
     config_class = CONFIG_MAPPING[model_type]
     names = set(config_class().to_dict()) | set(config_class.attribute_map) | {"num_labels"}
     for name in fields:

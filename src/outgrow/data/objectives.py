@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from outgrow.cost.flops import asked_places
 from outgrow.errors import ArchitectureError
-from outgrow.models.architecture import head_module, load
+from outgrow.models.architecture import head_module, load_architecture
 
 IGNORED = -100
 """A target that does not count."""
@@ -99,7 +99,7 @@ class Image(Objective):
 def is_masked(model: nn.Module) -> bool:
     """Whether a live model is trained to find hidden tokens."""
     config: Any = getattr(model, "config", None)
-    return config is not None and load(str(config.model_type)).objective == "masked"
+    return config is not None and load_architecture(str(config.model_type)).objective == "masked"
 
 
 @contextmanager
@@ -134,7 +134,7 @@ def objective_of(config: Mapping[str, Any]) -> Objective:
     >>> objective_of({"model_type": "bert"}).metrics
     ('loss',)
     """
-    spec = load(str(config.get("model_type")))
+    spec = load_architecture(str(config.get("model_type")))
     if spec.objective not in OBJECTIVES:
         raise ArchitectureError(
             f"{spec.model_type} ({spec.objective}) can be grown, not trained here",

@@ -10,7 +10,7 @@ from outgrow.data.masked import SPECIAL_TOKENS, hide
 from outgrow.data.windows import Data, load_data
 from outgrow.errors import ConfigError
 from outgrow.files.reading import expanded
-from outgrow.models.architecture import load
+from outgrow.models.architecture import load_architecture
 from outgrow.run.config import RunConfig
 from outgrow.store.config_file import load_config
 
@@ -25,7 +25,7 @@ def run_objective(run: RunConfig) -> str:
     else:
         assert run.stages[0].start is not None, "RunConfig asks for a model or a checkpoint"
         model_type = str(load_config(expanded(run.stages[0].start)).get("model_type"))
-    objective = load(model_type).objective
+    objective = load_architecture(model_type).objective
     if (objective == "image") != (run.data.images is not None):
         raise ConfigError(
             f"{model_type} learns from {'images' if objective == 'image' else 'text'}",

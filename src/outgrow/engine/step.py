@@ -159,7 +159,7 @@ def be_repeatable() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def build_model(content: dict[str, Any], device: str = "cpu") -> nn.Module:
+def build_for_training(content: dict[str, Any], device: str = "cpu") -> nn.Module:
     """A `transformers` model in float32 with fresh weights from torch's current generator."""
     with torch.device(device):
         model: nn.Module = models.build_model(content, torch.float32)
@@ -259,7 +259,7 @@ def optimizer_step(
     return step
 
 
-def evaluate(model: nn.Module, batches: Sequence[Batch], device: Device) -> float:
+def evaluation_loss(model: nn.Module, batches: Sequence[Batch], device: Device) -> float:
     """Mean loss in nats per target over fixed batches."""
     return measure(model, batches, device)["loss"]
 

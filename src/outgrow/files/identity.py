@@ -13,7 +13,7 @@ from outgrow.errors import CheckpointError
 
 
 @dataclass(frozen=True)
-class Identity:
+class FileIdentity:
     """What a file was when it was opened."""
 
     path: Path
@@ -21,7 +21,7 @@ class Identity:
     """Device, inode, bytes, nanoseconds of the last change."""
 
     @classmethod
-    def of(cls, path: Path) -> Identity:
+    def of(cls, path: Path) -> FileIdentity:
         """The file as it is now."""
         try:
             return cls(path, _facts(os.stat(path)))

@@ -161,17 +161,17 @@ def product_maps(block: tuple[Atom, ...], axes: Mapping[str, AxisMap]) -> list[A
             found.append(axes[words[stop]])
         elif isinstance(atom, Sum):
             assert not isinstance(atom, Raw), "the input of a norm has no map of its own"
-            found.append(joined(atom.blocks, axes))
+            found.append(joined_maps(atom.blocks, axes))
         else:
             found.append(identity(int(atom)))
         place = stop
     return found
 
 
-def joined(blocks: tuple[tuple[Atom, ...], ...], axes: Mapping[str, AxisMap]) -> AxisMap:
+def joined_maps(blocks: tuple[tuple[Atom, ...], ...], axes: Mapping[str, AxisMap]) -> AxisMap:
     """The maps of a sum of products as one pair.
 
-    >>> joined((("heads", 3), ("heads",)), {"heads": identity(2)}).large
+    >>> joined_maps((("heads", 3), ("heads",)), {"heads": identity(2)}).large
     8
     """
     parts = [product_maps(block, axes) for block in blocks]

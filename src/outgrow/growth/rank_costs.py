@@ -22,9 +22,9 @@ from outgrow.algebra.recipe import Recipe
 from outgrow.growth.plan import GrowthPlan
 
 Placement = Literal["files", "shards"]
-Run = tuple[int, int]
+RowRange = tuple[int, int]
 """Rows from one to before the other."""
-Runs = tuple[tuple[int, Run], ...]
+Runs = tuple[tuple[int, RowRange], ...]
 """Which rows of a tensor each rank has, where it has some."""
 _Part = tuple[LinearMap, Runs]
 
@@ -189,7 +189,7 @@ class _Rows:
         return self.known[parts]
 
 
-def _source_rows(map_: LinearMap, run: Run) -> np.ndarray:
+def _source_rows(map_: LinearMap, run: RowRange) -> np.ndarray:
     """The source's rows that some rows of a map are made of; all of them for a mean, or a map that mixes."""
     if map_.is_identity:
         return np.arange(*run)

@@ -21,7 +21,7 @@ from outgrow.algebra.axes import Raw, parse
 from outgrow.algebra.linear import EMPTY, MEAN, Select
 from outgrow.algebra.maps import AxisMap
 from outgrow.growth.finding import Finding
-from outgrow.growth.growth import joined
+from outgrow.growth.growth import joined_maps
 from outgrow.models.model import Model
 
 _INSIDE = "norm inside a branch"
@@ -45,7 +45,7 @@ def raw_norm(model: Model, axes: Mapping[str, AxisMap], raw: Raw) -> RawNorm:
     New heads under a norm over all heads can be neither fresh, which would change the root mean square, nor zero: zero
     queries and keys have no gradient. They begin as copies of old ones.
     """
-    after = joined(raw.blocks, axes)
+    after = joined_maps(raw.blocks, axes)
     if after.forward.is_identity:
         return RawNorm(after, after, gradient=True, even=True)
     output, dual = after.forward.as_gather(), after.backward.as_gather()
@@ -92,7 +92,7 @@ def raw_findings(model: Model, axes: Mapping[str, AxisMap]) -> Iterator[Finding]
         note = "written so that their root mean square stays"
         yield Finding(name, found.input.small, found.input.large, _INSIDE, function, gradient, note, why)
     for over in {one.spec.over: None for one in model.parameters.values() if one.spec.over}:
-        inner = joined(parse(f"({over})").dims[0].blocks, axes)
+        inner = joined_maps(parse(f"({over})").dims[0].blocks, axes)
         ratio = inner.norm_ratio()
         if inner.grows:
             kept = ratio is not None and isclose(ratio, inner.large / inner.small, rel_tol=1e-12)

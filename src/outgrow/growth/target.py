@@ -8,9 +8,9 @@ from typing import Any
 from outgrow.algebra.maps import LayerMap
 from outgrow.errors import GrowthError, near
 from outgrow.growth.growth import Growth
-from outgrow.models.architecture import fixed, growable, load, resolve
+from outgrow.models.architecture import fixed, growable, load_architecture, resolve
 from outgrow.models.conversion import edges
-from outgrow.models.expressions import got, put, size_of
+from outgrow.models.expressions import got, size_of, with_field
 from outgrow.models.files import known
 from outgrow.models.model import Model
 from outgrow.models.spec import ArchitectureSpec
@@ -42,7 +42,7 @@ def target(
     config = dict(small.config)
     for name, expression in spec.pin.items():
         if got(config, name) is None:
-            config = put(config, name, size_of(expression, config))
+            config = with_field(config, name, size_of(expression, config))
     allowed, said = growable(spec), dict[str, str]()
     for asked, value in to.items():
         name = spec.aliases.get(asked, asked)
@@ -65,18 +65,18 @@ def target(
                 got=value,
                 expected=f"at most {_MOST_TIMES * now:,}",
             )
-        config = put(config, _written(name, spec, config), value)
+        config = with_field(config, _written(name, spec, config), value)
     _follow_heads(small, {spec.aliases.get(asked, asked) for asked in to}, config)
     for name, expression in spec.follow.items():
-        config = put(config, name, size_of(expression, config))
+        config = with_field(config, name, size_of(expression, config))
     count = got(config, spec.layers.count)
     if type(count) is int and count > small.layers > 0:
         layers = layers or LayerMap.of([layer * small.layers // count for layer in range(count)])
         for name, value in grown_lists(small, layers).items():
-            config = put(config, name, value)
+            config = with_field(config, name, value)
     elif not small.layers:
         for name in spec.layers.lists:
-            config = put(config, name, None)  # nothing to follow: transformers writes the list
+            config = with_field(config, name, None)  # nothing to follow: transformers writes the list
     large = resolve(config)
     for name, size in small.sizes.items():
         shrinks_with_more_kv_heads = name == "group" and large.sizes["kv_heads"] > small.sizes["kv_heads"]
@@ -113,7 +113,9 @@ def _described_first(spec: ArchitectureSpec, asked: str) -> str | None:
     """What to do where another description of the same model has such a size: experts of a dense model."""
     known_types = set(known())
     others = [to for from_, to in edges() if from_ == spec.model_type and to in known_types]
-    found = [to for to in others if asked in {**growable(load(to)), **load(to).aliases}]
+    found = [
+        to for to in others if asked in {**growable(load_architecture(to)), **load_architecture(to).aliases}
+    ]
     return f"describe it as another type first: --as {' or --as '.join(found)}" if found else None
 
 
@@ -163,7 +165,7 @@ def grown_config(growth: Growth, eps: Mapping[str, float]) -> dict[str, Any]:
     """The large model's full config: sizes, norm eps, and per-layer lists copied with their layers."""
     config = dict(growth.large.config)
     for name, value in {**eps, **grown_lists(growth.small, growth.layers)}.items():
-        config = put(config, name, value)
+        config = with_field(config, name, value)
     return config
 
 

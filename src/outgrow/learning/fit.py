@@ -8,7 +8,6 @@ its numbers towards zero. Here the warm-up is a tenth of the steps, and nothing 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,50 +20,13 @@ from torch import Tensor, nn
 from outgrow.data.objectives import head_where_asked, is_masked
 from outgrow.engine.progress import Progress, Silent
 from outgrow.engine.step import Device, step_seed
-from outgrow.errors import ConfigError, TrainingError
+from outgrow.errors import TrainingError
 from outgrow.growth.plan import plan
 from outgrow.learning.grown_model import GrownModel
 from outgrow.methods.learned.form import OperatorForm, Values
 from outgrow.models.forward import ModelInputs, batch_loss
 from outgrow.models.library import build_model
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """How an operator is fitted. `learning_rate` is the peak, reached after `warmup` steps and 0 at the end."""
-
-    steps: int = 100
-    learning_rate: float = 3e-4
-    warmup: int | None = None
-    """Steps; default a tenth of all."""
-    gradient_clip: float = 1.0
-    dropout: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 < self.learning_rate < math.inf:
-            raise ConfigError(
-                "a fit needs at least one step and a learning rate above 0",
-                got=f"{self.steps} steps at {self.learning_rate}",
-            )
-        if self.warmup is not None and not 0 <= self.warmup < self.steps:
-            raise ConfigError(
-                "the warm-up must end before the fit does",
-                got=f"{self.warmup} of {self.steps} steps",
-                fix="choose --warmup at a tenth of --steps or less",
-            )
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step: up to the peak, then a line to 0.
-
-        >>> options = FitOptions(steps=20, learning_rate=1.0)
-        >>> options.rate(0), options.rate(2), options.rate(11)
-        (0.5, 1.0, 0.5)
-        """
-        warmup = self.steps // 10 if self.warmup is None else self.warmup
-        if step < warmup:
-            return self.learning_rate * (step + 1) / warmup
-        return self.learning_rate * (1 - (step - warmup) / (self.steps - warmup))
+from outgrow.run.learn_options import GRADIENT_CLIP, LearnOptions
 
 
 @dataclass(frozen=True)
@@ -91,7 +53,7 @@ def fit(
     config: Mapping[str, Any],
     batches: Callable[[int], ModelInputs],
     evaluation: Sequence[ModelInputs],
-    options: FitOptions,
+    options: LearnOptions,
     *,
     device: Device | None = None,
     progress: Progress | None = None,
@@ -104,7 +66,7 @@ def fit(
     began = time.monotonic()
     values = {name: value.to(device.name).clone().requires_grad_() for name, value in start.items()}
     grown = GrownModel(form, values, small, plan(form.growth(start), "reset").config, device=device.name)
-    optimizer = torch.optim.AdamW(list(values.values()), lr=options.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(list(values.values()), lr=options.peak, weight_decay=0.0)
     loss_small = fmean(small_losses(config, small, evaluation, device))
     loss_start = mean_loss(grown, evaluation, device)
     losses: list[float] = []
@@ -131,7 +93,7 @@ def fit_step(
     grown: GrownModel,
     optimizer: torch.optim.Optimizer,
     batch: ModelInputs,
-    options: FitOptions,
+    options: LearnOptions,
     step: int,
     device: Device,
 ) -> float:
@@ -148,9 +110,7 @@ def fit_step(
             got=float(loss),
             fix="choose a smaller --learning-rate or another --start",
         )
-    nn.utils.clip_grad_norm_(
-        [p for group in optimizer.param_groups for p in group["params"]], options.gradient_clip
-    )
+    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], GRADIENT_CLIP)
     for group in optimizer.param_groups:
         group["lr"] = options.rate(step)
     optimizer.step()

@@ -15,13 +15,13 @@ import torch
 from outgrow.cost.flops import training_flops
 from outgrow.errors import GrowthError
 from outgrow.files.reading import expanded
-from outgrow.learning.fit import FitOptions
 from outgrow.learning.grown_model import making_flops
-from outgrow.learning.learn import LearnOptions, begin, operator_of, usual_rate
-from outgrow.learning.lesa import LesaOptions, lesa_flops, lesa_form, lesa_operator
+from outgrow.learning.learn import begin, operator_of
+from outgrow.learning.lesa import lesa_flops, lesa_form, lesa_operator
 from outgrow.models.architecture import resolve
 from outgrow.run.config import GrowConfig, RunConfig
 from outgrow.run.learn_config import LesaConfig
+from outgrow.run.learn_options import LearnOptions, LesaOptions
 from outgrow.state.asked import plan_fitted
 from outgrow.state.growing import apply
 from outgrow.state.operator_file import load_operator
@@ -29,20 +29,12 @@ from outgrow.state.training_state import TrainingState
 
 
 def learn_options(growth: GrowConfig) -> LearnOptions | LesaOptions:
-    """What `learn` or `learn_lesa` takes; the growth's seed draws the start and dropout, or noise."""
+    """What `fit_operator` or `learn_lesa` takes; the growth's seed draws the start and dropout, or noise."""
     wanted = growth.learn
     assert wanted is not None, "the growth is learned"
     if isinstance(wanted, LesaConfig):
-        return LesaOptions(wanted.width, growth.noise, wanted.steps, wanted.hidden, wanted.rank, growth.seed)
-    rate = usual_rate(wanted.start) if wanted.learning_rate is None else wanted.learning_rate
-    fit = FitOptions(
-        steps=wanted.steps,
-        learning_rate=rate,
-        warmup=wanted.warmup_steps,
-        dropout=wanted.dropout,
-        seed=growth.seed,
-    )
-    return LearnOptions(wanted.method, wanted.start, wanted.width, wanted.depth, wanted.rank, fit)
+        return wanted.options(growth.noise, growth.seed)
+    return wanted.options(growth.seed)
 
 
 def check_operator(growth: GrowConfig, stage: int) -> None:
@@ -79,4 +71,4 @@ def learning_flops(config: Mapping[str, Any], growth: GrowConfig, run: RunConfig
     form, values, _ = begin(resolve(config), growth.to, options)
     step = run.batch.at_once * run.tokens_per_step // run.batch.sequences
     plain = step * training_flops(form.large.config, run.data.sequence_length, run.data.mask_share)[1]
-    return float(options.fit.steps * (plain + 3 * making_flops(form, values)))
+    return float(options.steps * (plain + 3 * making_flops(form, values)))

@@ -6,7 +6,6 @@ learn(state, to, batches) = fit(start(method)(small, large)) -> FittedOperator, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -15,38 +14,19 @@ from outgrow.engine.progress import Progress
 from outgrow.engine.step import Device
 from outgrow.errors import GrowthError, near
 from outgrow.growth.target import target
-from outgrow.learning.fit import Fit, FitOptions, fit
+from outgrow.learning.fit import Fit, fit
 from outgrow.methods.build import build
 from outgrow.methods.learned.fitted import FittedOperator, describe_source
 from outgrow.methods.learned.form import OperatorForm
 from outgrow.methods.learned.ligo import Ligo, initial
-from outgrow.methods.learned.ligo_start import exact
-from outgrow.methods.learned.mango import Mango
-from outgrow.methods.learned.mango import start as mango_start
+from outgrow.methods.learned.ligo_start import exact_start
+from outgrow.methods.learned.mango import Mango, ring_start
 from outgrow.models.architecture import resolve
 from outgrow.models.forward import ModelInputs
 from outgrow.models.model import Model
-from outgrow.run.learn_config import unread
+from outgrow.run.learn_options import LearnOptions
 from outgrow.state.operator_file import learned_values
 from outgrow.state.training_state import TrainingState
-
-
-@dataclass(frozen=True)
-class LearnOptions:
-    """What is learned, and from where.
-
-    `start` is `exact` (a growth that keeps the function: `width` and `depth` name its operators), `published`, or one of
-    the published starts as `WIDTH,DEPTH` (random, selection, sel_noisy; stack, interleave, each also _noisy; random).
-    """
-
-    method: str = "ligo"
-    start: str = "exact"
-    width: str = "isometric"
-    depth: str = "identity"
-    rank: int = 1
-    """Of Mango's ring."""
-    fit: FitOptions = field(default_factory=FitOptions)
-
 
 Begin = Callable[
     [Model, Mapping[str, int], LearnOptions], tuple[OperatorForm, dict[str, Tensor], dict[str, Any]]
@@ -60,13 +40,13 @@ def begin_ligo(
     """LiGO at the start that is asked for."""
     if options.start == "exact":
         base = build(small, to, width=options.width, depth=options.depth)
-        form, values = exact(base, seed=options.fit.seed)
+        form, values = exact_start(base, seed=options.seed)
         return form, values, {"tie": form.tie, "offsets": list(form.offsets)}
     width, depth = published_start(options.start)
     tied = Ligo(small, target(small, to), "published")
     return (
         tied,
-        initial(tied, width=width, depth=depth, seed=options.fit.seed),
+        initial(tied, width=width, depth=depth, seed=options.seed),
         {"tie": tied.tie, "offsets": []},
     )
 
@@ -97,12 +77,7 @@ def begin_mango(
         )
     width, depth = ("selection", "stack") if options.start == "published" else published_start(options.start)
     form = Mango(small, target(small, to), options.rank)
-    return form, mango_start(form, width=width, depth=depth, seed=options.fit.seed), {"rank": options.rank}
-
-
-def usual_rate(start: str) -> float:
-    """Peak learning rate where none is given: at 1e-3 the loss of an exact start first rises by 0.05 (docs/explanation/learned.md)."""
-    return 3e-4 if start == "exact" else 1e-3
+    return form, ring_start(form, width=width, depth=depth, seed=options.seed), {"rank": options.rank}
 
 
 METHODS: Mapping[str, Begin] = {"ligo": begin_ligo, "mango": begin_mango}
@@ -115,17 +90,15 @@ def begin(
     """The form of a method and its first numbers: everything that can be refused, before any tensor is read."""
     if options.method not in METHODS:
         raise GrowthError(f"unknown learned operator '{options.method}' ({near(options.method, METHODS)})")
-    names = unread(options.method, options.start)
-    unused = [name for name in names if getattr(options, name) != getattr(LearnOptions, name)]
-    if unused:
+    if options.unused:
         raise GrowthError(
-            f"{options.method} from start {options.start} has no use for {', '.join(unused)}",
+            f"{options.method} from start {options.start} has no use for {', '.join(options.unused)}",
             fix="leave out what it does not use",
         )
     return METHODS[options.method](small, to, options)
 
 
-def learn(
+def fit_operator(
     state: TrainingState,
     to: Mapping[str, int],
     batches: Callable[[int], ModelInputs],
@@ -145,12 +118,12 @@ def learn(
     form, start, own = begin(small, to, options)
     weights = {name: value.float() for name, value in learned_values(state.source).items()}
     found = fit(
-        form, start, weights, state.config, batches, evaluation, options.fit, device=device, progress=progress
+        form, start, weights, state.config, batches, evaluation, options, device=device, progress=progress
     )
     record = {
         "start": options.start,
         **({"width": options.width, "depth": options.depth} if options.start == "exact" else {}),
-        "fit": asdict(options.fit),
+        "fit": options.record,
         "loss_small": found.loss_small,
         "loss_start": found.loss_start,
         "loss_end": found.loss_end,

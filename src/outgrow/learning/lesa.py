@@ -18,37 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from outgrow.errors import ConfigError, GrowthError
+from outgrow.errors import GrowthError
 from outgrow.growth.growth import Growth
 from outgrow.growth.target import target
 from outgrow.methods.learned.fitted import FittedOperator, describe_source
 from outgrow.methods.learned.lesa import Lesa, name
 from outgrow.models.architecture import resolve
+from outgrow.run.learn_options import LesaOptions
 from outgrow.state.operator_file import sampled
 from outgrow.state.training_state import TrainingState
 
 _NORM_WEIGHT = 5e-5  # λ of the paper
-
-
-@dataclass(frozen=True)
-class LesaOptions:
-    """`hidden` units and `rank` singular vectors at most for each kind of matrix, `steps` Adam steps each.
-
-    `width` widens all layers; `noise` and `seed` are those of a growth, in units of the model's initializer range.
-    """
-
-    width: str = "isometric"
-    noise: float = 0.1
-    steps: int = 200
-    hidden: int = 64
-    rank: int = 128
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        sizes = {"steps": self.steps, "hidden": self.hidden, "rank": self.rank}
-        for word, size in sizes.items():
-            if size < 1:
-                raise ConfigError(f"LESA's {word} is a number of at least 1", got=size)
 
 
 @dataclass(frozen=True)
@@ -68,12 +48,12 @@ def fit_lesa(
     state: TrainingState,
     to: Mapping[str, Any],
     *,
-    width: str = "isometric",
+    width: str = LesaOptions.width,
     noise: float = 0.0,
-    steps: int = 200,
-    hidden: int = 64,
-    rank: int = 128,
-    seed: int = 0,
+    steps: int = LesaOptions.steps,
+    hidden: int = LesaOptions.hidden,
+    rank: int = LesaOptions.rank,
+    seed: int = LesaOptions.seed,
 ) -> Growth:
     """A growth whose new layers stand between old neighbours, predicted from them; width grows as `width` says.
 

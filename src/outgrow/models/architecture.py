@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from outgrow.algebra.axes import Signature, parse
 from outgrow.errors import ArchitectureError, near
 from outgrow.models.bounds import check_bounds
-from outgrow.models.expressions import factor, fields, got, put, size_of
+from outgrow.models.expressions import factor, fields, got, size_of, with_field
 from outgrow.models.files import FOLDERS, file_of, known, merged
 from outgrow.models.model import Model, Parameter
 from outgrow.models.spec import ArchitectureSpec, KindSpec, ParameterSpec
@@ -36,10 +36,10 @@ def _load(model_type: str, folders: str) -> ArchitectureSpec:
     return described(model_type, merged(model_type))
 
 
-def load(model_type: str) -> ArchitectureSpec:
+def load_architecture(model_type: str) -> ArchitectureSpec:
     """The architecture file of a model type.
 
-    >>> load("gpt2").class_
+    >>> load_architecture("gpt2").class_
     'GPT2LMHeadModel'
     """
     return _load(model_type, os.environ.get(FOLDERS, ""))
@@ -73,7 +73,9 @@ def described(where: str, content: Mapping[str, Any]) -> ArchitectureSpec:
                 else "an entry of layers.kinds",
             )
         try:
-            factor(one.times, reduce(lambda made, field: put(made, field, 1), fields(one.times or ""), {}))
+            factor(
+                one.times, reduce(lambda made, field: with_field(made, field, 1), fields(one.times or ""), {})
+            )
         except ArchitectureError as error:
             raise ArchitectureError(f"architecture file {where}.yaml: {name}: {error}") from None
     return spec
@@ -86,7 +88,7 @@ def resolve(config: Mapping[str, Any]) -> Model:
     >>> model.shape("transformer.h.0.attn.c_attn.weight")
     (6, 18)
     """
-    spec = load(str(config.get("model_type")))
+    spec = load_architecture(str(config.get("model_type")))
     check_bounds(config)
     _check_requirements(spec.model_type, spec.requires, config)
     sizes = {name: size_of(axis.size, config) for name, axis in spec.axes.items()}
@@ -170,7 +172,7 @@ def _stack(pattern: str) -> str | None:
 def growable(spec: ArchitectureSpec) -> dict[str, str]:
     """Config fields that `grow` may change, with what they mean.
 
-    >>> sorted(growable(load("llama")))[:3]
+    >>> sorted(growable(load_architecture("llama")))[:3]
     ['head_dim', 'hidden_size', 'intermediate_size']
     """
     found: dict[str, str] = {spec.layers.count: "layers"}
@@ -200,7 +202,7 @@ def head_module(model_type: str) -> str | None:
     >>> head_module("llama"), head_module("bert"), head_module("vit")
     ('lm_head', 'cls', None)
     """
-    spec = load(model_type)
+    spec = load_architecture(model_type)
     for name, parameter in spec.parameters.items():
         signature = parse(parameter.axes)
         written = {spec.axes[axis].through for axis in signature.axes("writes")}
@@ -218,14 +220,14 @@ def longest_sequence(config: Mapping[str, Any]) -> int | None:
     found = config.get("max_position_embeddings", config.get("n_positions"))
     if found is None:
         return None
-    behind = load(str(config["model_type"])).positions_behind_padding
+    behind = load_architecture(str(config["model_type"])).positions_behind_padding
     return int(found) - (int(config.get("pad_token_id") or 0) + 1 if behind else 0)
 
 
 def fixed(spec: ArchitectureSpec) -> dict[str, str]:
     """Config fields that count units of axes that cannot grow, and of no other, with the axis.
 
-    >>> fixed(load("vit"))["num_channels"]
+    >>> fixed(load_architecture("vit"))["num_channels"]
     'channels'
     """
     free = growable(spec)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from outgrow.errors import ArchitectureError, GrowthError, near
-from outgrow.models.architecture import load, resolve
+from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.expressions import size_of
 from outgrow.models.files import folders, read
 from outgrow.models.library import check_described, config_dict, config_object, default_fields
@@ -205,7 +205,7 @@ def _fields(spec: ConversionSpec, small: Model) -> dict[str, Any]:
     missing = sorted(theirs - set(made) - every)
     if missing:
         raise _unnamed(spec, missing[0], "wants")
-    return {**made, "model_type": spec.to, "architectures": [load(spec.to).class_]}
+    return {**made, "model_type": spec.to, "architectures": [load_architecture(spec.to).class_]}
 
 
 def _derived(wanted: str | Power, config: Mapping[str, Any]) -> int | float:

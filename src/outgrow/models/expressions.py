@@ -39,14 +39,14 @@ def got(config: Mapping[str, Any], field: str) -> Any:
     return found
 
 
-def put(config: Mapping[str, Any], field: str, value: Any) -> dict[str, Any]:
+def with_field(config: Mapping[str, Any], field: str, value: Any) -> dict[str, Any]:
     """The config with one field set, in a config inside it where the field has dots.
 
-    >>> put({"text_config": {"hidden_size": 6}}, "text_config.hidden_size", 8)
+    >>> with_field({"text_config": {"hidden_size": 6}}, "text_config.hidden_size", 8)
     {'text_config': {'hidden_size': 8}}
     """
     word, _, rest = field.partition(".")
-    return {**config, word: put(config.get(word) or {}, rest, value) if rest else value}
+    return {**config, word: with_field(config.get(word) or {}, rest, value) if rest else value}
 
 
 def size_of(expression: str, config: Mapping[str, Any]) -> int:

@@ -19,7 +19,7 @@ import torch
 
 from outgrow.errors import ArchitectureError, CheckpointError, near
 from outgrow.models import timm_models
-from outgrow.models.architecture import load, resolve
+from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.bounds import check_bounds
 from outgrow.models.model import Model, Parameter
 
@@ -209,7 +209,7 @@ class ModelNames:
 
 def model_names(config: Mapping[str, Any]) -> ModelNames:
     """Names, shapes and ties of the model that `config` describes. Raises where no architecture file describes it."""
-    architecture = load(str(config["model_type"]))
+    architecture = load_architecture(str(config["model_type"]))
     model = meta_model(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     owner = {id(parameter): name for name, parameter in model.named_parameters()}

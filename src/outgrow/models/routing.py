@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from outgrow.models.architecture import load, resolve
+from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.expressions import size_of
 from outgrow.models.library import model_tensors
 from outgrow.models.model import Parameter
@@ -65,7 +65,7 @@ def corrects(parameter: Parameter, router: RouterSpec) -> bool:
 def has_experts(model: nn.Module) -> bool:
     """Whether an architecture file says how this model's tokens choose among experts."""
     config: Any = getattr(model, "config", None)
-    return config is not None and bool(load(str(config.model_type)).routers)
+    return config is not None and bool(load_architecture(str(config.model_type)).routers)
 
 
 def coefficient(model: nn.Module, asked: float | None) -> float:
@@ -137,7 +137,7 @@ def _has_balance(model: nn.Module) -> bool:
 
 def _router(model: nn.Module) -> RouterSpec:
     config: Any = model.config
-    return next(iter(load(str(config.model_type)).routers.values()))
+    return next(iter(load_architecture(str(config.model_type)).routers.values()))
 
 
 def _balance_hooks(model: nn.Module, seen: Seen, *, count: bool) -> Iterator[Any]:

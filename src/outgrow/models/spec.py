@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from outgrow.errors import near
-from outgrow.models.kinds import KINDS, Kind
+from outgrow.models.kinds import KINDS, AxisKind
 
 
 def _kind(name: str) -> str:
@@ -46,7 +46,7 @@ class AxisSpec(_Strict):
     """Of a `stream`: it is also written through a nonlinearity, which knows no scale and no mean."""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> AxisKind:
         """What it passes through, as a value."""
         return KINDS[self.through]
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from outgrow.errors import CheckpointError, near
-from outgrow.models.architecture import load
+from outgrow.models.architecture import load_architecture
 from outgrow.models.files import known
 
 _SIZES = (
@@ -45,7 +45,7 @@ _KEPT = ("model_type", "architectures", "dtype", "transformers_version", "initia
 
 def is_timm(model_type: object) -> bool:
     """Whether the architecture file says that this model is timm's."""
-    return model_type in known() and load(str(model_type)).library == "timm"
+    return model_type in known() and load_architecture(str(model_type)).library == "timm"
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:

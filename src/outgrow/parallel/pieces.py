@@ -1,6 +1,6 @@
 """Which blocks of a whole tensor this process holds, and filling them from any source, a few rows at a time.
 
-    pieces(tensor)   ((start, stop) per dimension, memory)      of a plain tensor: all of it
+    local_blocks(tensor)   ((start, stop) per dimension, memory)      of a plain tensor: all of it
 
 A source that computes its rows (`GrownView`) so grows straight into the shards of a larger model: nothing is gathered,
 and resuming on another number of ranks is the same call.
@@ -16,21 +16,20 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
+from outgrow.algebra.noise import Box
 from outgrow.store.source import TensorSource
 
-Box = tuple[tuple[int, int], ...]
-"""(start, stop) of every dimension."""
-Run = tuple[int, int]
+LocalRun = tuple[int, int]
 
 BLOCK_BYTES = 16 << 20
 
 
-def pieces(tensor: Tensor) -> Iterator[tuple[Box, Tensor]]:
+def local_blocks(tensor: Tensor) -> Iterator[tuple[Box, Tensor]]:
     """The blocks of the whole tensor that lie in this process, and the memory of each, which may be written to.
 
     A shard is one block, none where it is empty; strided ones may be several. A plain tensor is one.
 
-    >>> [(box, memory.shape) for box, memory in pieces(torch.zeros(2, 3))]
+    >>> [(box, memory.shape) for box, memory in local_blocks(torch.zeros(2, 3))]
     [(((0, 2), (0, 3)), torch.Size([2, 3]))]
     """
     if not isinstance(tensor, DTensor):
@@ -81,7 +80,7 @@ def units(
     return index
 
 
-def _runs(index: Tensor) -> list[Run]:
+def _runs(index: Tensor) -> list[LocalRun]:
     """Numbers as stretches (start, stop)."""
     if not len(index):
         return []
@@ -94,7 +93,7 @@ def _cut(index: Tensor, parts: int, part: int) -> Tensor:
     return index[part * size : (part + 1) * size]
 
 
-def _blocks(runs: Sequence[Sequence[Run]], box: Box, memory: Tensor) -> Iterator[tuple[Box, Tensor]]:
+def _blocks(runs: Sequence[Sequence[LocalRun]], box: Box, memory: Tensor) -> Iterator[tuple[Box, Tensor]]:
     dim, at = len(box), 0
     if dim == len(runs):
         yield box, memory
@@ -115,7 +114,7 @@ def fill(
     meta = source.meta(name, slot)
     assert meta.shape == tuple(tensor.shape), f"{slot} of {name}: {meta.shape} is not {tuple(tensor.shape)}"
     source.prepare((name,), slot)
-    for box, memory in pieces(tensor):
+    for box, memory in local_blocks(tensor):
         if not box:
             memory.copy_(source.read(name, slot))
             continue

@@ -36,7 +36,7 @@ def speaks() -> bool:
         return True
 
 
-def finish(code: int) -> None:
+def end_process(code: int) -> None:
     """End one of several processes without the interpreter's own end, where the threads of gloo abort now and then.
 
     After an error the process group is left as it is: other ranks may be inside of it, and the launcher ends them.

@@ -173,7 +173,7 @@ class Ranks:
 ALONE = Ranks()
 
 
-def start(device: str = "cpu") -> Ranks:
+def start_ranks(device: str = "cpu") -> Ranks:
     """The ranks that the launcher's variables name (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), or this process alone."""
     if not launched():
         return ALONE

@@ -75,7 +75,7 @@ def make_mesh(ranks: Ranks, shard: int | None, replicate: int, device: str) -> D
     )
 
 
-def is_sharded(model: nn.Module) -> bool:
+def is_sharded_model(model: nn.Module) -> bool:
     """Whether a live model is cut among ranks."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 

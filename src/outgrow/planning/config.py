@@ -7,11 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from outgrow.errors import brief
-from outgrow.files.section import Count, Section, TokenCount, parse_count
+from outgrow.files.section import Count, NotNegative, Positive, Section, TokenCount, parse_count
 from outgrow.run.reentry import Reentry
-
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 class TargetConfig(Section):

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from outgrow.data.needs import TextNeeds, model_config
-from outgrow.engine.step import build_model
+from outgrow.engine.step import build_for_training
 from outgrow.errors import ConfigError, OutgrowError
 from outgrow.files.yaml_file import explain
 from outgrow.methods.build import DEPTH, WIDTH
@@ -54,7 +54,7 @@ def refusal(plan: PlanConfig, small: Candidate, large: Candidate) -> str | None:
             dict(small.fields),
             TextNeeds(int(small.fields["vocab_size"]), planned_data(plan).sequence_length, 0),
         )
-        config = TrainingState.from_model(build_model(content, "meta")).config
+        config = TrainingState.from_model(build_for_training(content, "meta")).config
         asked = _asked(plan)
         options = GrowthOptions(width=asked.width, depth=asked.depth)
         grown = plan_options(config, targets(small.fields, large.fields), options)

@@ -59,10 +59,10 @@ def _narrow(value: Any) -> bool:
 
 
 @contextmanager
-def exact() -> Iterator[None]:
+def float64_casts() -> Iterator[None]:
     """Inside it, casts to float32 and narrower become casts to float64.
 
-    >>> with exact():
+    >>> with float64_casts():
     ...     torch.ones(2, dtype=torch.float64).float().dtype
     torch.float64
     """
@@ -142,7 +142,7 @@ def inputs(model: nn.Module, seed: int = 1) -> dict[str, Tensor]:
 
 def logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """The model's logits on a batch, in exact arithmetic."""
-    with exact():
+    with float64_casts():
         found: Tensor = model(**batch).logits
     return found.double()
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from outgrow.models.architecture import load
+from outgrow.models.architecture import load_architecture
 from outgrow.models.files import known
 from outgrow.proof.guard import Check, check
 
@@ -24,7 +24,7 @@ basic width operators, with silent layers added. Weights are random, in float64,
 """
 
 
-def page(checks: Iterable[Check]) -> str:
+def checks_page(checks: Iterable[Check]) -> str:
     """The page: a line per model type and operator."""
     lines = [
         "| model type | units | sizes | operator | gap | law | not promised |",
@@ -50,9 +50,9 @@ def _first(text: str) -> str:
 
 def main() -> None:
     """Check every type and write the page."""
-    types = [name for name in known() if load(name).library == "transformers"]
-    checks = [check(load(name)) for name in types]
-    Path(sys.argv[1]).write_text(page(checks))
+    types = [name for name in known() if load_architecture(name).library == "transformers"]
+    checks = [check(load_architecture(name)) for name in types]
+    Path(sys.argv[1]).write_text(checks_page(checks))
     failed = [one.model_type for one in checks if not one.holds]
     sys.exit(f"a promise fails: {', '.join(failed)}" if failed else 0)
 

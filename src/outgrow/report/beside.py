@@ -17,7 +17,7 @@ import numpy as np
 
 from outgrow.errors import ConfigError
 from outgrow.files.atomic import write_text_atomic
-from outgrow.report.html import page
+from outgrow.report.html import html_page
 from outgrow.report.plot import COLORS, FAINT, STYLE, quiet_axes, save_figure
 from outgrow.report.run import facts_of
 from outgrow.text.numbers import amount, duration
@@ -131,10 +131,10 @@ def read_beside(grown: Path, scratch: Path) -> Beside:
     return Beside(*([row for row in found if row["kind"] != "machine"] for found in rows))
 
 
-def write_beside(beside: Beside, root: Path, configuration: str, command: str) -> tuple[Path, Path]:
+def write_comparison(beside: Beside, root: Path, configuration: str, command: str) -> tuple[Path, Path]:
     """`compare.html` and `compare.png` (and .svg) in `root`."""
     png, svg = _draw(beside, root)
-    text = page(
+    text = html_page(
         title="outgrow: grown, and from scratch",
         verdict=beside.verdict,
         lead="One model is small at first and grows; the other is large from the start. Both see the same text in the same order.",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outgrow.learning.fit import Fit
-from outgrow.learning.learn import LearnOptions
 from outgrow.report.plot import COLORS, FAINT, STYLE, quiet_axes, save_figure, smooth
+from outgrow.run.learn_options import LearnOptions
 from outgrow.text.numbers import amount, duration
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def fit_table(fit: Fit, options: LearnOptions) -> Table:
     """The held-out loss before, at the start and after, and what the fit cost."""
     from rich.table import Table
 
-    table = Table(title=f"fit of {options.method}, {options.fit.steps} steps", title_justify="left")
+    table = Table(title=f"fit of {options.method}, {options.steps} steps", title_justify="left")
     for column in ("held-out loss", "nats per target"):
         table.add_column(column)
     table.add_row("small model", f"{fit.loss_small:.4f}")

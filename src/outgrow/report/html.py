@@ -37,7 +37,7 @@ pre { background: #f6f7f9; padding: .9rem 1.1rem; border-radius: 6px; overflow-x
 """
 
 
-def page(
+def html_page(
     *,
     title: str,
     verdict: str,

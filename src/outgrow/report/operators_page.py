@@ -64,7 +64,7 @@ def section(operator: Operator) -> str:
         "Use": operator.use,
         "Published moments": f"`{operator.published_moments}`",
         "Published schedule": operator.schedule,
-        "Options": options(operator),
+        "Options": option_lines(operator),
         "Source": operator.paper,
     }
     tensors = [f"| {name} | {what} |" for name, what in operator.tensors.items()]
@@ -87,7 +87,7 @@ def section(operator: Operator) -> str:
     )
 
 
-def options(operator: Operator) -> str:
+def option_lines(operator: Operator) -> str:
     """An operator's own options as they are written behind its name: what each does, its kind and its default."""
     parameters = inspect.signature(operator.grow).parameters
     return "".join(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from outgrow.errors import ConfigError
 from outgrow.files.atomic import write_text_atomic
 from outgrow.files.reading import expanded
-from outgrow.report.html import page
+from outgrow.report.html import html_page
 from outgrow.report.plot import draw_loss
 from outgrow.report.probe import draw_probes
 from outgrow.report.text import stage_table
@@ -59,7 +59,7 @@ def run_report(output: str | Path) -> RunReport:
         f"{sizes} parameters, {amount(sum(s.tokens for s in stages))} tokens, {amount(sum(s.flops for s in stages))} FLOPs, "
         f"{duration(sum(s.seconds for s in stages))}"
     )
-    text = page(
+    text = html_page(
         title=title,
         verdict=run_verdict(stages),
         lead=lead,

@@ -26,7 +26,7 @@ from outgrow.run.stage_data import (
     StageDataConfig,
     check_batch,
     check_order,
-    check_tokens,
+    check_whole_steps,
 )
 from outgrow.run.until import Until
 
@@ -346,7 +346,7 @@ class RunConfig(_Section):
                 raise ValueError(f"stages[{index}].data.sequence_length: images have no length: leave it out")
             own = self.at(index)
             check_batch(f"stages[{index}]", own.batch.sequences, own.batch.micro_batch)
-            check_tokens(f"stages[{index}]", stage.tokens, own.batch.sequences, own.item_tokens)
+            check_whole_steps(f"stages[{index}]", stage.tokens, own.batch.sequences, own.item_tokens)
         if any(stage.data is not None for stage in self.stages):
             for index in range(len(self.stages)):
                 own = self.at(index)

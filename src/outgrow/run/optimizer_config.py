@@ -9,11 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from outgrow.files.section import Section
+from outgrow.files.section import NotNegative, Positive, Section
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 class _Optimizer(Section):

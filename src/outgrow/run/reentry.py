@@ -24,9 +24,9 @@ from pydantic import Discriminator, Field, Tag
 from outgrow.errors import ConfigError
 from outgrow.files.section import Section, TokenCount
 
-Kind = Literal["width", "depth", "width_depth"]
+DoublingKind = Literal["width", "depth", "width_depth"]
 """What doubled in a growth of Shen et al.; other factors have no published constants."""
-LOSS_MATCHED_RATIO: dict[Kind, float] = {"width": 1.776, "depth": 1.412, "width_depth": 2.455}
+LOSS_MATCHED_RATIO: dict[DoublingKind, float] = {"width": 1.776, "depth": 1.412, "width_depth": 2.455}
 """S_pre / S_target of one doubling, from the released code of arXiv 2203.06211."""
 
 
@@ -85,13 +85,13 @@ class Factors:
     """Of training, per token."""
 
     @property
-    def kind(self) -> Kind | None:
+    def kind(self) -> DoublingKind | None:
         """The published case that this is, or None.
 
         >>> Factors(width=2, layers=1, parameters=4, flops=3.9).kind, Factors(1.5, 1, 2.2, 2.2).kind
         ('width', None)
         """
-        kinds: dict[tuple[float, float], Kind] = {
+        kinds: dict[tuple[float, float], DoublingKind] = {
             (2, 1): "width",
             (1, 2): "depth",
             (2, 2): "width_depth",

@@ -44,10 +44,10 @@ def check_batch(where: str, sequences: int, micro_batch: int | None) -> None:
         )
 
 
-def check_tokens(where: str, tokens: int, sequences: int, length: int) -> None:
+def check_whole_steps(where: str, tokens: int, sequences: int, length: int) -> None:
     """Raise ValueError where a stage with a batch or length of its own does not end with a whole step.
 
-    >>> check_tokens("stages[0]", 1000, 4, 64)
+    >>> check_whole_steps("stages[0]", 1000, 4, 64)
     Traceback (most recent call last):
     ...
     ValueError: stages[0].tokens 1,000 is no whole number of steps of 4 x 64 = 256 tokens: give 768 or 1,024

@@ -9,9 +9,9 @@ from pydantic import Discriminator, Field, Tag
 
 from outgrow.errors import ConfigError
 from outgrow.files.section import Section, TokenCount
-from outgrow.run.reentry import Factors, Kind
+from outgrow.run.reentry import DoublingKind, Factors
 
-PUBLISHED_SLOPE: dict[Kind | None, float] = {
+PUBLISHED_SLOPE: dict[DoublingKind | None, float] = {
     "width": -0.0475,
     "depth": -0.0575,
     "width_depth": -0.03,

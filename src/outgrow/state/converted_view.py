@@ -13,7 +13,7 @@ from torch import Tensor
 from outgrow.algebra.noise import normal_rows
 from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError, GrowthError
-from outgrow.files.identity import Identity
+from outgrow.files.identity import FileIdentity
 from outgrow.models.conversion import Conversion, Made, head_size
 from outgrow.store.source import Rows, TensorMeta, TensorSource
 
@@ -41,7 +41,7 @@ class ConvertedView(TensorSource):
             tuple(name for name, made in self.conversion.tensors.items() if made.group in old) if old else ()
         )
 
-    def files(self) -> frozenset[Identity]:
+    def files(self) -> frozenset[FileIdentity]:
         return self.source.files()
 
     def meta(self, name: str, slot: str) -> TensorMeta:

@@ -50,14 +50,14 @@ def converted(
         steps=steps,
         optimizer=None if state.optimizer is None else _groups(found, state.optimizer),
         records=state.records,
-        lineage=state.lineage.then(lineage_entry(found, moments=moments, seed=seed)),
+        lineage=state.lineage.then(conversion_entry(found, moments=moments, seed=seed)),
         assets=state.assets,
         files=state.files,
         unread=tuple(one for one in state.unread if kept or one.part != "moments"),
     )
 
 
-def lineage_entry(found: Conversion, *, moments: str, seed: int) -> LineageEntry:
+def conversion_entry(found: Conversion, *, moments: str, seed: int) -> LineageEntry:
     """What is written beside the converted state: enough to convert again."""
     entry = found.describe()
     again = {

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from outgrow.algebra.linear import mean_along
 from outgrow.algebra.noise import Box
-from outgrow.algebra.recipe import Recipe, evaluate
+from outgrow.algebra.recipe import Recipe, evaluate_recipe
 from outgrow.algebra.slots import SLOTS, WEIGHT
 from outgrow.errors import CheckpointError
-from outgrow.files.identity import Identity
+from outgrow.files.identity import FileIdentity
 from outgrow.growth.plan import GrowthPlan
 from outgrow.growth.rank_costs import in_reading_order
 from outgrow.store.check import row_blocks
@@ -69,7 +69,7 @@ class GrownView(TensorSource):
         )
         return tuple(group for group in groups if group) if here else ()
 
-    def files(self) -> frozenset[Identity]:
+    def files(self) -> frozenset[FileIdentity]:
         return self.source.files()
 
     def prepare(self, names: Collection[str], slot: str) -> None:
@@ -100,7 +100,7 @@ class GrownView(TensorSource):
         return (self._cook(recipe, slot, box, wide, wide) * self._mean_growth(other, partner)).to(dtype)
 
     def _cook(self, recipe: Recipe, slot: str, box: Box, wide: torch.dtype, dtype: torch.dtype) -> Tensor:
-        return evaluate(
+        return evaluate_recipe(
             recipe,
             lambda name, rows: self._source(name, slot, rows),
             lambda name, which: self.statistic(name, slot, which),

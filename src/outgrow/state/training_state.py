@@ -94,7 +94,7 @@ class TrainingState(Contents):
         """The state of live objects, without a copy: training on changes what this state reads."""
         from outgrow.models.library import config_of, model_tensors
         from outgrow.parallel.gathered import GatheredSource
-        from outgrow.parallel.sharding import is_sharded
+        from outgrow.parallel.sharding import is_sharded_model
         from outgrow.state.live import read_optimizer
         from outgrow.state.wrappers import plain_model, plain_optimizer
 
@@ -111,7 +111,7 @@ class TrainingState(Contents):
             info, steps = live.info, live.steps
             tensors |= live.moments
         carried = tuple(one if isinstance(one, Asset) else Asset.of(one) for one in assets)
-        source = GatheredSource(tensors) if is_sharded(model) else MemorySource(tensors)
+        source = GatheredSource(tensors) if is_sharded_model(model) else MemorySource(tensors)
         return cls(config, source, steps, info, dict(records or {}), assets=carried)
 
     def save_pretrained(
@@ -131,7 +131,9 @@ class TrainingState(Contents):
         """
         from outgrow.store import layouts
 
-        return layouts.save(self, path, format=format, overwrite=overwrite, progress=progress, ranks=ranks)
+        return layouts.save_contents(
+            self, path, format=format, overwrite=overwrite, progress=progress, ranks=ranks
+        )
 
     def push_to_hub(
         self,

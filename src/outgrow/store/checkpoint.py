@@ -121,7 +121,7 @@ def _elsewhere(folder: Path) -> list[Unread]:
     return []
 
 
-def read_records(folder: Path) -> dict[str, Any]:
+def read_trainer_records(folder: Path) -> dict[str, Any]:
     """What Trainer keeps beside the tensors, as far as it can be read: its state, the scheduler's, the random numbers'."""
     return _read_records(folder).records
 

@@ -12,7 +12,7 @@ from outgrow.files.atomic import json_text
 from outgrow.files.reading import check_regular, parse_json
 from outgrow.models import timm_models
 from outgrow.models.library import config_dict, config_object
-from outgrow.store.dcp.kinds import is_sharded, refuse_unreadable
+from outgrow.store.dcp.kinds import is_sharded_folder, refuse_unreadable
 from outgrow.store.dcp.olmo_config import is_olmo_config, llama_config
 from outgrow.store.foreign import refuse_foreign
 
@@ -46,7 +46,7 @@ def load_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         refuse_unreadable(folder)
         fix = "give a folder written by save_pretrained, by Trainer or by outgrow"
-        if is_sharded(folder):
+        if is_sharded_folder(folder):
             fix = f"put the model's config.json, as transformers writes it, into {folder} or the folder above"
         raise CheckpointError(f"{folder} is not a model folder: it has no config.json", fix=fix)
     content = read_json(path)
@@ -74,7 +74,7 @@ def raw_config(folder: Path) -> dict[str, Any]:
 
 def _place(folder: Path) -> Path:
     above = folder.parent / "config.json"
-    alone = not (folder / "config.json").is_file() and is_sharded(folder)
+    alone = not (folder / "config.json").is_file() and is_sharded_folder(folder)
     return above if alone and above.is_file() else folder / "config.json"
 
 

@@ -22,7 +22,7 @@ from outgrow.store.card import CARD
 
 Fate = Literal["grown", "rewritten", "carried", "left behind"]
 FATES: tuple[Fate, ...] = ("grown", "rewritten", "carried", "left behind")
-Kind = Literal["weight", "optimizer", "trainer", "record", "own", "asset", "left"]
+FileKind = Literal["weight", "optimizer", "trainer", "record", "own", "asset", "left"]
 """`trainer`: a record in a file of Trainer's own, which its format alone writes; `record`: JSON of a native state."""
 
 
@@ -31,7 +31,7 @@ class SourceFile:
     """One file of a source, or one field of its config (`config.json: auto_map`)."""
 
     name: str
-    kind: Kind
+    kind: FileKind
     why: str = ""
     """Why it stays behind, where it does whatever is written."""
 
@@ -77,7 +77,7 @@ def take_inventory(
     """
     read, moments, kept = set(weights), set(optimizer), set(records)
 
-    def kind(name: str) -> tuple[Kind, str]:
+    def kind(name: str) -> tuple[FileKind, str]:
         if name in unread:
             return "left", unread[name]
         if name in read:

@@ -29,7 +29,7 @@ from outgrow.store.card import CARD, model_card
 from outgrow.store.config_file import config_text
 from outgrow.store.contents import Contents, OptimizerInfo, has_moments, training_step
 from outgrow.store.dcp.files import seal
-from outgrow.store.dcp.writing import check_sharded, plan_sharded, write_beside
+from outgrow.store.dcp.writing import check_sharded, plan_sharded, write_dcp_beside
 from outgrow.store.inventory import fates
 from outgrow.store.pickled import record_text, save_plain
 from outgrow.store.safetensors_folder import LINEAGE, some
@@ -55,7 +55,7 @@ Format = Literal["native", "trainer", "hub", "dcp", "accelerate", "torchtitan", 
 FORMATS: tuple[Format, ...] = ("native", "trainer", "hub", "dcp", "accelerate", "torchtitan", "olmo-core")
 
 
-def save(
+def save_contents(
     state: Contents,
     path: str | Path,
     *,
@@ -223,12 +223,12 @@ class _Writer:
     def _finish_dcp(self, folder: Path) -> None:
         (folder / "config.json").write_text(config_text(self.state.config), encoding="utf-8")
         self._copy_assets(folder)
-        native.write_beside(folder, self.state, training_step(self.state), {})
+        native.write_native_beside(folder, self.state, training_step(self.state), {})
 
     def write_foreign(self, trainer: str, folder: Path) -> None:
         """Another trainer's checkpoint."""
         self._write_sharded(trainer, folder)
-        self.ranks.first(lambda: write_beside(trainer, self.state, folder, training_step(self.state)))
+        self.ranks.first(lambda: write_dcp_beside(trainer, self.state, folder, training_step(self.state)))
         self.ranks.first(lambda: self._copy_assets(folder))
 
     def _write_sharded(self, trainer: str, folder: Path) -> None:
@@ -289,7 +289,7 @@ class _Writer:
             plan.name: (plan.size, file_checksum(plan, checksums, self.state.source))
             for plan in (*plans, *moments)
         }
-        native.write_beside(folder, self.state, training_step(self.state), files)
+        native.write_native_beside(folder, self.state, training_step(self.state), files)
 
     def _write(
         self, folder: Path, plans: tuple[FilePlan, ...], source: TensorSource | None = None

@@ -85,7 +85,9 @@ def manifest(
     }
 
 
-def write_beside(folder: Path, state: Contents, step: int, files: Mapping[str, tuple[int, int]]) -> None:
+def write_native_beside(
+    folder: Path, state: Contents, step: int, files: Mapping[str, tuple[int, int]]
+) -> None:
     """Everything of a state that is no tensor, `outgrow.json` last; tensors, config and assets lie in `folder` already.
 
     `files` gives size and CRC-32 of files that need not be read again.
@@ -112,11 +114,11 @@ def open_native(folder: Path, config: dict[str, Any]) -> tuple[Contents, dict[st
     """
     names = model_names(config)
     content = read_manifest(folder)
-    lineage = read_lineage(folder, content)
+    lineage = native_lineage(folder, content)
     checksums = check_files(folder, content["files"])
     weights = SafetensorsSource.open(folder, replace(names, apart={}))
     optimizer, steps, moments = _read_optimizer(folder, content["files"], names)
-    records = read_records(folder, content)
+    records = read_native_records(folder, content)
     source = SafetensorsSource({**weights.entries, **moments}, weights.metadata)
     return Contents(config, source, steps, optimizer, records, lineage), checksums
 
@@ -149,7 +151,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def read_lineage(folder: Path, content: Mapping[str, Any]) -> Lineage:
+def native_lineage(folder: Path, content: Mapping[str, Any]) -> Lineage:
     """The growths that `outgrow.json` tells. Raises CheckpointError where it tells anything else."""
     return Lineage.read(content.get("lineage"), f"{folder / MANIFEST}: lineage")
 
@@ -187,7 +189,7 @@ def check_files(folder: Path, files: Mapping[str, Any]) -> dict[str, int]:
     return later
 
 
-def read_records(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+def read_native_records(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """The records that a manifest names."""
     try:
         return {name: record_value(read_json(folder / f"{name}.json")) for name in content["records"]}

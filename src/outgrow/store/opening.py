@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from outgrow.errors import CheckpointError
-from outgrow.files.identity import Identity
+from outgrow.files.identity import FileIdentity
 from outgrow.files.leftovers import is_temporary
 from outgrow.store import native
 from outgrow.store.assets import GENERATION, find_assets, generation_asset
@@ -23,7 +23,7 @@ from outgrow.store.checkpoint import INCOMPLETE, open_checkpoint
 from outgrow.store.checksum import combine_all
 from outgrow.store.config_file import DROPPED, load_config, raw_config
 from outgrow.store.contents import Contents, Unread
-from outgrow.store.dcp.kinds import is_sharded
+from outgrow.store.dcp.kinds import is_sharded_folder
 from outgrow.store.dcp.opening import open_sharded
 from outgrow.store.inventory import take_inventory
 from outgrow.store.safetensors_file import Entry, read_header
@@ -58,7 +58,7 @@ def open_state(
         raise CheckpointError(f"{folder} was left by an interrupted save", fix="delete it and save again")
     config = load_config(folder)
     refused: Mapping[str, str] = {}
-    if is_sharded(folder) and not (folder / INCOMPLETE).exists():
+    if is_sharded_folder(folder) and not (folder / INCOMPLETE).exists():
         contents = checked(open_sharded(folder, config), {})
         weights, optimizer, records = _sharded_names(folder)
         records += [f"{name}.json" for name in contents.records]
@@ -127,7 +127,7 @@ class WeightsOnly(TensorSource):
     def names(self, slot: str) -> tuple[str, ...]:
         return self.source.names(slot) if slot == "weight" else ()
 
-    def files(self) -> frozenset[Identity]:
+    def files(self) -> frozenset[FileIdentity]:
         return self.source.files()
 
     def meta(self, name: str, slot: str) -> TensorMeta:

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
-from outgrow.files.identity import Identity
+from outgrow.files.identity import FileIdentity
 from outgrow.models.library import ModelNames, Shape
 from outgrow.store.contents import OptimizerInfo, ParamGroup
-from outgrow.store.optimizer_order import Piece, Reading, in_memory, read_order
+from outgrow.store.optimizer_order import ParameterPart, Reading, in_memory, read_order
 from outgrow.store.optimizer_rules import RULE, Rule, as_carried, check_entry, name_from_options, rule_named
 from outgrow.store.pickled import load_plain, to_json
 from outgrow.store.safetensors_folder import some
@@ -46,7 +46,7 @@ def read_optimizer_file(
     path: Path, config: Mapping[str, Any], names: ModelNames, version: str | None
 ) -> OptimizerFile:
     """Read a file of an optimizer's state; the tensors stay on the disk. Raises `CheckpointError` where it cannot be carried."""
-    identity = Identity.of(path)
+    identity = FileIdentity.of(path)
     state, groups = _parts(path, load_plain(path, mapped=True))
     numbers = [group["params"] for group in groups]
     reading = _named(path, groups, names)
@@ -107,7 +107,7 @@ def _named(path: Path, groups: Sequence[Mapping[str, Any]], names: ModelNames) -
     return found
 
 
-def _piece(path: Path, name: Any, names: ModelNames) -> Piece:
+def _piece(path: Path, name: Any, names: ModelNames) -> ParameterPart:
     plain = _WRAPPERS.sub("", name) if isinstance(name, str) else ""
     piece = in_memory(names.aliases.get(plain, plain), names)
     if piece is None:
@@ -116,12 +116,12 @@ def _piece(path: Path, name: Any, names: ModelNames) -> Piece:
 
 
 def _moments(
-    identity: Identity, entries: Mapping[Piece, Any], info: OptimizerInfo, names: ModelNames
+    identity: FileIdentity, entries: Mapping[ParameterPart, Any], info: OptimizerInfo, names: ModelNames
 ) -> tuple[dict[str, dict[str, Place]], dict[str, float]]:
     path = identity.path
     if all(_is_empty(entry) for entry in entries.values()):
         return {}, {}  # saved before the first step, or of an optimizer that keeps nothing
-    owners: dict[str, list[Piece]] = {}
+    owners: dict[str, list[ParameterPart]] = {}
     for piece in entries:
         owners.setdefault(piece.name, []).append(piece)
     group_of = {name: group for group in info.groups for name in group.names}
@@ -143,7 +143,9 @@ def _is_empty(entry: Any) -> bool:
     return entry is None or (isinstance(entry, dict) and not entry)
 
 
-def _entry(path: Path, piece: Piece, entry: Any, rule: Rule, slots: tuple[str, ...]) -> Mapping[str, Any]:
+def _entry(
+    path: Path, piece: ParameterPart, entry: Any, rule: Rule, slots: tuple[str, ...]
+) -> Mapping[str, Any]:
     """What the optimizer keeps for one parameter, checked; zeros where it has not stepped it."""
     if _is_empty(entry):
         dtype = torch.float32
@@ -158,7 +160,11 @@ def _entry(path: Path, piece: Piece, entry: Any, rule: Rule, slots: tuple[str, .
 
 
 def _place(
-    identity: Identity, name: str, slot: str, held: Mapping[Piece, Mapping[str, Any]], names: ModelNames
+    identity: FileIdentity,
+    name: str,
+    slot: str,
+    held: Mapping[ParameterPart, Mapping[str, Any]],
+    names: ModelNames,
 ) -> Place:
     """Where a moment is: at hand, or put together from those of the parts that older models hold apart."""
     whole = next((entry for piece, entry in held.items() if piece.unit < 0), None)

@@ -30,7 +30,7 @@ from outgrow.store.safetensors_folder import spellings
 
 
 @dataclass(frozen=True)
-class Piece:
+class ParameterPart:
     """A parameter, or the part of one that older models hold apart: unit `unit` of its first dimension, part `part`."""
 
     name: str
@@ -39,7 +39,7 @@ class Piece:
     part: int = -1
 
 
-Reading = tuple[tuple[Piece, ...], ...]
+Reading = tuple[tuple[ParameterPart, ...], ...]
 """The parameters of each group, in their order."""
 
 
@@ -102,39 +102,41 @@ def decay_rules(config: Mapping[str, Any]) -> tuple[frozenset[str], ...]:
     return tuple(dict.fromkeys((today, but("bias"), but("bias|layernorm|rmsnorm"), matrices)))
 
 
-def in_memory(name: str, names: ModelNames) -> Piece | None:
+def in_memory(name: str, names: ModelNames) -> ParameterPart | None:
     """What an older model calls `name`, as the parameter of today or as a part of one; None where it is neither."""
     for spelling in spellings(name, names):
         if spelling in names.shapes:
-            return Piece(spelling, names.shapes[spelling])
+            return ParameterPart(spelling, names.shapes[spelling])
         if spelling in _parts(names):
             return _parts(names)[spelling]
     return None
 
 
-def _parts(names: ModelNames) -> dict[str, Piece]:
+def _parts(names: ModelNames) -> dict[str, ParameterPart]:
     return _parts_of(tuple(names.apart.items()), tuple(names.shapes.items()))
 
 
 @lru_cache(maxsize=4)
-def _parts_of(apart: tuple[Any, ...], shapes: tuple[Any, ...]) -> dict[str, Piece]:
+def _parts_of(apart: tuple[Any, ...], shapes: tuple[Any, ...]) -> dict[str, ParameterPart]:
     sizes = dict(shapes)
     return {
-        word: Piece(owner, (sizes[owner][1] // len(unit), *sizes[owner][2:]), number, place)
+        word: ParameterPart(owner, (sizes[owner][1] // len(unit), *sizes[owner][2:]), number, place)
         for owner, units in apart
         for number, unit in enumerate(units)
         for place, word in enumerate(unit)
     }
 
 
-def _orders(config: Mapping[str, Any], names: ModelNames, version: str | None) -> Iterator[tuple[Piece, ...]]:
+def _orders(
+    config: Mapping[str, Any], names: ModelNames, version: str | None
+) -> Iterator[tuple[ParameterPart, ...]]:
     """The orders of `named_parameters()` that the writer may have had."""
     old = _older().get(str(config.get("model_type")))
     major = re.match(r"\d+", version or "")
     if old is not None and (major is None or int(major[0]) < old["before"]):
         yield tuple(_expanded(old["names"], names))
     if old is None or major is None or int(major[0]) >= old["before"]:
-        yield tuple(Piece(name, shape) for name, shape in names.shapes.items())
+        yield tuple(ParameterPart(name, shape) for name, shape in names.shapes.items())
 
 
 @cache
@@ -143,7 +145,7 @@ def _older() -> dict[str, Any]:
     return dict(yaml.safe_load(text))
 
 
-def _expanded(patterns: Sequence[str], names: ModelNames) -> Iterator[Piece]:
+def _expanded(patterns: Sequence[str], names: ModelNames) -> Iterator[ParameterPart]:
     """Patterns with {L} and {E} as the parameters of this model."""
     for repeats, block in groupby(patterns, key=lambda pattern: "{L}" in pattern):
         lines = list(block)
@@ -154,7 +156,7 @@ def _expanded(patterns: Sequence[str], names: ModelNames) -> Iterator[Piece]:
             yield from found
 
 
-def _expanded_experts(lines: Sequence[str], names: ModelNames) -> Iterator[Piece]:
+def _expanded_experts(lines: Sequence[str], names: ModelNames) -> Iterator[ParameterPart]:
     for repeats, block in groupby(lines, key=lambda line: "{E}" in line):
         own = list(block)
         for expert in range(max(map(len, names.apart.values()), default=0)) if repeats else [0]:
@@ -164,7 +166,7 @@ def _expanded_experts(lines: Sequence[str], names: ModelNames) -> Iterator[Piece
                     yield piece
 
 
-def _splits(order: Sequence[Piece], config: Mapping[str, Any], groups: int) -> Iterator[Reading]:
+def _splits(order: Sequence[ParameterPart], config: Mapping[str, Any], groups: int) -> Iterator[Reading]:
     """The order as one group, or as two by each of the rules."""
     if groups == 1:
         yield (tuple(order),)
@@ -188,7 +190,7 @@ def _aligned(split: Reading, groups: Sequence[Sequence[int]], state: Mapping[int
             yield way, other
 
 
-def _embeddings(pieces: Sequence[Piece], entries: Sequence[Any]) -> list[tuple[Piece, ...]]:
+def _embeddings(pieces: Sequence[ParameterPart], entries: Sequence[Any]) -> list[tuple[ParameterPart, ...]]:
     """Up to two ways to give each entry a piece, in order, whose shape it has; the pieces left out were frozen."""
     spare = len(pieces) - len(entries)
     if spare < 0:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from outgrow.errors import CheckpointError
-from outgrow.files.identity import Identity
+from outgrow.files.identity import FileIdentity
 from outgrow.files.reading import check_regular
 from outgrow.store.source import Rows, TensorMeta
 
@@ -52,7 +52,7 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.identity = Identity.of(path)
+        self.identity = FileIdentity.of(path)
 
     @cached_property
     def bytes(self) -> Tensor:

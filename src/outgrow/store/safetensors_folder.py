@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from outgrow.errors import CheckpointError
-from outgrow.files.identity import Identity
+from outgrow.files.identity import FileIdentity
 from outgrow.models.library import ModelNames
 from outgrow.store.config_file import read_json
 from outgrow.store.foreign import refuse_tensors
 from outgrow.store.lineage import Lineage
 from outgrow.store.safetensors_file import Entry, read_header
 from outgrow.store.source import Rows, TensorMeta, TensorSource
-from outgrow.store.stacked import Place, identities, joined
+from outgrow.store.stacked import Place, identities, joined_parts
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -50,7 +50,9 @@ class SafetensorsSource(TensorSource):
             disk.update(entries)
             metadata.update(own)
         refuse_tensors(folder, disk)
-        whole = disk if not names.apart else joined(folder, disk, names, partial(spellings, names=names))
+        whole = (
+            disk if not names.apart else joined_parts(folder, disk, names, partial(spellings, names=names))
+        )
         return cls({"weight": match_names(folder, whole, names)}, metadata)
 
     def names(self, slot: str) -> tuple[str, ...]:
@@ -59,7 +61,7 @@ class SafetensorsSource(TensorSource):
     def meta(self, name: str, slot: str) -> TensorMeta:
         return self.entries[slot][name].meta
 
-    def files(self) -> frozenset[Identity]:
+    def files(self) -> frozenset[FileIdentity]:
         return frozenset(
             one for places in self.entries.values() for place in places.values() for one in identities(place)
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from outgrow.files.identity import Identity
+from outgrow.files.identity import FileIdentity
 
 Rows = slice | Tensor | None
 """Rows of dimension 0: a slice, an int64 index, or None for all."""
@@ -50,7 +50,7 @@ class TensorSource(ABC):
     def read(self, name: str, slot: str, rows: Rows = None) -> Tensor:
         """The tensor, or the given rows of its dimension 0. The result may share memory: do not write to it."""
 
-    def files(self) -> frozenset[Identity]:
+    def files(self) -> frozenset[FileIdentity]:
         """The files that are read, as they were when they were opened; none for tensors in memory."""
         return frozenset()
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from outgrow.errors import CheckpointError
-from outgrow.files.identity import Identity
+from outgrow.files.identity import FileIdentity
 from outgrow.models.library import ModelNames
 from outgrow.store.safetensors_file import Entry
 from outgrow.store.source import Rows, TensorMeta
@@ -25,7 +25,7 @@ class Held:
     """A tensor that is there already: in memory, or mapped."""
 
     tensor: Tensor
-    identity: Identity | None = None
+    identity: FileIdentity | None = None
     """The file that it is mapped from, if it is."""
 
     @property
@@ -64,7 +64,7 @@ class Stacked:
         return torch.stack([torch.cat([part.read() for part in unit]) for unit in chosen])
 
 
-def identities(place: Place) -> Iterator[Identity]:
+def identities(place: Place) -> Iterator[FileIdentity]:
     """The files that a place is in."""
     if isinstance(place, Stacked):
         for unit in place.units:
@@ -80,7 +80,7 @@ Place = Entry | Held | Stacked
 """Where the bytes of a tensor are: in one stretch of a file, at hand, or in parts."""
 
 
-def joined(
+def joined_parts(
     folder: Path, disk: Mapping[str, Entry], names: ModelNames, spellings: Callable[[str], list[str]]
 ) -> dict[str, Place]:
     """Disk entries, with the parts of a tensor in memory put together under its name; an error where one is missing."""

@@ -3,7 +3,7 @@
 from outgrow.run.config import RunConfig
 from outgrow.run.run_file import load_run
 from outgrow.training.dry import DryRun, dry_run
-from outgrow.training.loop import train
+from outgrow.training.loop import train_run
 from outgrow.training.result import RunResult, StageResult
 
-__all__ = ["DryRun", "RunConfig", "RunResult", "StageResult", "dry_run", "load_run", "train"]
+__all__ = ["DryRun", "RunConfig", "RunResult", "StageResult", "dry_run", "load_run", "train_run"]

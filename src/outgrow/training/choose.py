@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from outgrow.engine.step import evaluate, optimizer_step
+from outgrow.engine.step import evaluation_loss, optimizer_step
 from outgrow.errors import TrainingError
 from outgrow.run.config import GrowConfig
 from outgrow.state.training_state import TrainingState
@@ -95,7 +95,7 @@ def _try(
     grown = grow_state(state, growth)
     live = load_state(session, grown, course, step)
     width = str(grown.lineage.last.operators["width"])  # by name, also where none was given
-    start = end = evaluate(live.model, session.validation, session.device)
+    start = end = evaluation_loss(live.model, session.validation, session.device)
     for place in range(step, step + growth.probe.steps):
         done = optimizer_step(
             live.model,
@@ -114,7 +114,7 @@ def _try(
             break
         losses.append(done.loss)
     if math.isfinite(end):
-        end = evaluate(live.model, session.validation, session.device)
+        end = evaluation_loss(live.model, session.validation, session.device)
     end = end if math.isfinite(end) else math.inf
     session.progress.say(f"probe: {width} + {growth.depth}: validation loss {start:.4f}, then {end:.4f}")
     return ProbeTrial(width, growth.depth, tuple(losses), start, end)

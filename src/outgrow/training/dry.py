@@ -18,7 +18,7 @@ from outgrow.cost.flops import training_flops
 from outgrow.cost.memory import Memory, training_memory
 from outgrow.data.objectives import objective_of
 from outgrow.engine.optimizers import build_optimizer, state_numbers
-from outgrow.engine.step import Device, build_model, choose_device, optimizer_step
+from outgrow.engine.step import Device, build_for_training, choose_device, optimizer_step
 from outgrow.errors import ConfigError
 from outgrow.models.architecture import resolve
 from outgrow.parallel.ranks import Ranks
@@ -73,7 +73,7 @@ class DryRun:
 
 
 def dry_run(run: RunConfig, world: int = 1) -> DryRun:
-    """Check a run as `train` would on `world` ranks and say what it needs; writes nothing.
+    """Check a run as `train_run` would on `world` ranks and say what it needs; writes nothing.
 
     Raises ConfigError also where a rank of several needs more memory than it has here.
 
@@ -203,7 +203,7 @@ def _measured_rate(run: RunConfig, plan: StagePlan, device: Device) -> float | N
         micro_batch //= 2
     if not micro_batch:
         return None
-    model = device.place(build_model(plan.config))
+    model = device.place(build_for_training(plan.config))
     optimizer = build_optimizer(model, run.optimizer)
     batch = objective_of(plan.config).example(
         plan.config, micro_batch, run.data.sequence_length, run.data.mask_share

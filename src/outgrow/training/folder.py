@@ -45,7 +45,7 @@ _MAY_CHANGE = (  # has no influence on the weights but for the order of sums
 )
 
 
-NotNegative = Annotated[int, Field(ge=0)]
+Natural = Annotated[int, Field(ge=0)]
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -53,9 +53,9 @@ Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Begun:
     """A stage that has begun: its first step, its position on the schedule there in tokens, and, once over, its end."""
 
-    first: NotNegative
-    position: NotNegative
-    end: NotNegative | None = None
+    first: Natural
+    position: Natural
+    end: Natural | None = None
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class Pointer:
     checkpoint: Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*(/[^/\\.][^/\\]*)*$")]
     """A path inside the run's folder."""
     stages: Annotated[tuple[Begun, ...], Field(min_length=1)]
-    step: NotNegative
+    step: Natural
     flops: Finite
     seconds: Finite
-    metrics_bytes: NotNegative
+    metrics_bytes: Natural
     finished: bool
     data: dict[str, Any]
     window: tuple[tuple[float, ...], ...] = ()

@@ -13,13 +13,14 @@ from typing import Any
 
 from outgrow.data.learn_data import forward_batch
 from outgrow.learning.in_run import learn_options
-from outgrow.learning.learn import LearnOptions, learn
-from outgrow.learning.lesa import LesaOptions, learn_lesa
+from outgrow.learning.learn import fit_operator
+from outgrow.learning.lesa import learn_lesa
 from outgrow.methods.learned.fitted import FittedOperator
-from outgrow.models.architecture import load
+from outgrow.models.architecture import load_architecture
 from outgrow.models.forward import ModelInputs
 from outgrow.parallel.ranks import ALONE
 from outgrow.run.config import GrowConfig
+from outgrow.run.learn_options import LearnOptions, LesaOptions
 from outgrow.state.asked import plan_fitted
 from outgrow.state.growing import apply
 from outgrow.state.operator_file import load_operator, save_operator
@@ -79,13 +80,13 @@ def _fit(
 ) -> tuple[FittedOperator, dict[str, Any]]:
     """An operator fitted on the batches that follow, and what the log says of it."""
     run, at_once = session.run, course.own.batch.at_once
-    objective = load(str(state.config["model_type"])).objective
+    objective = load_architecture(str(state.config["model_type"])).objective
 
     def batch(place: int) -> ModelInputs:
         items, targets = (part[:at_once] for part in batch_at(session, course, step + place))
         return forward_batch(objective, (items, targets))
 
-    fitted, fit = learn(
+    fitted, fit = fit_operator(
         state,
         to,
         batch,
@@ -97,7 +98,7 @@ def _fit(
     )
     session.progress.say(
         f"{options.method} fitted from {options.start} in {fit.seconds:.1f} s: held-out loss {fit.loss_small:.4f} small, "
-        f"{fit.loss_start:.4f} at the start, {fit.loss_end:.4f} after {options.fit.steps} steps"
+        f"{fit.loss_start:.4f} at the start, {fit.loss_end:.4f} after {options.steps} steps"
     )
     losses = {"loss_small": fit.loss_small, "loss_start": fit.loss_start, "loss_end": fit.loss_end}
     what = {"method": options.method, "start": options.start}

@@ -22,7 +22,14 @@ from torch import nn
 from outgrow.data.opening import open_data
 from outgrow.engine.optimizers import build_optimizer
 from outgrow.engine.progress import make_progress
-from outgrow.engine.step import Step, be_repeatable, build_model, evaluate, measure, optimizer_step
+from outgrow.engine.step import (
+    Step,
+    be_repeatable,
+    build_for_training,
+    evaluation_loss,
+    measure,
+    optimizer_step,
+)
 from outgrow.engine.stopping import noted
 from outgrow.engine.treatment import Treatment, make_treatment
 from outgrow.errors import ConfigError, TrainingError
@@ -43,21 +50,21 @@ from outgrow.training.session import (
     Session,
     batch_at,
     checkpoint_path,
-    finish,
-    load,
+    load_checkpoint,
     load_state,
     log_row,
+    open_saved_state,
     open_session,
-    open_state,
     point,
     publish_saves,
-    save,
+    save_checkpoint,
+    write_final,
 )
 from outgrow.training.stage_plans import StagePlan, grow_state
 from outgrow.training.watch import Watch
 
 
-def train(
+def train_run(
     run: RunConfig,
     *,
     progress: bool = True,
@@ -69,7 +76,7 @@ def train(
     With several `ranks` every process calls this with the same run; rank 0 alone shows progress and calls `before`. Writes `run.output` (see `training/folder.py`). Raises `ConfigError` before any work for a mistake in the
     configuration, and `TrainingError` where the loss is not a finite number.
 
-    >>> result = train(load_run("examples/quickstart.yaml"))  # doctest: +SKIP
+    >>> result = train_run(load_run("examples/quickstart.yaml"))  # doctest: +SKIP
     """
     be_repeatable()
     found = ranks.together(lambda: preflight(run, ranks))
@@ -106,7 +113,7 @@ def _work(session: Session, pointer: Pointer | None) -> None:
     while True:
         live = _train_stage(session, live)
         if live.stage == len(session.run.stages) - 1:
-            finish(session, live)
+            write_final(session, live)
             return
         end, loss, course, step = checkpoint_path(session, live), *_leave(session, live)
         if session.run.stages[course.stage].grow is None:
@@ -115,7 +122,7 @@ def _work(session: Session, pointer: Pointer | None) -> None:
         else:
             del live  # the small model's memory is given back before the large one takes its own
             gc.collect()
-            live = _grow(session, open_state(session, end), course, step, loss)
+            live = _grow(session, open_saved_state(session, end), course, step, loss)
 
 
 def _begin(session: Session) -> Live:
@@ -131,7 +138,7 @@ def _begin(session: Session) -> Live:
     if stage.grow is None:
         _write_stage(session, live)
         return live
-    before = evaluate(live.model, session.validation, session.device)
+    before = evaluation_loss(live.model, session.validation, session.device)
     del live
     return _grow(session, session.start, course, 0, before)
 
@@ -142,7 +149,7 @@ def _fresh(session: Session, course: Course) -> Live:
 
     def draw() -> nn.Module:
         torch.manual_seed(session.run.seed)
-        return build_model(config)
+        return build_for_training(config)
 
     if session.ranks.alone:
         model = session.device.place(draw())
@@ -154,7 +161,7 @@ def _fresh(session: Session, course: Course) -> Live:
         TrainingState.from_model(draw()).save_pretrained(drawn, overwrite=True)
 
     session.ranks.first(keep)
-    live = load(session, drawn, course, 0)
+    live = load_checkpoint(session, drawn, course, 0)
     session.ranks.gather(None)  # all have read it
     session.ranks.first(lambda: shutil.rmtree(drawn))
     return live
@@ -171,14 +178,14 @@ def _resume(session: Session, pointer: Pointer) -> Live:
             fix="choose another output, or delete the run",
         )
     path = session.folder.root / pointer.checkpoint
-    state = open_state(session, path)
+    state = open_saved_state(session, path)
     check_own(session.run, path, state, session.plans[course.stage].config, pointer.step)
     return load_state(session, state, course, pointer.step)
 
 
 def _leave(session: Session, live: Live) -> tuple[float, Course, int]:
     """The validation loss at a stage's end, the course that enters the next stage there, and the step."""
-    loss = evaluate(live.model, session.validation, session.device)
+    loss = evaluation_loss(live.model, session.validation, session.device)
     return loss, live.course.enter(live.step, loss), live.step
 
 
@@ -201,13 +208,13 @@ def _grow(session: Session, state: TrainingState, course: Course, step: int, los
     if session.ranks.alone:
         target.parent.mkdir(parents=True, exist_ok=True)
         grown.save_pretrained(target, overwrite=True)
-        live = load(session, target, course, step)
+        live = load_checkpoint(session, target, course, step)
     else:
         live = load_state(session, grown, course, step)
     seconds = time.monotonic() - began
     treatment = make_treatment(session.run.stages[live.stage], session.plans[live.stage].growth, live.model)
     with treatment.during(0):
-        loss_after = evaluate(live.model, session.validation, session.device)
+        loss_after = evaluation_loss(live.model, session.validation, session.device)
     row = log_row(session, "growth", live)
     session.write(
         {**row, "loss_before": loss_before, "loss_after": loss_after, "growth_seconds": round(seconds, 3)}
@@ -262,7 +269,7 @@ def _train_stage(session: Session, live: Live) -> Live:
             request.number = session.ranks.any_of(request.number)
             stop = request.number is not None
             if keep or ended or stop:
-                save(session, live, window.rows())
+                save_checkpoint(session, live, window.rows())
             window.leave_out(time.monotonic() - began)
         publish_saves(session, wait=True)
         if stop:

@@ -91,7 +91,7 @@ def _seal(folder: Path, state: TrainingState) -> None:
     (folder / "config.json").write_text(config_text(state.config), encoding="utf-8")
     for asset in state.assets:
         asset.write(folder)
-    native.write_beside(folder, state, int(state.records["run"]["step"]), {})
+    native.write_native_beside(folder, state, int(state.records["run"]["step"]), {})
     sync_tree(folder)
 
 

@@ -193,7 +193,7 @@ def checkpoint_path(session: Session, live: Live) -> Path:
     return session.folder.stage(session.run, live.stage) / f"step-{live.step:08d}"
 
 
-def save(session: Session, live: Live, window: Sequence[tuple[float, ...]] = ()) -> None:
+def save_checkpoint(session: Session, live: Live, window: Sequence[tuple[float, ...]] = ()) -> None:
     """A training state, then the pointer to it: whichever moment a kill hits, one whole state is pointed to.
 
     Several ranks write the state each its own part, asynchronously where the run says so: then the pointer follows when
@@ -252,7 +252,7 @@ def state_of(session: Session, live: Live) -> TrainingState:
     return replace(state, lineage=live.lineage)
 
 
-def finish(session: Session, live: Live) -> None:
+def write_final(session: Session, live: Live) -> None:
     """`final`, where the last save was not there already: the last state as files that `from_pretrained` opens.
 
     Every rank writes its share of them.
@@ -261,7 +261,7 @@ def finish(session: Session, live: Live) -> None:
     pointer = session.folder.agreed_pointer(ranks)
     if pointer is not None and pointer.finished:
         return
-    state, final = open_state(session, checkpoint_path(session, live)), session.folder.root / "final"
+    state, final = open_saved_state(session, checkpoint_path(session, live)), session.folder.root / "final"
     state.save_pretrained(final, overwrite=True, ranks=ranks)
     ranks.first(lambda: point(session, live, final))
 
@@ -288,12 +288,12 @@ def pointer_to(
     )
 
 
-def load(session: Session, path: Path, course: Course, step: int) -> Live:
+def load_checkpoint(session: Session, path: Path, course: Course, step: int) -> Live:
     """A model and optimizer that continue a saved state, with this run's own options whatever the state was trained with."""
-    return load_state(session, open_state(session, path), course, step)
+    return load_state(session, open_saved_state(session, path), course, step)
 
 
-def open_state(session: Session, path: Path) -> TrainingState:
+def open_saved_state(session: Session, path: Path) -> TrainingState:
     """A saved state; what one rank finds wrong with it ends all of them. Rank 0 looks at every number for all."""
     ranks = session.ranks
     return ranks.together(lambda: TrainingState.from_pretrained(path, allow_nonfinite=not ranks.leads))

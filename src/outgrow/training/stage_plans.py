@@ -14,7 +14,7 @@ from outgrow.cost.flops import Cost, model_cost, training_flops
 from outgrow.cost.frozen_flops import frozen_training_flops
 from outgrow.data.needs import Needs, model_config
 from outgrow.engine.optimizers import check_start
-from outgrow.engine.step import build_model
+from outgrow.engine.step import build_for_training
 from outgrow.engine.treatment import check_treatment
 from outgrow.errors import ConfigError, OutgrowError
 from outgrow.files.reading import expanded
@@ -253,4 +253,4 @@ def _first_state(run: RunConfig, needs: Needs, start: TrainingState | None) -> T
     if start is not None:
         return start
     assert run.model is not None, "RunConfig asks for a model or a checkpoint"
-    return TrainingState.from_model(build_model(model_config(run.model, needs), "meta"))
+    return TrainingState.from_model(build_for_training(model_config(run.model, needs), "meta"))

@@ -94,12 +94,12 @@ class MatrixBlock:
         return tensor.narrow(self.place + leading, self.start[0], self.size(model, self.place))
 
 
-def pieces(small: Model, large: Model) -> dict[str, MatrixBlock]:
+def matrix_blocks(small: Model, large: Model) -> dict[str, MatrixBlock]:
     """Every parameter of a model as its pieces, by key: a pattern, or `pattern#2` where matrices are fused.
 
     >>> from outgrow.models.architecture import resolve
     >>> small = resolve({"model_type": "gpt2", "n_embd": 6, "n_head": 2, "n_layer": 1, "n_positions": 7, "vocab_size": 11})
-    >>> [piece.blocks[1] for key, piece in pieces(small, small).items() if key.endswith("c_attn.weight#0")]
+    >>> [piece.blocks[1] for key, piece in matrix_blocks(small, small).items() if key.endswith("c_attn.weight#0")]
     [('heads', 'query_dim')]
     """
     found: dict[str, MatrixBlock] = {}

@@ -30,10 +30,10 @@ from outgrow.methods.learned.form import (
     along,
     both,
     check_grows,
+    matrix_blocks,
     mixture,
     named,
     patterns,
-    pieces,
     size,
     uniform_rows,
 )
@@ -68,7 +68,7 @@ class Ligo(OperatorForm):
     @cached_property
     def pieces(self) -> dict[str, MatrixBlock]:
         """Every parameter, fused ones in parts."""
-        return pieces(self.small, self.large)
+        return matrix_blocks(self.small, self.large)
 
     def matrix_name(self, block: Product, side: BlockSide) -> str | None:
         """Which free matrix maps a product of axes on one side; None where it does not grow."""

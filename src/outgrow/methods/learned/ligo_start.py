@@ -27,7 +27,7 @@ from outgrow.models.architecture import resolve
 from outgrow.models.model import Model
 
 
-def exact(
+def exact_start(
     base: Growth, *, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> tuple[Ligo, dict[str, Tensor]]:
     """The form and its numbers that say exactly what `base` does (without its noise, with uneven readers).

@@ -39,7 +39,7 @@ from outgrow.models.model import Model
 
 
 @dataclass(frozen=True)
-class Blocks:
+class RingBlocks:
     """One matrix of a layer as blocks of the ring: `count` of them, cut along dimension `cut` (None: it is one block)."""
 
     piece: MatrixBlock
@@ -69,7 +69,7 @@ class Mango(OperatorForm):
         return Ligo(self.small, self.large, "tied")
 
     @cached_property
-    def layout(self) -> tuple[tuple[Blocks, ...], tuple[Blocks, ...]]:
+    def layout(self) -> tuple[tuple[RingBlocks, ...], tuple[RingBlocks, ...]]:
         """The blocks of the small and of the large model."""
         matrices = [
             one for one in self.rest.pieces.values() if one.layered and sorted(one.roles) == ["read", "write"]
@@ -129,7 +129,7 @@ class Mango(OperatorForm):
         piece = next(one.piece for one in self.layout[1] if one.piece.pattern == pattern)
         return 1 + (piece.place or 0)
 
-    def _stack(self, small: Mapping[str, Tensor], layout: tuple[Blocks, ...]) -> Tensor:
+    def _stack(self, small: Mapping[str, Tensor], layout: tuple[RingBlocks, ...]) -> Tensor:
         """M₁: (blocks, outputs, layers, inputs), zeros where a block is smaller."""
         outputs, inputs = _block_size(layout, self.small)
         found = []
@@ -142,7 +142,7 @@ class Mango(OperatorForm):
                 found.append(padded.transpose(0, 1))
         return torch.stack(found)
 
-    def _cut(self, weights: Tensor, one: Blocks) -> Tensor:
+    def _cut(self, weights: Tensor, one: RingBlocks) -> Tensor:
         """A large matrix of all layers from its blocks (blocks, outputs, layers, inputs)."""
         piece = one.piece
         rows, columns = _sizes(piece, self.large)
@@ -175,7 +175,7 @@ class Mango(OperatorForm):
         layers = mixture(_layer_mean(values["ring.L"])) if self.rest.deepens else base.layers
         return replace(base, parts=parts, layers=layers)
 
-    def _ring_parts(self, values: Values, target: Blocks) -> list[Part]:
+    def _ring_parts(self, values: Values, target: RingBlocks) -> list[Part]:
         """One term per source matrix and ring index; a source that is cut along the other dimension, one per block."""
         found = []
         ring = {name: values[f"ring.{name}"].detach() for name in "BOLI"}
@@ -193,7 +193,7 @@ class Mango(OperatorForm):
         return found
 
     def _maps(
-        self, shares: Tensor, outputs: Tensor, inputs: Tensor, source: Blocks, target: Blocks
+        self, shares: Tensor, outputs: Tensor, inputs: Tensor, source: RingBlocks, target: RingBlocks
     ) -> list[tuple[LinearMap, ...]]:
         """Maps whose products sum to Σ_{b', b} shares[b', b] · (b' ← b) ⊗ outputs ⊗ inputs, cut to the matrices' sizes."""
         whole = [self._cropped(side, source, target, place) for place, side in enumerate((outputs, inputs))]
@@ -212,7 +212,7 @@ class Mango(OperatorForm):
                 pairs.append(pair)
         return [self._placed(pair, source.piece, target.piece) for pair in pairs]
 
-    def _cropped(self, side: Tensor, source: Blocks, target: Blocks, place: int) -> Tensor:
+    def _cropped(self, side: Tensor, source: RingBlocks, target: RingBlocks, place: int) -> Tensor:
         """The ring's map of one side, down to what a block of source and target holds along it."""
         return side[: _held(target, self.large, place), : _held(source, self.small, place)]
 
@@ -244,7 +244,7 @@ def contract(m: Tensor, b: Tensor, o: Tensor, layers: Tensor, i: Tensor) -> Tens
     return torch.einsum("sIip,psBOLi->BOLI", i, x)
 
 
-def start(
+def ring_start(
     form: Mango, *, width: str = "selection", depth: str = "stack", noise: float = 1e-3, seed: int = 0
 ) -> dict[str, Tensor]:
     """Stacked layers and selected units (the r = 0 term), plus noise on the whole ring, so that all of it can learn.
@@ -266,19 +266,19 @@ def start(
     return {name: found[name] for name in form.shapes()}
 
 
-def _sources(one: Blocks, small: tuple[Blocks, ...]) -> list[int]:
+def _sources(one: RingBlocks, small: tuple[RingBlocks, ...]) -> list[int]:
     same = next(other for other in small if other.piece.key == one.piece.key)
     return [same.first + block % same.count for block in range(one.count)]
 
 
-def _layout(matrices: list[MatrixBlock], model: Model) -> tuple[Blocks, ...]:
+def _layout(matrices: list[MatrixBlock], model: Model) -> tuple[RingBlocks, ...]:
     """Blocks of a model's layers: an axis behind a nonlinearity is cut, every other matrix is one block."""
     widest = max(max(_sizes(piece, model)) for piece in matrices if _cut_along(piece, model) is None)
     found, first = [], 0
     for piece in matrices:
         cut = _cut_along(piece, model)
         count = 1 if cut is None else -(-_sizes(piece, model)[cut] // widest)
-        found.append(Blocks(piece, first, count, cut))
+        found.append(RingBlocks(piece, first, count, cut))
         first += count
     return tuple(found)
 
@@ -297,18 +297,18 @@ def _sizes(piece: MatrixBlock, model: Model) -> tuple[int, int]:
     return (piece.size(model, piece.roles.index("write")), piece.size(model, piece.roles.index("read")))
 
 
-def _held(one: Blocks, model: Model, place: int) -> int:
+def _held(one: RingBlocks, model: Model, place: int) -> int:
     """Units of a block along one side (0 written, 1 read)."""
     whole = _sizes(one.piece, model)[place]
     return -(-whole // one.count) if one.cut == place else whole
 
 
-def _block_size(layout: tuple[Blocks, ...], model: Model) -> tuple[int, int]:
+def _block_size(layout: tuple[RingBlocks, ...], model: Model) -> tuple[int, int]:
     """The common size of all blocks: the largest of each side."""
     return (max(_held(one, model, 0) for one in layout), max(_held(one, model, 1) for one in layout))
 
 
-def _blocks(matrix: Tensor, one: Blocks) -> list[Tensor]:
+def _blocks(matrix: Tensor, one: RingBlocks) -> list[Tensor]:
     """A matrix (layers, outputs, inputs) cut into its blocks; the last may be shorter."""
     if one.cut is None:
         return [matrix]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from outgrow.errors import CheckpointError
-from outgrow.files.identity import Identity
+from outgrow.files.identity import FileIdentity
 from outgrow.store.dcp.metadata import Chunk, Item, read_metadata
 from outgrow.store.pickled import load_fake, load_plain_bytes
 from outgrow.store.safetensors_file import MappedFile
@@ -137,7 +137,7 @@ class DcpFolder:
             _box(out, one)[here] = self._view(one, meta)[rows[here] - first]
         return out
 
-    def identities(self) -> Iterator[Identity]:
+    def identities(self) -> Iterator[FileIdentity]:
         """The files that were read so far, as they were when they were opened."""
         return (file.identity for file in self._files.values())
 

@@ -10,15 +10,15 @@ SHARDED = (".metadata", "pytorch_model_fsdp_0", "pytorch_model_fsdp.bin", "model
 """Of these, one lies in every folder that is opened here."""
 
 
-def is_sharded(folder: Path) -> bool:
+def is_sharded_folder(folder: Path) -> bool:
     """Whether a folder is a sharded checkpoint, or FSDP's whole one."""
     return any((folder / name).exists() for name in SHARDED)
 
 
 def refuse_unreadable(folder: Path) -> None:
     """An error that says why, for checkpoints of other trainers that hold no tensors by name."""
-    steps = sorted(path.name for path in folder.glob("*step*") if is_sharded(path))
-    steps += sorted(path.name for path in folder.glob("iter_*") if is_sharded(path))
+    steps = sorted(path.name for path in folder.glob("*step*") if is_sharded_folder(path))
+    steps += sorted(path.name for path in folder.glob("iter_*") if is_sharded_folder(path))
     if steps:
         raise CheckpointError(
             f"{folder} holds several checkpoints",

@@ -21,15 +21,15 @@ from outgrow.store.safetensors_folder import plain_name
 from outgrow.store.source import TensorMeta
 
 NAME = ".metadata"
-Box = tuple[int, ...]
+Numbers = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Chunk:
     """A block of a tensor: where it lies in the tensor, and where its bytes lie in which file."""
 
-    offsets: Box
-    sizes: Box
+    offsets: Numbers
+    sizes: Numbers
     file: str
     start: int
     length: int
@@ -72,7 +72,7 @@ def read_metadata(folder: Path) -> dict[str, Item]:
     return items
 
 
-def _item(key: str, entry: Any, stored: Mapping[tuple[str, Box], Any]) -> Item:
+def _item(key: str, entry: Any, stored: Mapping[tuple[str, Numbers], Any]) -> Item:
     chunks = getattr(entry, "chunks", None)
     if chunks is None:
         return Item(None, (_chunk(key, (), (), stored[key, ()]),))
@@ -86,7 +86,7 @@ def _item(key: str, entry: Any, stored: Mapping[tuple[str, Box], Any]) -> Item:
     return Item(meta, whole)
 
 
-def _chunk(key: str, offsets: Box, sizes: Box, info: Any) -> Chunk:
+def _chunk(key: str, offsets: Numbers, sizes: Numbers, info: Any) -> Chunk:
     if getattr(info, "transform_descriptors", None):
         fix = "save it without compression"
         raise CheckpointError(f"{key} is stored compressed, which cannot be read by rows", fix=fix)
@@ -99,7 +99,7 @@ def _chunk(key: str, offsets: Box, sizes: Box, info: Any) -> Chunk:
     return Chunk(offsets, sizes, info.relative_path, start, length)
 
 
-def _check_cover(key: str, shape: Box, chunks: tuple[Chunk, ...]) -> None:
+def _check_cover(key: str, shape: Numbers, chunks: tuple[Chunk, ...]) -> None:
     """The chunks lie in the tensor and fill it: a checkpoint that lost a rank's files is found here."""
     for one in chunks:
         if len(one.offsets) != len(shape) or any(
@@ -127,7 +127,7 @@ def _check_file(folder: Path, name: str, items: Mapping[str, Item]) -> None:
         raise CheckpointError(f"{path} is truncated", got=got, expected=needed, fix="copy the folder again")
 
 
-def _numbers(values: Any) -> Box:
+def _numbers(values: Any) -> Numbers:
     if not all(type(value) is int and value >= 0 for value in values):
         raise ValueError(f"{values!r} are not sizes")
     return tuple(values)

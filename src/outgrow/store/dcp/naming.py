@@ -24,7 +24,7 @@ _STACKED = "[L]"
 
 @dataclass(frozen=True, eq=False)
 class Address:
-    """What a tensor is called in a folder; `layer` and `rows` as in `Place`."""
+    """What a tensor is called in a folder; `layer` and `rows` as in `DcpPlace`."""
 
     key: str
     layer: int | None = None

@@ -20,11 +20,11 @@ from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
 from outgrow.models.library import ModelNames, model_names
 from outgrow.store import native
-from outgrow.store.checkpoint import read_records
+from outgrow.store.checkpoint import read_trainer_records
 from outgrow.store.contents import Contents, OptimizerInfo, ParamGroup
 from outgrow.store.dcp.folder import DcpFolder, Keyed, PlainFolder
 from outgrow.store.dcp.naming import Address, Naming, naming
-from outgrow.store.dcp.source import DcpSource, Place
+from outgrow.store.dcp.source import DcpPlace, DcpSource
 from outgrow.store.lineage import Lineage
 from outgrow.store.optimizer_file import option
 from outgrow.store.optimizer_rules import name_from_options
@@ -72,7 +72,7 @@ def _open(
     places = _weights(table, weights, addresses, folder, names)
     owned = {name: addresses[name] for name in names.shapes}
     info = None if optimizer is None else _groups(table, optimizer, owned, folder)
-    moments: dict[str, dict[str, Place]] = {}
+    moments: dict[str, dict[str, DcpPlace]] = {}
     steps: dict[str, float] = {}
     if optimizer is not None and info is not None:
         moments = _moments(table, optimizer, owned, info, names)
@@ -85,7 +85,7 @@ def _open(
 
 def _weights(
     table: Naming, folder: Keyed, addresses: Mapping[str, Address], path: Path, names: ModelNames
-) -> dict[str, Place]:
+) -> dict[str, DcpPlace]:
     """Every weight's place; tied copies are compared, unknown and missing tensors are errors."""
     keys = {name: table.weight.format(key=one.key) for name, one in addresses.items()}
     if table.master:  # what is trained, where the weights are rounded copies
@@ -101,18 +101,18 @@ def _weights(
         if folder.is_tensor(key) and not key.startswith((*table.others, table.state.partition("{")[0]))
     }
     for key in left:
-        found[key] = Place(folder, key)
+        found[key] = DcpPlace(folder, key)
     return match_names(path, found, replace(names, prefix="", disk={}, apart={}))
 
 
-def _place(folder: Keyed, key: str, address: Address) -> Place:
+def _place(folder: Keyed, key: str, address: Address) -> DcpPlace:
     stored = folder.meta(key).shape
     if address.layer is not None and not (len(stored) and address.layer < stored[0]):
         raise CheckpointError(f"{key} stacks {stored[:1]} layers", expected=f"more than {address.layer}")
     rows = stored[0 if address.layer is None else 1]
     if address.rows is not None and (not len(address.rows) or int(address.rows.max()) >= rows):
         raise CheckpointError(f"{key} has too few rows for this model", got=rows, expected=len(address.rows))
-    return Place(folder, key, address.layer, address.rows)
+    return DcpPlace(folder, key, address.layer, address.rows)
 
 
 def _groups(
@@ -176,7 +176,7 @@ def _moments(
     addresses: Mapping[str, Address],
     info: OptimizerInfo,
     names: ModelNames,
-) -> dict[str, dict[str, Place]]:
+) -> dict[str, dict[str, DcpPlace]]:
     """The place of every slot of every parameter; none where the optimizer has not stepped, or keeps nothing."""
     slots = info.slots(names.shapes)
     wanted = {
@@ -186,7 +186,7 @@ def _moments(
     }
     if not any(folder.is_tensor(key) for key in wanted.values()):
         return {}
-    moments: dict[str, dict[str, Place]] = {}
+    moments: dict[str, dict[str, DcpPlace]] = {}
     for (name, slot), key in wanted.items():
         if not folder.is_tensor(key):
             fix = "take one step in which every parameter has a gradient, and save again"
@@ -229,7 +229,7 @@ def _step(folder: Keyed, key: str, name: str) -> float:
 def _records(table: Naming, folder: Keyed, path: Path) -> dict[str, Any]:
     """What else is worth carrying on: Trainer's own files, or how far torchtitan was."""
     if table.trainer == "accelerate":
-        return read_records(path)
+        return read_trainer_records(path)
     if table.trainer != "torchtitan":
         return {}
     words = {
@@ -267,7 +267,7 @@ def _whole(folder: Path) -> tuple[Keyed, Keyed | None]:
 
 def _open_ours(folder: Path, config: dict[str, Any], names: ModelNames) -> Contents:
     content = native.read_manifest(folder)
-    lineage = native.read_lineage(folder, content)
+    lineage = native.native_lineage(folder, content)
     native.check_files(folder, content["files"])
     stored, table = DcpFolder.open(folder), naming("dcp")
     addresses = {name: Address(name) for name in (*names.shapes, *names.aliases)}
@@ -277,5 +277,5 @@ def _open_ours(folder: Path, config: dict[str, Any], names: ModelNames) -> Conte
     if set(steps) != (info.counted() if info is not None and moments else set()):
         raise CheckpointError(f"{folder / 'optimizer.json'} has steps of other parameters than have moments")
     source = DcpSource({"weight": places, **moments})
-    records = native.read_records(folder, content)
+    records = native.read_native_records(folder, content)
     return Contents(config, source, steps, info, records, lineage)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from outgrow.files.identity import Identity
+from outgrow.files.identity import FileIdentity
 from outgrow.store.dcp.folder import DcpFolder, Keyed
 from outgrow.store.source import Rows, TensorMeta, TensorSource
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class DcpPlace:
     """Where a tensor lies: a key of a folder, there one layer of a stack, and there the rows that are this tensor's."""
 
     folder: Keyed
@@ -47,19 +47,22 @@ class Place:
 class DcpSource(TensorSource):
     """`places`: slot, then name, to the place of the tensor."""
 
-    places: Mapping[str, Mapping[str, Place]]
+    places: Mapping[str, Mapping[str, DcpPlace]]
 
     @classmethod
     def plain(cls, folder: Keyed, keys: Mapping[str, Mapping[str, str]]) -> DcpSource:
         """Tensors that a folder keeps as they are, under its own keys: slot, then name, to key."""
         return cls(
-            {slot: {name: Place(folder, key) for name, key in named.items()} for slot, named in keys.items()}
+            {
+                slot: {name: DcpPlace(folder, key) for name, key in named.items()}
+                for slot, named in keys.items()
+            }
         )
 
     def names(self, slot: str) -> tuple[str, ...]:
         return tuple(self.places.get(slot, {}))
 
-    def files(self) -> frozenset[Identity]:
+    def files(self) -> frozenset[FileIdentity]:
         folders = {id(one.folder): one.folder for named in self.places.values() for one in named.values()}
         mapped = (folder for folder in folders.values() if isinstance(folder, DcpFolder))
         return frozenset(one for folder in mapped for one in folder.identities())

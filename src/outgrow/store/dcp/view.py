@@ -14,7 +14,7 @@ from torch import Tensor
 
 from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
-from outgrow.files.identity import Identity
+from outgrow.files.identity import FileIdentity
 from outgrow.store.dcp.naming import Address, Naming
 from outgrow.store.source import Rows, TensorMeta, TensorSource
 
@@ -63,7 +63,7 @@ class FolderView(TensorSource):
     def names(self, slot: str) -> tuple[str, ...]:
         return tuple(self.chunks.get(slot, {}))
 
-    def files(self) -> frozenset[Identity]:
+    def files(self) -> frozenset[FileIdentity]:
         return self.source.files()
 
     def meta(self, name: str, slot: str) -> TensorMeta:

@@ -68,7 +68,7 @@ def plan_sharded(trainer: str, state: Contents, step: int, shard_bytes: int) -> 
     return Sharded(table, (planned(folder, (*WEIGHTS, *MOMENTS), () if trainer == "dcp" else values),))
 
 
-def write_beside(trainer: str, state: Contents, folder: Path, step: int) -> None:
+def write_dcp_beside(trainer: str, state: Contents, folder: Path, step: int) -> None:
     """The small files of a foreign checkpoint: a config, and what its trainer resumes from."""
     config: Any = state.config
     if trainer == "olmo-core":
