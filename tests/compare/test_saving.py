@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from outgrow.comparing.frontier import Frontier
-from outgrow.comparing.saving import Saving, savings, seeds_for, student_95
+from outgrow.comparing.intervals import student_95
+from outgrow.comparing.saving import Saving, savings, seeds_for
 
 
 def curve(compute: tuple[float, ...], factor: float = 1.0, noise: float = 0.0, seed: int = 0) -> Frontier:

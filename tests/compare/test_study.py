@@ -41,9 +41,10 @@ def test_a_study_end_to_end(corpus: Path, tmp_path: Path) -> None:
     report = study_report(result)
     assert "saving" in report.html.read_text()
     assert report.png.stat().st_size > 10_000
-    savings, worths, others, sweep = sections(result)
+    savings, paired, worths, others, sweep = sections(result)
     inside = [one for arm in ("stack", "identity") for one in result.savings()[arm] if one.saving is not None]
-    assert [len(one.rows) for one in (savings, worths, others, sweep)] == [3 * 2, len(inside), 2 * 2, 3]
+    tables = (savings, paired, worths, others, sweep)
+    assert [len(one.rows) for one in tables] == [3 * 2, 2 * 2, len(inside), 2 * 2, 3]
     grown = by["stack", 0, 640]
     assert 0 < grown.flops_sunk < grown.flops
     assert by["scratch", 0, 640].flops_sunk == by["scratch", 0, 640].flops

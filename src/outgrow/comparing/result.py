@@ -6,7 +6,7 @@ seconds of an end = Σ over its line of tokens · seconds per token of the piece
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from statistics import fmean
@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from outgrow.comparing.frontier import Frontier, FrontierSide, compute_at, least_compute
+from outgrow.comparing.paired import PairedDifference, paired_differences
 from outgrow.comparing.saving import EqualTokens, Saving, at_equal_tokens, savings
 from outgrow.comparing.study import StudyConfig
 from outgrow.comparing.worth import Worth, worth_of
@@ -104,9 +105,10 @@ class StudyResult:
         """The ends of an arm by seed and budget."""
         return {(point.seed, point.budget): point for point in self.points if point.arm == arm}
 
-    def frontier(self, arm: str, cost: CostKind = "flops") -> Frontier:
-        """Decayed losses of an arm over its cost; the cost is the mean over seeds."""
-        own, seeds, budgets = self.of(arm), self.study.seeds, self.study.arm_budgets(arm)
+    def frontier(self, arm: str, cost: CostKind = "flops", seeds: Sequence[int] | None = None) -> Frontier:
+        """Decayed losses of an arm over its cost, over some seeds or all; the cost is the mean over them."""
+        own, budgets = self.of(arm), self.study.arm_budgets(arm)
+        seeds = self.study.seeds if seeds is None else seeds
         return Frontier(
             tuple(float(np.mean([getattr(own[seed, budget], cost) for seed in seeds])) for budget in budgets),
             tuple(tuple(own[seed, budget].loss for budget in budgets) for seed in seeds),
@@ -116,6 +118,16 @@ class StudyResult:
         """Every arm against the baseline, whose small stages are none: it always pays in full."""
         scratch = self.frontier(self.study.baseline, cost)
         return {arm: savings(self.frontier(arm, cost), scratch) for arm in self.study.arms}
+
+    def savings_of_two_means(self) -> dict[str, tuple[Saving, ...]]:
+        """FLOPs saved, with the interval that arms would have whose seeds have nothing in common."""
+        scratch = self.frontier(self.study.baseline)
+        return {arm: savings(self.frontier(arm), scratch, paired=False) for arm in self._others()}
+
+    def paired(self) -> dict[str, tuple[PairedDifference, ...]]:
+        """Every arm but the baseline against it, seed by seed, in FLOPs."""
+        scratch = self._by_seed(self.study.baseline)
+        return {arm: paired_differences(self._by_seed(arm), scratch) for arm in self._others()}
 
     def equal_tokens(self) -> dict[str, tuple[EqualTokens, ...]]:
         """Every arm against the baseline at equal tokens."""
@@ -182,6 +194,10 @@ class StudyResult:
                 cost: {arm: [asdict(one) for one in found] for arm, found in self.savings(cost).items()}
                 for cost in costs
             },
+            "paired": {arm: [asdict(one) for one in found] for arm, found in self.paired().items()},
+            "savings_of_two_means": {
+                arm: [asdict(one) for one in found] for arm, found in self.savings_of_two_means().items()
+            },
             "equal_tokens": {
                 arm: [asdict(one) for one in found] for arm, found in self.equal_tokens().items()
             },
@@ -196,6 +212,13 @@ class StudyResult:
             },
             "downstream": {arm: self.scores(arm) for arm in self.study.arms},
         }
+
+    def _others(self) -> list[str]:
+        return [arm for arm in self.study.arms if arm != self.study.baseline]
+
+    def _by_seed(self, arm: str) -> list[Frontier]:
+        """A frontier a seed."""
+        return [self.frontier(arm, seeds=[seed]) for seed in self.study.seeds]
 
     def _tokens(self, arm: str, which: Literal["tokens", "tokens_sunk"] = "tokens") -> list[int]:
         """Mean over seeds: a trigger ends a stage early or late."""

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import log
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outgrow.comparing.frontier import Frontier, FrontierSide, compute_at, curve_of
+from outgrow.comparing.intervals import student_95
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,13 @@ class Saving:
 
 
 @lru_cache(maxsize=256)  # a report asks for each of them many times
-def savings(arm: Frontier, scratch: Frontier, *, draws: int = 1000) -> tuple[Saving, ...]:
+def savings(
+    arm: Frontier, scratch: Frontier, *, draws: int = 1000, paired: bool = True
+) -> tuple[Saving, ...]:
     """The saving at every budget of an arm, with a 90 % interval over the seeds of both arms.
 
     Seeds are drawn with replacement, in pairs where both arms have the same number: seed i of both arms saw the same data.
-    The spread of the draws is widened to a Student interval, because a plain bootstrap of three seeds is too narrow:
+    `paired=False` draws them apart, as if they were of two studies: the interval of two means. The spread of the draws is widened to a Student interval, because a plain bootstrap of three seeds is too narrow:
 
         saving ± t(n - 1) · √(n / (n - 1)) · standard deviation of the draws        n: the smaller number of seeds
 
@@ -52,7 +54,7 @@ def savings(arm: Frontier, scratch: Frontier, *, draws: int = 1000) -> tuple[Sav
     random = np.random.Generator(np.random.PCG64(0))
     count = min(len(arm.losses), len(scratch.losses))
     picks = random.integers(0, len(arm.losses), (draws, len(arm.losses)))
-    paired = len(arm.losses) == len(scratch.losses)
+    paired = paired and len(arm.losses) == len(scratch.losses)
     others = picks if paired else random.integers(0, len(scratch.losses), (draws, len(scratch.losses)))
     return tuple(_saving(arm, scratch, place, picks, others, count) for place in range(len(arm.compute)))
 
@@ -67,11 +69,17 @@ def _saving(
 ) -> Saving:
     compute, loss = arm.compute[place], float(arm.mean()[place])
     equal, side = compute_at(scratch.compute, scratch.mean(), loss)
+    # Few seeds have few different draws: each is read off the curve once.
+    different, which = np.unique(np.hstack([np.sort(picks), np.sort(others)]), axis=0, return_inverse=True)
     drawn = [
-        compute_at(scratch.compute, scratch.mean(other), float(arm.mean(pick)[place]))[0]
-        for pick, other in zip(picks, others, strict=True)
+        compute_at(
+            scratch.compute,
+            scratch.mean(draw[picks.shape[1] :]),
+            float(arm.mean(draw[: picks.shape[1]])[place]),
+        )[0]
+        for draw in different
     ]
-    values = np.array([1 - compute / one for one in drawn if one is not None])
+    values = np.array([1 - compute / one for one in (drawn[draw] for draw in which) if one is not None])
     low = high = saving = speed_up = None
     if equal is not None:
         saving, speed_up = 1 - compute / equal, equal / compute - 1
@@ -133,21 +141,3 @@ def seeds_for(saving: Saving, seeds: int, half_width: float) -> int | None:
     spread = seeds**0.5 * (saving.high - saving.low) / 2 / student_95(seeds - 1)
     limit = half_width * (1 + 1e-9)  # these seeds' own half width, computed back, is itself but for rounding
     return next((n for n in range(2, 1001) if student_95(n - 1) * spread / n**0.5 <= limit), None)
-
-
-def student_95(degrees: int) -> float:
-    """95 % quantile of Student's t: a table, and beyond it the expansion in 1 / degrees (Fisher and Cornish, 1960).
-
-    >>> student_95(2), round(student_95(29), 3)
-    (2.92, 1.699)
-    """
-    if degrees <= len(_STUDENT_95):
-        return _STUDENT_95[degrees - 1]
-    z = NormalDist().inv_cdf(0.95)
-    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / degrees + second / degrees**2 + third / degrees**3
-
-
-_STUDENT_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812)
-"""For 1, 2, 3 ... degrees of freedom."""

@@ -8,6 +8,7 @@ from math import isfinite
 from statistics import fmean, stdev
 
 from outgrow.comparing.estimate import ArmEstimate
+from outgrow.comparing.intervals import SeedMean
 from outgrow.comparing.result import StudyResult, trial_losses
 from outgrow.comparing.saving import Saving, seeds_for
 from outgrow.errors import printable
@@ -51,6 +52,22 @@ OTHERS_NOTE = (
     "by the spread of these; for planning a study, not for stopping one."
 )
 
+PAIRED = (
+    "arm",
+    "budget",
+    "saved, seed by seed",
+    "saved, paired",
+    "saved, of two means",
+    "loss difference, paired",
+    "loss difference, of two means",
+)
+PAIRED_NOTE = (
+    "Seed i of every arm saw the same data in the same order. Seed by seed: each seed's FLOPs saved, read off its own frontier of the "
+    "baseline. Paired: their mean, ± Student's t · s / √n, 90 %. Loss difference: nats at equal FLOPs, the arm's minus the "
+    "baseline's. Of two means: the same, as if the seeds of both arms had nothing in common (draws apart; Welch). A seed outside its "
+    "baseline's frontier leaves no paired mean: one without it would choose seeds."
+)
+
 WORTHS = ("arm", "budget", "small tokens", "share", "worth", "cost", "FLOPs saved")
 WORTHS_NOTE = (
     "FLOPs saved = share * (worth - cost). Share: of the baseline's tokens at equal loss, how many the stages before the last have seen. "
@@ -64,7 +81,8 @@ def sections(result: StudyResult) -> tuple[TextTable, ...]:
     savings = TextTable("Savings at equal loss", SAVINGS, saving_rows(result), SAVINGS_NOTE)
     others = TextTable("Other figures", OTHERS, other_rows(result), OTHERS_NOTE)
     worths = TextTable("What limits the savings", WORTHS, worth_rows(result), WORTHS_NOTE)
-    tables = (savings, worths, others, *_downstream(result), _sweep(result))
+    paired = TextTable("Seed by seed", PAIRED, paired_rows(result), PAIRED_NOTE)
+    tables = (savings, paired, worths, others, *_downstream(result), _sweep(result))
     return tuple(table for table in tables if table.rows)
 
 
@@ -123,6 +141,35 @@ def saving_rows(result: StudyResult) -> list[tuple[str, ...]]:
                 )
             )
     return rows
+
+
+def paired_rows(result: StudyResult) -> list[tuple[str, ...]]:
+    """One row per budget of every arm that grows; none of one seed."""
+    if len(result.study.seeds) < 2:
+        return []
+    paired, apart = result.paired(), result.savings_of_two_means()
+    return [
+        (
+            arm,
+            amount(budget),
+            ", ".join("outside" if saving is None else f"{100 * saving:.1f}" for saving in one.savings),
+            _interval_of(one.saving, 100, ".1f", " %"),
+            _saved(two),
+            _interval_of(one.loss, 1, "+.4f", ""),
+            _interval_of(one.loss_of_two_means, 1, "+.4f", ""),
+        )
+        for arm, config in result.study.arms.items()
+        if not config.is_scratch
+        for budget, one, two in zip(result.study.arm_budgets(arm), paired[arm], apart[arm], strict=True)
+    ]
+
+
+def _interval_of(found: SeedMean | None, scale: float, form: str, unit: str) -> str:
+    if found is None:
+        return "outside"
+    if found.low is None or found.high is None:
+        return f"{scale * found.mean:{form}}{unit}"
+    return f"{scale * found.mean:{form}}{unit} ({scale * found.low:{form}} to {scale * found.high:{form}})"
 
 
 def worth_rows(result: StudyResult) -> list[tuple[str, ...]]:
