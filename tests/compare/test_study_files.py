@@ -20,6 +20,7 @@ FILES = sorted((ROOT / "benchmarks" / "studies").rglob("*.yaml"))
 NAMES = {
     "lm-depth",
     "lm-deep",
+    "lm-thin",
     "lm-width",
     "lm-both",
     "gpt2-staged",
