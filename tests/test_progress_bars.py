@@ -6,10 +6,12 @@ import io
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from outgrow.cli import main
+from outgrow.store.safetensors_folder import SafetensorsSource
 from test_cli import small
 
 __all__ = ["small"]  # the fixture of a model folder
@@ -76,3 +78,15 @@ def test_json_and_pipes_get_no_bar(states: tuple[Path, Path], tmp_path: Path, na
     output, error = shown(io.StringIO(), *words(name, states, tmp_path / "piped"))
     assert error == ""
     assert output.strip()
+
+
+@pytest.mark.parametrize("name", ["convert", "grow", "verify"])
+def test_a_dry_run_reads_no_tensor(
+    states: tuple[Path, Path], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_read(source: SafetensorsSource, tensor: str, slot: str, rows: Any = None) -> Any:
+        raise AssertionError(f"{slot} of {tensor} was read")
+
+    monkeypatch.setattr(SafetensorsSource, "read", no_read)
+    shown(io.StringIO(), *words(name, states, tmp_path / "out"), "--dry-run")
+    assert not (tmp_path / "out").exists()

@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from outgrow.commands.writing import bytes_progress, read_state
+from outgrow.commands.writing import read_state
+from outgrow.engine.progress import bytes_progress
 from outgrow.errors import ConfigError
 from outgrow.files.atomic import check_destination
 from outgrow.models.conversion import conversion
@@ -28,7 +29,8 @@ def convert_command(
     allow_nonfinite: bool,
     console: Console,
 ) -> dict[str, Any]:
-    """Say what becomes what, and write it; returns plain data. Fields, names and shapes are checked before any tensor is read."""
+    """Say what becomes what, and write it; returns plain data. Fields, names and shapes are checked before any tensor is read:
+    a dry run ends there."""
     if moments not in ("transport", "reset"):
         raise ConfigError(
             f"a conversion cannot treat moments as '{moments}'",
@@ -37,7 +39,7 @@ def convert_command(
     found = conversion(load_config(checkpoint), to)
     check_destination(out, overwrite=overwrite)
     state = converted(
-        read_state(checkpoint, console, allow_nonfinite=allow_nonfinite),
+        read_state(checkpoint, console, allow_nonfinite=allow_nonfinite, headers_only=dry_run),
         found,
         moments=moments,
         seed=seed,
@@ -52,7 +54,7 @@ def convert_command(
         + ". The function is kept."
     )
     if not dry_run:
-        with bytes_progress(console) as progress:
+        with bytes_progress("writing", show=not console.quiet) as progress:
             state.save_pretrained(out, format=format, overwrite=overwrite, progress=progress)  # type: ignore[arg-type]
         console.print(f"Written: {out}   (prove it: outgrow verify {checkpoint} {out})")
     return {**found.describe(), "moments": moments, "new": new, "output": str(out)}

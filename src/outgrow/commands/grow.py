@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 
 from outgrow import __version__
-from outgrow.commands.writing import bytes_progress, read_state, writing_speed
+from outgrow.commands.writing import read_state, writing_speed
+from outgrow.engine.progress import bytes_progress
 from outgrow.errors import ConfigError
 from outgrow.files.atomic import check_destination
 from outgrow.growth.plan import GrowthPlan
@@ -78,7 +79,7 @@ def grow_command(
     if not dry_run:
         assert isinstance(grown.source, GrownView)
         share_statistics(grown.source, ranks)
-        with bytes_progress(console) as progress:
+        with bytes_progress("writing", show=not console.quiet) as progress:
             grown.save_pretrained(out, format=format, overwrite=overwrite, progress=progress, ranks=ranks)  # type: ignore[arg-type]
     for line in what_next(plan, out, format):
         console.print(line, markup=False, soft_wrap=True)

@@ -42,7 +42,9 @@ def verify_command(
         raise ConfigError("the learning rate is not a number above 0", got=learning_rate)
     if plot is not None:
         check_picture(plot)
-    before, after = (read_state(folder, console, allow_nonfinite=True) for folder in (small, large))
+    before, after = (
+        read_state(folder, console, allow_nonfinite=True, headers_only=dry_run) for folder in (small, large)
+    )
     batches, source = proof_batches(before, data, count=max(1, steps))
     what, first = next(iter(batches[0].items()))
     console.print(f"Data: {source}, {len(batches)} batches of {what} {tuple(first.shape)}.")

@@ -1,16 +1,14 @@
-"""Reading and writing, seen from the outside: how fast this disk is, and a bar while it happens."""
+"""Reading and writing for a command: how fast this disk is, and a state opened with a bar."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from outgrow.commands.console import open_console
+from outgrow.engine.progress import bytes_progress
 from outgrow.parallel.ranks import ALONE, Ranks
 from outgrow.state.training_state import TrainingState
 
@@ -33,32 +31,6 @@ def writing_speed(folder: Path, megabytes: int = 64) -> float | None:
         return None
 
 
-@contextmanager
-def bytes_progress(console: Console, what: str = "writing") -> Iterator[Callable[[int, int], None]]:
-    """A bar with bytes, speed and time left, on standard error where that is a terminal; nothing if `console` is quiet."""
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    columns = (
-        TextColumn(what),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    shown = open_console(errors=True, quiet=console.quiet)
-    # where nobody looks on, rich would still end the bar with an empty line
-    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
 def read_state(
     checkpoint: Path,
     console: Console,
@@ -68,7 +40,7 @@ def read_state(
     ranks: Ranks = ALONE,
 ) -> TrainingState:
     """`TrainingState.from_pretrained` with a bar, as every byte is looked at."""
-    with bytes_progress(console, "reading") as progress:
+    with bytes_progress("reading", show=not console.quiet) as progress:
         return TrainingState.from_pretrained(
             checkpoint,
             allow_nonfinite=allow_nonfinite,

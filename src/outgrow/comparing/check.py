@@ -21,7 +21,7 @@ def check_study(study: StudyConfig, say: Callable[[str], None]) -> Plans:
     """
     plans = {}
     for arm in study.arms:
-        found = preflight(arm_run(study, arm))
+        found = preflight(arm_run(study, arm), headers_only=True)
         for warning in found.warnings:
             say(f"warning: arm '{arm}': {warning}")
         plans[arm] = found.stages

@@ -1,9 +1,11 @@
-"""What a person sees while a run goes on: a bar with the time left on a terminal, plain lines elsewhere."""
+"""What a person sees while work goes on: a bar with the time left on a terminal; of a run, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -121,3 +123,25 @@ def _numbers(row: dict[str, Any]) -> str:
     if "loss" not in row:
         return ""
     return f"loss {row['loss']:.3f}  lr {row['lr']:.1e}  {row['tokens_per_second'] / 1000:.1f}k tokens/s"
+
+
+@contextmanager
+def bytes_progress(what: str, *, show: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes read or written, with speed and time left, where standard error is a terminal; elsewhere nothing."""
+    from rich import progress
+    from rich.console import Console
+
+    console = Console(stderr=True, quiet=not show)
+    columns = (
+        progress.TextColumn(what),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    # where nobody looks on, rich would still end the bar with an empty line
+    with progress.Progress(
+        *columns, console=console, transient=True, disable=not (show and console.is_terminal)
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

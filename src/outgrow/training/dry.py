@@ -81,7 +81,7 @@ def dry_run(run: RunConfig, world: int = 1) -> DryRun:
     2828736
     """
     check_ranks(run, Ranks(0, world))
-    found = preflight(run)
+    found = preflight(run, headers_only=True)
     device = choose_device(run)
     rate = _measured_rate(run.at(0), found.stages[0], device)
     best = rate * world if rate else None

@@ -79,7 +79,7 @@ def train_run(
     >>> result = train_run(load_run("examples/quickstart.yaml"))  # doctest: +SKIP
     """
     be_repeatable()
-    found = ranks.together(lambda: preflight(run, ranks))
+    found = ranks.together(lambda: preflight(run, ranks, show=progress and ranks.leads))
     ranks.agree("the run's configuration", run.resolved())
     ranks.agree("the versions of the libraries", versions())
     with opened_run(run, ranks) as folder, make_progress(progress and ranks.leads) as view:

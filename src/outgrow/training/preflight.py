@@ -38,15 +38,20 @@ class Preflight:
     """The checkpoint that the run starts from: opened once, and handed on."""
 
 
-def preflight(run: RunConfig, ranks: Ranks = ALONE) -> Preflight:
-    """Check device, ranks, sources, tokenizer, models and every growth; raises the first mistake."""
+def preflight(
+    run: RunConfig, ranks: Ranks = ALONE, *, headers_only: bool = False, show: bool = False
+) -> Preflight:
+    """Check device, ranks, sources, tokenizer, models and every growth; raises the first mistake.
+
+    Every byte of the checkpoint that the run starts from is read, unless `headers_only`; `show`: with a bar.
+    """
     check_ranks(run, ranks)
     check_compiler(choose_device(run, ranks))
     if run.tensorboard:
         check_tensorboard()
     objective = run_objective(run)
     needs, description = _images(run) if objective == "image" else _text(run, objective)
-    start = open_start(run)
+    start = open_start(run, headers_only=headers_only, show=show)
     plans = plan_stages(run, needs, start)
     for plan in plans:
         if isinstance(plan.position, EqualLossPosition):

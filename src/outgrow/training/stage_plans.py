@@ -14,6 +14,7 @@ from outgrow.cost.flops import Cost, model_cost, training_flops
 from outgrow.cost.frozen_flops import frozen_training_flops
 from outgrow.data.needs import Needs, model_config
 from outgrow.engine.optimizers import check_start
+from outgrow.engine.progress import bytes_progress
 from outgrow.engine.step import build_for_training
 from outgrow.engine.treatment import check_treatment
 from outgrow.errors import ConfigError, OutgrowError
@@ -239,12 +240,16 @@ def _threshold(run: RunConfig, index: int, factors: Factors | None) -> Threshold
     return threshold(until, factors, f"stages.{index}.until") if isinstance(until, UntilEfficiency) else None
 
 
-def open_start(run: RunConfig) -> TrainingState | None:
-    """The checkpoint that a run starts from, every byte checked; None where it starts from fresh weights."""
+def open_start(run: RunConfig, *, headers_only: bool = False, show: bool = False) -> TrainingState | None:
+    """The checkpoint that a run starts from, every byte checked unless `headers_only`; None where it starts from fresh
+    weights. `show`: with a bar."""
     first = run.stages[0]
     if first.start is None:
         return None
-    state = TrainingState.from_pretrained(expanded(first.start))
+    with bytes_progress("reading", show=show) as progress:
+        state = TrainingState.from_pretrained(
+            expanded(first.start), headers_only=headers_only, progress=progress
+        )
     check_start(state, run.optimizer)
     return state
 
