@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,36 @@ def test_a_study_that_was_stopped_comes_to_the_same_bits(
         run_study(cut, lambda _: None)
     resumed = run_study(cut, lambda _: None)
     assert [p.loss for p in resumed.points] == [p.loss for p in whole.points]
+
+
+def test_a_study_is_read_again_from_its_logs_alone(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No weights, no results, no training: the logs of the pieces and the measured speeds are enough for the same report."""
+    import outgrow.comparing.runner as runner
+
+    arms = study(corpus, tmp_path)["arms"]
+    arms.pop("identity")
+    parsed = parse_study(study(corpus, tmp_path / "study", arms=arms, seeds=[0]))
+    first = run_study(parsed, lambda _: None)
+    report = study_report(first)
+    before = [path.read_text() for path in (report.html, report.markdown, report.json)]
+    for path in (report.html, report.markdown, report.json, report.png):
+        path.unlink()
+    kept = {"metrics.jsonl", "latest.json"}
+    for piece in (tmp_path / "study" / "pieces").iterdir():
+        for path in piece.iterdir():
+            if path.name not in kept:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def training(*_: Any, **__: Any) -> None:
+        raise AssertionError("nothing is trained")
+
+    monkeypatch.setattr(runner, "train_run", training)
+    again = run_study(parsed, lambda _: None)
+    assert again == first
+    report = study_report(again)
+    assert [path.read_text() for path in (report.html, report.markdown, report.json)] == before
 
 
 def test_a_study_is_extended_by_a_seed_and_keeps_what_it_has(corpus: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from outgrow.comparing import parse_study, run_study
 from outgrow.comparing.check import check_study
 from outgrow.comparing.estimate import estimate
 from outgrow.comparing.result import SweepTrial
-from outgrow.comparing.runner import best_rate
+from outgrow.comparing.sweeps import best_rate
 from outgrow.errors import TrainingError
 from outgrow.report.compare_tables import sections
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from outgrow.comparing.check import Plans
 from outgrow.comparing.pieces import Piece, all_pieces, branches, common_run, with_thresholds
-from outgrow.comparing.runner import best_rate, is_done, sweep_branches, sweep_trials
+from outgrow.comparing.ran import is_done
 from outgrow.comparing.study import StudyConfig, TimingConfig
+from outgrow.comparing.sweeps import best_rate, sweep_branches, sweep_trials
 from outgrow.comparing.timing import by_key, known_speeds, model_key, time_models
 from outgrow.cost.flops import training_flops
 from outgrow.training.stage_plans import StagePlan

@@ -6,45 +6,30 @@ on one study, or on studies that share their pieces: a piece that another one ho
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from outgrow.comparing.cautions import study_cautions
 from outgrow.comparing.check import check_study
 from outgrow.comparing.downstream import downstream
 from outgrow.comparing.pieces import Branch, Piece, all_pieces, branches, common_run, with_thresholds
 from outgrow.comparing.provenance import check_data, check_same_data, machines
-from outgrow.comparing.result import Point, StudyResult, SweepTrial, trial_losses
+from outgrow.comparing.ran import diverged, flops_of, is_finished, note_divergence, ran
+from outgrow.comparing.result import Point, StudyResult
 from outgrow.comparing.study import StudyConfig
+from outgrow.comparing.sweeps import best_rate, sweep_branches, sweep_trials
 from outgrow.comparing.timing import by_key, model_key, study_speeds
 from outgrow.cost.flops import model_cost
 from outgrow.errors import TrainingError
 from outgrow.files.atomic import write_json_atomic, write_text_atomic
 from outgrow.files.locks import RunBusyError, claim, is_held
 from outgrow.files.yaml_file import dump_yaml
-from outgrow.training.folder import RunFolder, read_metrics
 from outgrow.training.loop import train_run
 
 Say = Callable[[str], None]
-_DIVERGED = "diverged.json"
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What one piece came to, read from its log."""
-
-    loss: float
-    accuracy: float | None
-    tokens: int
-    flops: float
-    growth_seconds: float
-    config: dict[str, Any]
-    """Of its model."""
 
 
 def run_study(study: StudyConfig, say: Say = print) -> StudyResult:
@@ -96,17 +81,6 @@ def with_scores(result: StudyResult, say: Say) -> StudyResult:
     return result
 
 
-def sweep_branches(study: StudyConfig, arm: str) -> tuple[Branch, ...]:
-    """The ends of one arm that its learning rate is chosen by."""
-    return tuple(
-        branch
-        for rate in study.tuning.rates
-        for seed in study.tuning.seeds
-        for branch in branches(study, arm, seed, rate, study.arm_budgets(arm))
-        if branch.budget == study.tuning_budget(arm)
-    )
-
-
 def end_branches(study: StudyConfig, rates: Mapping[str, float]) -> list[Branch]:
     """All seeds and budgets of all arms, each arm at its learning rate."""
     return [
@@ -126,31 +100,6 @@ def _tokens_after_sweep(study: StudyConfig, sweep: Sequence[Branch]) -> int:
         for piece in all_pieces(ends)
         if piece.key not in swept and not is_finished(piece, study.pieces_folder)
     )
-
-
-def sweep_trials(sweep: Sequence[Branch], folder: str) -> tuple[SweepTrial, ...]:
-    """What the ends of a sweep came to; a rate that diverged has no finite loss."""
-    return tuple(
-        SweepTrial(
-            one.arm,
-            one.seed,
-            one.rate,
-            one.budget,
-            math.inf if diverged(one.piece, folder) else ran(one.piece, folder).loss,
-        )
-        for one in sweep
-    )
-
-
-def best_rate(trials: Sequence[SweepTrial], arm: str) -> float:
-    """The learning rate of the lowest mean loss. Raises `TrainingError` where every one diverges on some seed."""
-    losses = trial_losses(trials, arm)
-    best = min(losses, key=lambda rate: losses[rate])
-    if losses[best] == math.inf:
-        raise TrainingError(
-            f"arm '{arm}' diverges at every learning rate of the sweep", fix="lower tuning.rates"
-        )
-    return best
 
 
 def run_pieces(
@@ -187,7 +136,7 @@ def run_pieces(
             except TrainingError as error:
                 if not may_diverge:
                     raise TrainingError(f"{title}: {piece.name} ({piece.key}): {error}") from None
-                write_json_atomic(Path(folder) / piece.key / _DIVERGED, {"error": str(error)})
+                note_divergence(piece, folder, error)
                 say(f"{title}: {piece.name} ({piece.key}) diverges")
                 continue
             # Its last state is all that anybody needs of a finished piece.
@@ -225,41 +174,6 @@ def point_of(branch: Branch, folder: str, speeds: Mapping[str, float]) -> Point:
         parameters=model_cost(end.config).non_embedding,
         folder=branch.piece.key,
     )
-
-
-def ran(piece: Piece, folder: str) -> Ran:
-    """Read the log of a finished piece."""
-    rows = read_metrics(RunFolder(Path(folder) / piece.key).metrics)
-    last = [row for row in rows if row["kind"] == "validation"][-1]
-    return Ran(
-        loss=last["val_loss"],
-        accuracy=last.get("val_accuracy"),
-        tokens=last["tokens"],
-        flops=last["flops"],
-        growth_seconds=sum(row["growth_seconds"] for row in rows if row["kind"] == "growth"),
-        config=next(row["config"] for row in rows if row["kind"] == "stage"),
-    )
-
-
-def is_finished(piece: Piece, folder: str) -> bool:
-    """Whether a piece is there."""
-    return RunFolder(Path(folder) / piece.key).is_finished
-
-
-def diverged(piece: Piece, folder: str) -> bool:
-    """Whether a piece, or one before it, came to a loss that is no number."""
-    return any((Path(folder) / one.key / _DIVERGED).is_file() for one in piece.line)
-
-
-def is_done(piece: Piece, folder: str) -> bool:
-    """Whether nothing is left to train of a piece: it is there, or its rate diverged."""
-    return is_finished(piece, folder) or diverged(piece, folder)
-
-
-def flops_of(piece: Piece, folder: str) -> float:
-    """FLOPs that a piece used, up to the last row of its log where it diverged."""
-    rows = read_metrics(RunFolder(Path(folder) / piece.key).metrics)
-    return max((row["flops"] for row in rows if "flops" in row), default=0.0)
 
 
 def _points(study: StudyConfig, ends: Sequence[Branch], say: Say) -> tuple[Point, ...]:
