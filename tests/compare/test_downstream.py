@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 import outgrow.comparing.language as language
-from outgrow.comparing.finetune import Padded, encode
+from outgrow.comparing.classify import encode
+from outgrow.comparing.finetune import Padded
 from outgrow.comparing.language import Passage, cut_passage, padded, read_passages
 from outgrow.comparing.tasks import Example, f1, matthews, read_task
 from outgrow.engine.step import Device

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compare.questions import article, write_questions
 from compare.tiny import other_study
 from outgrow.commands.compare import study_report
 from outgrow.comparing import parse_study, run_study
@@ -61,12 +62,34 @@ def test_a_masked_study_with_fine_tuning(model_type: str, corpus: Path, tmp_path
         "learning_rate": 1e-2,
         "batch": 8,
     }
-    asked = {"perplexity": {"same": str(corpus)}, "sequences": 8, "tasks": tasks}
+    asked_about = [
+        (f"where is {word}?", f"{word} is here" if known else f"{word} is lost", "here" if known else None)
+        for word in ("she", "he", "it", "one")
+        for known in (True, False)
+    ]
+    write_questions(tmp_path, "squad2.0", [article(str(place), asked_about) for place in range(5)])
+    questions = {
+        "folder": str(tmp_path),
+        "names": ["squad2.0"],
+        "seeds": [0],
+        "batch": 4,
+        "epochs": 8,
+        "learning_rate": 1e-2,
+        "length": 32,
+    }
+    asked = {
+        "perplexity": {"same": str(corpus)},
+        "sequences": 8,
+        "tasks": tasks,
+        "questions": questions,
+    }
     study = parse_study(other_study(tmp_path / "study", model_type, text(corpus), downstream=asked))
     result = run_study(study, lambda _: None)
     scores = result.scores("stack")
-    assert set(scores) == {"same_perplexity", "sst2_accuracy", "sst2_accuracy_spread"}
+    squad = {"squad2.0_em", "squad2.0_f1", "squad2.0_answerable_f1"}
+    assert set(scores) == {"same_perplexity", "sst2_accuracy", "sst2_accuracy_spread", *squad}
     assert scores["sst2_accuracy"] == (1.0,)  # one word tells the classes apart
+    assert all(scores[one] == (100.0,) for one in squad)  # and one is the answer, where it stands there
     assert study_report(result).html.is_file()
 
 

@@ -25,5 +25,5 @@ def check_study(study: StudyConfig, say: Callable[[str], None]) -> Plans:
         for warning in found.warnings:
             say(f"warning: arm '{arm}': {warning}")
         plans[arm] = found.stages
-    check_downstream(study)
+    check_downstream(study, {arm: stages[-1].config for arm, stages in plans.items()})
     return plans

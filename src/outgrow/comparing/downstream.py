@@ -2,7 +2,8 @@
 
     lambada_accuracy, lambada_perplexity   the last word of a passage (`language.py`)
     <name>_perplexity                      another domain of text
-    <task>_<metric>                        an encoder fine-tuned on a task (`finetune.py`)
+    <task>_<metric>                        an encoder fine-tuned on a task (`classify.py`)
+    squad<version>_em, ..._f1              an encoder fine-tuned to answer questions (`answering.py`)
 
 A score is kept in `downstream/<piece>-<what>.json` and not computed again unless a file that it is read from changes.
 """
@@ -11,16 +12,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from outgrow.comparing.finetune import finetuned
+from outgrow.comparing.answering import FEWEST, answering_scores
+from outgrow.comparing.classify import task_scores
 from outgrow.comparing.language import last_word, other_text, read_passages
 from outgrow.comparing.pieces import Branch, common_run
+from outgrow.comparing.squad import question_files, read_questions
 from outgrow.comparing.study import StudyConfig
 from outgrow.comparing.tasks import read_task, task_file
 from outgrow.data.corpus import Corpus, open_corpus
@@ -28,7 +32,7 @@ from outgrow.errors import ConfigError
 from outgrow.files.atomic import write_json_atomic
 from outgrow.files.locks import RunBusyError, locked
 from outgrow.files.reading import expanded
-from outgrow.models.architecture import load_architecture
+from outgrow.models.architecture import load_architecture, longest_sequence
 from outgrow.run.config import RunConfig
 
 Scores = dict[str, float]
@@ -36,13 +40,14 @@ Measure = Callable[[Path, RunConfig], Scores]
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
-def check_downstream(study: StudyConfig) -> None:
-    """Before any training: files that are there, and scores that the models can have."""
+def check_downstream(study: StudyConfig, models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Before any training: files that are there, and scores that the models can have; `models` are the configs of every arm's last one."""
     asked = study.downstream
     kinds = {load_architecture(str(arm.model["model_type"])).objective for arm in study.arms.values()}
     needed = (
         (asked.lambada is not None, {"causal"}, "lambada asks for the next word: a causal model"),
         (asked.tasks is not None, {"masked"}, "tasks are for encoders: masked models"),
+        (asked.questions is not None, {"masked"}, "questions are for encoders: masked models"),
         (bool(asked.perplexity), {"causal", "masked"}, "perplexity is of text: causal or masked models"),
     )
     for wanted, suits, says in needed:
@@ -52,7 +57,13 @@ def check_downstream(study: StudyConfig) -> None:
         if not expanded(asked.lambada).is_file():
             raise ConfigError(f"downstream.lambada: no such file: {asked.lambada}")
         read_passages(expanded(asked.lambada))
-    others = {"lambada", *(asked.tasks.names if asked.tasks else ())}
+    finetuned = [one for one in (asked.tasks, asked.questions) if one is not None]
+    if finetuned and common_run(study).data.separator == "none":
+        raise ConfigError(
+            "downstream: fine-tuning puts the separator between texts, and common.data.separator is none",
+            fix="leave data.separator at auto",
+        )
+    others = {"lambada", *(name for one in finetuned for name in one.names)}
     for name, source in asked.perplexity.items():
         if name in others or not _NAME.fullmatch(name):
             raise ConfigError(
@@ -62,6 +73,29 @@ def check_downstream(study: StudyConfig) -> None:
         _check_length(name, open_corpus(source), common_run(study).data.sequence_length)
     for path, name, part in _task_parts(study):
         read_task(path, name, part)
+    _check_questions(study, models)
+
+
+def _check_questions(study: StudyConfig, models: Mapping[str, Mapping[str, Any]]) -> None:
+    """The files are SQuAD's, and their inputs fit the models."""
+    asked, own = study.downstream.questions, common_run(study).data.sequence_length
+    if asked is None:
+        return
+    most = min((longest_sequence(config) or math.inf for config in models.values()), default=math.inf)
+    length = asked.length or own
+    if not FEWEST <= length <= most:
+        raise ConfigError(
+            "downstream.questions.length: "
+            + (
+                "too short for a question and a text"
+                if length < FEWEST
+                else "longer than a model's positions"
+            ),
+            got=f"{length} tokens" + ("" if asked.length else ", common.data.sequence_length"),
+            expected=f"{FEWEST} to {most} tokens" if most < math.inf else f"at least {FEWEST} tokens",
+        )
+    for name in asked.names:
+        read_questions(expanded(asked.folder), name)
 
 
 def _check_length(name: str, corpus: Corpus, sequence: int) -> None:
@@ -128,7 +162,20 @@ def _measures(study: StudyConfig) -> dict[str, tuple[Any, Measure]]:
         for name in tasks.names:
             files = [_digest(task_file(*one)) for one in _task_parts(study) if one[1] == name]
             settings = {**tasks.model_dump(mode="json", exclude={"folder"}), "names": name, "files": files}
-            found[name] = (settings, lambda state, run, name=name: finetuned(state, run, tasks, name))  # type: ignore[misc]
+            found[name] = (settings, lambda state, run, name=name: task_scores(state, run, tasks, name))  # type: ignore[misc]
+    if asked.questions is not None:
+        questions = asked.questions
+        for name in questions.names:
+            files = [_digest(path) for path in question_files(expanded(questions.folder), name).values()]
+            settings = {
+                **questions.model_dump(mode="json", exclude={"folder"}),
+                "names": name,
+                "files": files,
+            }
+            found[name] = (
+                settings,
+                lambda state, run, name=name: answering_scores(state, run, questions, name),  # type: ignore[misc]
+            )
     return found
 
 

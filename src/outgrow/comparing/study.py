@@ -111,18 +111,35 @@ class TimingConfig(Section):
     """Optimizer steps of a turn."""
 
 
-class TasksConfig(Section):
-    """Fine-tuning of an encoder on sentence classification, with the same settings for every arm."""
+class FinetuningConfig(Section):
+    """Fine-tuning of an encoder, with the same settings for every arm."""
 
     folder: str
-    """Where `sst2_train.tsv.xz`, `sst2_dev.tsv.xz` ... are."""
-    names: Annotated[tuple[Literal["sst2", "cola", "mrpc", "rte"], ...], Field(min_length=1)]
+    """Where the files are."""
+    names: tuple[str, ...]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     epochs: Count = 3
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     batch: Count = 32
     examples: Count | None = None
     """Use at most so many training examples of a task."""
+
+
+class TasksConfig(FinetuningConfig):
+    """Sentence classification: `sst2_train.tsv.xz`, `sst2_dev.tsv.xz` ..."""
+
+    names: Annotated[tuple[Literal["sst2", "cola", "mrpc", "rte"], ...], Field(min_length=1)]
+
+
+class QuestionsConfig(FinetuningConfig):
+    """Answers to questions on a text: `squad1.1_dev.json.xz` ...; without `..._train.json.xz` the articles of `dev` are split."""
+
+    names: Annotated[tuple[Literal["squad1.1", "squad2.0"], ...], Field(min_length=1)]
+    epochs: Count = 2
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    batch: Count = 12
+    length: Count | None = None
+    """Tokens of an input, question and a window of the text; default: `data.sequence_length`."""
 
 
 class DownstreamConfig(Section):
@@ -137,6 +154,7 @@ class DownstreamConfig(Section):
     sequences: Count = 512
     """Sequences of each of these."""
     tasks: TasksConfig | None = None
+    questions: QuestionsConfig | None = None
 
 
 class StudyConfig(Section):
@@ -215,6 +233,7 @@ _SECTIONS: Sections = {
     "timing": (TimingConfig,),
     "downstream": (DownstreamConfig,),
     "downstream.tasks": (TasksConfig,),
+    "downstream.questions": (QuestionsConfig,),
 }
 
 

@@ -70,7 +70,7 @@ class Masked(Objective):
         return ("loss",)
 
     def scores(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Batch:
-        if targets.shape != inputs.shape:  # one class per text: fine-tuning
+        if targets.shape != inputs.shape:  # fine-tuning: a class, or the places of an answer, per text
             return model(input_ids=inputs).logits, targets
         with head_where_asked(model, targets) as asked:
             return model(input_ids=inputs).logits, asked

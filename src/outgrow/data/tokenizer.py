@@ -57,6 +57,11 @@ class TextTokenizer:
             encoding.ids for encoding in self.tokenizer.encode_batch_fast(documents, add_special_tokens=False)
         ]
 
+    def locate(self, documents: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """The same, and for every token the characters of its document that it stands for, from the first to before the second."""
+        found = self.tokenizer.encode_batch(documents, add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in found]
+
 
 def prepare_tokenizer(
     config: DataConfig,
