@@ -36,6 +36,8 @@ def result(
             tokens_sunk=tokens,
             flops=cost,
             flops_sunk=cost,
+            undecayed_loss=5.1 - 0.8 * cost / 1000,
+            undecayed_flops=0.8 * cost,
             seconds=cost,
             parameters=1_000,
             folder="",

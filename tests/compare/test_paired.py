@@ -14,7 +14,8 @@ from compare.test_worth import study_result
 from outgrow.comparing.frontier import Frontier
 from outgrow.comparing.intervals import difference_of_means, mean_of_seeds
 from outgrow.comparing.paired import paired_differences
-from outgrow.report.compare_tables import paired_rows, sections
+from outgrow.report.compare_readings import paired_table
+from outgrow.report.compare_tables import sections
 
 COMPUTE = (1e12, 2e12, 4e12, 8e12)
 SLOPE = 0.1
@@ -114,10 +115,10 @@ def test_the_report_shows_both(corpus: Path, tmp_path: Path) -> None:
     assert two.low is not None
     assert two.high is not None
     assert two.high - two.low > 0.1
-    row = paired_rows(moved)[0]
+    row = paired_table(moved).rows[0]
     each = f"{100 * one.saving.mean:.1f}"
     assert row[2:4] == (f"{each}, {each}, {each}", f"{each} % ({each} to {each})")
     assert sections(moved)[1].heading == "Seed by seed"
     assert moved.to_json()["paired"]["stack"][0]["savings"] == pytest.approx(one.savings)
     single = replace(found, study=found.study.model_copy(update={"seeds": (0,)}))
-    assert paired_rows(single) == []
+    assert not paired_table(single).rows

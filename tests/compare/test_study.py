@@ -42,13 +42,18 @@ def test_a_study_end_to_end(corpus: Path, tmp_path: Path) -> None:
     report = study_report(result)
     assert "saving" in report.html.read_text()
     assert report.png.stat().st_size > 10_000
-    savings, paired, worths, others, sweep = sections(result)
+    savings, paired, worths, readings, legend, sweep = sections(result)
     inside = [one for arm in ("stack", "identity") for one in result.savings()[arm] if one.saving is not None]
-    tables = (savings, paired, worths, others, sweep)
+    assert all(row[0] in " ".join(readings.columns) for row in legend.rows)
+    tables = (savings, paired, worths, readings, sweep)
     assert [len(one.rows) for one in tables] == [3 * 2, 2 * 2, len(inside), 2 * 2, 3]
     grown = by["stack", 0, 640]
     assert 0 < grown.flops_sunk < grown.flops
     assert by["scratch", 0, 640].flops_sunk == by["scratch", 0, 640].flops
+    # Before the decay: all but the last 128 tokens of the grown model, and a loss of that moment.
+    token = (by["stack", 0, 640].flops - by["stack", 0, 320].flops) / 320
+    assert grown.undecayed_flops == pytest.approx(grown.flops - 128 * token)
+    assert grown.undecayed_loss != grown.loss
     # 256 + 320 tokens lie between the baseline's 320 and 640, 256 + 640 beyond.
     equal = result.equal_tokens()["stack"]
     assert equal[0].saving is not None

@@ -45,6 +45,8 @@ def study_result(
             tokens_sunk=last,
             flops=TOKEN * (last + cost * before),
             flops_sunk=TOKEN * last,
+            undecayed_loss=law(0.8 * last + worth * before) + 0.1,
+            undecayed_flops=TOKEN * (0.8 * last + cost * before),
             seconds=1.0,
             parameters=1_000,
             folder="",

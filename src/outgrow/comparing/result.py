@@ -15,7 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from outgrow.comparing.frontier import Frontier, FrontierSide, compute_at, least_compute
+from outgrow.comparing.intervals import SeedMean
 from outgrow.comparing.paired import PairedDifference, paired_differences
+from outgrow.comparing.readings import Optimality, optimality_of, saved_at
 from outgrow.comparing.saving import EqualTokens, Saving, at_equal_tokens, savings
 from outgrow.comparing.study import StudyConfig
 from outgrow.comparing.worth import Worth, worth_of
@@ -42,6 +44,10 @@ class Point:
     flops: float
     flops_sunk: float
     """Without the small stages."""
+    undecayed_loss: float
+    """At the end of the trunk that it branches from."""
+    undecayed_flops: float
+    """Up to there."""
     seconds: float
     parameters: int
     """Of the last model, without embeddings."""
@@ -129,6 +135,46 @@ class StudyResult:
         scratch = self._by_seed(self.study.baseline)
         return {arm: paired_differences(self._by_seed(arm), scratch) for arm in self._others()}
 
+    def undecayed(self, arm: str, seeds: Sequence[int] | None = None) -> Frontier:
+        """Losses before the decay over FLOPs, at the ends of the trunk; ends that several budgets share stand once."""
+        own, seeds = self.of(arm), self.study.seeds if seeds is None else seeds
+        rows = {
+            float(np.mean([end.undecayed_flops for end in ends])): [end.undecayed_loss for end in ends]
+            for budget in self.study.arm_budgets(arm)
+            if (ends := [own[seed, budget] for seed in seeds])
+        }
+        return Frontier(tuple(rows), tuple(zip(*rows.values(), strict=True)))
+
+    def undecayed_savings(self) -> dict[str, tuple[Saving, ...]]:
+        """FLOPs saved at equal loss before the decay, a budget each: at the end of the trunk that it branches from."""
+        scratch = self.undecayed(self.study.baseline)
+        found = {}
+        for arm in self._others():
+            own = self.undecayed(arm)
+            at = dict(zip(own.compute, savings(own, scratch), strict=True))
+            ends = [
+                float(np.mean([self.of(arm)[seed, budget].undecayed_flops for seed in self.study.seeds]))
+                for budget in self.study.arm_budgets(arm)
+            ]
+            found[arm] = tuple(at[end] for end in ends)
+        return found
+
+    def optimality(self) -> Optimality | None:
+        """Where Staged Training would have stopped the baseline; None where its slope never comes there."""
+        return optimality_of(self.undecayed(self.study.baseline))
+
+    def saved_at_optimality(self) -> dict[str, SeedMean | None]:
+        """FLOPs that each arm saves there, before the decay; None where a seed does not come to that loss."""
+        at, base = self.optimality(), self.study.baseline
+        if at is None:
+            return dict.fromkeys(self._others())
+        seeds = [[seed] for seed in self.study.seeds]
+        scratch = [self.undecayed(base, one) for one in seeds]
+        return {
+            arm: saved_at([self.undecayed(arm, one) for one in seeds], scratch, at.loss)
+            for arm in self._others()
+        }
+
     def equal_tokens(self) -> dict[str, tuple[EqualTokens, ...]]:
         """Every arm against the baseline at equal tokens."""
         base = self.study.baseline
@@ -197,6 +243,13 @@ class StudyResult:
             "paired": {arm: [asdict(one) for one in found] for arm, found in self.paired().items()},
             "savings_of_two_means": {
                 arm: [asdict(one) for one in found] for arm, found in self.savings_of_two_means().items()
+            },
+            "undecayed": {
+                arm: [asdict(one) for one in found] for arm, found in self.undecayed_savings().items()
+            },
+            "optimality": (at := self.optimality()) and asdict(at),
+            "saved_at_optimality": {
+                arm: found and asdict(found) for arm, found in self.saved_at_optimality().items()
             },
             "equal_tokens": {
                 arm: [asdict(one) for one in found] for arm, found in self.equal_tokens().items()

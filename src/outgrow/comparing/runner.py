@@ -158,7 +158,7 @@ def run_pieces(
 def point_of(branch: Branch, folder: str, speeds: Mapping[str, float]) -> Point:
     """What a finished branch came to: its own loss, and the cost of its whole line."""
     line, last = ([ran(piece, folder) for piece in some] for some in (branch.piece.line, branch.last_stage))
-    end = line[-1]
+    *before, end = line
     return Point(
         arm=branch.arm,
         seed=branch.seed,
@@ -170,6 +170,8 @@ def point_of(branch: Branch, folder: str, speeds: Mapping[str, float]) -> Point:
         tokens_sunk=sum(one.tokens for one in last),
         flops=sum(one.flops for one in line),
         flops_sunk=sum(one.flops for one in last),
+        undecayed_loss=before[-1].loss,
+        undecayed_flops=sum(one.flops for one in before),
         seconds=sum(one.tokens * speeds[model_key(one.config)] + one.growth_seconds for one in line),
         parameters=model_cost(end.config).non_embedding,
         folder=branch.piece.key,

@@ -99,6 +99,11 @@ class EqualTokens:
     loss_difference: float | None
     """L_arm - L_scratch(tokens) in nats: above 0, part of the saving was paid for with loss."""
 
+    @property
+    def speed_up(self) -> float | None:
+        """C_scratch(tokens) / C_arm - 1."""
+        return None if self.saving is None else 1 / (1 - self.saving) - 1
+
 
 def at_equal_tokens(
     arm: Frontier, tokens: Sequence[int], scratch: Frontier, scratch_tokens: Sequence[int]

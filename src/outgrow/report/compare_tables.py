@@ -1,4 +1,4 @@
-"""The tables of a study: savings, other figures that are often called savings, sweeps, downstream scores, the estimate."""
+"""The tables of a study: savings, what limits them, sweeps, downstream scores, the estimate; others are in `compare_readings.py`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from math import isfinite
 from statistics import fmean, stdev
 
 from outgrow.comparing.estimate import ArmEstimate
-from outgrow.comparing.intervals import SeedMean
 from outgrow.comparing.result import StudyResult, trial_losses
-from outgrow.comparing.saving import Saving, seeds_for
+from outgrow.comparing.saving import Saving
 from outgrow.errors import printable
+from outgrow.report.compare_cells import percent, saved_cell
+from outgrow.report.compare_readings import legend, paired_table, readings_table
 from outgrow.text.numbers import amount, duration
 from outgrow.text.table import TextTable
 
@@ -33,41 +34,6 @@ SAVINGS_NOTE = (
     "model, measured in turns on one machine, and the growth. Against any size: FLOPs saved against the best model from scratch of "
     "any size in the study. The sweep of learning rates is the same for all arms and not counted."
 )
-NEAR = 0.05
-"""Half an interval that tells a saving worth the trouble from none."""
-OTHERS = (
-    "arm",
-    "budget",
-    "tokens",
-    "speed-up",
-    "FLOPs saved, small model sunk",
-    "saved at equal tokens",
-    "loss difference",
-    f"seeds for ± {100 * NEAR:.0f} points",
-)
-OTHERS_NOTE = (
-    "Not savings at equal loss and equal honesty, but often quoted as such. Speed-up: C of the baseline / C - 1. Small model sunk: "
-    "its stages taken as free. At equal tokens: 1 - C / C of the baseline on as many tokens, small stages included; the loss "
-    "difference beside it (above 0: worse than the baseline) is what that saving was paid with. Seeds: how many would bring the interval of the FLOPs saved there, "
-    "by the spread of these; for planning a study, not for stopping one."
-)
-
-PAIRED = (
-    "arm",
-    "budget",
-    "saved, seed by seed",
-    "saved, paired",
-    "saved, of two means",
-    "loss difference, paired",
-    "loss difference, of two means",
-)
-PAIRED_NOTE = (
-    "Seed i of every arm saw the same data in the same order. Seed by seed: each seed's FLOPs saved, read off its own frontier of the "
-    "baseline. Paired: their mean, ± Student's t · s / √n, 90 %. Loss difference: nats at equal FLOPs, the arm's minus the "
-    "baseline's. Of two means: the same, as if the seeds of both arms had nothing in common (draws apart; Welch). A seed outside its "
-    "baseline's frontier leaves no paired mean: one without it would choose seeds."
-)
-
 WORTHS = ("arm", "budget", "small tokens", "share", "worth", "cost", "FLOPs saved")
 WORTHS_NOTE = (
     "FLOPs saved = share * (worth - cost). Share: of the baseline's tokens at equal loss, how many the stages before the last have seen. "
@@ -79,10 +45,17 @@ WORTHS_NOTE = (
 def sections(result: StudyResult) -> tuple[TextTable, ...]:
     """All tables of the report that have a row, the savings first."""
     savings = TextTable("Savings at equal loss", SAVINGS, saving_rows(result), SAVINGS_NOTE)
-    others = TextTable("Other figures", OTHERS, other_rows(result), OTHERS_NOTE)
     worths = TextTable("What limits the savings", WORTHS, worth_rows(result), WORTHS_NOTE)
-    paired = TextTable("Seed by seed", PAIRED, paired_rows(result), PAIRED_NOTE)
-    tables = (savings, paired, worths, others, *_downstream(result), _sweep(result))
+    readings = readings_table(result)
+    tables = (
+        savings,
+        paired_table(result),
+        worths,
+        readings,
+        legend(readings),
+        *_downstream(result),
+        _sweep(result),
+    )
     return tuple(table for table in tables if table.rows)
 
 
@@ -135,41 +108,12 @@ def saving_rows(result: StudyResult) -> list[tuple[str, ...]]:
                     *(
                         ("baseline", "baseline")
                         if arm == result.study.baseline
-                        else (_saved(one), _saved(timed))
+                        else (saved_cell(one), saved_cell(timed))
                     ),
                     side if any_size is None else percent(1 - one.compute / any_size),
                 )
             )
     return rows
-
-
-def paired_rows(result: StudyResult) -> list[tuple[str, ...]]:
-    """One row per budget of every arm that grows; none of one seed."""
-    if len(result.study.seeds) < 2:
-        return []
-    paired, apart = result.paired(), result.savings_of_two_means()
-    return [
-        (
-            arm,
-            amount(budget),
-            ", ".join("outside" if saving is None else f"{100 * saving:.1f}" for saving in one.savings),
-            _interval_of(one.saving, 100, ".1f", " %"),
-            _saved(two),
-            _interval_of(one.loss, 1, "+.4f", ""),
-            _interval_of(one.loss_of_two_means, 1, "+.4f", ""),
-        )
-        for arm, config in result.study.arms.items()
-        if not config.is_scratch
-        for budget, one, two in zip(result.study.arm_budgets(arm), paired[arm], apart[arm], strict=True)
-    ]
-
-
-def _interval_of(found: SeedMean | None, scale: float, form: str, unit: str) -> str:
-    if found is None:
-        return "outside"
-    if found.low is None or found.high is None:
-        return f"{scale * found.mean:{form}}{unit}"
-    return f"{scale * found.mean:{form}}{unit} ({scale * found.low:{form}} to {scale * found.high:{form}})"
 
 
 def worth_rows(result: StudyResult) -> list[tuple[str, ...]]:
@@ -189,31 +133,6 @@ def worth_rows(result: StudyResult) -> list[tuple[str, ...]]:
         for budget, one, paid in zip(result.study.arm_budgets(arm), worths[arm], flops[arm], strict=True)
         if one is not None and paid.saving is not None
     ]
-
-
-def other_rows(result: StudyResult) -> list[tuple[str, ...]]:
-    """One row per budget of every arm that grows."""
-    flops, sunk, equal = result.savings("flops"), result.savings("flops_sunk"), result.equal_tokens()
-    rows: list[tuple[str, ...]] = []
-    for arm, config in result.study.arms.items():
-        if config.is_scratch:
-            continue
-        budgets = result.study.arm_budgets(arm)
-        for place, budget in enumerate(budgets):
-            one, tokens = flops[arm][place], equal[arm][place]
-            rows.append(
-                (
-                    arm,
-                    amount(budget),
-                    amount(tokens.tokens),
-                    one.side if one.speed_up is None else percent(one.speed_up),
-                    _saved(sunk[arm][place]),
-                    "outside" if tokens.saving is None else percent(tokens.saving),
-                    "" if tokens.loss_difference is None else f"{tokens.loss_difference:+.4f}",
-                    "" if (seeds := seeds_for(one, len(result.study.seeds), NEAR)) is None else f"{seeds}",
-                )
-            )
-    return rows
 
 
 def _downstream(result: StudyResult) -> tuple[TextTable, ...]:
@@ -296,24 +215,6 @@ def fenced(text: str, language: str) -> list[str]:
     longest = max((len(found) for found in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return [f"{fence}{language}", printable(text), fence, ""]
-
-
-def percent(value: float) -> str:
-    """A share in percent.
-
-    >>> percent(0.2214), percent(-1e-9)
-    ('22.1 %', '0.0 %')
-    """
-    return f"{100 * value + 0.0:.1f} %".replace("-0.0 %", "0.0 %")
-
-
-def _saved(one: Saving) -> str:
-    """The saving and its interval, or on which side of the baseline's frontier the loss lies."""
-    if one.saving is None:
-        return one.side
-    if one.low is None or one.high is None:
-        return percent(one.saving)
-    return f"{percent(one.saving)} ({100 * one.low:.1f} to {100 * one.high:.1f})"
 
 
 def _loss(loss: float) -> str:
