@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 import yaml
 
+from outgrow.engine import memory
+from outgrow.engine.memory import step_memory
+from outgrow.engine.step import Device
 from outgrow.errors import ConfigError
 from outgrow.planning.cautions import plan_cautions
 from outgrow.planning.laws import Chinchilla
@@ -124,6 +127,41 @@ def test_a_run_file_that_train_accepts(write: Callable[..., Path], tmp_path: Pat
         worked.path.total_flops, rel=1e-3
     )  # whole steps, same accounting
     assert "no section run" in refused("plan", write(), "--run", target)
+
+
+@pytest.mark.parametrize("given", [None, 8])
+def test_a_planned_run_has_a_micro_batch_that_fits(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: int | None
+) -> None:
+    """The largest divisor of the batch of which every size's step takes at most 80 % of the device; a given one stays."""
+    batch = {"sequences": 12} if given is None else {"sequences": 16, "micro_batch": given}
+    run = {"output": str(tmp_path / "run"), "data": {"sequence_length": 16}, "batch": batch, "device": "cpu"}
+    run["data"]["tokenizer"] = {"vocab_size": 300}
+    plan, target = write(run=run), tmp_path / "run.yaml"
+
+    def planned(room: float) -> tuple[int | None, list[str]]:
+        monkeypatch.setattr(memory, "device_memory", lambda device: int(room))
+        result = outgrow("plan", plan, "--run", target, "--json")
+        assert result.returncode == 0, result.stderr
+        facts = json.loads(result.stdout)
+        return load_run(target).batch.micro_batch, [one for one in facts["warnings"] if "80 %" in one]
+
+    assert planned(1e12) == (given, [])
+    loaded, device = load_run(target), Device("cpu", False)
+    last = len(loaded.stages) - 1
+    large = next(one for one in work_out(parse_plan({**PLAN, "run": run})).candidates if one.name == "large")
+    assert large.fields is not None
+    needs = {n: step_memory(loaded.at(last), large.fields, device, n).total for n in (1, 2, 3, 4, 6)}
+    for room, wanted in (
+        (needs[4] / 0.8 + 1, 4),
+        (needs[4] / 0.8 - 1, 3 if given is None else 2),
+        (needs[1] / 0.9, 0),
+    ):
+        found, notes = planned(room)
+        assert found == (given or max(wanted, 1))
+        assert (
+            f"{wanted} fits" if given and wanted else f"micro_batch {wanted}" if wanted else "not one"
+        ) in notes[0]
 
 
 def test_a_masked_plan_counts_as_its_run_does(write: Callable[..., Path], tmp_path: Path) -> None:

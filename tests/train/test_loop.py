@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 import yaml
 
 from outgrow.data.needs import TextNeeds, model_config
+from outgrow.engine.memory import step_memory
 from outgrow.engine.optimizers import build_optimizer
 from outgrow.engine.step import Device, build_for_training, choose_device, evaluation_loss, optimizer_step
 from outgrow.errors import OutgrowError, TrainingError
@@ -281,24 +283,33 @@ def test_endless_noise_is_found_before_any_work(tiny: Tiny, tmp_path: Path) -> N
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_measures_only_what_fits(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probe takes as many sequences as a quarter of free memory holds, and none where one does not fit."""
-    run, sizes = parse_run(tiny()), list[int]()
-    plan = preflight(run).stages[0]
-    device = choose_device(run)
-    step = dry.optimizer_step
+def test_a_dry_run_never_runs_a_training_batch(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its speed comes from forward passes over a few sequences, without gradients; of none where they do not fit."""
+    run = parse_run(tiny(batch={"sequences": 8}))
+    plan, device, seen = preflight(run).stages[0], choose_device(run), list[int]()
+    forward = dry.evaluation_loss
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        sizes.append(kwargs["micro_batch"])
-        return step(*args, **kwargs)
+    def counted(model: torch.nn.Module, batches: Any, device: Any) -> float:
+        assert not torch.is_grad_enabled()
+        seen.extend(len(inputs) for inputs, _ in batches)
+        return forward(model, batches, device)
 
-    monkeypatch.setattr(dry, "optimizer_step", counted)
-    for sequences in (run.batch.at_once, 1, 0):
-        free = 4 * dry._memory(run, plan, device, max(1, sequences)).total - (sequences == 0)
-        monkeypatch.setattr(dry, "_free", lambda device, free=free: free)
-        sizes.clear()
-        assert (dry._measured_rate(run, plan, device) is not None) == bool(sequences)
-        assert set(sizes) == ({sequences} if sequences else set())
+    def refused(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("a dry run trains")
+
+    monkeypatch.setattr(dry, "evaluation_loss", counted)
+    monkeypatch.setattr(torch.autograd, "backward", refused)
+    monkeypatch.setattr(torch.optim.Optimizer, "__init__", refused)
+    seconds = dry_run(run).seconds
+    assert seconds is not None
+    assert 0 < seconds < math.inf
+    assert set(seen) == {4}
+    memory = step_memory(run, plan.config, device, 4)
+    needed = memory.weights + memory.activations + memory.logits
+    for free, measured in ((4 * needed, True), (4 * needed - 1, False)):
+        seen.clear()
+        monkeypatch.setattr(dry, "free_memory", lambda device, free=free: free)
+        assert (dry._measured_rate(run, plan, device) is not None) == measured == bool(seen)
 
 
 def test_a_dry_run_knows_the_sizes_and_writes_nothing(tiny: Tiny, tmp_path: Path) -> None:

@@ -144,7 +144,12 @@ def test_costs_are_those_of_a_stages_own_length_and_batch(tiny: Tiny) -> None:
         assert plans[place].flops == tokens * training_flops(config, length)[1]
         assert dry.stages[place].tokens == tokens
         own_memory, others = (
-            training_memory(config, sequences=at_once, sequence_length=one, itemsize=4).total
+            training_memory(
+                config,
+                sequences=at_once,
+                sequence_length=one,
+                accumulates=run.at(place).batch.sequences > at_once,
+            ).total
             for one in (length, 16)
         )
         assert (

@@ -11,7 +11,6 @@ from outgrow.commands.console import open_console
 from outgrow.errors import ConfigError, printable
 from outgrow.files.atomic import write_text_atomic
 from outgrow.files.yaml_file import dump_yaml
-from outgrow.planning.cautions import plan_cautions
 from outgrow.planning.config import CurveConfig, FitLaw
 from outgrow.planning.plan_file import load_plan
 from outgrow.planning.plan_law import SizeLaw, fitted_law
@@ -77,8 +76,9 @@ def plan_command(
     result = summary(worked)
     if run is not None:
         named = printable(str(plans[0])).replace("\n", " ")  # a comment is one line
-        text = f"{_WRITTEN} {named}`.\n" + dump_yaml(planned_run(worked).resolved())
-        write_text_atomic(run, text)
+        planned, notes = planned_run(worked)
+        write_text_atomic(run, f"{_WRITTEN} {named}`.\n" + dump_yaml(planned.resolved()))
+        result["warnings"] += notes
     if plot is not None:
         from outgrow.report.plan import draw_plan
 
@@ -102,7 +102,7 @@ def plan_command(
     console.print(plan_table(worked))
     if worked.rules:
         console.print(rules_table(worked))
-    for text in plan_cautions(worked):
+    for text in result["warnings"]:
         console.print(f"! {text}", style="bold")
     for what, path in (("picture", plot), ("run", run)):
         if path is not None:

@@ -1,7 +1,8 @@
-"""The `run.yaml` of a plan: its sizes, growths and tokens as stages of a run."""
+"""The `run.yaml` of a plan: its sizes, growths and tokens as stages of a run, in micro-batches that fit."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from outgrow.errors import ConfigError
@@ -11,8 +12,11 @@ from outgrow.run.config import RunConfig
 from outgrow.run.run_file import parse_run
 
 
-def planned_run(worked: WorkedPlan) -> RunConfig:
-    """The schedule as a run that `outgrow train` does as it is; raises `ConfigError` for what the plan file lacks."""
+def planned_run(worked: WorkedPlan) -> tuple[RunConfig, tuple[str, ...]]:
+    """The schedule as a run that `outgrow train` does as it is, and what there is to say of how it fits this machine.
+
+    Raises `ConfigError` for what the plan file lacks.
+    """
     if worked.plan.run is None:
         raise ConfigError(
             "no run.yaml can be written: the plan has no section run",
@@ -38,4 +42,38 @@ def planned_run(worked: WorkedPlan) -> RunConfig:
         stages.append(stage)
     data = {**worked.plan.run, "model": dict(chosen[0].fields), "stages": stages}
     data.setdefault("output", "runs/plan")
-    return parse_run(data, where="the plan's run.yaml")
+    run = parse_run(data, where="the plan's run.yaml")
+    fields = [one.fields for one in chosen if one.fields is not None]
+    micro_batch, notes = _fitted(run, fields)
+    if micro_batch is None:
+        return run, notes
+    return parse_run({**data, "batch": {**data.get("batch", {}), "micro_batch": micro_batch}}), notes
+
+
+def _fitted(run: RunConfig, models: Sequence[Mapping[str, Any]]) -> tuple[int | None, tuple[str, ...]]:
+    """The micro-batch to write, where the whole batch of a stage does not fit into this machine and none is given.
+
+    All stages have it: the micro-batch of the run is that of its validation, too.
+    """
+    import torch
+
+    from outgrow.engine.memory import device_memory, fitting_sequences
+    from outgrow.engine.step import choose_device
+
+    if run.device == "cuda" and not torch.cuda.is_available():
+        return None, ("the run wants cuda, which this machine has not: whether its batch fits is not known",)
+    device = choose_device(run)
+    has = f"of the {device_memory(device) / 1e9:.0f} GB of this machine's {device.name}"
+    fitting = [fitting_sequences(run.at(place), config, device) for place, config in enumerate(models)]
+    least = min(range(len(models)), key=fitting.__getitem__)
+    size, given = run.stages[least].name, run.at(least).batch.at_once
+    if fitting[least] >= given:
+        return None, ()
+    if not fitting[least]:
+        note = f"size {size}: not one sequence fits 80 % {has}; train it on more ranks or a larger machine"
+        return (1 if run.batch.micro_batch is None else None), (note,)
+    if run.batch.micro_batch is not None:
+        return None, (f"size {size}: micro_batch {given} is too large for 80 % {has}; {fitting[least]} fits",)
+    return fitting[least], (
+        f"micro_batch {fitting[least]}: of size {size}, so many sequences at once fit 80 % {has}, not all {given}",
+    )

@@ -1,26 +1,24 @@
 """What a run would need, without doing it: parameters, FLOPs, memory, disk, time.
 
-memory = weights, gradients, what the optimizer keeps, and activations of one micro-batch (see `cost/memory.py`)
-         of a rank: 1 / ranks of the first three, and what is gathered at once: two layers and what is outside of all
-time   = FLOPs of the run / FLOPs per second of a short measured probe of the first stage's model, / ranks at best
+memory = that of a step (see `engine/memory.py`)
+time   = FLOPs of the run / FLOPs per second of a few forward passes of the first stage's model, / ranks at best
 """
 
 from __future__ import annotations
 
-import os
+import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from outgrow.cost.flops import training_flops
-from outgrow.cost.memory import Memory, training_memory
 from outgrow.data.objectives import objective_of
-from outgrow.engine.optimizers import build_optimizer, state_numbers
-from outgrow.engine.step import Device, build_for_training, choose_device, optimizer_step
+from outgrow.engine.memory import device_memory, free_memory, step_memory
+from outgrow.engine.optimizers import state_numbers
+from outgrow.engine.step import Device, build_for_training, choose_device, evaluation_loss
 from outgrow.errors import ConfigError
-from outgrow.models.architecture import resolve
 from outgrow.parallel.ranks import Ranks
 from outgrow.run.config import RunConfig
 from outgrow.training.preflight import check_ranks, preflight
@@ -30,6 +28,9 @@ from outgrow.training.stage_plans import StagePlan
 _LARGEST_PROBE = 300_000_000  # parameters: a larger model would make a dry run slow
 _SHARE_FOR_PROBE = 0.25
 """Of free memory, which a probe may take: an estimate, and others work here too."""
+_PROBED_SEQUENCES = 4
+_PASSES = 3
+"""A training step is a forward pass and a backward pass of twice its FLOPs."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,8 @@ def dry_run(run: RunConfig, world: int = 1) -> DryRun:
 
 
 def _stage(run: RunConfig, plan: StagePlan, device: Device, rate: float | None, world: int) -> DryStage:
-    memory = _memory(run, plan, device, run.batch.at_once)
-    state = memory.moments
-    if world > 1:
-        memory = _cut(memory, run, plan, world, 2 if device.bf16 else 4)
-    checkpoint = 4 * plan.cost.parameters + state
+    memory = step_memory(run, plan.config, device, run.batch.at_once, world)
+    checkpoint = 4 * (plan.cost.parameters + state_numbers(plan.config, run.optimizer))
     return DryStage(
         name=plan.name,
         parameters=plan.cost.parameters,
@@ -126,52 +124,9 @@ def _stage(run: RunConfig, plan: StagePlan, device: Device, rate: float | None, 
     )
 
 
-def _memory(run: RunConfig, plan: StagePlan, device: Device, sequences: int) -> Memory:
-    """Of one process that trains on so many sequences at once."""
-    memory = training_memory(
-        plan.config,
-        sequences=sequences,
-        sequence_length=plan.cost.length or run.data.sequence_length,
-        itemsize=2 if device.bf16 else 4,
-        mask_share=run.data.mask_share,
-    )
-    return replace(memory, moments=4 * state_numbers(plan.config, run.optimizer))
-
-
-def _free(device: Device) -> int:
-    """Bytes that a process can have now."""
-    if device.name == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-
-
-def _cut(memory: Memory, run: RunConfig, plan: StagePlan, world: int, itemsize: int) -> Memory:
-    """One rank's memory: its shards, and what is gathered at once (all of it where layers stay gathered)."""
-    shards = run.parallel.shard or world // run.parallel.replicate
-    model = resolve(plan.config)
-    sizes: dict[Any, int] = {}
-    for name, one in model.parameters.items():
-        count = torch.Size(model.shape(name)).numel()
-        sizes[one.layer] = sizes.get(one.layer, 0) + count
-    outside = sizes.pop(None, 0)
-    layers = max(sizes.values(), default=0)
-    at_once = 2 * layers if run.parallel.reshard_after_forward else sum(sizes.values())
-    own = 4 * plan.cost.parameters
-    return replace(
-        memory,
-        weights=-(-own // shards) + itemsize * (outside + at_once),
-        gradients=-(-own // shards) + itemsize * (outside + layers),
-        moments=-(-memory.moments // shards),
-    )
-
-
 def _check_memory(needed: int, device: Device, world: int) -> None:
-    """Raise ConfigError where a rank's memory does not fit; ranks of one host share the memory of its processors."""
-    if device.name == "cuda":
-        available = torch.cuda.get_device_properties(0).total_memory
-    else:
-        here = min(world, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // here
+    """Raise ConfigError where a rank's memory does not fit."""
+    available = device_memory(device, world)
     if needed > available:
         raise ConfigError(
             f"a rank of {world} needs more memory than it has",
@@ -191,39 +146,25 @@ def _disk(run: RunConfig, stages: tuple[DryStage, ...]) -> int:
     return total + max(stage.checkpoint_bytes for stage in stages)
 
 
+@torch.no_grad()
 def _measured_rate(run: RunConfig, plan: StagePlan, device: Device) -> float | None:
-    """FLOPs per second of the first stage's model: the third of three steps on as many sequences as fit well.
+    """FLOPs per second of the first stage's model: the fastest of three forward passes over a few sequences.
 
-    None where the model is large, or even one sequence would take more than a quarter of what is free.
+    A training batch is never run: nothing is kept for a backward pass, and there are no gradients and no moments.
+    None where the model is large, or its weights and a pass would take more than a quarter of what is free.
     """
     if plan.cost.parameters > _LARGEST_PROBE:
         return None
-    micro_batch = run.batch.at_once
-    while micro_batch and _memory(run, plan, device, micro_batch).total > _SHARE_FOR_PROBE * _free(device):
-        micro_batch //= 2
-    if not micro_batch:
+    sequences = min(_PROBED_SEQUENCES, run.batch.at_once)
+    needed = step_memory(run, plan.config, device, sequences)
+    if needed.weights + needed.activations + needed.logits > _SHARE_FOR_PROBE * free_memory(device):
         return None
     model = device.place(build_for_training(plan.config))
-    optimizer = build_optimizer(model, run.optimizer)
-    batch = objective_of(plan.config).example(
-        plan.config, micro_batch, run.data.sequence_length, run.data.mask_share
-    )
-    seconds = 0.0
-    for step in range(3):
+    length, share = run.data.sequence_length, run.data.mask_share
+    batch = objective_of(plan.config).example(plan.config, sequences, length, share)
+    best = math.inf
+    for _ in range(3):
         began = time.monotonic()
-        optimizer_step(
-            model,
-            optimizer,
-            batch,
-            learning_rate=1e-6,
-            micro_batch=micro_batch,
-            clip=run.optimizer.gradient_clip,
-            device=device,
-            seed=(0, step),
-        )
-        seconds = time.monotonic() - began
-    return (
-        training_flops(plan.config, run.data.sequence_length, run.data.mask_share)[1]
-        * batch[1].numel()
-        / seconds
-    )
+        evaluation_loss(model, [batch], device)
+        best = min(best, time.monotonic() - began)
+    return training_flops(plan.config, length, share)[1] / _PASSES * batch[1].numel() / best
