@@ -90,14 +90,15 @@ def _second_baseline(result: StudyResult) -> list[str]:
 
 
 def _edges(result: StudyResult) -> list[str]:
-    rates = sorted(result.study.tuning.rates)
-    if len(rates) < 3:
-        return [f"{len(rates)} learning rate(s) in the sweep: no arm can have its best inside the grid"]
+    tried = {arm: result.rates_tried(arm) for arm in result.rates}
+    fewest = min(map(len, tried.values()))
+    if fewest < 3:
+        return [f"{fewest} learning rate(s) in the sweep: no arm can have its best inside the grid"]
     return [
-        f"the best learning rate of '{arm}' is the {'smallest' if rate == rates[0] else 'largest'} of the sweep ({rate:g}): "
+        f"the best learning rate of '{arm}' is the {'smallest' if rate == tried[arm][0] else 'largest'} of the sweep ({rate:g}): "
         "the true best may lie beyond"
         for arm, rate in result.rates.items()
-        if rate in (rates[0], rates[-1])
+        if rate in (tried[arm][0], tried[arm][-1])
     ]
 
 

@@ -15,7 +15,7 @@ from outgrow.comparing.check import Plans
 from outgrow.comparing.pieces import Piece, all_pieces, branches, common_run, with_thresholds
 from outgrow.comparing.ran import is_done
 from outgrow.comparing.study import StudyConfig, TimingConfig
-from outgrow.comparing.sweeps import best_rate, sweep_branches, sweep_trials
+from outgrow.comparing.sweeps import best_rate, rates_left, sweep_branches, sweep_trials
 from outgrow.comparing.timing import by_key, known_speeds, model_key, time_models
 from outgrow.cost.flops import training_flops
 from outgrow.training.stage_plans import StagePlan
@@ -36,6 +36,8 @@ class ArmEstimate:
     seconds_left: float | None
     tokens_per_parameter: float
     """Of the largest budget, the small stages included; without embeddings."""
+    refine_tokens: int
+    """What `tuning.refine` may add to `tokens` at most."""
 
 
 def estimate(study: StudyConfig, plans: Plans, *, measure: bool = True) -> tuple[ArmEstimate, ...]:
@@ -63,6 +65,13 @@ def _rate(study: StudyConfig, arm: str) -> float:
     if all(is_done(branch.piece, study.pieces_folder) for branch in sweep):
         return best_rate(sweep_trials(sweep, study.pieces_folder), arm)
     return study.tuning.rates[0]
+
+
+def _rate_tokens(study: StudyConfig, arm: str) -> int:
+    """Tokens of one more rate in the sweep of an arm."""
+    first = study.tuning.rates[0]
+    ends = [branch for branch in sweep_branches(study, arm) if branch.rate == first]
+    return sum(piece.tokens for piece in all_pieces(ends))
 
 
 def _arm(
@@ -96,6 +105,7 @@ def _arm(
         if seconds is None
         else sum(one for key, one in seconds.items() if key not in there),
         tokens_per_parameter=total / plans[-1].cost.non_embedding,
+        refine_tokens=rates_left(study, arm) * _rate_tokens(study, arm),
     )
 
 

@@ -90,7 +90,7 @@ class StudyResult:
     rates: Mapping[str, float]
     """The learning rate that was chosen for each arm."""
     sweep_flops: float
-    """FLOPs of the sweeps alone; they are not part of any saving, and every arm had the same."""
+    """FLOPs of the sweeps alone; they are not part of any saving, and every arm had the same, or the same rule."""
     downstream: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
     """Arm -> score -> one value per seed, of the largest budget's last state."""
     trained_on: tuple[Mapping[str, Any], ...] = ()
@@ -106,6 +106,10 @@ class StudyResult:
             if arm != self.study.baseline
         )
         return f"StudyResult({self.study.title or self.study.output}: saved against {self.study.baseline}, {arms}; {seeds} seeds)"
+
+    def rates_tried(self, arm: str) -> tuple[float, ...]:
+        """Of an arm's sweep, from small to large: the study's, and those that its rule added."""
+        return tuple(sorted({*self.study.tuning.rates, *trial_losses(self.sweep, arm)}))
 
     def of(self, arm: str) -> dict[tuple[int, int], Point]:
         """The ends of an arm by seed and budget."""

@@ -18,7 +18,7 @@ from outgrow.comparing.downstream import downstream
 from outgrow.comparing.pieces import Branch, Piece, all_pieces, branches, common_run, with_thresholds
 from outgrow.comparing.provenance import check_data, check_same_data, machines
 from outgrow.comparing.ran import diverged, flops_of, is_finished, note_divergence, ran
-from outgrow.comparing.result import Point, StudyResult
+from outgrow.comparing.result import Point, StudyResult, trial_losses
 from outgrow.comparing.study import StudyConfig
 from outgrow.comparing.sweeps import best_rate, sweep_branches, sweep_trials
 from outgrow.comparing.timing import by_key, model_key, study_speeds
@@ -50,12 +50,11 @@ def measure_savings(study: StudyConfig, say: Say) -> StudyResult:
         root / "study.yaml", dump_yaml(study.model_dump(mode="json", by_alias=True, exclude_unset=True))
     )
     folder = study.pieces_folder
-    later = _tokens_after_sweep(study, sweep)
-    run_pieces(all_pieces(sweep), folder, say, "sweep", later=later, may_diverge=True)
+    sweep = _swept(study, sweep, say)
     trials = sweep_trials(sweep, folder)
     rates = {arm: best_rate(trials, arm) for arm in study.arms}
     for arm, rate in rates.items():
-        say(f"{arm}: learning rate {rate:g} of {', '.join(f'{one:g}' for one in study.tuning.rates)}")
+        say(f"{arm}: learning rate {rate:g} of {', '.join(f'{one:g}' for one in trial_losses(trials, arm))}")
     ends = end_branches(study, rates)
     run_pieces(all_pieces(ends), folder, say, "study")
     used = all_pieces([*sweep, *ends])
@@ -71,6 +70,17 @@ def measure_savings(study: StudyConfig, say: Say) -> StudyResult:
     result = replace(result, cautions=study_cautions(result))
     write_json_atomic(root / "study.json", result.to_json())
     return result
+
+
+def _swept(study: StudyConfig, sweep: list[Branch], say: Say) -> list[Branch]:
+    """Train a sweep, and round by round what the rule of refinement adds to it; all its ends."""
+    while True:
+        later = _tokens_after_sweep(study, sweep)
+        run_pieces(all_pieces(sweep), study.pieces_folder, say, "sweep", later=later, may_diverge=True)
+        longer = [branch for arm in study.arms for branch in sweep_branches(study, arm)]
+        if len(longer) == len(sweep):
+            return sweep
+        sweep = longer
 
 
 def with_scores(result: StudyResult, say: Say) -> StudyResult:

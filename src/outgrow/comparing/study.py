@@ -92,6 +92,15 @@ class ArmConfig(Section):
         return len(self.stages) == 1
 
 
+class RefineConfig(Section):
+    """How a sweep goes on from its rates by a rule: until the best has a neighbour on both sides, no more than `to` times away."""
+
+    to: Annotated[float, Field(ge=1.05)]
+    """Below 1.05 neighbours differ by less than any seed does."""
+    most: Annotated[int, Field(ge=1, le=32)]
+    """Rates that the rule may add to those of an arm."""
+
+
 class TuningConfig(Section):
     """The same small sweep of the learning rate for every arm; the best rate is used for all its seeds and budgets."""
 
@@ -100,6 +109,14 @@ class TuningConfig(Section):
     """The budget at which rates are compared; default: the largest of the arm."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """A rate's loss is the mean over these: on one seed noise may choose between neighbours."""
+    refine: RefineConfig | None = None
+    """From these rates to others, by the same rule for every arm (`sweeps.py`)."""
+
+    @model_validator(mode="after")
+    def _has_a_step(self) -> TuningConfig:
+        if self.refine is not None and len(self.rates) < 2:
+            raise ValueError("refine goes on by the step between rates: give two rates or more")
+        return self
 
 
 class TimingConfig(Section):
@@ -230,6 +247,7 @@ class StudyConfig(Section):
 _SECTIONS: Sections = {
     "": (StudyConfig,),
     "tuning": (TuningConfig,),
+    "tuning.refine": (RefineConfig,),
     "timing": (TimingConfig,),
     "downstream": (DownstreamConfig,),
     "downstream.tasks": (TasksConfig,),

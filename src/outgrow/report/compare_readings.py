@@ -49,7 +49,7 @@ _MEANINGS = (
     (
         "this report",
         "1 - C / C of the baseline at equal loss after a full decay, the small stages and the growth counted",
-        "the sweep of learning rates, the same for every arm",
+        "the sweep of learning rates, by the same rule for every arm",
         "",
     ),
     (

@@ -32,7 +32,7 @@ SAVINGS_NOTE = (
     "baseline's frontier by a monotone cubic, never beyond it; in brackets the 90 % interval over seeds. Read at: tokens per parameter "
     "(without embeddings) of the baseline at that loss; below about 20 savings are larger. Time: tokens times the seconds per token of each "
     "model, measured in turns on one machine, and the growth. Against any size: FLOPs saved against the best model from scratch of "
-    "any size in the study. The sweep of learning rates is the same for all arms and not counted."
+    "any size in the study. The sweep of learning rates is the same for all arms, or goes by the same rule, and is not counted."
 )
 WORTHS = ("arm", "budget", "small tokens", "share", "worth", "cost", "FLOPs saved")
 WORTHS_NOTE = (
@@ -54,7 +54,7 @@ def sections(result: StudyResult) -> tuple[TextTable, ...]:
         readings,
         legend(readings),
         *_downstream(result),
-        _sweep(result),
+        *_sweep(result),
     )
     return tuple(table for table in tables if table.rows)
 
@@ -151,19 +151,27 @@ def _downstream(result: StudyResult) -> tuple[TextTable, ...]:
     return (TextTable("Downstream", ("arm", *(name.replace("_", " ") for name in names)), rows, note),)
 
 
-def _sweep(result: StudyResult) -> TextTable:
-    rates = sorted({trial.rate for trial in result.sweep})
-    rows = []
+def _sweep(result: StudyResult) -> tuple[TextTable, TextTable]:
+    """The study's own rates, and those that the rule of refinement added to each arm's."""
+    rates = sorted({trial.rate for trial in result.sweep} & set(result.study.tuning.rates))
+    rows, added = [], []
     for arm in result.study.arms:
         losses = trial_losses(result.sweep, arm)
-        marks = [_loss(losses[rate]) + (" *" if rate == result.rates[arm] else "") for rate in rates]
-        rows.append((arm, amount(result.study.tuning_budget(arm)), *marks))
+        cells = {
+            rate: _loss(loss) + (" *" if rate == result.rates[arm] else "") for rate, loss in losses.items()
+        }
+        rows.append((arm, amount(result.study.tuning_budget(arm)), *(cells[rate] for rate in rates)))
+        added += [(arm, f"{rate:g}", cell) for rate, cell in cells.items() if rate not in rates]
     note = (
         f"Decayed loss, {_seeds(result.study.tuning.seeds)}; * is used for all seeds and budgets of the arm. "
-        f"{amount(result.sweep_flops)} FLOPs, not counted in any saving."
+        f"{amount(result.sweep_flops)} FLOPs in {len(result.sweep)} trainings, not counted in any saving."
     )
     columns = ("arm", "budget", *(f"{rate:g}" for rate in rates))
-    return TextTable("Sweep of learning rates", columns, rows, note)
+    grid = TextTable("Sweep of learning rates", columns, rows, note)
+    refine = result.study.tuning.refine
+    rule = "" if refine is None else f"within {refine.to:g} times on both sides, at most {refine.most} an arm"
+    said = f"In their order. The rule, the same for every arm: go on until the best is bracketed {rule}."
+    return grid, TextTable("Learning rates that the rule added", ("arm", "rate", "decayed loss"), added, said)
 
 
 def _seeds(seeds: Sequence[int]) -> str:
@@ -207,6 +215,9 @@ def estimate_section(arms: Sequence[ArmEstimate]) -> TextTable:
         "Sweeps and all seeds. A piece that arms share counts for the first. Validation, the fits of learned operators (in time) and downstream scores come on top. "
         "Tokens/param: largest budget, without embeddings."
     )
+    refining = sum(one.refine_tokens for one in arms)
+    if refining:
+        note += f" The rule of tuning.refine may add up to {amount(refining)} tokens."
     return TextTable("What the study takes", columns, rows, note)
 
 
