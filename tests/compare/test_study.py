@@ -194,6 +194,8 @@ def test_a_study_is_extended_by_a_seed_and_keeps_what_it_has(corpus: Path, tmp_p
 def test_the_estimate_is_what_is_then_spent(corpus: Path, tmp_path: Path) -> None:
     content = study(corpus, tmp_path, seeds=[0], tuning={"rates": [1e-2, 2e-2], "budget": 320})
     content["arms"].pop("identity")
+    last = {"grow": {**GROW, "depth": "mslt"}, "freeze": {"what": "old", "tokens": 128}}
+    content["arms"]["mslt"] = {"model": SMALL, "stages": [{"tokens": 256}, last], "budgets": [320]}
     parsed = parse_study(content)
     planned = estimate(parsed, check_study(parsed, lambda _: None))
     assert not (tmp_path / "pieces").exists()

@@ -26,6 +26,7 @@ NAMES = {
     "gpt2-staged",
     "gpt2-staged-dropout",
     "bert-ligo",
+    "bert-rows",
     "vit-ligo",
 }
 TWO_CORES = 2 * 12e9

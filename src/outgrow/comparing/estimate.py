@@ -17,7 +17,6 @@ from outgrow.comparing.ran import is_done
 from outgrow.comparing.study import StudyConfig, TimingConfig
 from outgrow.comparing.sweeps import best_rate, rates_left, sweep_branches, sweep_trials
 from outgrow.comparing.timing import by_key, known_speeds, model_key, time_models
-from outgrow.cost.flops import training_flops
 from outgrow.training.stage_plans import StagePlan
 
 _LARGEST = 300_000_000  # parameters of a model whose speed is measured
@@ -81,14 +80,8 @@ def _arm(
     plans: Sequence[StagePlan],
     speeds: Mapping[str, float],
 ) -> ArmEstimate:
-    data = common_run(study).data
     tokens = {piece.key: piece.tokens for piece in own}
-    flops = sum(
-        tokens[piece.key]
-        * training_flops(plans[piece.stage].config, data.sequence_length, data.mask_share)[1]
-        + (plans[piece.stage].probe_flops if "grow" in piece.settings["stages"][0] else 0.0)
-        for piece in own
-    )
+    flops = sum(_flops(piece, plans[piece.stage]) for piece in own)
     there = {piece.key for piece in own if is_done(piece, study.pieces_folder)}
     keys = {piece.key: model_key(plans[piece.stage].config) for piece in own}
     known = all(key in speeds for key in keys.values())
@@ -107,6 +100,13 @@ def _arm(
         tokens_per_parameter=total / plans[-1].cost.non_embedding,
         refine_tokens=rates_left(study, arm) * _rate_tokens(study, arm),
     )
+
+
+def _flops(piece: Piece, plan: StagePlan) -> float:
+    """Of a piece: what a stage does at its begin, its growth and what is frozen then, falls on its first one."""
+    steps = piece.tokens // (plan.tokens // plan.steps)
+    begins = piece.parent is None or piece.parent.stage != piece.stage
+    return plan.probe_flops + plan.flops_after(steps) if begins else steps * plan.plain_flops
 
 
 def _speeds(study: StudyConfig, plans: Plans, *, measure: bool) -> dict[str, float]:

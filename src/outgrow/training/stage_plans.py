@@ -57,11 +57,13 @@ class StagePlan:
     def flops_after(self, steps: int) -> float:
         """FLOPs of the stage's first `steps` steps."""
         cheap = min(steps, self.cheap_steps)
-        spent = cheap * self.cheap_flops
-        if steps > cheap:
-            rest = (self.flops - self.cheap_steps * self.cheap_flops) / (self.steps - self.cheap_steps)
-            spent += (steps - cheap) * rest
-        return spent
+        return cheap * self.cheap_flops + (steps - cheap) * self.plain_flops
+
+    @property
+    def plain_flops(self) -> float:
+        """FLOPs of a step in which nothing is frozen; of any step where the stage has no such."""
+        plain = self.steps - self.cheap_steps
+        return (self.flops - self.cheap_steps * self.cheap_flops) / plain if plain else self.cheap_flops
 
 
 def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
