@@ -158,6 +158,12 @@ def _configs() -> Iterator[Hostile]:
         "rope type as list": with_key("rope_parameters", value={"rope_type": ["a"]}),
         "activation that is none": with_key("hidden_act", value="$\\frac{$"),
         "eps as text": with_key("rms_norm_eps", value="[/]"),
+        "infinite eps": with_key("rms_norm_eps", value=1e400),
+        "negative eps": with_key("rms_norm_eps", value=-1e-6),
+        "rope of nan": with_key(
+            "rope_parameters", value={"rope_type": "default", "rope_theta": float("nan")}
+        ),
+        "rope of zero": with_key("rope_parameters", value={"rope_type": "default", "rope_theta": 0}),
         "list of numbers": lambda content: [1, 2],
         "a text": lambda content: "config",
         "other sizes": with_key("hidden_size", value=32),
@@ -175,6 +181,8 @@ def _configs() -> Iterator[Hostile]:
         "cut": b'{"model_type": "lla',
         "not UTF-8": b'{"model_type": "\xff\xfe"}',
         "UTF-16": '{"model_type": "llama"}'.encode("utf-16"),
+        "UTF-8 with a mark": b'\xef\xbb\xbf{"model_type": "llama"}',
+        "a key twice": b'{"model_type": "gpt2", "model_type": "llama"}',
         "nested 10**5 deep": b'{"model_type": "llama", "a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         "a number of 10**5 digits": b'{"model_type": "llama", "hidden_size": ' + b"9" * 100_000 + b"}",
         "NaN": b'{"model_type": "llama", "hidden_size": NaN}',
@@ -295,6 +303,25 @@ def _weights() -> Iterator[Hostile]:
             return grow(root, "shards")
 
         yield Hostile(f"index: {name}", spoil_index)
+
+    @case("index: a tensor in two shards, and not in the index")
+    def twice(root: Path) -> Words:
+        from safetensors.torch import load_file, save_file
+
+        index = root / "shards" / "model.safetensors.index.json"
+        content = json.loads(index.read_text())
+        first, second, *_ = sorted(set(content["weight_map"].values()))
+        name, value = next(iter(load_file(root / "shards" / first).items()))
+        save_file(
+            {**load_file(root / "shards" / second), name: value + 1},
+            root / "shards" / second,
+            {"format": "pt"},
+        )
+        del content["weight_map"][name]
+        index.write_text(json.dumps(content))
+        return grow(root, "shards")
+
+    yield twice
 
 
 def _other_kinds() -> Iterator[Hostile]:

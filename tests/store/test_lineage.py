@@ -77,6 +77,7 @@ def test_only_an_entry_without_an_inventory_lacks_one() -> None:
         ({"growth": {"width": None}}, r"'growth\.width' .* is not a text"),
         ({"growth": {"noise": "0.1"}}, r"'growth\.noise' .* is not a number[\s\S]*'0\.1'"),
         ({"growth": {"noise": True}}, r"'growth\.noise' .* is not a number"),
+        ({"growth": {"noise": float("nan")}}, r"'growth\.noise' .* is not a number"),
         ({"growth": {"seed": 0.5}}, r"'growth\.seed' .* is not a whole number"),
         ({"conversion": "mixtral"}, r"'conversion' .* is not an object"),
         ({"conversion": {"from": 1}}, r"'conversion\.from' .* is not a text"),

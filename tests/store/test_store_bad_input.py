@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import files_of, tiny_llama
 
 from outgrow.errors import CheckpointError
+from outgrow.models.library import config_object
 from outgrow.parallel.ranks import ALONE
 from outgrow.state.training_state import TrainingState
 from outgrow.store import layouts
@@ -176,6 +177,72 @@ def test_config_that_does_not_fit(folder: Path, change: dict[str, Any], message:
     config = json.loads((folder / "config.json").read_text()) | change
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=message):
+        TrainingState.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"rms_norm_eps": 1e400}, "rms_norm_eps"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
+        ({"rms_norm_eps": -1e-5}, "rms_norm_eps"),
+        ({"attention_dropout": {"__float__": "Infinity"}}, "attention_dropout"),
+        ({"rope_theta": 0}, "rope_theta"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": -1e4}}, r"rope_parameters\.rope_theta"),
+        ({"rope_scaling": {"type": "linear", "factor": 0.0}}, r"rope_scaling\.factor"),
+        ({"x": [1.0, {"y": [float("nan")]}]}, r"x\[\]\.y\[\]"),
+    ],
+)
+def test_numbers_that_make_a_model_of_nan(folder: Path, change: dict[str, Any], place: str) -> None:
+    """Python reads `NaN`, `Infinity` and `1e400`, and every grown logit would be NaN while the function is called kept."""
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"^{place} of config.json is no number"):
+        TrainingState.from_pretrained(folder)
+
+
+def test_infinity_is_a_limit_of_a_time_step() -> None:
+    """What transformers itself writes for Mamba, in both spellings."""
+    for limit in ([0.0, float("inf")], [0.0, {"__float__": "Infinity"}]):
+        assert config_object({"model_type": "mamba2", "time_step_limit": limit}).time_step_limit[1] == float(
+            "inf"
+        )  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.encode("utf-16"), "a byte order mark"),
+        (lambda text: text.encode("utf-16-le"), "Expecting|decode"),
+        (lambda text: b"\xef\xbb\xbf" + text.encode(), "a byte order mark"),
+        (lambda text: text.encode("utf-32"), "a byte order mark"),
+        (
+            lambda text: text.replace("{", '{"hidden_size": 3, "hidden_size": 12,', 1).encode(),
+            "'hidden_size' is given twice",
+        ),
+        (lambda text: text.replace("{", '{"rope": {"a": 1, "a": 1},', 1).encode(), "'a' is given twice"),
+    ],
+)
+def test_json_that_transformers_reads_otherwise_or_not(
+    folder: Path, change: Callable[[str], bytes], message: str
+) -> None:
+    path = folder / "config.json"
+    path.write_bytes(change(path.read_text()))
+    with pytest.raises(CheckpointError, match=rf"not valid JSON\n  got: .*({message})"):
+        TrainingState.from_pretrained(folder)
+
+
+def test_a_tensor_in_two_shards_that_no_index_names(tmp_path: Path) -> None:
+    """Either would do for the names, and only one is right."""
+    folder = sharded(tmp_path)
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    other = next(file for file in content["weight_map"].values() if file != content["weight_map"][NORM])
+    save_file({**load_file(folder / other), NORM: torch.zeros(12)}, folder / other)
+    TrainingState.from_pretrained(folder)  # the index decides
+    del content["weight_map"][NORM]
+    index.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=f"two shards .* hold the same tensors.*\n.*{NORM}"):
         TrainingState.from_pretrained(folder)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from outgrow.errors import ConfigError, OutgrowError
+from outgrow.errors import ConfigError, OutgrowError, brief
 
 LONGEST_LINE = 64 << 20
 """Bytes: a line of text, a row of a log or table. Beyond it, a file is of another kind."""
@@ -77,8 +78,31 @@ def read_lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[bytes]:
 
 
 def parse_json(raw: bytes | str, where: str, error: type[OutgrowError] = ConfigError) -> Any:
-    """JSON; `where` is what a mistake is told of."""
+    """JSON, as every reader of it takes it: UTF-8 text that gives no key twice; `where` is what a mistake is told of.
+
+    Python alone would take UTF-16 too, which transformers does not, and of two values of one key the second.
+
+    >>> parse_json('{"a": 1, "a": 2}', "config.json")
+    Traceback (most recent call last):
+    outgrow.errors.ConfigError: config.json is not valid JSON
+      got:      the key 'a' is given twice
+    """
     try:
-        return json.loads(raw)
+        text = raw if isinstance(raw, str) else raw.decode("utf-8")
+        return json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as mistake:
-        raise error(f"{where} is not valid JSON", got=mistake) from None
+        marked = isinstance(raw, bytes) and raw[:2] in (b"\xef\xbb", b"\xff\xfe", b"\xfe\xff")
+        raise error(
+            f"{where} is not valid JSON",
+            got="a byte order mark at its beginning" if marked else mistake,
+            fix="save it as UTF-8 without a byte order mark" if marked else None,
+        ) from None
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What `json` makes of an object (`object_pairs_hook`). Raises ValueError where a key is given twice."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        twice, times = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {brief(twice)} is given {'twice' if times == 2 else f'{times} times'}")
+    return content

@@ -62,9 +62,10 @@ def config_object(config: Mapping[str, Any]) -> PreTrainedConfig:
         raise CheckpointError(
             f"unknown model type {model_type!r}", expected=near(str(model_type), CONFIG_MAPPING), fix=fix
         )
-    check_bounds(config)
+    plain = _floats(dict(config))
+    check_bounds(plain)
     try:
-        return cast("PreTrainedConfig", CONFIG_MAPPING[model_type].from_dict(_floats(dict(config))))
+        return cast("PreTrainedConfig", CONFIG_MAPPING[model_type].from_dict(plain))
     except Exception as error:  # any: config classes check their own values, each with its own exceptions
         raise CheckpointError(f"the config of this {model_type} is not valid", got=error) from error
 

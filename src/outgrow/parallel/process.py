@@ -6,7 +6,7 @@ import os
 import sys
 from datetime import timedelta
 
-from outgrow.errors import OutgrowError
+from outgrow.errors import ConfigError, OutgrowError
 
 
 class ElsewhereError(OutgrowError):
@@ -15,7 +15,31 @@ class ElsewhereError(OutgrowError):
 
 def launched() -> bool:
     """Whether a launcher (torchrun, accelerate, srun with its variables) started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return not _is_count(os.environ.get("WORLD_SIZE") or "1", range(2))
+
+
+def check_launch() -> None:
+    """Raise ConfigError where the launcher's variables do not say who this process is, and where the others meet."""
+    given = {name: os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")}
+    world = int(given["WORLD_SIZE"]) if _is_count(given["WORLD_SIZE"], range(10**6)) else 0
+    right = {
+        "WORLD_SIZE": world > 0,
+        "RANK": _is_count(given["RANK"], range(world)),
+        "MASTER_ADDR": bool(given["MASTER_ADDR"]),
+        "MASTER_PORT": _is_count(given["MASTER_PORT"], range(1, 2**16)),
+        "LOCAL_RANK": _is_count(os.environ.get("LOCAL_RANK", "0"), range(10**6)),
+        "OUTGROW_TIMEOUT": _is_count(os.environ.get("OUTGROW_TIMEOUT", "1"), range(1, 10**9)),
+    }
+    if wrong := [name for name, is_right in right.items() if not is_right]:
+        raise ConfigError(
+            f"WORLD_SIZE makes this one process of several, and {' and '.join(wrong)} of its environment cannot be used",
+            got=", ".join(f"{name}={os.environ.get(name, '(not set)')}" for name in ("WORLD_SIZE", *wrong)),
+            fix="start it with torchrun, which sets them all; for one process alone: unset WORLD_SIZE",
+        )
+
+
+def _is_count(words: str, allowed: range) -> bool:
+    return words.isascii() and words.isdecimal() and len(words) < 12 and int(words) in allowed
 
 
 def speaks() -> bool:

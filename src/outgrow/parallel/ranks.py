@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from outgrow.errors import ConfigError, OutgrowError
-from outgrow.parallel.process import ElsewhereError, launched
+from outgrow.parallel.process import ElsewhereError, check_launch, launched
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -177,6 +177,7 @@ def start_ranks(device: str = "cpu") -> Ranks:
     """The ranks that the launcher's variables name (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), or this process alone."""
     if not launched():
         return ALONE
+    check_launch()
     import torch.distributed as dist
     from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 

@@ -9,12 +9,13 @@ Beside these stand sizes (`from`, `to`), what was kept, and what became of the s
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
 from outgrow.errors import CheckpointError
+from outgrow.files.reading import parse_json
 
 _WORDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number"}
 _KINDS: Mapping[str, type] = {
@@ -163,11 +164,7 @@ class Lineage(tuple[dict[str, Any], ...]):
     @classmethod
     def parse(cls, text: str, where: str) -> Lineage:
         """The lineage that a text holds as JSON. Raises CheckpointError where it is none."""
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError):
-            raise CheckpointError(f"{where} is not valid JSON") from None
-        return cls.read(content, where)
+        return cls.read(parse_json(text, where, CheckpointError), where)
 
     @property
     def entries(self) -> tuple[LineageEntry, ...]:
@@ -191,5 +188,7 @@ class Lineage(tuple[dict[str, Any], ...]):
 
 
 def _is(value: object, kind: type) -> bool:
-    """Whether a JSON value is of a kind; a whole number is a number, and true is none."""
-    return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+    """Whether a JSON value is of a kind; a whole number is a number, and true, NaN and infinity are none."""
+    if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
+        return False
+    return isinstance(value, (int, float) if kind is float else kind)

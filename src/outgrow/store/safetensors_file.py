@@ -22,7 +22,7 @@ from torch import Tensor
 
 from outgrow.errors import CheckpointError
 from outgrow.files.identity import FileIdentity
-from outgrow.files.reading import check_regular
+from outgrow.files.reading import check_regular, unique_keys
 from outgrow.store.source import Rows, TensorMeta
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -132,7 +132,7 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read", got=error.strerror) from error
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique_keys)
         if not isinstance(header, dict):
             raise ValueError("not a JSON object")
         metadata = header.pop("__metadata__", {})
@@ -168,13 +168,6 @@ def header_bytes(
     raw += b" " * (-len(raw) % 8)
     head = len(raw).to_bytes(8, "little") + raw
     return head, [len(head) + begin for begin in begins]
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("the same name twice")
-    return content
 
 
 def _entry(file: MappedFile, data_start: int, name: str, value: dict[str, Any]) -> Entry:

@@ -47,6 +47,12 @@ class SafetensorsSource(TensorSource):
         disk: dict[str, Entry] = {}
         metadata: dict[str, str] = {}
         for entries, own in read_files(weight_files(folder)):
+            if twice := set(entries) & set(disk):
+                raise CheckpointError(
+                    f"two shards in {folder} hold the same tensors, and the index names neither",
+                    got=some(twice),
+                    fix="download the folder again, its index and all its shards",
+                )
             disk.update(entries)
             metadata.update(own)
         refuse_tensors(folder, disk)

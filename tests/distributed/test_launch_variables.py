@@ -1,0 +1,39 @@
+"""What a launcher says of a process, wrong: told before any rank is waited for."""
+
+from __future__ import annotations
+
+import pytest
+
+from outgrow.errors import ConfigError
+from outgrow.parallel.ranks import ALONE, start_ranks
+
+WHOLE = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE and RANK of"),
+        ({"WORLD_SIZE": "-2"}, "WORLD_SIZE and RANK of"),
+        ({"RANK": ""}, "RANK of"),
+        ({"RANK": "2"}, "RANK of"),
+        ({"RANK": "\u0661"}, "RANK of"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR of"),
+        ({"MASTER_PORT": "70000"}, "MASTER_PORT of"),
+        ({"OUTGROW_TIMEOUT": "soon"}, "OUTGROW_TIMEOUT of"),
+        ({"RANK": "", "MASTER_ADDR": "", "MASTER_PORT": ""}, "RANK and MASTER_ADDR and MASTER_PORT of"),
+    ],
+)
+def test_variables_that_do_not_fit(
+    change: dict[str, str], names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (WHOLE | change).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=names):
+        start_ranks()
+
+
+@pytest.mark.parametrize("world", ["", "0", "1"])
+def test_one_process_is_no_launch(world: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world)
+    assert start_ranks() is ALONE
