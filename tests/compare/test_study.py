@@ -196,6 +196,8 @@ def test_the_estimate_is_what_is_then_spent(corpus: Path, tmp_path: Path) -> Non
     content["arms"].pop("identity")
     last = {"grow": {**GROW, "depth": "mslt"}, "freeze": {"what": "old", "tokens": 128}}
     content["arms"]["mslt"] = {"model": SMALL, "stages": [{"tokens": 256}, last], "budgets": [320]}
+    new = {"distil": {"into": {**SMALL, "num_hidden_layers": 2}, "tokens": 192}}
+    content["arms"]["ki"] = {"model": SMALL, "stages": [{"tokens": 256}, new], "budgets": [320]}
     parsed = parse_study(content)
     planned = estimate(parsed, check_study(parsed, lambda _: None))
     assert not (tmp_path / "pieces").exists()
@@ -316,6 +318,7 @@ def test_budgets_within_one_step_are_refused_before_anything_is_written(corpus: 
             {},
             r"stages\[1\].freeze.tokens",
         ),
+        ({"distil": {"into": SMALL, "tokens": 512}}, {}, r"stages\[1\].distil.tokens"),
         ({"grow": GROW, "freeze": {"what": ["model.embed_tokens.*"]}}, {}, "until the end of the stage"),
         ({"grow": GROW, "reentry": {"rewarm_tokens": 512}}, {}, "reentry.rewarm_tokens"),
         ({"grow": GROW, "new_entries": {"multiplier": 2}}, {}, "new_entries without fall_tokens"),

@@ -83,9 +83,8 @@ def _arm(
     tokens = {piece.key: piece.tokens for piece in own}
     flops = sum(_flops(piece, plans[piece.stage]) for piece in own)
     there = {piece.key for piece in own if is_done(piece, study.pieces_folder)}
-    keys = {piece.key: model_key(plans[piece.stage].config) for piece in own}
-    known = all(key in speeds for key in keys.values())
-    seconds = {piece: tokens[piece] * speeds[model] for piece, model in keys.items()} if known else None
+    known = all(model_key(plan.config) in speeds for plan in plans)
+    seconds = {piece.key: _seconds(piece, plans, speeds) for piece in own} if known else None
     total = sum(stage.tokens or 0 for stage in study.arms[arm].stages) + study.arm_budgets(arm)[-1]
     return ArmEstimate(
         arm=arm,
@@ -105,8 +104,17 @@ def _arm(
 def _flops(piece: Piece, plan: StagePlan) -> float:
     """Of a piece: what a stage does at its begin, its growth and what is frozen then, falls on its first one."""
     steps = piece.tokens // (plan.tokens // plan.steps)
-    begins = piece.parent is None or piece.parent.stage != piece.stage
-    return plan.probe_flops + plan.flops_after(steps) if begins else steps * plan.plain_flops
+    return plan.probe_flops + plan.flops_after(steps) if piece.begins else steps * plan.plain_flops
+
+
+def _seconds(piece: Piece, plans: Sequence[StagePlan], speeds: Mapping[str, float]) -> float:
+    """Of a piece: its own steps, and a third of one of the model before it where that one teaches."""
+    plan = plans[piece.stage]
+    seconds = piece.tokens * speeds[model_key(plan.config)]
+    if piece.begins and plan.taught_steps:
+        taught = min(piece.tokens, plan.taught_steps * (plan.tokens // plan.steps))
+        seconds += taught * speeds[model_key(plans[piece.stage - 1].config)] / 3
+    return seconds
 
 
 def _speeds(study: StudyConfig, plans: Plans, *, measure: bool) -> dict[str, float]:

@@ -42,6 +42,11 @@ class Piece:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
     @property
+    def begins(self) -> bool:
+        """Whether its stage begins with it."""
+        return self.parent is None or self.parent.stage != self.stage
+
+    @property
     def line(self) -> tuple[Piece, ...]:
         """The piece and its ancestors, oldest first."""
         return (*(self.parent.line if self.parent else ()), self)
@@ -171,6 +176,8 @@ def _check_uncut(study: StudyConfig, arm: str, stretch: int) -> None:
         lasting.append(("reentry.rewarm_tokens", last.reentry.rewarm_tokens))
     if last.masks is not None:
         lasting.append(("masks.rise_tokens", last.masks.rise_tokens))
+    if last.distil is not None:
+        lasting.append(("distil.tokens", last.distil.tokens))
     if last.freeze is not None:
         lasting.append(("freeze.tokens", last.freeze.tokens or math.inf))
     if (new := last.new_entries) is not None and new.fall_tokens is not None:

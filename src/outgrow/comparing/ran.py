@@ -27,6 +27,8 @@ class Ran:
     tokens: int
     flops: float
     growth_seconds: float
+    taught_tokens: int
+    """For which the model before it was asked too."""
     config: dict[str, Any]
     """Of its model."""
 
@@ -35,13 +37,15 @@ def ran(piece: Piece, folder: str) -> Ran:
     """Read the log of a finished piece."""
     rows = read_metrics(RunFolder(Path(folder) / piece.key).metrics)
     last = [row for row in rows if row["kind"] == "validation"][-1]
+    stage = next(row for row in rows if row["kind"] == "stage")
     return Ran(
         loss=last["val_loss"],
         accuracy=last.get("val_accuracy"),
         tokens=last["tokens"],
         flops=last["flops"],
         growth_seconds=sum(row["growth_seconds"] for row in rows if row["kind"] == "growth"),
-        config=next(row["config"] for row in rows if row["kind"] == "stage"),
+        taught_tokens=min(stage.get("taught_tokens", 0), last["tokens"]),
+        config=stage["config"],
     )
 
 

@@ -17,7 +17,7 @@ from outgrow.comparing.check import check_study
 from outgrow.comparing.downstream import downstream
 from outgrow.comparing.pieces import Branch, Piece, all_pieces, branches, common_run, with_thresholds
 from outgrow.comparing.provenance import check_data, check_same_data, machines
-from outgrow.comparing.ran import diverged, flops_of, is_finished, note_divergence, ran
+from outgrow.comparing.ran import Ran, diverged, flops_of, is_finished, note_divergence, ran
 from outgrow.comparing.result import Point, StudyResult, trial_losses
 from outgrow.comparing.study import StudyConfig
 from outgrow.comparing.sweeps import best_rate, sweep_branches, sweep_trials
@@ -182,10 +182,17 @@ def point_of(branch: Branch, folder: str, speeds: Mapping[str, float]) -> Point:
         flops_sunk=sum(one.flops for one in last),
         undecayed_loss=before[-1].loss,
         undecayed_flops=sum(one.flops for one in before),
-        seconds=sum(one.tokens * speeds[model_key(one.config)] + one.growth_seconds for one in line),
+        seconds=sum(_seconds(line, place, speeds) for place in range(len(line))),
         parameters=model_cost(end.config).non_embedding,
         folder=branch.piece.key,
     )
+
+
+def _seconds(line: Sequence[Ran], place: int, speeds: Mapping[str, float]) -> float:
+    """Of a piece at one sitting; asking a teacher, the model before it, takes a third of a step of that model, as its FLOPs do."""
+    one = line[place]
+    asked = one.taught_tokens * speeds[model_key(line[place - 1].config)] / 3 if one.taught_tokens else 0
+    return one.tokens * speeds[model_key(one.config)] + asked + one.growth_seconds
 
 
 def _points(study: StudyConfig, ends: Sequence[Branch], say: Say) -> tuple[Point, ...]:

@@ -19,6 +19,7 @@ from outgrow.files.section import Count, Section, Seed, TokenCount
 from outgrow.files.yaml_file import Sections, apply_override, explain, read_yaml
 from outgrow.run.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.run.config import GrowConfig, RunConfig
+from outgrow.run.distil import DistilConfig
 from outgrow.run.reentry import Reentry
 from outgrow.run.run_file import SECTIONS
 from outgrow.run.until import Until
@@ -32,6 +33,8 @@ class ArmStage(Section):
 
     tokens: Count | None = None
     grow: GrowConfig | None = None
+    distil: DistilConfig | None = None
+    """A new model in place of a growth, that first learns from the one before: knowledge inheritance."""
     rate: Annotated[float, Field(gt=0)] = 1.0
     """Learning rate of this stage as a multiple of the one that the sweep chooses for the arm: 0.5 at twice the width (muP)."""
     reentry: Reentry | None = None
@@ -63,6 +66,8 @@ class ArmConfig(Section):
             raise ValueError("model.model_type is missing (for example llama)")
         if self.stages[0].grow is not None:
             raise ValueError("stages[0].grow: a new model has nothing to grow from")
+        if self.stages[0].distil is not None:
+            raise ValueError("stages[0].distil: a first model has none before it to learn from")
         for place, stage in enumerate(self.stages):
             if stage.reentry is not None and stage.reentry.position != "keep":
                 raise ValueError(

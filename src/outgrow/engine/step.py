@@ -11,13 +11,13 @@ so neither depends on the number of ranks, and a run needs no saved generator to
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from outgrow.data.objectives import IGNORED, Batch, objective_of, summed_loss
 from outgrow.errors import ConfigError
@@ -191,6 +191,15 @@ class Step:
     """Of a model with experts, the values of `routing.NAMES`."""
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """A teacher's say in a step: loss · (1 - weight) + weight · its divergence."""
+
+    weight: float
+    divergence: Callable[[Batch, Tensor, Tensor], Tensor]
+    """Of the model's scores from the teacher's on the same inputs, summed over the targets in nats."""
+
+
 def step_seed(seed: int, step: int, micro_batch: int = 0) -> int:
     """What torch's random numbers of a micro-batch of a step begin with.
 
@@ -212,12 +221,13 @@ def optimizer_step(
     update: AbstractContextManager[None] | None = None,
     balancing: float | None = None,
     bias_rate: float = 0.0,
+    lesson: Lesson | None = None,
 ) -> Step:
     """Gradients of a whole batch, in pieces, then one update; nothing is updated where the loss is not finite.
 
     `update` is entered around the optimizer's own step (see `boost`). `balancing` multiplies the balancing loss of a model with
     experts; None is the model's own coefficient. The loss that is returned is without it. `bias_rate` is the step of loss-free
-    balancing, where a router has a selection bias.
+    balancing, where a router has a selection bias. `lesson` is what a teacher adds; the loss that is returned is without it too.
     """
     model.train()
     optimizer.zero_grad(set_to_none=True)
@@ -232,8 +242,13 @@ def optimizer_step(
             piece = slice(starts[number], starts[number] + micro_batch)
             torch.manual_seed(step_seed(*seed, number))
             send_gradients(model, now=number == mine[-1])
-            loss = summed_loss(*predict(model, (inputs[piece], targets[piece]), device)) / count
+            batch = inputs[piece], targets[piece]
+            scores, asked = predict(model, batch, device)
+            loss = summed_loss(scores, asked) / count
             losses[number, 0] = loss.detach()
+            if lesson is not None:
+                taught = lesson.divergence(batch, scores, asked) / count
+                loss = (1 - lesson.weight) * loss + lesson.weight * taught
             balance = seen.taken()
             if balance is not None:
                 weight = int((targets[piece] != IGNORED).sum()) / count

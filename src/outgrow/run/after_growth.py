@@ -16,6 +16,15 @@ from pydantic import Field
 from outgrow.files.section import Count, Section, TokenCount
 
 
+def steps_within(tokens: int, tokens_per_step: int, steps: int) -> int:
+    """How many of a stage's steps have their middle token before a number of tokens.
+
+    >>> [steps_within(tokens, 10, 3) for tokens in (5, 6, 15, 16, 100)]
+    [0, 1, 1, 2, 3]
+    """
+    return min(steps, max(0, -((tokens_per_step - 2 * tokens) // (2 * tokens_per_step))))
+
+
 class NewEntriesConfig(Section):
     """A learning rate of their own for the entries that a growth added, weight decay with it.
 
@@ -56,9 +65,7 @@ class FreezeConfig(Section):
 
     def steps(self, tokens_per_step: int, steps: int) -> int:
         """How many of a stage's steps are frozen: those whose middle token is."""
-        if self.tokens is None:
-            return steps
-        return min(steps, max(0, -((tokens_per_step - 2 * self.tokens) // (2 * tokens_per_step))))
+        return steps if self.tokens is None else steps_within(self.tokens, tokens_per_step, steps)
 
 
 class MasksConfig(Section):

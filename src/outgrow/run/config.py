@@ -16,6 +16,7 @@ from outgrow.files.section import Count, Seed, TokenCount
 from outgrow.files.section import Section as _Section
 from outgrow.methods.options import USUAL, GrowthOptions
 from outgrow.run.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
+from outgrow.run.distil import DistilConfig
 from outgrow.run.learn_config import Learning, LesaConfig
 from outgrow.run.optimizer_config import AdamWConfig, OptimizerConfig
 from outgrow.run.reentry import EqualLossPosition, Ratio, Reentry
@@ -203,6 +204,8 @@ class StageConfig(_Section):
     )
     """First stage only: a checkpoint folder to continue from (`from:` in the file)."""
     grow: GrowConfig | None = None
+    distil: DistilConfig | None = None
+    """A new model in place of a growth, that first learns from the one before."""
     reentry: Reentry = Reentry()
     """How the learning rate goes on: position on the schedule, re-warm-up, peak."""
     until: Until | None = None
@@ -220,6 +223,8 @@ class StageConfig(_Section):
 
     @model_validator(mode="after")
     def _knows_what_is_new(self) -> StageConfig:
+        if self.grow is not None and self.distil is not None:
+            raise ValueError("give one of grow and distil: a model is grown, or new")
         if self.grow is None and self.asks_what_is_new:
             raise ValueError(
                 "new_entries, masks and freeze.what: old need a growth in the same stage to know what is new"
@@ -315,6 +320,10 @@ class RunConfig(_Section):
             raise ValueError("model.model_type is missing (for example llama)")
         if first.grow is not None and first.start is None:
             raise ValueError("stages[0].grow needs stages[0].from: a new model has nothing to grow from")
+        if first.distil is not None and first.start is None:
+            raise ValueError(
+                "stages[0].distil needs stages[0].from: there is no model before it to learn from"
+            )
         if self.data.tokenizer is None and first.start is None and self.data.images is None:
             raise ValueError("data.tokenizer is missing (for example {vocab_size: 4096})")
         for index, stage in enumerate(self.stages[1:], start=1):

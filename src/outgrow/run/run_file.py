@@ -27,6 +27,7 @@ from outgrow.run.config import (
     StageConfig,
     TokenizerConfig,
 )
+from outgrow.run.distil import DistilConfig
 from outgrow.run.learn_config import LearnConfig, LesaConfig
 from outgrow.run.optimizer_config import OPTIMIZERS
 from outgrow.run.reentry import EqualLossPosition, Ratio, Reentry
@@ -74,6 +75,7 @@ SECTIONS: Sections = {
     "stages.grow.probe": (ProbeConfig,),
     "stages.grow.probe.candidates": (ProbeCandidateConfig,),
     "stages.grow.learn": (LearnConfig, LesaConfig),
+    "stages.distil": (DistilConfig,),
     "stages.data": (StageDataConfig,),
     "stages.batch": (StageBatchConfig,),
     "stages.new_entries": (NewEntriesConfig,),

@@ -31,6 +31,7 @@ from outgrow.engine.step import (
     optimizer_step,
 )
 from outgrow.engine.stopping import noted
+from outgrow.engine.teaching import Teacher
 from outgrow.engine.treatment import Treatment, make_treatment
 from outgrow.errors import ConfigError, TrainingError
 from outgrow.models.routing import NAMES as ROUTING
@@ -61,6 +62,7 @@ from outgrow.training.session import (
     write_final,
 )
 from outgrow.training.stage_plans import StagePlan, grow_state
+from outgrow.training.teachers import open_teacher
 from outgrow.training.watch import Watch
 
 
@@ -116,7 +118,12 @@ def _work(session: Session, pointer: Pointer | None) -> None:
             write_final(session, live)
             return
         end, loss, course, step = checkpoint_path(session, live), *_leave(session, live)
-        if session.run.stages[course.stage].grow is None:
+        if session.run.stages[course.stage].distil is not None:
+            del live
+            gc.collect()
+            live = _fresh(session, course, step)
+            _write_stage(session, live)
+        elif session.run.stages[course.stage].grow is None:
             live = replace(live, course=course)
             _write_stage(session, live)
         else:
@@ -130,8 +137,8 @@ def _begin(session: Session) -> Live:
     run, stage = session.run, session.run.stages[0]
     course = Course(run, session.plans).enter(0)
     _say_versions(session)
-    if session.start is None:
-        live = _fresh(session, course)
+    if session.start is None or stage.distil is not None:
+        live = _fresh(session, course, 0)
         _write_stage(session, live)
         return live
     live = load_state(session, session.start, course, 0)
@@ -143,9 +150,9 @@ def _begin(session: Session) -> Live:
     return _grow(session, session.start, course, 0, before)
 
 
-def _fresh(session: Session, course: Course) -> Live:
+def _fresh(session: Session, course: Course, step: int) -> Live:
     """A new model from the run's seed. Rank 0 draws its weights as a single process would, and all take their parts of them."""
-    config = session.plans[0].config
+    config = session.plans[course.stage].config
 
     def draw() -> nn.Module:
         torch.manual_seed(session.run.seed)
@@ -153,15 +160,15 @@ def _fresh(session: Session, course: Course) -> Live:
 
     if session.ranks.alone:
         model = session.device.place(draw())
-        return Live(model, build_optimizer(model, session.run.optimizer), course, 0, Lineage())
-    drawn = session.folder.stage(session.run, 0) / "drawn"
+        return Live(model, build_optimizer(model, session.run.optimizer), course, step, Lineage())
+    drawn = session.folder.stage(session.run, course.stage) / "drawn"
 
     def keep() -> None:
         drawn.parent.mkdir(parents=True, exist_ok=True)
         TrainingState.from_model(draw()).save_pretrained(drawn, overwrite=True)
 
     session.ranks.first(keep)
-    live = load_checkpoint(session, drawn, course, 0)
+    live = load_checkpoint(session, drawn, course, step)
     session.ranks.gather(None)  # all have read it
     session.ranks.first(lambda: shutil.rmtree(drawn))
     return live
@@ -243,10 +250,11 @@ def _train_stage(session: Session, live: Live) -> Live:
     window, watch = _Window(session, live), Watch(session, live)
     treatment = make_treatment(run.stages[live.stage], session.plans[live.stage].growth, live.model)
     ended, stop = course.now.end is not None, False
+    teacher = None if ended else open_teacher(session, live)
     with noted() as request:
         while not (ended or stop):
             rate = course.learning_rate(live.step)
-            done = _one_step(session, live, rate, treatment)
+            done = _one_step(session, live, rate, treatment, teacher)
             live = replace(live, step=live.step + 1)
             publish_saves(session, wait=False)
             window.add(done)
@@ -279,7 +287,9 @@ def _train_stage(session: Session, live: Live) -> Live:
     return live
 
 
-def _one_step(session: Session, live: Live, rate: float, treatment: Treatment) -> Step:
+def _one_step(
+    session: Session, live: Live, rate: float, treatment: Treatment, teacher: Teacher | None
+) -> Step:
     run, own = session.run, live.course.own
     tokens = live.course.stage_tokens(live.step + 0.5)
     place = run.data.skip_steps + live.step
@@ -296,6 +306,7 @@ def _one_step(session: Session, live: Live, rate: float, treatment: Treatment) -
             update=treatment.update(tokens),
             balancing=run.balancing,
             bias_rate=run.bias_rate,
+            lesson=None if teacher is None else teacher.lesson(tokens),
         )
     if not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm)):
         pointer = session.folder.pointer()
@@ -367,6 +378,8 @@ def _write_stage(session: Session, live: Live) -> None:
     plan = session.plans[live.stage]
     row = {**log_row(session, "stage", live), "parameters": plan.cost.parameters, "stage_tokens": plan.tokens}
     flops = {"stage_flops": plan.flops, "probe_flops": plan.probe_flops}
+    if plan.taught_steps:
+        flops["taught_tokens"] = plan.taught_steps * live.course.own.tokens_per_step
     place = {"peak": plan.peak, "position": live.course.now.position, "schedule_tokens": live.course.total()}
     own = live.course.own
     reading = {"sequences": own.batch.sequences}

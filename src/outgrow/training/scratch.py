@@ -24,7 +24,10 @@ def scratch_twin(run: RunConfig, staged: RunResult, output: str) -> RunConfig:
         )
     model = dict(run.model)
     for stage in run.stages:
-        model |= dict(stage.grow.to) if stage.grow is not None else {}
+        if stage.distil is not None:
+            model = dict(stage.distil.into)
+        elif stage.grow is not None:
+            model |= dict(stage.grow.to)
     last = staged.stages[-1]
     flops = sum(stage.flops for stage in staged.stages)
     own, size = run.stages[-1], run.at(len(run.stages) - 1).tokens_per_step

@@ -190,7 +190,16 @@ def checkpoint_path(session: Session, live: Live) -> Path:
     """Where this state belongs; the last one of a single process is `final`."""
     if live.course.finished and session.ranks.alone:
         return session.folder.root / "final"
-    return session.folder.stage(session.run, live.stage) / f"step-{live.step:08d}"
+    return session.folder.stage(session.run, live.stage) / _step_name(live.step)
+
+
+def stage_end(session: Session, course: Course, stage: int) -> Path:
+    """Where the state is kept that an earlier stage ended with."""
+    return session.folder.stage(session.run, stage) / _step_name(course.begun[stage + 1].first)
+
+
+def _step_name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def save_checkpoint(session: Session, live: Live, window: Sequence[tuple[float, ...]] = ()) -> None:

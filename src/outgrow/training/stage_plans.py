@@ -21,8 +21,10 @@ from outgrow.errors import ConfigError, OutgrowError
 from outgrow.files.reading import expanded
 from outgrow.growth.plan import GrowthPlan
 from outgrow.learning.in_run import begun_state, check_operator, learning_flops
-from outgrow.models.architecture import longest_sequence, resolve
+from outgrow.models.architecture import load_architecture, longest_sequence, resolve
+from outgrow.run.after_growth import steps_within
 from outgrow.run.config import DataConfig, GrowConfig, RunConfig, StageConfig
+from outgrow.run.distil import DistilConfig
 from outgrow.run.optimizer_config import MuonConfig
 from outgrow.run.reentry import EqualLossPosition, Factors, Ratio, entry_peak, matched_ratio
 from outgrow.run.until import Threshold, UntilEfficiency, threshold
@@ -53,17 +55,22 @@ class StagePlan:
     """Steps at its begin in which a part of the model is frozen,"""
     cheap_flops: float = 0.0
     """and the FLOPs of each of them."""
+    taught_steps: int = 0
+    """Steps at its begin in which a teacher is asked,"""
+    taught_flops: float = 0.0
+    """and the FLOPs of its forward pass in each of them."""
 
     def flops_after(self, steps: int) -> float:
         """FLOPs of the stage's first `steps` steps."""
-        cheap = min(steps, self.cheap_steps)
-        return cheap * self.cheap_flops + (steps - cheap) * self.plain_flops
+        cheap, taught = min(steps, self.cheap_steps), min(steps, self.taught_steps) * self.taught_flops
+        return taught + cheap * self.cheap_flops + (steps - cheap) * self.plain_flops
 
     @property
     def plain_flops(self) -> float:
-        """FLOPs of a step in which nothing is frozen; of any step where the stage has no such."""
+        """FLOPs of a step in which nothing is frozen and nobody teaches; of any step where the stage has no such."""
         plain = self.steps - self.cheap_steps
-        return (self.flops - self.cheap_steps * self.cheap_flops) / plain if plain else self.cheap_flops
+        own = self.flops - self.taught_steps * self.taught_flops
+        return (own - self.cheap_steps * self.cheap_flops) / plain if plain else self.cheap_flops
 
 
 def grow_state(state: TrainingState, growth: GrowConfig) -> TrainingState:
@@ -97,6 +104,8 @@ def plan_stages(run: RunConfig, needs: Needs, start: TrainingState | None = None
     for index, stage in enumerate(run.stages):
         small, factors = state.config, None
         state, growth = _grown(state, stage.grow, index)
+        if stage.distil is not None:
+            state = _new(stage.distil, small, needs, index)
         frozen = _frozen(stage, growth, state.config, index)
         needs.check(state.config)
         _check_length(run, state.config, index)
@@ -112,6 +121,7 @@ def plan_stages(run: RunConfig, needs: Needs, start: TrainingState | None = None
         if plans:
             plans[-1] = replace(plans[-1], threshold=_threshold(run, index - 1, factors))
         flops, cheap_steps, cheap_flops = _flops(run, index, state.config, frozen)
+        taught_steps, taught_flops = _teaching(run, index, small)
         plans.append(
             StagePlan(
                 name=stage.name,
@@ -119,7 +129,7 @@ def plan_stages(run: RunConfig, needs: Needs, start: TrainingState | None = None
                 cost=model_cost(state.config),
                 steps=run.stage_steps(index),
                 tokens=run.stage_tokens(index),
-                flops=flops,
+                flops=flops + taught_steps * taught_flops,
                 peak=peak,
                 position=position,
                 threshold=None,
@@ -127,6 +137,8 @@ def plan_stages(run: RunConfig, needs: Needs, start: TrainingState | None = None
                 probe_flops=_growth_flops(run.at(index), stage.grow, small, state.config),
                 cheap_steps=cheap_steps,
                 cheap_flops=cheap_flops,
+                taught_steps=taught_steps,
+                taught_flops=taught_flops,
             )
         )
     plans[-1] = replace(plans[-1], threshold=_threshold(run, len(plans) - 1, None))
@@ -174,6 +186,41 @@ def _grown(
         raise type(error)(f"stages.{index}.grow: {error}") from None
     first = grown[0]  # all candidates have the same sizes
     return first, first.source.plan if isinstance(first.source, GrownView) else None
+
+
+def _new(distil: DistilConfig, teacher: Mapping[str, Any], needs: Needs, index: int) -> TrainingState:
+    """A new model that can learn from the scores of the one before: of its kind, with as many classes or tokens."""
+    where = f"stages.{index}.distil.into"
+    try:
+        config = model_config(distil.into, needs)
+        needs.check(teacher)  # only a checkpoint may not: other teachers were models of this run
+    except OutgrowError as error:
+        raise type(error)(f"{where}: {error}") from None
+    own, theirs = (_scores(one) for one in (config, teacher))
+    if own != theirs:
+        raise ConfigError(
+            f"{where}: the model cannot learn from the scores of the one before it",
+            got=f"{config['model_type']}: {own[0]}, {own[1]:,} classes",
+            expected=f"as {teacher['model_type']}: {theirs[0]}, {theirs[1]:,} classes",
+        )
+    return TrainingState.from_model(build_for_training(config, "meta"))
+
+
+def _scores(config: Mapping[str, Any]) -> tuple[str, int]:
+    """What a model scores, and among how many classes or tokens."""
+    kind = load_architecture(str(config["model_type"])).objective
+    return kind, resolve(config).sizes["labels"] if kind == "image" else int(config["vocab_size"])
+
+
+def _teaching(run: RunConfig, index: int, teacher: Mapping[str, Any]) -> tuple[int, float]:
+    """Steps of a stage in which the model before is asked, and the FLOPs of its forward pass: a third of its step."""
+    distil, own = run.stages[index].distil, run.at(index)
+    if distil is None:
+        return 0, 0.0
+    size = own.tokens_per_step
+    steps = steps_within(distil.tokens, size, run.stage_steps(index))
+    flops = training_flops(teacher, own.data.sequence_length, own.data.mask_share)[1]
+    return steps, size * flops / 3
 
 
 def _frozen(
