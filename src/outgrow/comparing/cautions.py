@@ -26,6 +26,7 @@ def study_cautions(result: StudyResult) -> tuple[str, ...]:
         _outside,
         _cut_intervals,
         _few_seeds,
+        _stopped,
         _machines,
     )
     return tuple(sentence for check in checks for sentence in check(result))
@@ -147,6 +148,14 @@ def _cut_intervals(result: StudyResult) -> list[str]:
 def _few_seeds(result: StudyResult) -> list[str]:
     count = len(result.study.seeds)
     return [f"{count} seed(s): the intervals are wide or absent, three are the least"] if count < 3 else []
+
+
+def _stopped(result: StudyResult) -> list[str]:
+    return [
+        f"'{one.arm}' got no more than {len(one.seeds)} of {len(result.study.seeds)} seeds, by the rule of early_stop: "
+        "its numbers are of these, against the baseline's same seeds"
+        for one in result.stopped
+    ]
 
 
 def _machines(result: StudyResult) -> list[str]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from outgrow.comparing.check import Plans
-from outgrow.comparing.pieces import Piece, all_pieces, branches, common_run, with_thresholds
+from outgrow.comparing.pieces import Piece, all_pieces, common_run, end_branches, with_thresholds
 from outgrow.comparing.ran import is_done
+from outgrow.comparing.stopping import seeds_by_arm, stopped_arms
 from outgrow.comparing.study import StudyConfig, TimingConfig
 from outgrow.comparing.sweeps import best_rate, rates_left, sweep_branches, sweep_trials
 from outgrow.comparing.timing import by_key, known_speeds, model_key, time_models
@@ -42,16 +43,16 @@ class ArmEstimate:
 def estimate(study: StudyConfig, plans: Plans, *, measure: bool = True) -> tuple[ArmEstimate, ...]:
     """All that a study needs, the sweep of learning rates included, arm by arm.
 
-    Before the sweep is done nobody knows which rate it will choose, but every choice needs as many pieces.
+    Before the sweep is done nobody knows which rate it will choose, but every choice needs as many pieces. Before the look of
+    `early_stop` all arms count with all seeds.
     """
     study = with_thresholds(study, plans)
     speeds = _speeds(study, plans, measure=measure)
     seen: set[str] = set()
     found = []
-    for arm in study.arms:
-        wanted = list(sweep_branches(study, arm))
-        for seed in study.seeds:
-            wanted += branches(study, arm, seed, _rate(study, arm), study.arm_budgets(arm))
+    rates = {arm: _rate(study, arm) for arm in study.arms}
+    for arm, seeds in seeds_by_arm(study, stopped_arms(study, rates)).items():
+        wanted = [*sweep_branches(study, arm), *end_branches(study, rates, {arm: seeds})]
         own = [piece for piece in all_pieces(wanted) if piece.key not in seen]
         seen |= {piece.key for piece in own}
         found.append(_arm(study, arm, own, plans[arm], speeds))

@@ -164,6 +164,18 @@ def branches(
     return tuple(found)
 
 
+def end_branches(
+    study: StudyConfig, rates: Mapping[str, float], seeds: Mapping[str, Sequence[int]]
+) -> list[Branch]:
+    """All budgets of some seeds of every arm that is named, each arm at its learning rate."""
+    return [
+        branch
+        for arm, own in seeds.items()
+        for seed in own
+        for branch in branches(study, arm, seed, rates[arm], study.arm_budgets(arm))
+    ]
+
+
 def _check_uncut(study: StudyConfig, arm: str, stretch: int) -> None:
     """What follows a growth, and the warm-up, have to end within the piece that they begin in: the next one knows nothing of them.
 

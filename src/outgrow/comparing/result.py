@@ -19,6 +19,7 @@ from outgrow.comparing.intervals import SeedMean
 from outgrow.comparing.paired import PairedDifference, paired_differences
 from outgrow.comparing.readings import Optimality, optimality_of, saved_at
 from outgrow.comparing.saving import EqualTokens, Saving, at_equal_tokens, savings
+from outgrow.comparing.stopping import StoppedArm, seeds_by_arm
 from outgrow.comparing.study import StudyConfig
 from outgrow.comparing.worth import Worth, worth_of
 from outgrow.training.result import machine
@@ -95,6 +96,8 @@ class StudyResult:
     """Arm -> score -> one value per seed, of the largest budget's last state."""
     trained_on: tuple[Mapping[str, Any], ...] = ()
     """The different machines and versions that trained the pieces."""
+    stopped: tuple[StoppedArm, ...] = ()
+    """Arms that the look of `early_stop` left with their first seeds; they are compared with the baseline's same seeds."""
     cautions: tuple[str, ...] = ()
     """What a reader should know before believing the numbers."""
 
@@ -107,6 +110,10 @@ class StudyResult:
         )
         return f"StudyResult({self.study.title or self.study.output}: saved against {self.study.baseline}, {arms}; {seeds} seeds)"
 
+    def seeds_of(self, arm: str) -> tuple[int, ...]:
+        """The seeds that an arm was trained with."""
+        return seeds_by_arm(self.study, self.stopped)[arm]
+
     def rates_tried(self, arm: str) -> tuple[float, ...]:
         """Of an arm's sweep, from small to large: the study's, and those that its rule added."""
         return tuple(sorted({*self.study.tuning.rates, *trial_losses(self.sweep, arm)}))
@@ -118,7 +125,7 @@ class StudyResult:
     def frontier(self, arm: str, cost: CostKind = "flops", seeds: Sequence[int] | None = None) -> Frontier:
         """Decayed losses of an arm over its cost, over some seeds or all; the cost is the mean over them."""
         own, budgets = self.of(arm), self.study.arm_budgets(arm)
-        seeds = self.study.seeds if seeds is None else seeds
+        seeds = self.seeds_of(arm) if seeds is None else seeds
         return Frontier(
             tuple(float(np.mean([getattr(own[seed, budget], cost) for seed in seeds])) for budget in budgets),
             tuple(tuple(own[seed, budget].loss for budget in budgets) for seed in seeds),
@@ -126,22 +133,33 @@ class StudyResult:
 
     def savings(self, cost: CostKind = "flops") -> dict[str, tuple[Saving, ...]]:
         """Every arm against the baseline, whose small stages are none: it always pays in full."""
-        scratch = self.frontier(self.study.baseline, cost)
-        return {arm: savings(self.frontier(arm, cost), scratch) for arm in self.study.arms}
+        base = self.study.baseline
+        return {
+            arm: savings(self.frontier(arm, cost), self.frontier(base, cost, self.seeds_of(arm)))
+            for arm in self.study.arms
+        }
 
     def savings_of_two_means(self) -> dict[str, tuple[Saving, ...]]:
         """FLOPs saved, with the interval that arms would have whose seeds have nothing in common."""
-        scratch = self.frontier(self.study.baseline)
-        return {arm: savings(self.frontier(arm), scratch, paired=False) for arm in self._others()}
+        base = self.study.baseline
+        return {
+            arm: savings(self.frontier(arm), self.frontier(base, seeds=self.seeds_of(arm)), paired=False)
+            for arm in self._others()
+        }
 
     def paired(self) -> dict[str, tuple[PairedDifference, ...]]:
         """Every arm but the baseline against it, seed by seed, in FLOPs."""
-        scratch = self._by_seed(self.study.baseline)
-        return {arm: paired_differences(self._by_seed(arm), scratch) for arm in self._others()}
+        base = self.study.baseline
+        return {
+            arm: paired_differences(
+                self._by_seed(arm, self.seeds_of(arm)), self._by_seed(base, self.seeds_of(arm))
+            )
+            for arm in self._others()
+        }
 
     def undecayed(self, arm: str, seeds: Sequence[int] | None = None) -> Frontier:
         """Losses before the decay over FLOPs, at the ends of the trunk; ends that several budgets share stand once."""
-        own, seeds = self.of(arm), self.study.seeds if seeds is None else seeds
+        own, seeds = self.of(arm), self.seeds_of(arm) if seeds is None else seeds
         rows = {
             float(np.mean([end.undecayed_flops for end in ends])): [end.undecayed_loss for end in ends]
             for budget in self.study.arm_budgets(arm)
@@ -151,13 +169,12 @@ class StudyResult:
 
     def undecayed_savings(self) -> dict[str, tuple[Saving, ...]]:
         """FLOPs saved at equal loss before the decay, a budget each: at the end of the trunk that it branches from."""
-        scratch = self.undecayed(self.study.baseline)
         found = {}
         for arm in self._others():
-            own = self.undecayed(arm)
+            own, scratch = self.undecayed(arm), self.undecayed(self.study.baseline, self.seeds_of(arm))
             at = dict(zip(own.compute, savings(own, scratch), strict=True))
             ends = [
-                float(np.mean([self.of(arm)[seed, budget].undecayed_flops for seed in self.study.seeds]))
+                float(np.mean([self.of(arm)[seed, budget].undecayed_flops for seed in self.seeds_of(arm)]))
                 for budget in self.study.arm_budgets(arm)
             ]
             found[arm] = tuple(at[end] for end in ends)
@@ -172,10 +189,12 @@ class StudyResult:
         at, base = self.optimality(), self.study.baseline
         if at is None:
             return dict.fromkeys(self._others())
-        seeds = [[seed] for seed in self.study.seeds]
-        scratch = [self.undecayed(base, one) for one in seeds]
         return {
-            arm: saved_at([self.undecayed(arm, one) for one in seeds], scratch, at.loss)
+            arm: saved_at(
+                [self.undecayed(arm, [seed]) for seed in self.seeds_of(arm)],
+                [self.undecayed(base, [seed]) for seed in self.seeds_of(arm)],
+                at.loss,
+            )
             for arm in self._others()
         }
 
@@ -184,7 +203,10 @@ class StudyResult:
         base = self.study.baseline
         return {
             arm: at_equal_tokens(
-                self.frontier(arm), self._tokens(arm), self.frontier(base), self._tokens(base)
+                self.frontier(arm),
+                self._tokens(arm),
+                self.frontier(base, seeds=self.seeds_of(arm)),
+                self._tokens(base),
             )
             for arm in self.study.arms
         }
@@ -206,7 +228,7 @@ class StudyResult:
     def scores(self, arm: str) -> dict[str, tuple[float, ...]]:
         """Downstream scores of an arm's largest budget, one value per seed; of images also the validation accuracy."""
         own, budget = self.of(arm), self.study.arm_budgets(arm)[-1]
-        right = [own[seed, budget].accuracy for seed in self.study.seeds]
+        right = [own[seed, budget].accuracy for seed in self.seeds_of(arm)]
         found = tuple(value for value in right if value is not None)
         return {**({"accuracy": found} if found else {}), **self.downstream.get(arm, {})}
 
@@ -235,6 +257,7 @@ class StudyResult:
             "trained_on": [dict(one) for one in self.trained_on],
             "cautions": list(self.cautions),
             "rates": dict(self.rates),
+            "stopped": [asdict(one) for one in self.stopped],
             "sweep_flops": self.sweep_flops,
             "points": [asdict(point) for point in self.points],
             "sweep": [
@@ -273,13 +296,13 @@ class StudyResult:
     def _others(self) -> list[str]:
         return [arm for arm in self.study.arms if arm != self.study.baseline]
 
-    def _by_seed(self, arm: str) -> list[Frontier]:
+    def _by_seed(self, arm: str, seeds: Sequence[int]) -> list[Frontier]:
         """A frontier a seed."""
-        return [self.frontier(arm, seeds=[seed]) for seed in self.study.seeds]
+        return [self.frontier(arm, seeds=[seed]) for seed in seeds]
 
     def _tokens(self, arm: str, which: Literal["tokens", "tokens_sunk"] = "tokens") -> list[int]:
         """Mean over seeds: a trigger ends a stage early or late."""
-        own, seeds = self.of(arm), self.study.seeds
+        own, seeds = self.of(arm), self.seeds_of(arm)
         return [
             round(np.mean([getattr(own[seed, budget], which) for seed in seeds]))
             for budget in self.study.arm_budgets(arm)

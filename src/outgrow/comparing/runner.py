@@ -15,10 +15,11 @@ from pathlib import Path
 from outgrow.comparing.cautions import study_cautions
 from outgrow.comparing.check import check_study
 from outgrow.comparing.downstream import downstream
-from outgrow.comparing.pieces import Branch, Piece, all_pieces, branches, common_run, with_thresholds
+from outgrow.comparing.pieces import Branch, Piece, all_pieces, common_run, end_branches, with_thresholds
 from outgrow.comparing.provenance import check_data, check_same_data, machines
 from outgrow.comparing.ran import Ran, diverged, flops_of, is_finished, note_divergence, ran
 from outgrow.comparing.result import Point, StudyResult, trial_losses
+from outgrow.comparing.stopping import StoppedArm, seeds_by_arm, stopped_arms
 from outgrow.comparing.study import StudyConfig
 from outgrow.comparing.sweeps import best_rate, sweep_branches, sweep_trials
 from outgrow.comparing.timing import by_key, model_key, study_speeds
@@ -55,7 +56,8 @@ def measure_savings(study: StudyConfig, say: Say) -> StudyResult:
     rates = {arm: best_rate(trials, arm) for arm in study.arms}
     for arm, rate in rates.items():
         say(f"{arm}: learning rate {rate:g} of {', '.join(f'{one:g}' for one in trial_losses(trials, arm))}")
-    ends = end_branches(study, rates)
+    stopped = _looked(study, rates, say)
+    ends = end_branches(study, rates, seeds_by_arm(study, stopped))
     run_pieces(all_pieces(ends), folder, say, "study")
     used = all_pieces([*sweep, *ends])
     check_same_data(used, folder)
@@ -64,6 +66,7 @@ def measure_savings(study: StudyConfig, say: Say) -> StudyResult:
         points=_points(study, ends, say),
         sweep=trials,
         rates=rates,
+        stopped=stopped,
         sweep_flops=sum(flops_of(piece, folder) for piece in all_pieces(sweep)),
         trained_on=machines(used, folder),
     )
@@ -83,28 +86,32 @@ def _swept(study: StudyConfig, sweep: list[Branch], say: Say) -> list[Branch]:
         sweep = longer
 
 
+def _looked(study: StudyConfig, rates: Mapping[str, float], say: Say) -> tuple[StoppedArm, ...]:
+    """Where the study declares it, train the first seeds of all arms and look which arms get no more."""
+    if study.early_stop is None:
+        return ()
+    first = dict.fromkeys(study.arms, study.seeds[: study.early_stop.after])
+    run_pieces(all_pieces(end_branches(study, rates, first)), study.pieces_folder, say, "first seeds")
+    stopped = stopped_arms(study, rates)
+    for one in stopped:
+        say(f"{one.arm}: no more seeds, behind {one.leader}; {one.spared_tokens:,} tokens are not trained")
+    return stopped
+
+
 def with_scores(result: StudyResult, say: Say) -> StudyResult:
     """The result with what else is asked of its models; the savings are written already, whatever the scores come to."""
-    found = downstream(result.study, end_branches(result.study, result.rates), say)
+    seeds = seeds_by_arm(result.study, result.stopped)
+    found = downstream(result.study, end_branches(result.study, result.rates, seeds), say)
     result = replace(result, downstream=found)
     write_json_atomic(Path(result.study.output) / "study.json", result.to_json())
     return result
 
 
-def end_branches(study: StudyConfig, rates: Mapping[str, float]) -> list[Branch]:
-    """All seeds and budgets of all arms, each arm at its learning rate."""
-    return [
-        branch
-        for arm in study.arms
-        for seed in study.seeds
-        for branch in branches(study, arm, seed, rates[arm], study.arm_budgets(arm))
-    ]
-
-
 def _tokens_after_sweep(study: StudyConfig, sweep: Sequence[Branch]) -> int:
     """Tokens of the pieces that the sweep does not train; a few more where arms that share pieces find different rates."""
     swept = {piece.key for piece in all_pieces(sweep)}
-    ends = end_branches(study, dict.fromkeys(study.arms, study.tuning.rates[0]))
+    rates = dict.fromkeys(study.arms, study.tuning.rates[0])
+    ends = end_branches(study, rates, dict.fromkeys(study.arms, study.seeds))
     return sum(
         piece.tokens
         for piece in all_pieces(ends)

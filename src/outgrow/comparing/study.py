@@ -124,6 +124,13 @@ class TuningConfig(Section):
         return self
 
 
+class EarlyStopConfig(Section):
+    """Arms that are clearly behind get no more seeds (`stopping.py`); declared before the study, and counted in its report."""
+
+    after: Annotated[int, Field(ge=2)]
+    """Seeds, the first of the study's, after which it looks once."""
+
+
 class TimingConfig(Section):
     """How the speed of every model is measured at the end (`train/compare/timing.py`)."""
 
@@ -195,6 +202,7 @@ class StudyConfig(Section):
     budgets: Annotated[tuple[Count, ...], Field(min_length=1)]
     """Tokens of the last stage, decay included."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
+    early_stop: EarlyStopConfig | None = None
     tuning: TuningConfig
     warmup_tokens: TokenCount = 0
     decay_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -213,6 +221,16 @@ class StudyConfig(Section):
         for name, values in several.items():
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}: {', '.join(map(str, values))} has one of them twice")
+        return self
+
+    @model_validator(mode="after")
+    def _stops_before_the_end(self) -> StudyConfig:
+        if self.early_stop is not None and self.early_stop.after >= len(self.seeds):
+            raise ValueError(
+                f"early_stop.after: {self.early_stop.after} of {len(self.seeds)} seeds leaves none to stop before"
+            )
+        if self.early_stop is not None and sum(not arm.is_scratch for arm in self.arms.values()) < 2:
+            raise ValueError("early_stop compares arms that grow, and this study has fewer than two")
         return self
 
     @model_validator(mode="after")
@@ -253,6 +271,7 @@ _SECTIONS: Sections = {
     "": (StudyConfig,),
     "tuning": (TuningConfig,),
     "tuning.refine": (RefineConfig,),
+    "early_stop": (EarlyStopConfig,),
     "timing": (TimingConfig,),
     "downstream": (DownstreamConfig,),
     "downstream.tasks": (TasksConfig,),

@@ -27,6 +27,7 @@ PAIRED_NOTE = (
     "baseline's frontier leaves no paired mean: one without it would choose seeds. Seeds: how many would bring the first table's interval of FLOPs saved there, "
     "by the spread of these; for planning a study, not for stopping one."
 )
+STOPPED = ("arm", "seeds", "leader", "behind", "tokens not trained")
 READINGS = (
     "arm",
     "budget",
@@ -90,6 +91,31 @@ def paired_table(result: StudyResult) -> TextTable:
     return TextTable("Seed by seed", PAIRED, _paired_rows(result), PAIRED_NOTE)
 
 
+def stopped_table(result: StudyResult) -> TextTable:
+    """Arms that the look of `early_stop` left behind; no row where none was declared."""
+    early = result.study.early_stop
+    rows: list[tuple[str, ...]] = [
+        (
+            one.arm,
+            f"{len(one.seeds)} of {len(result.study.seeds)}",
+            one.leader,
+            mean_cell(one.difference, scale=100, unit=" points"),
+            amount(one.spared_tokens),
+        )
+        for one in result.stopped
+    ]
+    count = len(rows)
+    if early is not None and not rows:
+        rows = [("none", f"{early.after} of {len(result.study.seeds)}", "", "", "")]
+    looked = sum(not config.is_scratch for config in result.study.arms.values())
+    note = (
+        f"By the study's early_stop: one look at {looked} arms that grow, {count} stopped. Behind: the arm's saving minus the leader's at their largest "
+        "budgets, seed by seed, 90 %; it is stopped where that lies below 0. An arm as good as the leader is stopped by chance in about "
+        "one of twenty looks, and more often behind a leader that was lucky."
+    )
+    return TextTable("Stopped early", STOPPED, rows, note)
+
+
 def readings_table(result: StudyResult) -> TextTable:
     """Arms that grow, read in every way that is called a saving."""
     return TextTable(
@@ -105,14 +131,14 @@ def legend(readings: TextTable) -> TextTable:
 
 
 def _paired_rows(result: StudyResult) -> list[tuple[str, ...]]:
-    seeds = len(result.study.seeds)
-    if seeds < 2:
+    if len(result.study.seeds) < 2:
         return []
     flops, paired, apart = result.savings("flops"), result.paired(), result.savings_of_two_means()
     rows: list[tuple[str, ...]] = []
     for arm in _grown(result):
         for place, budget in enumerate(result.study.arm_budgets(arm)):
-            one, needed = paired[arm][place], seeds_for(flops[arm][place], seeds, NEAR)
+            one = paired[arm][place]
+            needed = seeds_for(flops[arm][place], len(result.seeds_of(arm)), NEAR)
             rows.append(
                 (
                     arm,

@@ -12,7 +12,7 @@ from outgrow.comparing.result import StudyResult, trial_losses
 from outgrow.comparing.saving import Saving
 from outgrow.errors import printable
 from outgrow.report.compare_cells import percent, saved_cell
-from outgrow.report.compare_readings import legend, paired_table, readings_table
+from outgrow.report.compare_readings import legend, paired_table, readings_table, stopped_table
 from outgrow.text.numbers import amount, duration
 from outgrow.text.table import TextTable
 
@@ -54,6 +54,7 @@ def sections(result: StudyResult) -> tuple[TextTable, ...]:
         readings,
         legend(readings),
         *_downstream(result),
+        stopped_table(result),
         *_sweep(result),
     )
     return tuple(table for table in tables if table.rows)

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -77,6 +78,11 @@ class Pointer:
     window: tuple[tuple[float, ...], ...] = ()
 
 
+@cache  # building it takes longer than reading a pointer, and a study reads hundreds
+def _of_pointers() -> TypeAdapter[Pointer]:
+    return TypeAdapter(Pointer)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths of a run and its pointer."""
@@ -108,7 +114,7 @@ class RunFolder:
         if not path.is_file():
             return None
         try:
-            return TypeAdapter(Pointer).validate_json(path.read_bytes())
+            return _of_pointers().validate_json(path.read_bytes())
         except ValidationError as error:
             first = error.errors()[0]
             raise ConfigError(
@@ -120,7 +126,7 @@ class RunFolder:
     def agreed_pointer(self, ranks: Ranks) -> Pointer | None:
         """The same on every rank: one reads it, so that none sees an older one."""
         record = ranks.first(lambda: None if (found := self.pointer()) is None else asdict(found))
-        return None if record is None else TypeAdapter(Pointer).validate_python(record)
+        return None if record is None else _of_pointers().validate_python(record)
 
     @property
     def is_finished(self) -> bool:
