@@ -136,7 +136,7 @@ def load_conversion(source: str, target: str) -> ConversionSpec:
         raise GrowthError(
             f"no conversion leads from {source} to '{target}'",
             expected=near(target, known) if known else f"none leads from {source}",
-            fix="write one: see docs/howto/experts.md, 'A conversion of your own'",
+            fix="write one: see docs/reference/conversions.md, 'A conversion of your own'",
         )
     name = f"{source}{_SEPARATOR}{target}.yaml"
     path = next(folder / name for folder in _folders() if (folder / name).is_file())

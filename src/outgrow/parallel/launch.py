@@ -1,4 +1,4 @@
-"""One process per device on this host, by torchrun's own engine; several hosts start torchrun themselves (docs/distributed.md)."""
+"""One process per device on this host, by torchrun's own engine; several hosts start torchrun themselves (docs/howto/distributed.md)."""
 
 from __future__ import annotations
 

@@ -1,19 +1,11 @@
-"""A staged run beside the same model from scratch: one sentence, one table, one picture.
-
-What the grown loss would cost from scratch is extrapolated along the baseline's own curve at its constant rate:
-
-    L ≈ a - b ln C        C' = C · exp((L_scratch - L_grown) / b)
-"""
+"""A staged run beside the same model from scratch: one sentence, one table, one picture, of what was measured alone."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from outgrow.errors import ConfigError
 from outgrow.files.atomic import write_text_atomic
@@ -31,10 +23,6 @@ CAUTIONS = (
     "Tuned, over several seeds and at equal decayed loss, growth saves far less, with Muon nothing, and a shallower model "
     "from scratch can be better: docs/results in the repository has the honest numbers.",
 )
-_CONSTANT = (0.25, 0.72)
-"""The part of the baseline whose slope is read: past the warm-up's bend, before the decay."""
-_FARTHEST = 3
-"""Times the baseline's FLOPs up to which its slope is trusted."""
 
 
 @dataclass(frozen=True)
@@ -55,31 +43,19 @@ class Beside:
         return _curve(self.grown)[-1][1], _curve(self.scratch)[-1][1]
 
     @property
-    def scratch_flops_at_grown_loss(self) -> float | None:
-        """FLOPs at which the baseline would reach the grown loss, by its own slope; None where it has none to go by."""
-        total = self.flops[1]
-        points = [(c, loss) for c, loss in _curve(self.scratch) if _CONSTANT[0] <= c / total <= _CONSTANT[1]]
-        if len(points) < 3:
-            return None
-        slope = -float(np.polyfit(np.log([c for c, _ in points]), [loss for _, loss in points], 1)[0])
-        grown, scratch = self.losses
-        return total * math.exp((scratch - grown) / slope) if slope > 0 else None
+    def flops_at_scratch_loss(self) -> float | None:
+        """FLOPs of the grown run at its first validation that is no worse than the end of the other; None: never."""
+        end = self.losses[1]
+        return next((flops for flops, loss in _curve(self.grown) if loss <= end), None)
 
     @property
     def verdict(self) -> str:
         """What came out, in a sentence."""
-        (grown, scratch), (cost, _) = self.losses, self.flops
-        head = f"For the same compute ({amount(cost)} FLOPs): grown {grown:.2f}, from scratch {scratch:.2f}"
-        if grown >= scratch:
+        (grown, scratch), (cost, _), passed = self.losses, self.flops, self.flops_at_scratch_loss
+        head = f"For the same compute ({amount(cost)} FLOPs, one seed, untuned): grown {grown:.2f}, from scratch {scratch:.2f}"
+        if grown >= scratch or passed is None:
             return f"{head}. Here the growth did not pay."
-        needed = self.scratch_flops_at_grown_loss
-        if needed is None:
-            return f"{head}."
-        times = needed / self.flops[1]
-        if times > _FARTHEST:
-            bound = amount(_FARTHEST * self.flops[1])
-            return f"{head}; the same loss would cost scratch more than {bound} FLOPs, {_FARTHEST} times as many (extrapolated)."
-        return f"{head}; the same loss would cost scratch about {amount(needed)} FLOPs, {times:.1f} times as many (extrapolated)."
+        return f"{head}; the grown run was there after {amount(passed)} FLOPs."
 
     def table(self) -> TextTable:
         """A row per stage, the staged run as a whole, and the baseline."""
@@ -118,7 +94,7 @@ class Beside:
             "loss_scratch": scratch,
             "flops_grown": cost,
             "flops_scratch": other,
-            "scratch_flops_at_grown_loss": self.scratch_flops_at_grown_loss,
+            "flops_at_scratch_loss": self.flops_at_scratch_loss,
         }
 
 

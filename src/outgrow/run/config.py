@@ -268,7 +268,7 @@ class CheckpointConfig(_Section):
 
 
 class ParallelConfig(_Section):
-    """How a run that is started as several processes cuts its models among them (docs/distributed.md)."""
+    """How a run that is started as several processes cuts its models among them (docs/howto/distributed.md)."""
 
     shard: Count | None = None
     """Ranks among which one copy of the model is cut; by default all ranks divided by `replicate`."""
