@@ -1,7 +1,8 @@
 """What does planning cost at the sizes it is for?
 
 Makes model folders of real shapes, 1 B to 400 B parameters, whose weights are holes (sparse files: a header and a length),
-and does to each, in a process of its own, what is done before any tensor is read: the plan, and `outgrow grow --dry-run`.
+and does to each, in a process of its own, what is done before any tensor is read: the plan, and `outgrow grow --dry-run`, which
+plans once more.
 Reports CPU seconds and peak resident memory above the start, imports left out.
 
     python benchmarks/sizes.py [--shapes 1B 8B 70B 400B] [--width pad] [--folder DIR]
@@ -94,8 +95,8 @@ def child(folder: Path, shape: str, width: str) -> dict[str, Any]:
     """Both measures; a tiny growth first, so that imports are not counted."""
     from rich.console import Console
 
-    from outgrow.commands.grow import grow_command
-    from outgrow.parallel.ranks import ALONE
+    from outgrow.commands.grow import run
+    from outgrow.commands.options import GrowCall
     from outgrow.state.asked import plan_growth
 
     torch.set_num_threads(1)
@@ -108,16 +109,10 @@ def child(folder: Path, shape: str, width: str) -> dict[str, Any]:
     }
     tiny |= {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16}
     plan_growth(tiny, to={"hidden_size": 96}, width=width)
-    plans: list[Any] = []
-    planning = measured(lambda: plans.append(plan_growth(config(shape), to=target(shape), width=width)))
-    how: dict[str, Any] = {"format": "hub", "overwrite": False, "dry_run": True, "allow_nonfinite": False}
-    how |= {"learning_rate": None, "reset_schedule": False}
-    silent = Console(file=io.StringIO())
-
-    def dry() -> None:
-        grow_command(folder, folder.parent / "out", plans[0], None, None, console=silent, ranks=ALONE, **how)
-
-    return {"plan": planning, "dry": measured(dry)}
+    planning = measured(lambda: plan_growth(config(shape), to=target(shape), width=width))
+    to = [f"{name}={size}" for name, size in target(shape).items()]
+    call = GrowCall(folder, folder.parent / "out", to, width=width, format="hub", dry_run=True)
+    return {"plan": planning, "dry": measured(lambda: run(call, Console(file=io.StringIO())))}
 
 
 def main() -> None:

@@ -283,14 +283,14 @@ def test_choices_are_listed_and_checked_before_any_work(small: Path, tmp_path: P
     """What the command line offers is what the library takes."""
     from typing import get_args
 
-    from outgrow import cli
     from outgrow.algebra.slots import Moments
-    from outgrow.commands.verify import _DTYPES
+    from outgrow.commands import options
+    from outgrow.commands.verify import DTYPES
     from outgrow.store.layouts import FORMATS
 
-    assert get_args(get_args(cli.FormatOption)[0]) == FORMATS
-    assert set(get_args(cli.MomentsChoice)) == set(get_args(Moments))
-    assert set(get_args(cli.Precision)) == set(_DTYPES)
+    assert get_args(get_args(options.FormatChoice)[0]) == FORMATS
+    assert set(get_args(options.MomentsChoice)) == set(get_args(Moments))
+    assert set(get_args(options.Precision)) == set(DTYPES)
     assert "'zip' is not one of" in refused("grow", small, tmp_path / "large", *SIZES, "--format", "zip")
     assert not list(tmp_path.iterdir())
 

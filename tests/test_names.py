@@ -6,14 +6,13 @@ import ast
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from test_floors import MODULES, imports, inside
+from test_floors import MODULES
 
 ENTRY = "main"
 """What `python -m` runs: every module that is a program has one."""
-COMMANDS = "cli"
-"""Typer names a command by its function, so the functions there are the user's words. Nothing imports them."""
-OF_THE_CLI = {"app", "main", "FormatOption"}
-"""What others may import from there: the program, and its choices for a test."""
+COMMANDS = "commands"
+RUN = "run"
+"""Every command is the `run` of its module, there (`tests/test_commands.py`)."""
 
 
 def defined(source: str) -> Iterator[str]:
@@ -31,23 +30,13 @@ def defined(source: str) -> Iterator[str]:
         yield from (name for name in names if not name.startswith("_") and not name.isupper())
 
 
-def commands(source: str) -> set[str]:
-    """Functions that a decorator makes a command of the command line."""
-    return {
-        node.name
-        for node in ast.parse(source).body
-        if isinstance(node, ast.FunctionDef)
-        and any(".command" in ast.unparse(decorator) for decorator in node.decorator_list)
-    }
-
-
 def shared(sources: Mapping[str, str]) -> dict[str, list[str]]:
     """Names that several modules define, and which."""
     places: dict[str, list[str]] = defaultdict(list)
     for module, source in sources.items():
-        own = commands(source) if module == COMMANDS else set()
+        own = {ENTRY, RUN} if module.startswith(f"{COMMANDS}.") else {ENTRY}
         for name in dict.fromkeys(defined(source)):
-            if name != ENTRY and name not in own:
+            if name not in own:
                 places[name].append(module)
     return {name: modules for name, modules in places.items() if len(modules) > 1}
 
@@ -57,16 +46,6 @@ def test_no_two_public_things_share_a_name() -> None:
     assert not found, f"rename all but one to say what each is: {found}"
 
 
-def test_commands_are_imported_by_nothing() -> None:
-    used = {
-        name.rsplit(".", 1)[1]
-        for module, path in MODULES.items()
-        for name in imports(path.read_text(), module)
-        if module != COMMANDS and inside(name) == COMMANDS
-    }
-    assert used <= OF_THE_CLI
-
-
 def test_this_test_can_fail() -> None:
     clash = {"store.a": "def load(): ...", "engine.b": "class load: ...", "run.c": "load: type = int"}
     assert shared(clash) == {"load": ["store.a", "engine.b", "run.c"]}
@@ -74,5 +53,5 @@ def test_this_test_can_fail() -> None:
     assert not shared(
         {"a": "def _load(): ...\ndef main(): ...\nNAME = 1", "b": "_load = 1\nmain = 2\nNAME = 2"}
     )
-    assert not shared({COMMANDS: "@app.command()\ndef grow(): ...", "state.growing": "def grow(): ..."})
-    assert shared({COMMANDS: "def grow(): ...", "state.growing": "def grow(): ..."})
+    assert not shared({f"{COMMANDS}.a": "def run(): ...", f"{COMMANDS}.b": "def run(): ..."})
+    assert shared({f"{COMMANDS}.a": "def run(): ...", "state.growing": "def run(): ...", "b": "run = 1"})

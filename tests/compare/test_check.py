@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from compare.tiny import GROW, SMALL, other_study, text_study
-from outgrow.commands.compare import compare_command, compare_dry
+from outgrow.commands.compare import run
+from outgrow.commands.console import open_console
+from outgrow.commands.options import CompareCall
 from outgrow.comparing import parse_study, run_study
 from outgrow.comparing.check import check_study
 from outgrow.errors import ConfigError
@@ -66,7 +68,7 @@ def test_a_dry_run_checks_what_is_asked_downstream(corpus: Path, tmp_path: Path)
         json.dumps(text_study(corpus, tmp_path / "out", downstream={"lambada": "nowhere.jsonl"}))
     )
     with pytest.raises(ConfigError, match="no such file: nowhere"):
-        compare_dry(study)
+        run(CompareCall(study, dry_run=True), open_console())
 
 
 def test_a_trigger_that_cannot_fire_is_said_and_can_be_mended(corpus: Path, tmp_path: Path) -> None:
@@ -97,7 +99,7 @@ def test_the_savings_are_reported_before_scores_are_asked_for(
     content["arms"].pop("identity")
     study.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="no score"):
-        compare_command(study)
+        run(CompareCall(study), open_console())
     assert "Savings at equal loss" in (tmp_path / "out" / "report.html").read_text()
 
 

@@ -13,7 +13,9 @@ import pytest
 
 from compare.tiny import GROW, SMALL
 from compare.tiny import text_study as study
-from outgrow.commands.compare import compare_dry, study_report
+from outgrow.commands.compare import run, study_report
+from outgrow.commands.console import open_console
+from outgrow.commands.options import CompareCall
 from outgrow.comparing import parse_study, run_study
 from outgrow.comparing.check import check_study
 from outgrow.comparing.estimate import estimate
@@ -216,15 +218,16 @@ def test_the_estimate_is_what_is_then_spent(corpus: Path, tmp_path: Path) -> Non
 def test_a_dry_run_writes_nothing(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(json.dumps(study(corpus, tmp_path / "out")))
-    compare_dry(path, ["seeds=[3]"], as_json=True)
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(
+        json.dumps(run(CompareCall(path, ["seeds=[3]"], dry_run=True), open_console()).to_json())
+    )
     # Ends with seed 3 (two trunks, two decays), and the sweep with seed 0 (one decay); `identity` shares both small stages of `stack`.
     assert [(one["arm"], one["pieces"], one["there"]) for one in found] == [
         ("scratch", 4 + 3, 0),
         ("stack", 5 + 4, 0),
         ("identity", 4 + 3, 0),
     ]
-    compare_dry(path)
+    run(CompareCall(path, dry_run=True), open_console()).show(open_console())
     assert "What the study takes" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 

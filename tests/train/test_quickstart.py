@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from outgrow.commands.console import open_console
-from outgrow.commands.quickstart import quickstart_command, quickstart_run
+from outgrow.commands.options import QuickstartCall
+from outgrow.commands.quickstart import quickstart_run, run
 from outgrow.errors import ConfigError
 from outgrow.report.beside import Beside, read_beside
 from outgrow.training.folder import RunFolder, read_metrics
@@ -37,7 +38,7 @@ def test_both_runs_cost_the_same_and_end_in_a_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     quiet = open_console(quiet=True)
-    found = quickstart_command(Path("mine"), TINY, console=quiet)
+    found = run(QuickstartCall(Path("mine"), TINY), quiet).to_json()
     root = tmp_path / "mine"
     step = read_metrics(RunFolder(root / "scratch").metrics)[-1]["flops"] / 48  # of at least 48 steps
     assert abs(found["flops_grown"] - found["flops_scratch"]) <= step
@@ -48,7 +49,7 @@ def test_both_runs_cost_the_same_and_end_in_a_sentence(
     for name in ("compare.png", "compare.svg", "report.html", "run.yaml", "final", "scratch/final"):
         assert (root / name).exists(), name
     before = (root / "metrics.jsonl").read_bytes()
-    assert quickstart_command(Path("mine"), TINY, console=quiet)["verdict"] == found["verdict"]
+    assert run(QuickstartCall(Path("mine"), TINY), quiet).to_json()["verdict"] == found["verdict"]
     assert (root / "metrics.jsonl").read_bytes() == before
 
 
@@ -65,8 +66,8 @@ def test_the_sentence_says_what_was_measured_and_nothing_beyond() -> None:
 
 
 def test_the_run_that_comes_along_is_the_example(tmp_path: Path) -> None:
-    run = quickstart_run(tmp_path / "out")
-    assert run.output == str(tmp_path / "out")
-    assert [stage.name for stage in run.stages] == ["small", "large"]
+    staged = quickstart_run(tmp_path / "out")
+    assert staged.output == str(tmp_path / "out")
+    assert [stage.name for stage in staged.stages] == ["small", "large"]
     with pytest.raises(ConfigError, match="no finished run"):
         read_beside(tmp_path, tmp_path)

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from outgrow.commands.train import run_command
+from outgrow.commands.console import open_console
+from outgrow.commands.options import TrainCall
+from outgrow.commands.train import run
 from outgrow.errors import ConfigError
 from outgrow.files.yaml_file import dump_yaml
 from outgrow.report.rates import rate_line
@@ -181,16 +183,20 @@ def test_it_is_shown_before_the_run_starts(
 ) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(with_reentry(tiny, {"position": {"ratio": 2.0}, "rewarm_tokens": 128})))
-    dry = run_command(path, ["schedule.decay_share=0.8"], dry_run=True)
+    dry = run(TrainCall(path, ["schedule.decay_share=0.8"], dry_run=True), open_console())
+    dry.show(open_console())
     shown = capsys.readouterr().out
     assert "384 to 1.15 K" in shown
     assert "position / 2;" in shown
     assert "▁" in shown
     assert "warning: stage 'large' grows" in shown
-    assert [stage["position"] for stage in json.loads(json.dumps(dry))["rates"]] == [[0, 768], [384, 1152]]
+    assert [stage["position"] for stage in json.loads(json.dumps(dry.to_json()))["rates"]] == [
+        [0, 768],
+        [384, 1152],
+    ]
     assert not (tmp_path / "run").exists()
 
-    run_command(path)
+    run(TrainCall(path), open_console())
     assert "on the schedule" in capsys.readouterr().err
     assert (tmp_path / "run" / "learning_rate.png").read_bytes().startswith(b"\x89PNG")
 

@@ -10,25 +10,30 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
-from outgrow.commands.train import run_command
+from outgrow.cli import app
 from outgrow.errors import ConfigError
 from outgrow.report.run import run_report
 from outgrow.text.numbers import amount, duration
 
 
 def test_the_command_trains_and_writes_a_page_that_stands_alone(
-    tiny: Callable[..., dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(tiny()))
-    dry = run_command(path, dry_run=True)
+
+    def train(*words: str) -> str:
+        done = CliRunner().invoke(app, ["train", str(path), *words])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    dry = json.loads(train("--dry-run", "--json"))
     assert [stage["name"] for stage in dry["stages"]] == ["small", "large"]
-    capsys.readouterr()
-    result = run_command(path, ["stages.1.tokens=256"], as_json=True)
-    assert json.loads(capsys.readouterr().out) == result
-    run_command(path, ["stages.1.tokens=256"])
-    out = capsys.readouterr().out
+    result = json.loads(train("--set", "stages.1.tokens=256", "--json"))
+    assert result["report"] == str(tmp_path / "run" / "report.html")
+    out = train("--set", "stages.1.tokens=256")
     assert "loss before growth" in out
     assert "whole" in out
 

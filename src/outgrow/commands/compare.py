@@ -1,20 +1,21 @@
-"""`outgrow compare`, without the command line: a study done, and a report with everything needed to do it again.
+"""`outgrow compare`: a study done, and a report with everything needed to do it again.
 
 saving = 1 - C_staged / C_scratch at equal decayed loss        C in FLOPs and in seconds
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outgrow.commands.console import open_console
+from outgrow.commands.options import CompareCall
+from outgrow.commands.outcome import Outcome
 from outgrow.comparing import StudyResult, load_study
 from outgrow.comparing.check import check_study
-from outgrow.comparing.estimate import estimate
+from outgrow.comparing.estimate import ArmEstimate, estimate
 from outgrow.comparing.runner import measure_savings, with_scores
 from outgrow.files.atomic import write_text_atomic
 from outgrow.files.yaml_file import dump_yaml
@@ -26,7 +27,7 @@ from outgrow.text.table import as_markdown
 from outgrow.training.result import machine
 
 if TYPE_CHECKING:
-    pass
+    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -39,34 +40,51 @@ class StudyReport:
     json: Path
 
 
-def compare_command(path: str | Path, overrides: Sequence[str] = (), *, as_json: bool = False) -> StudyReport:
-    """Do a study, or what is left of it, and report on it."""
-    study, notes, console = load_study(path, overrides), open_console(errors=True), open_console()
-    say = notes.print
+@dataclass(frozen=True)
+class Compared(Outcome):
+    """A study that was done, and where its report is."""
+
+    result: StudyResult
+    report: StudyReport
+
+    def show(self, console: Console) -> None:
+        """The verdict, what to mind, and the tables."""
+        console.print(study_verdict(self.result), style="bold", markup=False)
+        for caution in self.result.cautions:
+            console.print(f"caution: {caution}", style="yellow")
+        for section in sections(self.result):
+            console.print(section.rich())
+        console.print(f"report: {self.report.html}\npicture: {self.report.png}", soft_wrap=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """Ends and savings as numbers."""
+        return self.result.to_json()
+
+
+@dataclass(frozen=True)
+class StudySized(Outcome):
+    """What a study takes, and what of it is there."""
+
+    estimates: Sequence[ArmEstimate]
+
+    def show(self, console: Console) -> None:
+        """A row per arm."""
+        console.print(estimate_section(self.estimates).rich())
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """A record per arm."""
+        return [asdict(one) for one in self.estimates]
+
+
+def run(call: CompareCall, console: Console) -> Compared | StudySized:
+    """Do a study, or what is left of it, and report on it; with `dry_run` check it and say what it takes."""
+    study, say = load_study(call.study, call.overrides), open_console(errors=True).print
+    if call.dry_run:
+        return StudySized(estimate(study, check_study(study, say)))
     savings = measure_savings(study, say)
     study_report(savings)  # they stay, whatever the scores come to
     result = with_scores(savings, say)
-    report = study_report(result)
-    if as_json:
-        print(json.dumps(result.to_json(), indent=1))
-        return report
-    console.print(study_verdict(result), style="bold", markup=False)
-    for caution in result.cautions:
-        console.print(f"caution: {caution}", style="yellow")
-    for section in sections(result):
-        console.print(section.rich())
-    console.print(f"report: {report.html}\npicture: {report.png}", soft_wrap=True)
-    return report
-
-
-def compare_dry(path: str | Path, overrides: Sequence[str] = (), *, as_json: bool = False) -> None:
-    """Check a study and say what it takes and what is there; nothing is trained or written."""
-    study = load_study(path, overrides)
-    found = estimate(study, check_study(study, open_console(errors=True).print))
-    if as_json:
-        print(json.dumps([asdict(one) for one in found], indent=1))
-    else:
-        open_console().print(estimate_section(found).rich())
+    return Compared(result, study_report(result))
 
 
 def study_report(result: StudyResult) -> StudyReport:

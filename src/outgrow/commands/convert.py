@@ -2,59 +2,65 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
+from outgrow.commands.options import ConvertCall
+from outgrow.commands.outcome import Outcome
 from outgrow.commands.writing import read_state
 from outgrow.engine.progress import bytes_progress
-from outgrow.errors import ConfigError
 from outgrow.files.atomic import check_destination
-from outgrow.models.conversion import conversion
+from outgrow.models.conversion import Conversion, conversion
 from outgrow.state.converting import converted
 from outgrow.store.config_file import load_config
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-def convert_command(
-    checkpoint: Path,
-    out: Path,
-    to: str,
-    *,
-    moments: str,
-    seed: int,
-    format: str,
-    overwrite: bool,
-    dry_run: bool,
-    allow_nonfinite: bool,
-    console: Console,
-) -> dict[str, Any]:
-    """Say what becomes what, and write it; returns plain data. Fields, names and shapes are checked before any tensor is read:
-    a dry run ends there."""
-    if moments not in ("transport", "reset"):
-        raise ConfigError(
-            f"a conversion cannot treat moments as '{moments}'",
-            expected="transport (they move with their entries) or reset",
+
+@dataclass(frozen=True)
+class Converted(Outcome):
+    """A conversion that was done, or in a dry run would be."""
+
+    call: ConvertCall
+    conversion: Conversion
+
+    @property
+    def new(self) -> list[str]:
+        """Kinds of tensors that the source lacks."""
+        large = self.conversion.large.parameters
+        return sorted(
+            {large[name].tail for name, made in self.conversion.tensors.items() if not made.sources}
         )
-    found = conversion(load_config(checkpoint), to)
-    check_destination(out, overwrite=overwrite)
+
+    def show(self, console: Console) -> None:
+        """What became what."""
+        moved = sum(bool(made.sources) for made in self.conversion.tensors.values())
+        new = f", new: {', '.join(self.new)}" if self.new else ""
+        before, call = self.conversion.spec.from_, self.call
+        console.print(f"{before} → {call.as_type}: {moved} tensors moved{new}. The function is kept.")
+        if not call.dry_run:
+            proof = f"outgrow verify {call.checkpoint} {call.out}"
+            console.print(f"Written: {call.out}   (prove it: {proof})", soft_wrap=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """The conversion as a lineage tells it, and what is new."""
+        own = {"moments": self.call.moments, "new": self.new, "output": str(self.call.out)}
+        return {**self.conversion.describe(), **own}
+
+
+def run(call: ConvertCall, console: Console) -> Converted:
+    """Convert, and write unless it is a dry run. Fields, names and shapes are checked before any tensor is read: a dry run
+    ends there."""
+    found = conversion(load_config(call.checkpoint), call.as_type)
+    check_destination(call.out, overwrite=call.overwrite)
     state = converted(
-        read_state(checkpoint, console, allow_nonfinite=allow_nonfinite, headers_only=dry_run),
+        read_state(call.checkpoint, console, allow_nonfinite=call.allow_nonfinite, headers_only=call.dry_run),
         found,
-        moments=moments,
-        seed=seed,
+        moments=call.moments,
+        seed=call.seed,
     )
-    new = sorted(
-        {found.large.parameters[name].tail for name, made in found.tensors.items() if not made.sources}
-    )
-    moved = sum(bool(made.sources) for made in found.tensors.values())
-    console.print(
-        f"{found.spec.from_} → {to}: {moved} tensors moved"
-        + (f", new: {', '.join(new)}" if new else "")
-        + ". The function is kept."
-    )
-    if not dry_run:
+    if not call.dry_run:
         with bytes_progress("writing", show=not console.quiet) as progress:
-            state.save_pretrained(out, format=format, overwrite=overwrite, progress=progress)  # type: ignore[arg-type]
-        console.print(f"Written: {out}   (prove it: outgrow verify {checkpoint} {out})")
-    return {**found.describe(), "moments": moments, "new": new, "output": str(out)}
+            state.save_pretrained(call.out, format=call.format, overwrite=call.overwrite, progress=progress)
+    return Converted(call, found)

@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
+from outgrow.commands.options import ExportCall
+from outgrow.commands.outcome import Outcome
 from outgrow.commands.writing import read_state
 from outgrow.engine.progress import bytes_progress
 from outgrow.files.atomic import check_destination
-from outgrow.parallel.ranks import Ranks
+from outgrow.parallel.ranks import start_ranks
 from outgrow.text.numbers import amount
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-def export_command(
-    checkpoint: Path,
-    out: Path,
-    *,
-    format: str,
-    overwrite: bool,
-    allow_nonfinite: bool,
-    console: Console,
-    ranks: Ranks,
-) -> dict[str, Any]:
-    """Write the state again, every process its share; returns plain data. The destination is checked before any work."""
-    check_destination(out, overwrite=overwrite)
-    state = read_state(checkpoint, console, allow_nonfinite=allow_nonfinite, ranks=ranks)
-    with bytes_progress("writing", show=not console.quiet) as progress:
-        state.save_pretrained(out, format=format, overwrite=overwrite, progress=progress, ranks=ranks)  # type: ignore[arg-type]
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    console.print(f"Written: {out} ({amount(size)}B)", soft_wrap=True)
-    return {"output": str(out), "format": format, "bytes": size}
+
+@dataclass(frozen=True)
+class Exported(Outcome):
+    """Where the state is, in which format, and its bytes."""
+
+    output: Path
+    format: str
+    bytes: int
+
+    def show(self, console: Console) -> None:
+        """One line."""
+        console.print(f"Written: {self.output} ({amount(self.bytes)}B)", soft_wrap=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {"output": str(self.output), "format": self.format, "bytes": self.bytes}
+
+
+def run(call: ExportCall, console: Console) -> Exported:
+    """Write the state again, every process its share. The destination is checked before any work."""
+    ranks = start_ranks()
+    with ranks.watched():
+        check_destination(call.out, overwrite=call.overwrite)
+        state = read_state(call.checkpoint, console, allow_nonfinite=call.allow_nonfinite, ranks=ranks)
+        with bytes_progress("writing", show=not console.quiet) as progress:
+            state.save_pretrained(
+                call.out, format=call.format, overwrite=call.overwrite, progress=progress, ranks=ranks
+            )
+    size = sum(path.stat().st_size for path in call.out.rglob("*") if path.is_file())
+    return Exported(call.out, call.format, size)

@@ -4,119 +4,202 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from outgrow import __version__
+from outgrow.commands.options import GrowCall, asked_sizes
+from outgrow.commands.outcome import Outcome
 from outgrow.commands.writing import read_state, writing_speed
 from outgrow.engine.progress import bytes_progress
 from outgrow.errors import ConfigError
 from outgrow.files.atomic import check_destination
 from outgrow.growth.plan import GrowthPlan
-from outgrow.growth.rank_costs import Placement, rank_costs
+from outgrow.growth.rank_costs import Placement, RankCosts, rank_costs
 from outgrow.methods.learned.fitted import FittedOperator
-from outgrow.models.conversion import Conversion
-from outgrow.parallel.ranks import Ranks
-from outgrow.report.explain import costs
+from outgrow.methods.options import GrowthOptions
+from outgrow.models.conversion import Conversion, conversion
+from outgrow.parallel.ranks import Ranks, start_ranks
+from outgrow.report.explain import GrowthCosts, growth_costs
 from outgrow.report.files import file_lines
+from outgrow.state.asked import plan_asked
 from outgrow.state.converting import converted
 from outgrow.state.growing import apply
 from outgrow.state.grown_view import GrownView
+from outgrow.state.operator_file import load_operator
 from outgrow.state.rescheduling import rescheduled
 from outgrow.state.shared_statistics import share_statistics
 from outgrow.state.training_state import TrainingState
+from outgrow.store.config_file import load_config
 from outgrow.store.contents import has_moments
 from outgrow.store.inventory import fates
 from outgrow.store.layouts import check_writable
 from outgrow.text.numbers import amount, duration
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-def grow_command(
-    checkpoint: Path,
-    out: Path,
+
+@dataclass(frozen=True)
+class Grown(Outcome):
+    """A growth that was done, or in a dry run would be."""
+
+    call: GrowCall
+    plan: GrowthPlan
+    costs: GrowthCosts
+    files: Mapping[str, Any]
+
+    def show(self, console: Console) -> None:
+        """What to do now, and where the state is; what is kept was printed before the work."""
+        call = self.call
+        for line in what_next(self.plan, call.out, call.format):
+            console.print(line, markup=False, soft_wrap=True)
+        if not call.dry_run:
+            proof = shlex.join(["outgrow", "verify", str(call.checkpoint), str(call.out)])
+            hint = "" if call.checkpoint.resolve() == call.out.resolve() else f"   (prove it: {proof})"
+            console.print(f"Written: {call.out}{hint}", soft_wrap=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan, what it costs, and what becomes of every file."""
+        own = {"costs": self.costs.describe(), "files": self.files, "output": str(self.call.out)}
+        return {**self.plan.describe(), **own}
+
+
+@dataclass(frozen=True)
+class NewNames(Outcome):
+    """The parameters of new layers."""
+
+    names: Sequence[str]
+
+    def show(self, console: Console) -> None:
+        """One per line."""
+        for name in self.names:
+            console.print(name, markup=False, soft_wrap=True)
+
+    def to_json(self) -> list[str]:
+        """The names."""
+        return list(self.names)
+
+
+@dataclass(frozen=True)
+class RanksPlanned(Outcome):
+    """What a growth would cost each of so many processes."""
+
+    plan: GrowthPlan
+    ranks: int
+    costs: Mapping[Placement, RankCosts]
+
+    def show(self, console: Console) -> None:
+        """A line for each way to place the tensors."""
+        for placement, found in self.costs.items():
+            cost = found.describe()
+            most = cost["largest_rank"]
+            console.print(
+                f"{_PLACEMENTS[placement]}: {self.ranks:,} ranks read {amount(cost['bytes_read'])}B and write "
+                f"{amount(cost['bytes_written'])}B, {cost['amplification']:.2f} bytes for one that is needed; "
+                f"the largest, rank {most['rank']}, reads {amount(most['bytes_read'])}B and writes "
+                f"{amount(most['bytes_written'])}B; memory at most {amount(cost['memory_bytes'])}B a rank",
+                markup=False,
+                soft_wrap=True,
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan, and all numbers."""
+        return {**self.plan.describe(), "ranks": {name: one.describe() for name, one in self.costs.items()}}
+
+
+def run(call: GrowCall, console: Console) -> Grown | NewNames | RanksPlanned:
+    """Show the plan, and grow by it. All that is cheap to refuse is, before any tensor is read.
+
+    Started by torchrun, every process calls this, computes and writes its share, and the first one talks.
+    """
+    sizes = asked_sizes(call.to)
+    if not sizes and call.operator is None:
+        raise _nothing_to_grow(call)
+    options = GrowthOptions(**{name: getattr(call, name) for name in _HOW})
+    config = load_config(call.checkpoint)
+    described = None if call.as_type is None else conversion(config, call.as_type)
+    fitted = None if call.operator is None else load_operator(call.operator)
+    config = config if described is None else dict(described.config)
+    plan = plan_asked(config, fitted, to=sizes, options=options)
+    if call.list_new:
+        return NewNames(plan.new_parameters)
+    if call.for_ranks is not None:
+        return _plan_ranks(call, plan, call.for_ranks)
+    ranks = start_ranks()
+    with ranks.watched():
+        return _grow(call, console, plan, fitted, described, ranks)
+
+
+_HOW = ("width", "depth", "experts", "moments", "noise", "seed")
+
+
+def _nothing_to_grow(call: GrowCall) -> ConfigError:
+    alone = f"for a conversion alone: outgrow convert {call.checkpoint} {call.out} --as {call.as_type}"
+    return ConfigError(
+        "nothing says what to grow",
+        expected="--to NAME=NUMBER, or --operator FOLDER",
+        fix=None if call.as_type is None else alone,
+    )
+
+
+def _grow(
+    call: GrowCall,
+    console: Console,
     plan: GrowthPlan,
     fitted: FittedOperator | None,
-    conversion: Conversion | None,
-    *,
-    format: str,
-    learning_rate: float | None,
-    reset_schedule: bool,
-    overwrite: bool,
-    dry_run: bool,
-    allow_nonfinite: bool,
-    console: Console,
+    described: Conversion | None,
     ranks: Ranks,
-) -> dict[str, Any]:
-    """Show the plan, and grow by it; returns plain data. All that is cheap to refuse is, before any tensor is read.
-
-    Started by torchrun, every process calls this, computes and writes its share, and rank 0 talks.
-    """
-    check_destination(out, overwrite=overwrite)
-    ranks.agree("the growth", [__version__, plan.describe(), str(out), format])
+) -> Grown:
+    """What was planned, every process its share."""
+    check_destination(call.out, overwrite=call.overwrite)
+    ranks.agree("the growth", [__version__, plan.describe(), str(call.out), call.format])
     state = read_state(
-        checkpoint, console, allow_nonfinite=allow_nonfinite, headers_only=dry_run, ranks=ranks
+        call.checkpoint,
+        console,
+        allow_nonfinite=call.allow_nonfinite,
+        headers_only=call.dry_run,
+        ranks=ranks,
     )
-    if conversion is not None:
-        state = converted(state, conversion, moments=plan.moments, seed=plan.growth.seed)
+    if described is not None:
+        state = converted(state, described, moments=plan.moments, seed=plan.growth.seed)
     grown = rescheduled(
-        apply(plan, state, operator=fitted), learning_rate=learning_rate, reset_schedule=reset_schedule
+        apply(plan, state, operator=fitted),
+        learning_rate=call.learning_rate,
+        reset_schedule=call.reset_schedule,
     )
-    check_writable(grown, format, ranks)  # type: ignore[arg-type]
-    found = fates(grown.files, format, moments=format != "hub" and has_moments(grown.source))
-    summary = {
-        **plan.describe(),
-        "costs": _costs(plan, state, out, probe=dry_run),
-        "files": found,
-        "output": str(out),
-    }
-    _print_plan(console, plan, summary["costs"])
-    console.print(_moments(plan, state, format), markup=False)
-    for line in file_lines(checkpoint, found):
+    check_writable(grown, call.format, ranks)
+    found = fates(grown.files, call.format, moments=call.format != "hub" and has_moments(grown.source))
+    outcome = Grown(call, plan, _costs(plan, state, call.out, probe=call.dry_run), found)
+    _print_plan(console, plan, outcome.costs)
+    console.print(_moments(plan, state, call.format), markup=False)
+    for line in file_lines(call.checkpoint, found):
         console.print(line, markup=False, soft_wrap=True)
-    if not dry_run:
+    if not call.dry_run:
         assert isinstance(grown.source, GrownView)
         share_statistics(grown.source, ranks)
         with bytes_progress("writing", show=not console.quiet) as progress:
-            grown.save_pretrained(out, format=format, overwrite=overwrite, progress=progress, ranks=ranks)  # type: ignore[arg-type]
-    for line in what_next(plan, out, format):
-        console.print(line, markup=False, soft_wrap=True)
-    if not dry_run:
-        proof = f"   (prove it: {shlex.join(['outgrow', 'verify', str(checkpoint), str(out)])})"
-        hint = "" if checkpoint.resolve() == out.resolve() else proof
-        console.print(f"Written: {out}{hint}", soft_wrap=True)
-    return summary
+            grown.save_pretrained(
+                call.out, format=call.format, overwrite=call.overwrite, progress=progress, ranks=ranks
+            )
+    return outcome
 
 
-def plan_ranks(plan: GrowthPlan, ranks: int, console: Console) -> dict[str, Any]:
-    """What the growth would cost each of so many processes, from the config alone: no tensor has to be there.
-
-    Weights and AdamW's moments, in float32.
-    """
+def _plan_ranks(call: GrowCall, plan: GrowthPlan, ranks: int) -> RanksPlanned:
+    """From the config alone: no tensor has to be there. Weights and AdamW's moments, in float32."""
+    if not call.dry_run:
+        fix = "give --dry-run too, or start the growth by torchrun --nproc-per-node N -m outgrow grow ..."
+        raise ConfigError("--ranks only plans", fix=fix)
     if ranks < 1:
         raise ConfigError("--ranks is a number of processes", got=ranks, expected="1 or more")
     slots = ("weight",) if plan.moments == "reset" else ("weight", "exp_avg", "exp_avg_sq")
-    found: dict[str, Any] = {}
-    for name, placement in _PLACEMENTS.items():
-        cost = rank_costs(plan, ranks, placement, slots=slots).describe()
-        found[placement] = cost
-        most = cost["largest_rank"]
-        console.print(
-            f"{name}: {ranks:,} ranks read {amount(cost['bytes_read'])}B and write {amount(cost['bytes_written'])}B, "
-            f"{cost['amplification']:.2f} bytes for one that is needed; the largest, rank {most['rank']}, reads "
-            f"{amount(most['bytes_read'])}B and writes {amount(most['bytes_written'])}B; "
-            f"memory at most {amount(cost['memory_bytes'])}B a rank",
-            markup=False,
-            soft_wrap=True,
-        )
-    return {**plan.describe(), "ranks": found}
+    costs = {placement: rank_costs(plan, ranks, placement, slots=slots) for placement in _PLACEMENTS}
+    return RanksPlanned(plan, ranks, costs)
 
 
-_PLACEMENTS: Mapping[str, Placement] = {"file to file": "files", "into FSDP2 shards": "shards"}
-
-
+_PLACEMENTS: Mapping[Placement, str] = {"files": "file to file", "shards": "into FSDP2 shards"}
 _OPENED: Mapping[str, str] = {
     "native": "`from: {out}` in a run.yaml of `outgrow train`, or AutoModel....from_pretrained({out!r})",
     "trainer": "Trainer(model=AutoModel....from_pretrained({out!r}), callbacks=[outgrow.OwnArguments()], ...)"
@@ -166,20 +249,20 @@ def _moments(plan: GrowthPlan, state: TrainingState, format: str) -> str:
     return f"Moments: {how.get(plan.moments, plan.moments)}."
 
 
-def _costs(plan: GrowthPlan, state: TrainingState, out: Path, *, probe: bool) -> dict[str, Any]:
+def _costs(plan: GrowthPlan, state: TrainingState, out: Path, *, probe: bool) -> GrowthCosts:
     parent = next(path for path in (out.absolute().parent, *out.absolute().parents) if path.is_dir())
     speed = writing_speed(parent) if probe else None
-    return dict(costs(plan, state, bytes_per_second=speed, free_bytes=shutil.disk_usage(parent).free))
+    return growth_costs(plan, state, bytes_per_second=speed, free_bytes=shutil.disk_usage(parent).free)
 
 
-def _print_plan(console: Console, plan: GrowthPlan, cost: dict[str, Any]) -> None:
+def _print_plan(console: Console, plan: GrowthPlan, costs: GrowthCosts) -> None:
     console.print(plan.findings().rich())
     for note in plan.notes():
         console.print(note, markup=False)
-    small, large = cost["parameters"]
+    small, large = costs.parameters
     console.print(
-        f"{amount(small)} → {amount(large)} parameters; {amount(cost['output_bytes'])}B to write, "
-        f"{amount(cost['free_bytes'])}B free; memory about {amount(cost['memory_bytes'])}B above Python's own"
-        + ("" if cost["seconds"] is None else f"; about {duration(cost['seconds'])}")
+        f"{amount(small)} → {amount(large)} parameters; {amount(costs.output_bytes)}B to write, "
+        f"{amount(costs.free_bytes)}B free; memory about {amount(costs.memory_bytes)}B above Python's own"
+        + ("" if costs.seconds is None else f"; about {duration(costs.seconds)}")
         + "."
     )

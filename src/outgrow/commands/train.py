@@ -1,90 +1,116 @@
-"""`outgrow train`, without the command line: one call that does a run and says what it came to."""
+"""`outgrow train`: a run of a file, and what it came to."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from outgrow.commands.console import open_console
-from outgrow.errors import printable
+from outgrow.commands.options import TrainCall
+from outgrow.commands.outcome import Outcome
 from outgrow.files.yaml_file import dump_yaml
 from outgrow.parallel.ranks import Ranks, start_ranks
+from outgrow.report.run import RunReport, run_report
 from outgrow.run.config import RunConfig
 from outgrow.run.run_file import load_run
+from outgrow.training.dry import DryRun, dry_run
+from outgrow.training.loop import train_run
+from outgrow.training.result import RunResult
 from outgrow.training.stage_plans import StagePlan
 
-
-def run_command(
-    path: str | Path,
-    overrides: Sequence[str] = (),
-    *,
-    dry_run: bool = False,
-    as_json: bool = False,
-    processes: int = 1,
-) -> dict[str, Any]:
-    """Do (or with `dry_run` only size up) the run of a file; prints a table, or with `as_json` JSON.
-
-    Started by torchrun, every process calls this, and rank 0 talks; a dry run may be of more `processes` than do it.
-
-    Progress goes to standard error, the table or JSON to standard output. The result is plain data: with `dry_run` that of
-    `DryRun.as_dict`, else that of `RunResult.as_dict` with the paths of the report. Raises `OutgrowError`.
-
-    >>> run_command("examples/quickstart.yaml", ["stages.0.tokens=1M"])  # doctest: +SKIP
-    """
-    ranks = start_ranks()
-    with ranks.watched():
-        run = ranks.together(lambda: load_run(path, overrides))
-        if ranks.leads and not as_json:
-            print(printable(dump_yaml(run.resolved())), file=sys.stderr)
-        result = _dry(run, as_json, ranks, processes) if dry_run else _train(run, as_json, ranks)
-        if ranks.leads and as_json:
-            print(json.dumps(result, indent=1))
-    return result
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
-def _dry(run: RunConfig, as_json: bool, ranks: Ranks, processes: int) -> dict[str, Any]:
-    from outgrow.training.dry import dry_run
+@dataclass(frozen=True)
+class Trained(Outcome):
+    """A run that has ended; the report is where the process that leads wrote it."""
 
-    dry = dry_run(run, max(ranks.world, processes))
-    if ranks.leads and not as_json:
+    result: RunResult
+    report: RunReport | None
+
+    def show(self, console: Console) -> None:
+        """A row per stage, and where everything is."""
+        if self.report is None:
+            return
+        console.print(self.report.table())
+        final = self.result.output / "final"
+        for what, path in {
+            "report: ": self.report.html,
+            "picture:": self.report.png,
+            "model:  ": final,
+        }.items():
+            console.print(f"{what} {path}", soft_wrap=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """The stages, and the paths of the report."""
+        if self.report is None:
+            return self.result.as_dict()
+        own = {"report": str(self.report.html), "picture": str(self.report.png)}
+        return {**self.result.as_dict(), **own}
+
+
+@dataclass(frozen=True)
+class RunSized(Outcome):
+    """What a run would need."""
+
+    needs: DryRun
+
+    def show(self, console: Console) -> None:
+        """Sizes, learning rates and warnings."""
         from outgrow.report.rates import rate_line, rate_table
         from outgrow.report.text import dry_table
 
-        console = open_console()
-        console.print(dry_table(dry))
-        console.print(rate_table(dry.rates))
-        console.print(rate_line(dry.rate_points))
-        for warning in dry.warnings:
+        console.print(dry_table(self.needs))
+        console.print(rate_table(self.needs.rates))
+        console.print(rate_line(self.needs.rate_points))
+        for warning in self.needs.warnings:
             console.print(f"warning: {warning}")
-    return dry.as_dict()
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers."""
+        return self.needs.as_dict()
 
 
-def _train(run: RunConfig, as_json: bool, ranks: Ranks) -> dict[str, Any]:
-    from outgrow.report.run import run_report
-    from outgrow.training.loop import train_run
+def run(call: TrainCall, console: Console) -> Trained | RunSized:
+    """Do the run, or with `dry_run` only size it up; progress goes to standard error.
 
-    result = train_run(run, before=_show_rates, ranks=ranks)
-    if not ranks.leads:
-        return result.as_dict()
-    report = run_report(result.output)
-    if not as_json:
-        console = open_console()
-        console.print(report.table())
-        paths = {"report: ": report.html, "picture:": report.png, "model:  ": result.output / "final"}
-        for what, path in paths.items():
-            console.print(f"{what} {path}", soft_wrap=True)
-    return {**result.as_dict(), "report": str(report.html), "picture": str(report.png)}
+    Started by torchrun, every process calls this. With `nproc` above 1 this process becomes the launcher of so many, and
+    ends as they do; a dry run does not launch, it may be of more processes than do it. Raises `OutgrowError`.
+    """
+    if (call.nproc or 1) > 1 and not call.dry_run:
+        _launch(call, as_json=console.quiet)
+    ranks = start_ranks()
+    with ranks.watched():
+        planned = ranks.together(lambda: load_run(call.run, call.overrides))
+        notes = open_console(errors=True, quiet=console.quiet)
+        notes.print(dump_yaml(planned.resolved()), soft_wrap=True, markup=False)
+        if call.dry_run:
+            return RunSized(dry_run(planned, max(ranks.world, call.nproc or 1)))
+        return _train(planned, ranks)
 
 
-def _show_rates(run: RunConfig, plans: Sequence[StagePlan], root: Path) -> None:
+def _launch(call: TrainCall, *, as_json: bool) -> None:
+    from outgrow.parallel.launch import launch
+
+    assert call.nproc is not None
+    words = [word for one in call.overrides for word in ("--set", one)] + ["--json"] * as_json
+    raise SystemExit(launch(call.nproc, ["train", str(call.run), *words]))
+
+
+def _train(planned: RunConfig, ranks: Ranks) -> Trained:
+    result = train_run(planned, before=_show_rates, ranks=ranks)
+    return Trained(result, run_report(result.output) if ranks.leads else None)
+
+
+def _show_rates(planned: RunConfig, plans: Sequence[StagePlan], root: Path) -> None:
     """The learning rate of the whole run, on standard error and as a picture in its folder, before the first step."""
     from outgrow.report.rates import draw_rates, rate_line, rate_table
     from outgrow.training.rates import rate_points, stage_rates
 
-    rates, points = stage_rates(run, plans), rate_points(run, plans)
+    rates, points = stage_rates(planned, plans), rate_points(planned, plans)
     console = open_console(errors=True)
     console.print(rate_table(rates))
     console.print(rate_line(points))

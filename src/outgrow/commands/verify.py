@@ -3,71 +3,99 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
 
+from outgrow.commands.options import VerifyCall
+from outgrow.commands.outcome import Outcome
 from outgrow.commands.writing import read_state
 from outgrow.data.proof_batches import proof_batches
 from outgrow.errors import ConfigError
+from outgrow.proof.verdict import Report
 from outgrow.proof.verify import verify
 from outgrow.report.plot import check_picture
 from outgrow.report.proof import draw_proof
 from outgrow.state.training_state import TrainingState
 
-_DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def verify_command(
-    small: Path,
-    large: Path,
-    data: str | None,
-    *,
-    steps: int,
-    learning_rate: float,
-    dtype: str,
-    device: str,
-    plot: Path | None,
-    dry_run: bool,
-    console: Console,
-) -> dict[str, Any]:
-    """Measure and show what the growth of `small` into `large` kept; returns plain data, with `passed` unless it is a dry run."""
-    if dtype not in _DTYPES:
-        raise ConfigError(f"unknown dtype '{dtype}'", expected="float64, float32 or bfloat16")
-    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise ConfigError(f"no device '{device}' here", expected="cpu, or cuda where torch sees one")
-    if not 0 < learning_rate < math.inf:
-        raise ConfigError("the learning rate is not a number above 0", got=learning_rate)
-    if plot is not None:
-        check_picture(plot)
+@dataclass(frozen=True)
+class Verified(Outcome):
+    """The measured proof."""
+
+    report: Report
+
+    @property
+    def failed(self) -> bool:
+        """Whether a promise failed."""
+        return not self.report.passed
+
+    def show(self, console: Console) -> None:
+        """The verdict and the numbers."""
+        console.print(self.report.verdict, markup=False)
+        console.print(self.report.table().rich())
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers, and `passed`."""
+        return self.report.to_json()
+
+
+@dataclass(frozen=True)
+class VerifyPlanned(Outcome):
+    """What a proof would do, and the bytes that it would need."""
+
+    data: str
+    steps: int
+    dtype: str
+    memory_bytes: int
+
+    def show(self, console: Console) -> None:
+        """One line."""
+        what = f"train both models {self.steps} steps" if self.steps else "compare the losses"
+        console.print(f"Would {what} in {self.dtype}; memory about {self.memory_bytes / 1e9:.2f} GB.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+def run(call: VerifyCall, console: Console) -> Verified | VerifyPlanned:
+    """Measure what the growth of `small` into `large` kept. What can be refused is, before anything is read."""
+    if call.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("torch sees no cuda device here", fix="leave out --device")
+    if not 0 < call.learning_rate < math.inf:
+        raise ConfigError("the learning rate is not a number above 0", got=call.learning_rate)
+    if call.plot is not None:
+        check_picture(call.plot)
+    dtype, steps = DTYPES[call.dtype], call.steps
     before, after = (
-        read_state(folder, console, allow_nonfinite=True, headers_only=dry_run) for folder in (small, large)
+        read_state(folder, console, allow_nonfinite=True, headers_only=call.dry_run)
+        for folder in (call.small, call.large)
     )
-    batches, source = proof_batches(before, data, count=max(1, steps))
+    batches, source = proof_batches(before, call.data, count=max(1, steps))
     what, first = next(iter(batches[0].items()))
     console.print(f"Data: {source}, {len(batches)} batches of {what} {tuple(first.shape)}.")
-    if dry_run:
-        needed = _memory(after, _DTYPES[dtype], steps, first.shape.numel())
-        what_is_done = f"train both models {steps} steps" if steps else "compare the losses"
-        console.print(f"Would {what_is_done} in {dtype}; memory about {needed / 1e9:.2f} GB.")
-        return {"data": source, "steps": steps, "dtype": dtype, "memory_bytes": needed}
+    if call.dry_run:
+        return VerifyPlanned(source, steps, call.dtype, _memory(after, dtype, steps, first.shape.numel()))
     report = verify(
         before,
         after,
         batches,
         steps=steps,
-        learning_rate=learning_rate,
-        dtype=_DTYPES[dtype],
-        device=device,
+        learning_rate=call.learning_rate,
+        dtype=dtype,
+        device=call.device,
         progress=lambda text: console.print(f"{text} ...", style="dim"),
     )
-    if plot is not None:
-        draw_proof(report, plot)
-    console.print(report.verdict, markup=False)
-    console.print(report.table().rich())
-    return report.to_json()
+    if call.plot is not None:
+        draw_proof(report, call.plot)
+    return Verified(report)
 
 
 def _memory(large: TrainingState, dtype: torch.dtype, steps: int, tokens: int) -> int:

@@ -42,6 +42,11 @@ def _is_count(words: str, allowed: range) -> bool:
     return words.isascii() and words.isdecimal() and len(words) < 12 and int(words) in allowed
 
 
+def leads() -> bool:
+    """Whether this is the only process, or the first of its launch: what all of them find out, one prints."""
+    return not launched() or os.environ.get("RANK", "0") == "0"
+
+
 def speaks() -> bool:
     """Whether this process may tell how it ends: the first of a launch that asks may.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from outgrow.algebra.slots import SLOTS
@@ -85,28 +85,58 @@ def axis_table(model: Model) -> Table:
     return table
 
 
-def costs(
-    plan: GrowthPlan, state: TrainingState, *, bytes_per_second: float | None, free_bytes: int
-) -> Mapping[str, Any]:
+@dataclass(frozen=True)
+class GrowthCosts:
     """Sizes, memory, disk and time of a growth, before it is done."""
+
+    parameters: tuple[int, int]
+    """Before and after; so are the FLOPs."""
+    flops: tuple[int, int]
+    unit: str
+    """Training FLOPs are per this: a token of 1024, or an image."""
+    slots: tuple[str, ...]
+    """What is written: weights, and moments unless they begin anew."""
+    output_bytes: int
+    free_bytes: int
+    memory_bytes: int
+    seconds: float | None
+    """None where the disk's speed was not tried."""
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "parameters": list(self.parameters),
+            f"flops_per_{self.unit}": list(self.flops),
+            "slots": list(self.slots),
+            "output_bytes": self.output_bytes,
+            "free_bytes": self.free_bytes,
+            "memory_bytes": self.memory_bytes,
+            "seconds": self.seconds,
+        }
+
+
+def growth_costs(
+    plan: GrowthPlan, state: TrainingState, *, bytes_per_second: float | None, free_bytes: int
+) -> GrowthCosts:
+    """What a growth of this state costs; nothing is read."""
     per_parameter = {
         slot: slot_bytes(state.source, slot) / plan.small.num_parameters for slot in plan.recipes
     }
-    slots = [
+    slots = tuple(
         slot
         for slot in plan.recipes
         if state.source.names(slot) and (slot == "weight" or plan.moments != "reset")
-    ]
+    )
     output = int(sum(per_parameter[slot] * plan.large.num_parameters for slot in slots))
-    return {
-        "parameters": [plan.small.num_parameters, plan.large.num_parameters],
-        f"flops_per_{training_flops(plan.config, 1024)[0]}": [
-            training_flops(config, 1024)[1] for config in (plan.small.config, plan.config)
-        ],
-        "slots": slots,
-        "output_bytes": output,
-        "free_bytes": free_bytes,
-        "memory_bytes": _BASE
-        + 4 * WORKERS * BLOCK_BYTES,  # a block, its sums and its random numbers for each
-        "seconds": None if bytes_per_second is None else output / bytes_per_second,
-    }
+    (unit, small), (_, large) = (training_flops(one, 1024) for one in (plan.small.config, plan.config))
+    return GrowthCosts(
+        parameters=(plan.small.num_parameters, plan.large.num_parameters),
+        flops=(small, large),
+        unit=unit,
+        slots=slots,
+        output_bytes=output,
+        free_bytes=free_bytes,
+        # a block, its sums and its random numbers for each worker
+        memory_bytes=_BASE + 4 * WORKERS * BLOCK_BYTES,
+        seconds=None if bytes_per_second is None else output / bytes_per_second,
+    )

@@ -1,0 +1,72 @@
+"""What `outgrow learn` leaves: the operator, if it is kept, and the state that it grows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from outgrow.commands.options import LearnCall
+from outgrow.errors import CheckpointError, ConfigError
+from outgrow.files.atomic import check_destination
+from outgrow.files.leftovers import clear_leftovers, held_folder
+from outgrow.methods.learned.fitted import FittedOperator
+from outgrow.state.asked import plan_fitted
+from outgrow.state.growing import apply
+from outgrow.state.operator_file import FILE, digest, load_operator, save_operator
+from outgrow.state.training_state import TrainingState
+
+
+def check_result(call: LearnCall, fit: Mapping[str, Any]) -> None:
+    """Before any fit: both folders may be written.
+
+    An operator that was fitted in the same way, without the state that it grows, is what a killed start left: it stays.
+    """
+    out, keep, overwrite = call.out, call.save_operator, call.overwrite or call.dry_run
+    if keep is not None and keep.resolve() == out.resolve():
+        raise ConfigError("the operator and the grown model cannot share a folder", got=out)
+    clear_leftovers(out.parent, _scratch(out).name)
+    check_destination(out, overwrite=overwrite)
+    if keep is None:
+        return
+    if (
+        overwrite
+        or out.exists()
+        or not (keep / FILE).is_file()
+        or load_operator(keep).record.get("fit") != fit
+    ):
+        check_destination(keep, overwrite=overwrite)
+
+
+def grow_and_write(call: LearnCall, fitted: FittedOperator, state: TrainingState) -> None:
+    """Save the operator, for good or for now, and write the state that it grows."""
+    place, keep = _scratch(call.out), call.save_operator
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with held_folder(place) as temporary:
+        if keep is not None and keep.exists() and not call.overwrite:
+            saved = _kept(keep, fitted)
+        else:
+            overwrite = call.overwrite and keep is not None
+            saved = save_operator(fitted, keep or temporary / "operator", overwrite=overwrite)
+        plan = plan_fitted(state.config, saved, moments=call.moments)
+        apply(plan, state, operator=saved).save_pretrained(call.out, overwrite=call.overwrite)
+
+
+def written(call: LearnCall) -> str:
+    """Where both are, in a line."""
+    return f"Written: {call.out}" + (
+        "" if call.save_operator is None else f"; operator: {call.save_operator}"
+    )
+
+
+def _scratch(out: Path) -> Path:
+    """Where an operator lies that is not kept."""
+    return out.with_name(f"{out.name}.operator")
+
+
+def _kept(keep: Path, fitted: FittedOperator) -> FittedOperator:
+    """The operator that a killed start of the same command saved before it could grow by it."""
+    kept = load_operator(keep)
+    if kept.digest != digest(fitted.values):
+        raise CheckpointError(f"{keep} holds another operator", fix="choose another folder, or --overwrite")
+    return kept
