@@ -120,6 +120,47 @@ def test_a_trainer_that_has_grown_already_does_not_grow_again(tmp_path: Path) ->
     assert again.model.num_parameters() == once.model.num_parameters()
 
 
+def test_a_trainer_that_is_killed_goes_on_from_before_and_from_after_its_growths(tmp_path: Path) -> None:
+    """Two growths, at steps 2 and 4; a checkpoint after every step. Each of them ends in the same bits."""
+
+    def growths() -> list[outgrow.GrowAt]:
+        return [
+            outgrow.GrowAt(steps=2, to={"num_hidden_layers": 3}, depth="identity"),
+            outgrow.GrowAt(steps=4, to={**TO, "num_hidden_layers": 4}, **HOW),
+        ]
+
+    def run(folder: str, model: Any) -> Trainer:
+        found = trainer(tmp_path / folder, 5, model)
+        found.args.save_steps = 1
+        for growth in growths():
+            found.add_callback(growth)
+        return found
+
+    whole = run("whole", small_model())
+    whole.train()
+    assert (whole.model.config.num_hidden_layers, whole.model.config.hidden_size) == (4, 18)
+    after = outgrow.TrainingState.from_model(whole.model, whole.optimizer.optimizer)
+    for step in (1, 3, 4):
+        checkpoint = tmp_path / "whole" / f"checkpoint-{step}"
+        again = run(f"from-{step}", LlamaForCausalLM.from_pretrained(checkpoint))
+        again.train(resume_from_checkpoint=str(checkpoint))
+        assert_same(outgrow.TrainingState.from_model(again.model, again.optimizer.optimizer), after)
+        last = outgrow.TrainingState.from_pretrained(tmp_path / f"from-{step}" / "checkpoint-5")
+        assert [entry["growth"]["to"]["num_hidden_layers"] for entry in last.lineage] == [3, 4], step
+
+
+def test_a_small_model_does_not_go_on_from_a_grown_checkpoint(tmp_path: Path) -> None:
+    """Trainer itself reads the first layers of a deeper checkpoint and only warns, where no optimizer was saved."""
+    once = trainer(tmp_path / "once", 2, small_model(), save_only_model=True)
+    once.args.save_steps = 2
+    once.add_callback(outgrow.GrowAt(steps=1, to={"num_hidden_layers": 3}))
+    once.train()
+    again = trainer(tmp_path / "again", 3, small_model())
+    again.add_callback(outgrow.GrowAt(steps=1, to={"num_hidden_layers": 3}))
+    with pytest.raises(GrowthError, match="has grown, and its model has not"):
+        again.train(resume_from_checkpoint=str(tmp_path / "once" / "checkpoint-2"))
+
+
 def test_what_a_trainer_cannot_grow_is_refused_when_training_begins(tmp_path: Path) -> None:
     run = trainer(tmp_path, 1, small_model())
     run.add_callback(outgrow.GrowAt(steps=1, to={"hidden_size": 18, "num_attention_heads": 5}, **HOW))

@@ -13,12 +13,13 @@ from outgrow.api.live import check_live, grow_in_place
 from outgrow.errors import ConfigError, GrowthError
 from outgrow.files.section import parse_count
 from outgrow.growth.plan import GrowthPlan
-from outgrow.growth.target import target
+from outgrow.growth.target import reached, target
 from outgrow.methods.options import GrowthOptions
 from outgrow.models.architecture import resolve
 from outgrow.models.library import config_of
 from outgrow.state.asked import plan_options
 from outgrow.store.growth_log import GROWTHS, logged_lineage
+from outgrow.store.lineage import Lineage
 
 _LOG = logging.get_logger("transformers.outgrow")
 
@@ -29,7 +30,7 @@ class GrowAt(TrainerCallback):  # type: ignore[misc]  # transformers is not type
     Weights, moments and step counts grow with it; the learning-rate schedule, the data and the step go on as they were.
     The Trainer's model and optimizer stay the same objects, larger inside. `how` is what `plan_growth` takes. Tokens are
     counted by Trainer. Nothing happens where the sizes are there already, so a checkpoint from after the growth goes on:
-    build the Trainer with `from_pretrained(checkpoint)`.
+    build the Trainer with `from_pretrained(checkpoint)`. Several callbacks grow one after the other.
 
     One process and one model: not with DeepSpeed, FSDP, data-parallel wrappers, adapters or compiled models. What cannot
     grow is an error when training begins, not at the growth.
@@ -83,12 +84,26 @@ class GrowAt(TrainerCallback):  # type: ignore[misc]  # transformers is not type
             raise GrowthError("GrowAt does not grow a compiled model", fix="leave out torch_compile")
         if self.unit == "tokens" and args.include_num_input_tokens_seen in (False, "no"):
             args.include_num_input_tokens_seen = "all"  # else Trainer counts none
-        config = config_of(model)
-        large = target(resolve(config), self.to)
-        same = large.sizes == resolve(config).sizes and large.layers == resolve(config).layers
-        self.plan = None if same else plan_options(config, self.to, self.how)
+        self.plan = self._plan(config_of(model), logged_lineage({"log_history": state.log_history}))
         if self.plan is not None:
             _LOG.info("to grow after %s %s:\n%s", f"{self.at:,}", self.unit, self.plan)
+
+    def _plan(self, config: Mapping[str, Any], grown: Lineage) -> GrowthPlan | None:
+        """The growth of a model that has grown so before; None where nothing is left to grow."""
+        small = resolve(config)
+        after = grown.last.sizes[1].get("parameters") if grown else None
+        if after is not None and after != small.num_parameters:
+            raise GrowthError(
+                "the checkpoint that this Trainer resumes has grown, and its model has not",
+                got=f"{small.num_parameters:,} parameters",
+                expected=f"{after:,}",
+                fix="build the Trainer with the checkpoint's model: AutoModelForCausalLM.from_pretrained(checkpoint)",
+            )
+        if grown and reached(small, self.to):
+            return None
+        large = target(small, self.to)
+        same = large.sizes == small.sizes and large.layers == small.layers
+        return None if same else plan_options(config, self.to, self.how)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **live: Any
@@ -98,8 +113,12 @@ class GrowAt(TrainerCallback):  # type: ignore[misc]  # transformers is not type
         if self.plan is None or done < self.at:
             return
         model, optimizer = live["model"], live["optimizer"]
-        entries = grow_in_place(model, _inner(optimizer), self.plan)
         before = logged_lineage({"log_history": state.log_history})
+        if self.plan.small.num_parameters != resolve(config_of(model)).num_parameters:  # another has grown it
+            self.plan = self._plan(config_of(model), before)
+            if self.plan is None:
+                return
+        entries = grow_in_place(model, _inner(optimizer), self.plan)
         state.log_history.append({"step": state.global_step, GROWTHS: [*before, *entries]})
         _LOG.warning("grown at step %d: %r", state.global_step, self.plan)
         self.plan = None

@@ -109,6 +109,18 @@ def target(
     return large
 
 
+def reached(small: Model, to: Mapping[str, Any]) -> bool:
+    """Whether every size that is asked for is there already, or a larger one.
+
+    >>> small = resolve({"model_type": "gpt2", "n_embd": 6, "n_head": 2, "n_layer": 1, "n_positions": 7, "vocab_size": 11})
+    >>> reached(small, {"hidden_size": 4, "n_layer": 1}), reached(small, {"n_layer": 2})
+    (True, False)
+    """
+    allowed = growable(small.spec)
+    names = {small.spec.aliases.get(asked, asked): value for asked, value in to.items()}
+    return all(name in allowed and _now(small, name, allowed[name]) >= names[name] for name in names)
+
+
 def _described_first(spec: ArchitectureSpec, asked: str) -> str | None:
     """What to do where another description of the same model has such a size: experts of a dense model."""
     known_types = set(known())
