@@ -1,7 +1,8 @@
 """The map of the house, read from the code: `python tools/house.py [--counts] [ROOT]`.
 
 Without an option, every file with the first sentence of its docstring, room by room. With `--counts`, how tidy the
-house is: rooms, loose files, the longest room, circles, and how often code asks for a class or a kind of axis by name.
+house is: rooms, loose files, the longest room, circles, how often code asks for a class or a kind of axis by name, and
+how often a key is asked of a dictionary by its name.
 ROOT is a package's folder (src/outgrow by default), so two versions can be compared.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CLASSES = r"isinstance\([^)]*\b(?:Select|Identity|Dense)\b"
+DUG = r"""\.get\(["']|\w\[["'][a-z_]+["']\]"""
 KINDS = r"\bthrough\s*(?:==|!=|in\b|not in\b)"
 
 
@@ -98,7 +100,12 @@ def counts(root: Path) -> None:
         f"longest room           {longest}, {100 * rooms[longest] / sum(lines.values()):.0f} % of the lines"
     )
     print(f"circles of modules     {len(circles(graph))}")
-    for label, pattern in (("maps asked by class", CLASSES), ("axes asked by kind", KINDS)):
+    asked = {
+        "maps asked by class": CLASSES,
+        "axes asked by kind": KINDS,
+        "keys asked by name": DUG,
+    }
+    for label, pattern in asked.items():
         hits = {name: len(re.findall(pattern, text)) for name, text in texts.items()}
         print(f"{label:<22} {sum(hits.values())} in {sum(map(bool, hits.values()))} modules")
 

@@ -198,6 +198,8 @@ def test_a_masked_plan_counts_as_its_run_does(write: Callable[..., Path], tmp_pa
         ({"depth": "stak"}, "stack"),
         ({"width": 5}, "width"),
         ({"moment": "copy"}, "moments"),
+        ({"to": {"hidden_size": 32}}, "leave out to"),
+        ({"operator": "op/"}, "leave out operator"),
     ],
 )
 def test_a_misspelt_growth_is_no_refusal(write: Callable[..., Path], grow: dict[str, Any], says: str) -> None:

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from outgrow.errors import brief
 from outgrow.files.section import Count, NotNegative, Positive, Section, TokenCount, parse_count
+from outgrow.run.config import PlannedGrowConfig
 from outgrow.run.reentry import Reentry
 
 
@@ -206,7 +207,7 @@ class PlanConfig(Section):
     """For the FLOPs of attention; absent: that of `run.data`, else 256."""
     law: LawConfig
     operators: OperatorsConfig = OperatorsConfig()
-    grow: dict[str, Any] = Field(default_factory=dict)
+    grow: PlannedGrowConfig = PlannedGrowConfig()
     """How stages grow in the run: width, depth, moments, noise, seed, as in run.yaml."""
     reentry: Reentry | None = None
     """The learning rate of grown stages in the run, as in run.yaml: `{peak: mup}`."""

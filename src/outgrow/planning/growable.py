@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
 from outgrow.data.needs import TextNeeds, model_config
 from outgrow.engine.step import build_for_training
-from outgrow.errors import ConfigError, OutgrowError
-from outgrow.files.yaml_file import explain
+from outgrow.errors import OutgrowError
 from outgrow.methods.build import DEPTH, WIDTH
 from outgrow.methods.options import GrowthOptions
 from outgrow.methods.registry import find
@@ -18,26 +15,15 @@ from outgrow.models.architecture import resolve
 from outgrow.models.model import Model
 from outgrow.planning.config import PlanConfig
 from outgrow.planning.sizes import Candidate, planned_data
-from outgrow.run.config import GrowConfig
 from outgrow.state.asked import plan_options
 from outgrow.state.training_state import TrainingState
 
 
 def check_operators(plan: PlanConfig) -> None:
     """Raises `OutgrowError` for a `grow` that no growth can follow: a plan would take a misspelt operator for one that refuses."""
-    asked = _asked(plan)
-    if asked.width is not None:
-        find(asked.width, "width", WIDTH)
-    find(asked.depth, "depth", DEPTH)
-
-
-def _asked(plan: PlanConfig) -> GrowConfig:
-    """The plan's `grow` as a run has it, for any sizes. Raises ConfigError where it is none."""
-    growth = {"to": {"any": 1}, **plan.grow}
-    try:
-        return GrowConfig.model_validate(growth)
-    except ValidationError as error:
-        raise ConfigError(explain(error, growth, "grow", {"": (GrowConfig,)})) from None
+    if plan.grow.width is not None:
+        find(plan.grow.width, "width", WIDTH)
+    find(plan.grow.depth, "depth", DEPTH)
 
 
 def targets(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,8 +41,7 @@ def refusal(plan: PlanConfig, small: Candidate, large: Candidate) -> str | None:
             TextNeeds(int(small.fields["vocab_size"]), planned_data(plan).sequence_length, 0),
         )
         config = TrainingState.from_model(build_for_training(content, "meta")).config
-        asked = _asked(plan)
-        options = GrowthOptions(width=asked.width, depth=asked.depth)
+        options = GrowthOptions(width=plan.grow.width, depth=plan.grow.depth)
         grown = plan_options(config, targets(small.fields, large.fields), options)
     except OutgrowError as error:
         return " ".join(str(error).split())

@@ -25,6 +25,8 @@ from outgrow.planning.config import (
     SeriesConfig,
     TargetConfig,
 )
+from outgrow.run.config import PlannedGrowConfig, ProbeCandidateConfig, ProbeConfig
+from outgrow.run.learn_config import LearnConfig, LesaConfig
 from outgrow.run.reentry import Reentry
 
 _SECTIONS: Sections = {
@@ -35,6 +37,10 @@ _SECTIONS: Sections = {
     "law": (ChinchillaLaw, KaplanLaw, FitLaw),
     "law.constants": (ChinchillaConstants, KaplanConstants),
     "law.curves": (CurveConfig,),
+    "grow": (PlannedGrowConfig,),
+    "grow.probe": (ProbeConfig,),
+    "grow.probe.candidates": (ProbeCandidateConfig,),
+    "grow.learn": (LearnConfig, LesaConfig),
     "reentry": (Reentry,),
     "operators": (OperatorsConfig,),
     "operators.depth": (OperatorConfig,),

@@ -36,7 +36,7 @@ def planned_run(worked: WorkedPlan) -> tuple[RunConfig, tuple[str, ...]]:
             before = chosen[place - 1].fields
             assert before is not None
             assert one.fields is not None
-            stage["grow"] = {"to": targets(before, one.fields), **worked.plan.grow}
+            stage["grow"] = worked.plan.grow.reaching(targets(before, one.fields))
             if worked.plan.reentry is not None:
                 stage["reentry"] = worked.plan.reentry.model_dump(mode="json", exclude_unset=True)
         stages.append(stage)

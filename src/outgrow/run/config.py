@@ -5,6 +5,7 @@ run.yaml + `--set a.b=1` -> RunConfig (frozen) -> saved beside the output, where
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -192,6 +193,21 @@ class GrowConfig(_Section):
                 f"a fitted operator has its own width, depth, noise and seed: leave out {', '.join(own)}"
             )
         return self
+
+
+class PlannedGrowConfig(GrowConfig):
+    """How every stage of a plan grows; its sizes come from the candidates, so `to` and `operator` have no place here."""
+
+    @model_validator(mode="after")
+    def _has_a_target(self) -> PlannedGrowConfig:
+        own = [name for name in ("to", "operator") if name in self.model_fields_set]
+        if own:
+            raise ValueError(f"the candidates of a plan say the sizes: leave out {' and '.join(own)}")
+        return self
+
+    def reaching(self, to: Mapping[str, Any]) -> dict[str, Any]:
+        """The `grow` of a stage that reaches these sizes, as a run file says it."""
+        return {"to": dict(to), **self.model_dump(mode="json", by_alias=True, exclude_unset=True)}
 
 
 class StageConfig(_Section):
