@@ -224,6 +224,25 @@ def test_a_plan_is_printed_checked_and_done() -> None:
         ),
         (lambda state, model: outgrow.verify(state, model), "verify takes a training state"),
         (lambda state, model: outgrow.verify(state, state), "no lineage"),
+        (
+            lambda state, model: outgrow.verify(outgrow.grow(state, to=TO, **HOW), state),
+            r"no lineage[\s\S]*the small state first",
+        ),
+        (lambda state, model: outgrow.grow(state, to=["hidden_size"]), r"by name[\s\S]*\['hidden_size'\]"),
+        (lambda state, model: outgrow.plan_growth(state, to="hidden_size=18"), "sizes are given by name"),
+        (lambda state, model: outgrow.GrowAt(steps=3, to="hidden_size=18"), "sizes are given by name"),
+        (lambda state, model: outgrow.grow_model(model, to=None), "sizes are given by name"),
+        (lambda state, model: outgrow.plan_growth(state, to={"hiden_size": 18}), "did you mean hidden_size"),
+        (lambda state, model: outgrow.plan_growth(state, to=TO, width="isometrc"), "did you mean isometric"),
+        (lambda state, model: outgrow.convert(model, "mixtral"), "convert takes a training state"),
+        (lambda state, model: outgrow.TrainingState.from_model("small/"), r"from_pretrained\('small/'\)"),
+        (lambda state, model: outgrow.TrainingState.from_model(state), r"takes a model[\s\S]*TrainingState"),
+        (
+            lambda state, model: outgrow.learn(state, to=TO, data="a.txt", hiden=3),
+            "unknown option of ligo: 'hiden'",
+        ),
+        (lambda state, model: outgrow.learn(state, to=TO, method="lego"), "ligo.*known: lesa, ligo, mango"),
+        (lambda state, model: outgrow.learn(state, to=TO, data="a.txt", steps="many"), "steps of a fit"),
         (lambda state, model: outgrow.learn(state, to=TO), "fitted to data"),
         (lambda state, model: outgrow.grow_model(torch.nn.Linear(1, 1), to=TO), "no plain model"),
         (lambda state, model: outgrow.TrainingState.from_pretrained("no/where"), "no folder here"),
@@ -234,6 +253,11 @@ def test_wrong_calls_are_told_what_to_do(call: Any, says: str, monkeypatch: pyte
     model = small_model()
     with pytest.raises(outgrow.OutgrowError, match=says):
         call(outgrow.TrainingState.from_model(model), model)
+
+
+def test_a_growth_of_nothing_says_so() -> None:
+    plan = outgrow.plan_growth(outgrow.TrainingState.from_model(small_model()), to={"hidden_size": 12})
+    assert str(plan).endswith("Nothing grows: the sizes that are asked for are there already.")
 
 
 def test_heads_bring_their_key_value_heads_or_say_which() -> None:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from outgrow.data.learn_data import learn_data
 from outgrow.engine.progress import make_progress
 from outgrow.engine.step import Device
-from outgrow.errors import ConfigError
+from outgrow.errors import ConfigError, near
 from outgrow.learning.learn import begin, fit_operator
 from outgrow.learning.lesa import learn_lesa
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.models.architecture import resolve
 from outgrow.run.learn_options import LENGTH, SEQUENCES, LearnOptions, LesaOptions
-from outgrow.state.growing import check_state
 from outgrow.state.operator_file import kept_operator, save_operator
-from outgrow.state.training_state import TrainingState
+from outgrow.state.training_state import TrainingState, check_state
 
 
 def learn(
@@ -44,6 +44,7 @@ def learn(
     Grow by it with `grow(state, operator=...)`. Raises GrowthError or ConfigError before any work.
     """
     check_state(state, "learn")
+    _check_options(method, own)
     steps_said: dict[str, Any] = {} if steps is None else {"steps": steps}
     if method == "lesa":
         if data is not None:
@@ -69,6 +70,19 @@ def learn(
                 progress=view,
             )
     return kept_operator(fitted) if save is None else save_operator(fitted, Path(save))
+
+
+_METHODS = {"ligo": LearnOptions, "mango": LearnOptions, "lesa": LesaOptions}
+
+
+def _check_options(method: str, own: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a method or an option that there is not, with the near ones."""
+    if method not in _METHODS:
+        raise ConfigError(f"unknown method of learn: '{method}' ({near(str(method), _METHODS)})")
+    known = [one.name for one in fields(_METHODS[method])]
+    for name in own:
+        if name not in known:
+            raise ConfigError(f"unknown option of {method}: '{name}' ({near(name, known)})")
 
 
 def _home(state: TrainingState) -> Path:

@@ -13,7 +13,7 @@ from outgrow.api.live import check_live, grow_in_place
 from outgrow.errors import ConfigError, GrowthError
 from outgrow.files.section import parse_count
 from outgrow.growth.plan import GrowthPlan
-from outgrow.growth.target import reached, target
+from outgrow.growth.target import check_sizes, reached, target
 from outgrow.methods.options import GrowthOptions
 from outgrow.models.architecture import resolve
 from outgrow.models.library import config_of
@@ -60,6 +60,7 @@ class GrowAt(TrainerCallback):  # type: ignore[misc]  # transformers is not type
             ) from None
         if not isinstance(self.at, int) or self.at < 1:
             raise ConfigError(f"GrowAt needs a number of {self.unit} of at least 1", got=self.at)
+        check_sizes(to)
         self.to, self.how = dict(to), GrowthOptions.of(how)
         self.plan: GrowthPlan | None = None
         """The plan, from the beginning of training on; None where nothing is left to grow."""

@@ -96,6 +96,8 @@ class GrowthPlan:
     @property
     def verdict(self) -> str:
         """What the growth keeps, in a sentence or two."""
+        if not self.grows and self.small.num_parameters == self.large.num_parameters:
+            return "Nothing grows: the sizes that are asked for are there already."
         if not self.keeps_function:
             return "The function changes at the growth, as these operators do: expect a jump in loss that training repairs."
         if self.is_caged:

@@ -38,6 +38,7 @@ def target(
     >>> target(small, {"hidden_size": 12, "n_layer": 3}).sizes["mlp"]
     48
     """
+    check_sizes(to)
     spec = small.spec
     config = dict(small.config)
     for name, expression in spec.pin.items():
@@ -109,6 +110,16 @@ def target(
     return large
 
 
+def check_sizes(to: object) -> None:
+    """Raises GrowthError for what is no mapping of sizes by name."""
+    if not isinstance(to, Mapping):
+        raise GrowthError(
+            "sizes are given by name",
+            got=f"{to!r}"[:80],
+            expected="to={'hidden_size': 768, 'num_hidden_layers': 12}",
+        )
+
+
 def reached(small: Model, to: Mapping[str, Any]) -> bool:
     """Whether every size that is asked for is there already, or a larger one.
 
@@ -116,6 +127,7 @@ def reached(small: Model, to: Mapping[str, Any]) -> bool:
     >>> reached(small, {"hidden_size": 4, "n_layer": 1}), reached(small, {"n_layer": 2})
     (True, False)
     """
+    check_sizes(to)
     allowed = growable(small.spec)
     names = {small.spec.aliases.get(asked, asked): value for asked, value in to.items()}
     return all(name in allowed and _now(small, name, allowed[name]) >= names[name] for name in names)

@@ -33,10 +33,10 @@ from outgrow.models.routing import loads, watched
 from outgrow.proof.verdict import FirstUpdate, Report, TensorLaw
 from outgrow.state.converted_view import ConvertedView
 from outgrow.state.converting import converted
-from outgrow.state.growing import apply, check_state
+from outgrow.state.growing import apply
 from outgrow.state.grown_view import GrownView
 from outgrow.state.lineage import described_since, replay
-from outgrow.state.training_state import TrainingState
+from outgrow.state.training_state import TrainingState, check_state
 from outgrow.store.check import row_blocks
 from outgrow.store.source import MemorySource
 from outgrow.store.writer import BLOCK_BYTES
@@ -89,9 +89,10 @@ def verify(
             "verify takes batches, at least one, or data that they are made of", fix="give one of the two"
         )
     if not large.lineage:
-        raise CheckpointError(
-            "the large state has no lineage", fix="grow it with outgrow, or compare losses yourself"
-        )
+        fix = "grow it with outgrow, or compare losses yourself"
+        if small.lineage:
+            fix = "give the small state first, then the one that was grown from it"
+        raise CheckpointError("the large state has no lineage", fix=fix)
     before, gradients_as = _described(small, large)
     entry = large.lineage.last
     plan = replay(before.config, entry, large.assets)

@@ -47,6 +47,7 @@ class LearnOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _check_number("steps", self.steps)
         if self.steps < 1 or not 0 < self.peak < math.inf:
             raise ConfigError(
                 "a fit needs at least one step and a learning rate above 0",
@@ -127,9 +128,15 @@ class LesaOptions:
 
     def __post_init__(self) -> None:
         for word in ("steps", "hidden", "rank"):
+            _check_number(word, getattr(self, word))
             if getattr(self, word) < 1:
                 raise ConfigError(
                     f"LESA's {word} is a number of at least 1",
                     got=getattr(self, word),
                     fix=f"choose another {word}",
                 )
+
+
+def _check_number(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"{name} of a fit is a whole number", got=repr(value), expected=f"as {name}=100")

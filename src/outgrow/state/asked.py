@@ -8,6 +8,7 @@ from typing import Any
 from outgrow.algebra.slots import Moments
 from outgrow.errors import CheckpointError, GrowthError
 from outgrow.growth.plan import GrowthPlan, plan
+from outgrow.growth.target import check_sizes
 from outgrow.methods.build import build
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.methods.options import USUAL, GrowthOptions
@@ -39,6 +40,7 @@ def plan_asked(
 
 def plan_options(config: Mapping[str, Any], to: Mapping[str, Any], options: GrowthOptions) -> GrowthPlan:
     """The plan of a growth of a model with this config by operators; what was not said is as usual."""
+    check_sizes(to)
     how = options.filled
     growth = build(
         resolve(config),

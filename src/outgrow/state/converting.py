@@ -5,7 +5,7 @@ from __future__ import annotations
 from outgrow.errors import CheckpointError, GrowthError
 from outgrow.models.conversion import Conversion, conversion
 from outgrow.state.converted_view import ConvertedView
-from outgrow.state.training_state import TrainingState
+from outgrow.state.training_state import TrainingState, check_state
 from outgrow.store.contents import OptimizerInfo, ParamGroup
 from outgrow.store.lineage import LineageEntry
 from outgrow.store.optimizer_rules import rule_named
@@ -28,6 +28,7 @@ def convert(state: TrainingState, to: str, *, moments: str = "transport", seed: 
     >>> convert(dense, "mixtral").source.meta("model.layers.0.mlp.experts.down_proj", "weight").shape
     (1, 8, 12)
     """
+    check_state(state, "convert")
     return converted(state, conversion(state.config, to), moments=moments, seed=seed)
 
 

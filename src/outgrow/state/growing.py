@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from outgrow.algebra.slots import Moments
 from outgrow.errors import GrowthError
 from outgrow.growth.plan import GrowthPlan
@@ -24,7 +22,7 @@ from outgrow.state.converting import convert
 from outgrow.state.grown_view import GrownView
 from outgrow.state.lineage import lineage_entry
 from outgrow.state.operator_file import FILE, check_sample, kept_operator, load_operator
-from outgrow.state.training_state import TrainingState
+from outgrow.state.training_state import TrainingState, check_state
 from outgrow.store.assets import Asset
 from outgrow.store.contents import OptimizerInfo, ParamGroup
 
@@ -108,18 +106,6 @@ def grow_by(
             kept_operator(operator) if isinstance(operator, FittedOperator) else load_operator(Path(operator))
         )
     return apply(plan_asked(state.config, fitted, to=to, options=options), state, operator=fitted)
-
-
-def check_state(state: object, verb: str) -> None:
-    """Raises GrowthError for what is no training state, and says how to make one of it."""
-    if isinstance(state, TrainingState):
-        return
-    fix = "see outgrow.TrainingState"
-    if isinstance(state, torch.nn.Module):
-        fix = "outgrow.TrainingState.from_model(model, optimizer), or outgrow.grow_model(model, optimizer, to=...)"
-    elif isinstance(state, str | Path):
-        fix = f"outgrow.TrainingState.from_pretrained({str(state)!r})"
-    raise GrowthError(f"{verb} takes a training state", got=type(state).__name__, fix=fix)
 
 
 def _check_planned(growth_plan: object, state: TrainingState) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from outgrow.algebra.slots import SLOTS
-from outgrow.errors import CheckpointError
+from outgrow.errors import CheckpointError, GrowthError
 from outgrow.growth.summary import sizes_of
 from outgrow.models.architecture import resolve
 from outgrow.parallel.ranks import ALONE, Ranks
@@ -98,6 +98,7 @@ class TrainingState(Contents):
         from outgrow.state.live import read_optimizer
         from outgrow.state.wrappers import plain_model, plain_optimizer
 
+        _check_model(model, "from_model")
         model = cast("PreTrainedModel", plain_model(model))
         optimizer = None if optimizer is None else plain_optimizer(optimizer)
         config = config_of(model)
@@ -203,6 +204,7 @@ class TrainingState(Contents):
         from outgrow.state.live import check_optimizer, fill_optimizer
         from outgrow.state.wrappers import plain_model, plain_optimizer
 
+        _check_model(model, "load_into")
         model = cast("PreTrainedModel", plain_model(model))
         optimizer = None if optimizer is None else plain_optimizer(optimizer)
         parameters, tensors = dict(model.named_parameters()), model_tensors(model)
@@ -287,3 +289,24 @@ def _check_fit(source: TensorSource, parameters: Mapping[str, Tensor]) -> None:
                 raise CheckpointError(
                     f"{slot.name} of {name} has another shape", got=found, expected=expected
                 )
+
+
+def check_state(state: object, verb: str) -> None:
+    """Raises GrowthError for what is no training state, and says how to make one of it."""
+    if isinstance(state, TrainingState):
+        return
+    fix = "see outgrow.TrainingState"
+    if isinstance(state, torch.nn.Module):
+        fix = "outgrow.TrainingState.from_model(model, optimizer), or outgrow.grow_model(model, optimizer, to=...)"
+    elif isinstance(state, str | Path):
+        fix = f"outgrow.TrainingState.from_pretrained({str(state)!r})"
+    raise GrowthError(f"{verb} takes a training state", got=type(state).__name__, fix=fix)
+
+
+def _check_model(model: object, verb: str) -> None:
+    if isinstance(model, torch.nn.Module):
+        return
+    fix = "give the model first, then its optimizer"
+    if isinstance(model, str | Path):
+        fix = f"outgrow.TrainingState.from_pretrained({str(model)!r})"
+    raise CheckpointError(f"{verb} takes a model", got=type(model).__name__, fix=fix)
