@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 
 import outgrow
 from outgrow.errors import CheckpointError, ConfigError, GrowthError
+from outgrow.methods.learned.fitted import FittedOperator
 
 ROWS = [
     {"input_ids": row, "labels": row}
@@ -202,6 +203,7 @@ def test_a_plan_is_printed_checked_and_done() -> None:
     assert str(proof).startswith("The large model computes the same function")
     for value in (state, plan, proof):
         assert len(repr(value)) < 600, repr(value)
+    assert repr(outgrow.operators()).startswith("operators\n")
     for shown in (state, plan, proof, outgrow.operators()):
         assert shown._repr_html_().startswith("<p>")
     with pytest.raises(GrowthError, match="made for another source"):
@@ -253,6 +255,12 @@ def test_wrong_calls_are_told_what_to_do(call: Any, says: str, monkeypatch: pyte
     model = small_model()
     with pytest.raises(outgrow.OutgrowError, match=says):
         call(outgrow.TrainingState.from_model(model), model)
+
+
+def test_a_fitted_operator_is_a_line() -> None:
+    source = {"model_type": "llama", "layers": 2, "shapes": {f"tensor {place}": [3] for place in range(99)}}
+    fitted = FittedOperator("ligo", {}, {"hidden_size": 18}, {}, source, {"map": torch.zeros(3)})
+    assert repr(fitted) == "FittedOperator(ligo: llama to hidden_size 18; 3 numbers)"
 
 
 def test_a_growth_of_nothing_says_so() -> None:

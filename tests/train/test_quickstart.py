@@ -12,6 +12,7 @@ from outgrow.commands.quickstart import quickstart_run, run
 from outgrow.errors import ConfigError
 from outgrow.report.beside import Beside, read_beside
 from outgrow.training.folder import RunFolder, read_metrics
+from outgrow.training.run_log import RunLog
 
 TINY = [
     "data.limit_bytes=200k",
@@ -29,8 +30,11 @@ TINY = [
 ]
 
 
-def row(kind: str, flops: float, loss: float) -> dict[str, object]:
-    return {"kind": kind, "flops": flops, "val_loss": loss}
+def log(*points: tuple[float, float]) -> RunLog:
+    """A run of one stage with these validations (FLOPs, loss)."""
+    opening = {"kind": "stage", "stage": "one", "tokens": 0, "flops": 0.0, "seconds": 0.0, "parameters": 1}
+    ends = [{**opening, "kind": "validation", "flops": flops, "val_loss": loss} for flops, loss in points]
+    return RunLog.of([opening, *ends])
 
 
 def test_both_runs_cost_the_same_and_end_in_a_sentence(
@@ -54,14 +58,13 @@ def test_both_runs_cost_the_same_and_end_in_a_sentence(
 
 
 def test_the_sentence_says_what_was_measured_and_nothing_beyond() -> None:
-    scratch = [row("validation", 5.0, 6.0), row("validation", 10.0, 5.0)]
-    grown = [row("validation", 2.0, 5.5), row("validation", 4.0, 4.9), row("validation", 10.0, 4.5)]
+    scratch, grown = log((5.0, 6.0), (10.0, 5.0)), log((2.0, 5.5), (4.0, 4.9), (10.0, 4.5))
     assert Beside(grown, scratch).flops_at_scratch_loss == 4.0
     assert Beside(grown, scratch).verdict == (
         "For the same compute (10 FLOPs, one seed, untuned): grown 4.50, from scratch 5.00; "
         "the grown run was there after 4 FLOPs."
     )
-    worse = Beside([row("validation", 4.0, 4.9), row("validation", 10.0, 5.1)], scratch)
+    worse = Beside(log((4.0, 4.9), (10.0, 5.1)), scratch)
     assert worse.verdict.endswith("grown 5.10, from scratch 5.00. Here the growth did not pay.")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from outgrow.errors import ConfigError
 from outgrow.files.atomic import write_text_atomic
 from outgrow.report.html import html_page
 from outgrow.report.plot import COLORS, FAINT, STYLE, quiet_axes, save_figure
-from outgrow.report.run import facts_of
 from outgrow.text.numbers import amount, duration
 from outgrow.text.table import TextTable
-from outgrow.training.folder import RunFolder, read_metrics
-from outgrow.training.result import stage_results
+from outgrow.training.folder import RunFolder
+from outgrow.training.result import read_log, stage_results
+from outgrow.training.run_log import RunLog
 
 CAUTIONS = (
     "So short a training flatters growth: from scratch, the first tokens are the dearest. One seed, one learning rate, "
@@ -27,26 +26,26 @@ CAUTIONS = (
 
 @dataclass(frozen=True)
 class Beside:
-    """Rows of both logs, and what they came to. Losses are validation losses in nats per target."""
+    """Both logs, and what they came to. Losses are validation losses in nats per target."""
 
-    grown: Sequence[dict[str, Any]]
-    scratch: Sequence[dict[str, Any]]
+    grown: RunLog
+    scratch: RunLog
 
     @property
     def flops(self) -> tuple[float, float]:
         """What both cost."""
-        return float(self.grown[-1]["flops"]), float(self.scratch[-1]["flops"])
+        return self.grown.stages[-1].last.flops, self.scratch.stages[-1].last.flops
 
     @property
     def losses(self) -> tuple[float, float]:
         """Where both end: grown, from scratch."""
-        return _curve(self.grown)[-1][1], _curve(self.scratch)[-1][1]
+        return self.grown.validations[-1].loss, self.scratch.validations[-1].loss
 
     @property
     def flops_at_scratch_loss(self) -> float | None:
         """FLOPs of the grown run at its first validation that is no worse than the end of the other; None: never."""
         end = self.losses[1]
-        return next((flops for flops, loss in _curve(self.grown) if loss <= end), None)
+        return next((point.flops for point in self.grown.validations if point.loss <= end), None)
 
     @property
     def verdict(self) -> str:
@@ -60,7 +59,7 @@ class Beside:
     def table(self) -> TextTable:
         """A row per stage, the staged run as a whole, and the baseline."""
         columns = ("run", "parameters", "tokens", "FLOPs", "final loss", "time")
-        stages, (scratch,) = stage_results(list(self.grown)), stage_results(list(self.scratch))
+        stages, (scratch,) = stage_results(self.grown), stage_results(self.scratch)
         rows = [
             (
                 f"grown: {one.name}",
@@ -100,11 +99,11 @@ class Beside:
 
 def read_beside(grown: Path, scratch: Path) -> Beside:
     """Both runs, from their folders. Raises ConfigError where one of them has not ended."""
-    rows = [read_metrics(RunFolder(folder).metrics) for folder in (grown, scratch)]
-    for folder, found in zip((grown, scratch), rows, strict=True):
-        if not any(row["kind"] == "validation" for row in found):
+    logs = [read_log(RunFolder(folder)) for folder in (grown, scratch)]
+    for folder, log in zip((grown, scratch), logs, strict=True):
+        if not log.validations:
             raise ConfigError(f"no finished run: {folder}", expected="a run with validation losses")
-    return Beside(*([row for row in found if row["kind"] != "machine"] for found in rows))
+    return Beside(*logs)
 
 
 def write_comparison(beside: Beside, root: Path, configuration: str, command: str) -> tuple[Path, Path]:
@@ -117,16 +116,12 @@ def write_comparison(beside: Beside, root: Path, configuration: str, command: st
         picture_svg=svg.read_bytes(),
         tables=[beside.table()],
         configuration=configuration,
-        facts=facts_of(root),
+        facts=beside.grown.machine.facts,
         command=command,
         warnings=CAUTIONS,
     )
     write_text_atomic(root / "compare.html", text)
     return root / "compare.html", png
-
-
-def _curve(rows: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
-    return [(float(row["flops"]), float(row["val_loss"])) for row in rows if row["kind"] == "validation"]
 
 
 def _loss(value: float | None) -> str:
@@ -144,18 +139,18 @@ def _draw(beside: Beside, root: Path) -> tuple[Path, Path]:
         ends = list(
             zip((beside.scratch, beside.grown), ("from scratch", "grown"), (FAINT, COLORS[0]), strict=True)
         )
-        for rows, name, color in ends:
-            curve = _curve(rows)
+        for log, name, color in ends:
+            curve = [(point.flops, point.loss) for point in log.validations]
             axes.plot(
                 *zip(*curve, strict=True), color=color, linewidth=2.2, marker="o", markersize=4, label=name
             )
             place = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontweight": "bold"}
             axes.annotate(f"{curve[-1][1]:.2f}", curve[-1], color=color, **place)  # type: ignore[arg-type]
-        for row in (row for row in beside.grown if row["kind"] == "growth"):
-            axes.axvline(row["flops"], color=FAINT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
+        for growth in (stage.growth for stage in beside.grown.stages if stage.growth is not None):
+            axes.axvline(growth.flops, color=FAINT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
             axes.annotate(
                 "growth",
-                (row["flops"], 0.98),
+                (growth.flops, 0.98),
                 xycoords=("data", "axes fraction"),
                 xytext=(6, 0),
                 textcoords="offset points",
@@ -164,7 +159,7 @@ def _draw(beside: Beside, root: Path) -> tuple[Path, Path]:
                 color=FAINT,
             )
         low = min(beside.losses)
-        highest = sorted(loss for rows, *_ in ends for _, loss in _curve(rows))[-3]
+        highest = sorted(point.loss for log, *_ in ends for point in log.validations)[-3]
         axes.set_ylim(low - 0.08 * (highest - low), highest + 0.05 * (highest - low))
         axes.set_xlim(left=0, right=1.07 * max(beside.flops))
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))

@@ -16,6 +16,7 @@ import numpy as np
 from outgrow.errors import ConfigError, cut, printable
 from outgrow.files.atomic import write_bytes_atomic
 from outgrow.text.numbers import amount
+from outgrow.training.run_log import LogPoint, RunLog
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,15 +41,15 @@ STYLE = {
 }
 
 
-def draw_loss(rows: Sequence[dict[str, Any]], folder: Path, title: str) -> tuple[Path, Path]:
-    """Write `loss.png` and `loss.svg` into `folder` from the rows of metrics.jsonl."""
+def draw_loss(log: RunLog, folder: Path, title: str) -> tuple[Path, Path]:
+    """Write `loss.png` and `loss.svg` into `folder` from the log of a run."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.0, 5.0), dpi=150, layout="constrained")
         axes = figure.add_subplot()
-        _draw(axes, rows)
+        _draw(axes, log)
         axes.set_title(title, loc="left", fontsize=12.5, fontweight="bold", pad=12)
         paths = folder / "loss.png", folder / "loss.svg"
         for path in paths:
@@ -83,21 +84,18 @@ def save_figure(figure: Figure, path: Path) -> None:
     write_bytes_atomic(path, content.getvalue())
 
 
-def _draw(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    stages = [row for row in rows if row["kind"] == "stage"]
-    train = [row for row in rows if row["kind"] == "train"]
-    for place, stage in enumerate(stages):
+def _draw(axes: Axes, log: RunLog) -> None:
+    for place, stage in enumerate(log.stages):
         color = COLORS[place % len(COLORS)]
-        own = [row for row in rows if row.get("stage") == stage["stage"]]
-        steps = [row for row in own if row["kind"] == "train"]
-        flops = np.array([row["flops"] for row in steps])
-        loss = np.array([row["loss"] for row in steps])
+        flops = np.array([point.flops for point in stage.train])
+        loss = np.array([point.loss for point in stage.train])
         axes.plot(flops, loss, color=color, linewidth=0.9, alpha=0.28, solid_joinstyle="round")
         if len(loss) >= 8:
             axes.plot(flops, smooth(loss), color=color, linewidth=1.5, alpha=0.75)
-        points = [(row["flops"], row["val_loss"]) for row in own if row["kind"] == "validation"]
-        points = [(r["flops"], r["loss_after"]) for r in own if r["kind"] == "growth"] + points
-        label = f"{stage['stage']}: {amount(stage['parameters'])} parameters"
+        points = [(point.flops, point.loss) for point in stage.validations]
+        if stage.growth is not None:
+            points = [(stage.growth.flops, stage.growth.loss_after), *points]
+        label = f"{stage.name}: {amount(stage.parameters)} parameters"
         if points:
             axes.plot(
                 *zip(*points, strict=True),
@@ -117,20 +115,20 @@ def _draw(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
             )
     axes.plot([], [], color=FAINT, linewidth=2.0, marker="o", markersize=4.5, label="validation")
     axes.plot([], [], color=FAINT, linewidth=1.2, alpha=0.6, label="training")
-    _mark_growths(axes, rows)
-    _mark_end(axes, rows)
-    _style_axes(axes, train)
+    _mark_growths(axes, log)
+    _mark_end(axes, log)
+    _style_axes(axes, log.train)
 
 
-def _mark_growths(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    for row in rows:
-        if row["kind"] == "growth" and row["flops"] > 0:
-            axes.axvline(row["flops"], color=FAINT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
-            change = row["loss_after"] - row["loss_before"]
+def _mark_growths(axes: Axes, log: RunLog) -> None:
+    for stage in log.stages:
+        if stage.growth is not None and stage.growth.flops > 0:
+            flops, change = stage.growth.flops, stage.growth.loss_after - stage.growth.loss_before
+            axes.axvline(flops, color=FAINT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
             text = "growth\nloss kept" if abs(change) < 5e-4 else f"growth\nloss {change:+.3f}"
             axes.annotate(
                 text,
-                (row["flops"], 0.98),
+                (flops, 0.98),
                 xycoords=("data", "axes fraction"),
                 xytext=(6, 0),
                 textcoords="offset points",
@@ -140,12 +138,12 @@ def _mark_growths(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
             )
 
 
-def _mark_end(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    ends = [row for row in rows if row["kind"] == "validation"]
-    if ends:
+def _mark_end(axes: Axes, log: RunLog) -> None:
+    if log.validations:
+        end = log.validations[-1]
         axes.annotate(
-            f"{ends[-1]['val_loss']:.3f}",
-            (ends[-1]["flops"], ends[-1]["val_loss"]),
+            f"{end.loss:.3f}",
+            (end.flops, end.loss),
             xytext=(0, 11),
             textcoords="offset points",
             ha="center",
@@ -153,17 +151,17 @@ def _mark_end(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def _style_axes(axes: Axes, train: Sequence[dict[str, Any]]) -> None:
+def _style_axes(axes: Axes, train: Sequence[LogPoint]) -> None:
     from matplotlib.ticker import EngFormatter
 
-    flops = [row["flops"] for row in train]
+    flops = [point.flops for point in train]
     if (
         flops and max(flops) / max(min(flops), 1.0) > 3000
     ):  # over many decades only a logarithm shows the beginning
         axes.set_xscale("log")
     else:
         axes.set_xlim(left=0)
-    losses = sorted(row["loss"] for row in train)
+    losses = sorted(point.loss for point in train)
     if losses and losses[-1] > losses[0]:  # the first steps of fresh weights would flatten all the rest
         low, start = losses[0], max(losses[int(0.97 * (len(losses) - 1))], losses[0] + 1e-3)
         axes.set_ylim(low - 0.08 * (start - low), start + 0.12 * (start - low))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from outgrow.errors import ConfigError
 from outgrow.files.atomic import write_text_atomic
@@ -16,8 +16,8 @@ from outgrow.report.probe import draw_probes
 from outgrow.report.text import stage_table
 from outgrow.text.numbers import amount, duration
 from outgrow.text.table import TextTable
-from outgrow.training.folder import RunFolder, read_metrics
-from outgrow.training.result import COLUMNS, StageResult, reading_note, stage_results, stage_rows
+from outgrow.training.folder import RunFolder
+from outgrow.training.result import COLUMNS, StageResult, read_log, reading_note, stage_results, stage_rows
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,15 +46,14 @@ def run_report(output: str | Path) -> RunReport:
     PosixPath('runs/quickstart/report.html')
     """
     root = expanded(output)
-    rows = read_metrics(RunFolder(root).metrics)
-    stages = stage_results(rows)
+    log = read_log(RunFolder(root))
+    stages = stage_results(log)
     if not stages:
         raise ConfigError(f"no run to report on: {root}", expected="a folder with metrics.jsonl")
-    machine = _machine(rows)
     title = f"outgrow: {root.name}"
     sizes = " → ".join(amount(stage.parameters) for stage in stages)
-    draw_probes(rows, root)
-    png, svg = draw_loss(rows, root, f"{root.name}: {sizes} parameters")
+    draw_probes(log, root)
+    png, svg = draw_loss(log, root, f"{root.name}: {sizes} parameters")
     lead = (
         f"{sizes} parameters, {amount(sum(s.tokens for s in stages))} tokens, {amount(sum(s.flops for s in stages))} FLOPs, "
         f"{duration(sum(s.seconds for s in stages))}"
@@ -66,8 +65,8 @@ def run_report(output: str | Path) -> RunReport:
         picture_svg=svg.read_bytes(),
         tables=[TextTable("Stages", COLUMNS, stage_rows(stages), _NOTE + reading_note(stages))],
         configuration=(root / "run.yaml").read_text(encoding="utf-8"),
-        facts=_facts(machine),
-        command=str(machine.get("command", "")),
+        facts=log.machine.facts,
+        command=log.machine.command,
     )
     write_text_atomic(root / "report.html", text)
     return RunReport(root / "report.html", png, svg, stages)
@@ -90,19 +89,3 @@ def run_verdict(stages: Sequence[StageResult]) -> str:
             moved = f"the loss moved from {before:.4f} to {after:.4f} at the growth"
             return f"Grown from {sizes} parameters: {moved}, and ends at {last.final_loss:.4f}."
     return f"{amount(last.parameters)} parameters: the validation loss ends at {last.final_loss:.4f}."
-
-
-def facts_of(root: Path) -> dict[str, str]:
-    """Versions and machine of a run, by its folder."""
-    return _facts(_machine(read_metrics(RunFolder(root).metrics)))
-
-
-def _machine(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return next((row for row in rows if row["kind"] == "machine"), {})
-
-
-def _facts(machine: dict[str, Any]) -> dict[str, str]:
-    facts = {
-        name: str(machine[name]) for name in ("device", "processors", "system", "python") if name in machine
-    }
-    return facts | {name: str(version) for name, version in machine.get("versions", {}).items()}

@@ -18,7 +18,7 @@ _WIDTH = 110
 """Columns of a table that is printed: what a laptop's terminal shows."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TextTable:
     """A table under a heading, and a note about it. The first column names the row.
 
@@ -93,6 +93,9 @@ class TextTable:
     def _repr_html_(self) -> str:
         note = f"<p>{escape(self.note)}</p>" if self.note else ""
         return f"<p><b>{escape(self.heading)}</b></p>{self.html()}{note}"
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         return printed(self.rich())

@@ -15,6 +15,7 @@ from typing import Any
 from outgrow.text.numbers import amount, duration
 from outgrow.text.table import TextTable
 from outgrow.training.folder import RunFolder, read_metrics
+from outgrow.training.run_log import LoggedStage, RunLog
 
 _LIBRARIES = ("outgrow", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
@@ -134,33 +135,34 @@ def _loss(value: float | None) -> str:
 
 def read_result(folder: RunFolder) -> RunResult:
     """The table of a run, finished or not."""
-    return RunResult(folder.root, stage_results(read_metrics(folder.metrics)))
+    return RunResult(folder.root, stage_results(read_log(folder)))
 
 
-def stage_results(rows: list[dict[str, Any]]) -> tuple[StageResult, ...]:
-    """One result per stage row of the log."""
-    stages: list[StageResult] = []
-    for opening in (row for row in rows if row["kind"] == "stage"):
-        own = [row for row in rows if row.get("stage") == opening["stage"]]
-        growth = next((row for row in own if row["kind"] == "growth"), {})
-        validations = [row["val_loss"] for row in own if row["kind"] == "validation"]
-        last = own[-1]
-        stages.append(
-            StageResult(
-                name=opening["stage"],
-                parameters=opening["parameters"],
-                tokens=last["tokens"] - opening["tokens"],
-                flops=last["flops"] - opening["flops"] + opening.get("probe_flops", 0.0),
-                loss_before_growth=growth.get("loss_before"),
-                loss_after_growth=growth.get("loss_after"),
-                final_loss=validations[-1] if validations else None,
-                seconds=round(last["seconds"] - opening["seconds"] + growth.get("growth_seconds", 0.0), 3),
-                sequences=opening.get("sequences"),
-                sequence_length=opening.get("sequence_length"),
-                validation_length=opening.get("validation_length"),
-            )
-        )
-    return tuple(stages)
+def read_log(folder: RunFolder) -> RunLog:
+    """The log of a run, finished or not; empty where there is none."""
+    return RunLog.of(read_metrics(folder.metrics))
+
+
+def stage_results(log: RunLog) -> tuple[StageResult, ...]:
+    """One result per stage that has begun."""
+    return tuple(_stage_result(stage) for stage in log.stages)
+
+
+def _stage_result(stage: LoggedStage) -> StageResult:
+    growth, began, last = stage.growth, stage.began, stage.last
+    return StageResult(
+        name=stage.name,
+        parameters=stage.parameters,
+        tokens=last.tokens - began.tokens,
+        flops=last.flops - began.flops + stage.probe_flops,
+        loss_before_growth=None if growth is None else growth.loss_before,
+        loss_after_growth=None if growth is None else growth.loss_after,
+        final_loss=stage.validations[-1].loss if stage.validations else None,
+        seconds=round(last.seconds - began.seconds + (0.0 if growth is None else growth.seconds), 3),
+        sequences=stage.sequences,
+        sequence_length=stage.sequence_length,
+        validation_length=stage.validation_length,
+    )
 
 
 def versions() -> dict[str, str]:

@@ -23,6 +23,7 @@ from outgrow.methods.learned.ligo import Ligo, Tie
 from outgrow.methods.learned.mango import Mango
 from outgrow.models.architecture import resolve
 from outgrow.models.model import Model
+from outgrow.text.numbers import amount
 
 MakeForm = Callable[..., Learned]
 """(small, large, **options) -> the form."""
@@ -36,7 +37,7 @@ OPERATOR_FORMS: Mapping[str, MakeForm] = {"ligo": _ligo, "mango": Mango, "lesa":
 """Forms by the name of their method."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FittedOperator:
     """A learned operator as it is saved, and applied again with `outgrow grow --operator`."""
 
@@ -49,13 +50,19 @@ class FittedOperator:
     """Norm eps of the large model, by config field, where the start changed them."""
     source: Mapping[str, Any]
     """Model type, number of layers and parameter shapes of the source."""
-    values: Mapping[str, Tensor] = field(repr=False)
-    record: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    values: Mapping[str, Tensor]
+    record: Mapping[str, Any] = field(default_factory=dict)
     """How it was fitted: steps, learning rate, losses, seeds, data, FLOPs."""
     digest: str = ""
     """SHA-256 of the saved numbers."""
     file: Path | None = None
     """Where the numbers are saved."""
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {size:,}" for name, size in self.to.items())
+        count = sum(value.numel() for value in self.values.values())
+        where = "" if self.file is None else f", in {self.file}"
+        return f"FittedOperator({self.method}: {self.source['model_type']} to {sizes}; {amount(count)} numbers{where})"
 
     def form(self, config: Mapping[str, Any]) -> Learned:
         """The form at the sizes of this source. Raises GrowthError where it was fitted to another."""
