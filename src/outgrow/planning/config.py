@@ -207,7 +207,7 @@ class PlanConfig(Section):
     """For the FLOPs of attention; absent: that of `run.data`, else 256."""
     law: LawConfig
     operators: OperatorsConfig = OperatorsConfig()
-    grow: PlannedGrowConfig = Field(default_factory=PlannedGrowConfig)
+    grow: PlannedGrowConfig = PlannedGrowConfig()
     """How stages grow in the run: width, depth, moments, noise, seed, as in run.yaml."""
     reentry: Reentry | None = None
     """The learning rate of grown stages in the run, as in run.yaml: `{peak: mup}`."""

@@ -147,7 +147,9 @@ class GrowConfig(_Section):
     """Folder of an operator that `outgrow learn` fitted; its sizes, width, depth and seed are its own."""
     learn: Learning | None = None
     """Fit an operator here, on the run's own data."""
-    as_: str | None = Field(None, validation_alias=AliasChoices("as", "as_"), serialization_alias="as")
+    as_: str | None = Field(
+        default=None, validation_alias=AliasChoices("as", "as_"), serialization_alias="as"
+    )
     """Describe the model as this type first (`as: mixtral`); `to` then names its sizes."""
 
     @property
