@@ -147,7 +147,7 @@ def evaluate_recipe(
     return total.to(dtype)
 
 
-_CHUNK = 1 << 19
+CHUNK = 1 << 19
 """Numbers that are summed at once: few enough for the cache, enough that a call of torch does not count."""
 PANEL_ROWS = 256
 """Rows of a learned tensor that are computed at once."""
@@ -170,7 +170,7 @@ class _Kitchen:
             self._place(out, layout, box)
             return out
         (first, last), others = box[0], box[1:]
-        step = max(1, _CHUNK // max(1, prod(stop - start for start, stop in others)))
+        step = max(1, CHUNK // max(1, prod(stop - start for start, stop in others)))
         for start in range(first, last, step):
             here = ((start, min(start + step, last)), *others)
             total = torch.zeros([stop - start for start, stop in here], dtype=self.wide)

@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from outgrow.algebra.slots import SLOTS
 from outgrow.commands.options import ConvertCall
 from outgrow.commands.outcome import Outcome
 from outgrow.commands.writing import read_state
+from outgrow.cost.streaming_memory import streaming_memory
 from outgrow.engine.progress import bytes_progress
 from outgrow.files.atomic import check_destination
 from outgrow.models.conversion import Conversion, conversion
+from outgrow.report.explain import slot_bytes
 from outgrow.state.converting import converted
 from outgrow.store.config_file import load_config
+from outgrow.store.writer import BLOCK_BYTES, WORKERS
+from outgrow.text.numbers import amount
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +29,9 @@ class Converted(Outcome):
 
     call: ConvertCall
     conversion: Conversion
+    output_bytes: int
+    memory_bytes: int
+    """Above Python's own; of mapped files, as many pages as are written."""
 
     @property
     def new(self) -> list[str]:
@@ -39,13 +47,19 @@ class Converted(Outcome):
         new = f", new: {', '.join(self.new)}" if self.new else ""
         before, call = self.conversion.spec.from_, self.call
         console.print(f"{before} → {call.as_type}: {moved} tensors moved{new}. The function is kept.")
+        console.print(
+            f"{amount(self.output_bytes)}B; memory about {amount(self.memory_bytes)}B above Python's own "
+            f"and {amount(self.output_bytes)}B of mapped files."
+        )
         if not call.dry_run:
             proof = f"outgrow verify {call.checkpoint} {call.out}"
             console.print(f"Written: {call.out}   (prove it: {proof})", soft_wrap=True)
 
     def to_json(self) -> dict[str, Any]:
         """The conversion as a lineage tells it, and what is new."""
-        own = {"moments": self.call.moments, "new": self.new, "output": str(self.call.out)}
+        own: dict[str, Any] = {"moments": self.call.moments, "new": self.new, "output": str(self.call.out)}
+        own |= {"output_bytes": self.output_bytes, "memory_bytes": self.memory_bytes}
+        own |= {"mapped_bytes": self.output_bytes}
         return {**self.conversion.describe(), **own}
 
 
@@ -63,4 +77,5 @@ def run(call: ConvertCall, console: Console) -> Converted:
     if not call.dry_run:
         with bytes_progress("writing", show=not console.quiet) as progress:
             state.save_pretrained(call.out, format=call.format, overwrite=call.overwrite, progress=progress)
-    return Converted(call, found)
+    written = sum(slot_bytes(state.source, slot) for slot in SLOTS)
+    return Converted(call, found, written, streaming_memory(WORKERS, BLOCK_BYTES))

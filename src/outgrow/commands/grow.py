@@ -262,7 +262,8 @@ def _print_plan(console: Console, plan: GrowthPlan, costs: GrowthCosts) -> None:
     small, large = costs.parameters
     console.print(
         f"{amount(small)} → {amount(large)} parameters; {amount(costs.output_bytes)}B to write, "
-        f"{amount(costs.free_bytes)}B free; memory about {amount(costs.memory_bytes)}B above Python's own"
+        f"{amount(costs.free_bytes)}B free; memory about {amount(costs.memory_bytes)}B above Python's own "
+        f"and {amount(costs.mapped_bytes)}B of mapped files"
         + ("" if costs.seconds is None else f"; about {duration(costs.seconds)}")
         + "."
     )

@@ -7,17 +7,22 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
+from outgrow.algebra.slots import SLOTS
 from outgrow.commands.options import VerifyCall
 from outgrow.commands.outcome import Outcome
 from outgrow.commands.writing import read_state
+from outgrow.cost.proof_memory import forward_memory, proof_memory
 from outgrow.data.proof_batches import proof_batches
 from outgrow.errors import ConfigError
 from outgrow.proof.verdict import Report
 from outgrow.proof.verify import verify
+from outgrow.report.explain import slot_bytes
 from outgrow.report.plot import check_picture
 from outgrow.report.proof import draw_proof
 from outgrow.state.training_state import TrainingState
+from outgrow.text.numbers import amount
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,11 +59,19 @@ class VerifyPlanned(Outcome):
     steps: int
     dtype: str
     memory_bytes: int
+    """Above Python's own,"""
+    mapped_bytes: int
+    """and pages of mapped files, which the system takes back where it needs them."""
 
     def show(self, console: Console) -> None:
         """One line."""
-        what = f"train both models {self.steps} steps" if self.steps else "compare the losses"
-        console.print(f"Would {what} in {self.dtype}; memory about {self.memory_bytes / 1e9:.2f} GB.")
+        what = (
+            f"train both models {self.steps} steps" if self.steps else "compare the losses, a layer at a time"
+        )
+        console.print(
+            f"Would {what} in {self.dtype}; memory about {amount(self.memory_bytes)}B above Python's own "
+            f"and {amount(self.mapped_bytes)}B of mapped files."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -82,7 +95,9 @@ def run(call: VerifyCall, console: Console) -> Verified | VerifyPlanned:
     what, first = next(iter(batches[0].items()))
     console.print(f"Data: {source}, {len(batches)} batches of {what} {tuple(first.shape)}.")
     if call.dry_run:
-        return VerifyPlanned(source, steps, call.dtype, _memory(after, dtype, steps, first.shape.numel()))
+        needed = _memory(before, after, dtype, steps, first)
+        mapped = sum(slot_bytes(state.source, slot) for state in (before, after) for slot in SLOTS)
+        return VerifyPlanned(source, steps, call.dtype, needed, mapped)
     report = verify(
         before,
         after,
@@ -98,10 +113,9 @@ def run(call: VerifyCall, console: Console) -> Verified | VerifyPlanned:
     return Verified(report)
 
 
-def _memory(large: TrainingState, dtype: torch.dtype, steps: int, tokens: int) -> int:
-    """Bytes at the peak: the larger model and its logits; with gradients and steps of both, about twenty numbers a weight."""
-    weights = sum(
-        torch.Size(large.source.meta(name, "weight").shape).numel() for name in large.source.names("weight")
-    )
-    logits = 3 * tokens * int(large.config.get("vocab_size") or large.config.get("num_labels") or 1)
-    return dtype.itemsize * ((20 if steps else 1) * weights + logits)
+def _memory(small: TrainingState, large: TrainingState, dtype: torch.dtype, steps: int, first: Tensor) -> int:
+    """Bytes at the peak, above Python's own."""
+    how = {"sequences": len(first), "sequence_length": first.shape[1], "itemsize": dtype.itemsize}
+    if not steps:
+        return max(forward_memory(state.config, **how) for state in (small, large))
+    return proof_memory(small.config, large.config, adam=bool(large.steps), **how)

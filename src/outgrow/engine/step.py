@@ -95,14 +95,10 @@ class Device:
 
 
 def _make_room(model: nn.Module, device: str) -> None:
-    """Uninitialized memory for parameters on the meta device; tied ones stay tied, which `to_empty` forgets."""
-    made = dict[nn.Parameter, nn.Parameter]()
-    for module in model.modules():
-        for name, hollow in module.named_parameters(recurse=False, remove_duplicate=False):
-            if hollow not in made:
-                room = torch.empty_like(hollow, device=device)
-                made[hollow] = nn.Parameter(room, requires_grad=hollow.requires_grad)
-            setattr(module, name, made[hollow])
+    """Uninitialized memory for parameters on the meta device."""
+    rooms = {hollow: torch.empty_like(hollow, device=device) for hollow in model.parameters()}
+    made = {one: nn.Parameter(room, requires_grad=one.requires_grad) for one, room in rooms.items()}
+    models.replace_parameters(model, made)
 
 
 def choose_device(config: RunConfig, ranks: Ranks = ALONE) -> Device:

@@ -140,10 +140,20 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -
         raise CheckpointError(f"{cls.__name__} cannot be built from this config", got=error) from error
 
 
-def hollow_model(config: Mapping[str, Any]) -> PreTrainedModel:
-    """The model in float32 with its parameters on the meta device and its buffers real: to be placed, cut and filled."""
+def hollow_model(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The model with its parameters on the meta device and its buffers real: to be placed, cut and filled."""
     with _parameters_on_meta():
-        return build_model(config)
+        return build_model(config, dtype)
+
+
+def replace_parameters(
+    module: torch.nn.Module, others: Mapping[torch.nn.Parameter, torch.nn.Parameter]
+) -> None:
+    """Put others in the place of parameters wherever a module has them; tied ones stay tied, which `to_empty` forgets."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None and parameter in others:
+                part._parameters[name] = others[parameter]
 
 
 def checkpoint_activations(model: torch.nn.Module) -> None:

@@ -30,6 +30,7 @@ from outgrow.models.expressions import got
 from outgrow.models.forward import ModelInputs, batch_loss
 from outgrow.models.library import build_model
 from outgrow.models.routing import loads, watched
+from outgrow.proof.function import judged, streamed_loss
 from outgrow.proof.verdict import FirstUpdate, Report, TensorLaw
 from outgrow.state.converted_view import ConvertedView
 from outgrow.state.converting import converted
@@ -66,8 +67,9 @@ def verify(
     """Compare a state with the one grown from it. `large` must say in its lineage how it was grown.
 
     Losses and gradients are taken on the first batch, in `dtype`, without dropout; then both models train `steps` steps
-    on the batches in turn. With 0 steps the losses alone are compared, of one model after the other, in the memory of the
-    larger and its activations. Without batches, they are made of `data`, a path to text or to images in an .npz.
+    on the batches in turn. With 0 steps the losses alone are compared, of one model after the other, a layer at a time. That
+    takes the memory of what is outside of the larger's layers, its largest layer, and activations. Without batches, they are
+    made of `data`, a path to text or to images in an .npz.
     Without both, they are text of Python's own library, or random tokens where the state has no tokenizer.
     Raises CheckpointError where `large` was not grown from `small`.
 
@@ -109,6 +111,10 @@ def verify(
     small_model = _loaded(small, dtype, device)
     loss_small, gradients = loss_and_gradients(small_model, batches[0])
     small_gradients = gradients_as(gradients)
+    del gradients
+    progress(f"{steps} steps of the small model")
+    losses_small = _train(small_model, small, batches, steps, learning_rate)
+    del small_model  # its memory is given back before the large one takes its own
     progress("loss and gradients of the large model")
     large_model = _loaded(large, dtype, device)
     matches = _matches(apply(plan, before), large)
@@ -117,8 +123,7 @@ def verify(
     updates = first_updates(plan, large, large_gradients)
     experts_start = experts_measured(plan, large_model, batches[0])
     escape_start = outside(law_plan, dict(large_model.named_parameters()))
-    progress(f"{steps} steps of the small model")
-    losses_small = _train(small_model, small, batches, steps, learning_rate)
+    del small_gradients, large_gradients
     progress(f"{steps} steps of the large model")
     losses_large = _train(large_model, large, batches, steps, learning_rate)
     escape_end = outside(law_plan, dict(large_model.named_parameters()))
@@ -173,7 +178,18 @@ def _described(small: TrainingState, large: TrainingState) -> tuple[TrainingStat
 
 
 def loss_and_gradients(model: torch.nn.Module, batch: ModelInputs) -> tuple[float, dict[str, Tensor]]:
-    """Mean loss of a batch and its gradient with respect to every parameter (zeros where there is none)."""
+    """Mean loss of a batch and its gradient with respect to every parameter (zeros where there is none); the model keeps none."""
+    loss = _backward(model, batch)
+    gradients = {
+        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        for name, parameter in model.named_parameters()
+    }
+    model.zero_grad(set_to_none=True)
+    return loss, gradients
+
+
+def _backward(model: torch.nn.Module, batch: ModelInputs) -> float:
+    """Mean loss of a batch; its gradients are left in the parameters, in the place of others."""
     like = next(model.parameters())
     model.zero_grad(set_to_none=True)
     moved = {
@@ -181,11 +197,7 @@ def loss_and_gradients(model: torch.nn.Module, batch: ModelInputs) -> tuple[floa
     }
     loss = batch_loss(model, moved)
     torch.autograd.backward(loss)
-    gradients = {
-        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach().clone()
-        for name, parameter in model.named_parameters()
-    }
-    return float(loss.detach()), gradients
+    return float(loss.detach())
 
 
 def gradient_law(
@@ -201,7 +213,8 @@ def gradient_law(
         name: torch.zeros(plan.small.shape(name)) for name in plan.small.parameters if name not in small
     }
     view = GrownView(plan, MemorySource({"weight": {**small, **buffers}, "exp_avg": moments}))
-    floor = 1e-6 * max(float(gradient.norm()) for gradient in small.values())
+    largest = max(float(gradient.norm()) for gradient in small.values())
+    floor = 1e-6 * largest or 1.0  # where all weights are zero, nothing has a gradient
     found = []
     for name, gradient in large.items():
         covered = determined(plan, name)
@@ -356,10 +369,7 @@ def _loaded(state: TrainingState, dtype: torch.dtype, device: str | torch.device
     model = build_model(state.config, dtype=dtype)
     state.load_into(model)
     model.to(device)
-    model.eval()  # no dropout: a proof is about the function,
-    if getattr(model.config, "output_router_logits", False):
-        model.config.output_router_logits = False  # and not about a balancing loss beside it
-    return model
+    return judged(model)
 
 
 def _function_alone(
@@ -370,12 +380,12 @@ def _function_alone(
     tolerance: float,
     progress: Callable[[str], None],
 ) -> Report:
-    """The two losses, each of a model that is let go before the next is built; and whether the weights are the plan's."""
+    """The two losses, each of a model that holds a layer at a time; and whether the weights are the plan's."""
     small, before, large = states
     losses = []
     for size, state in (("small", small), ("large", large)):
         progress(f"loss of the {size} model")
-        losses.append(_loss(_loaded(state, *where), batch))
+        losses.append(streamed_loss(state, batch, *where))
     return Report(
         model_type=str(small.config["model_type"]),
         dtype=str(where[0]).removeprefix("torch."),
@@ -398,15 +408,6 @@ def _function_alone(
         matches_plan=_matches(apply(plan, before), large),
         findings=tuple(vars(finding) for finding in plan.compensation.findings),
     )
-
-
-@torch.no_grad()
-def _loss(model: torch.nn.Module, batch: ModelInputs) -> float:
-    like = next(model.parameters())
-    moved = {
-        key: value.to(like if value.is_floating_point() else like.device) for key, value in batch.items()
-    }
-    return float(batch_loss(model, moved))
 
 
 def _matches(expected: TrainingState, saved: TrainingState) -> bool:
@@ -466,8 +467,7 @@ def _train(
         state.load_into(model, optimizer)
     losses = []
     for step in range(steps):
-        loss, _ = loss_and_gradients(model, batches[step % len(batches)])
-        losses.append(loss)
+        losses.append(_backward(model, batches[step % len(batches)]))
         optimizer.step()
     return tuple(losses)
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from outgrow.algebra.recipe import CHUNK
 from outgrow.algebra.slots import SLOTS
 from outgrow.cost.flops import training_flops
+from outgrow.cost.streaming_memory import streaming_memory
 from outgrow.growth.plan import GrowthPlan
 from outgrow.models.model import Model
 from outgrow.state.training_state import TrainingState
 from outgrow.store.source import TensorSource
 from outgrow.store.writer import BLOCK_BYTES, WORKERS
 from outgrow.text.numbers import amount
-
-_BASE = 32 << 20
-"""Bytes of threads and tables of a growth, whatever its size; measured by benchmarks/streaming.py."""
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -99,6 +100,9 @@ class GrowthCosts:
     output_bytes: int
     free_bytes: int
     memory_bytes: int
+    """Above Python's own,"""
+    mapped_bytes: int
+    """and pages of mapped files, which the system takes back where it needs them."""
     seconds: float | None
     """None where the disk's speed was not tried."""
 
@@ -111,6 +115,7 @@ class GrowthCosts:
             "output_bytes": self.output_bytes,
             "free_bytes": self.free_bytes,
             "memory_bytes": self.memory_bytes,
+            "mapped_bytes": self.mapped_bytes,
             "seconds": self.seconds,
         }
 
@@ -136,7 +141,7 @@ def growth_costs(
         slots=slots,
         output_bytes=output,
         free_bytes=free_bytes,
-        # a block, its sums and its random numbers for each worker
-        memory_bytes=_BASE + 4 * WORKERS * BLOCK_BYTES,
+        memory_bytes=streaming_memory(WORKERS, BLOCK_BYTES, CHUNK * torch.float32.itemsize),
+        mapped_bytes=sum(slot_bytes(state.source, slot) for slot in SLOTS),
         seconds=None if bytes_per_second is None else output / bytes_per_second,
     )

@@ -1,0 +1,172 @@
+"""What a command says that it needs is what it takes: peak resident memory of a process, on models of three sizes.
+
+The checkpoints are holes (sparse files). A process does all three sizes one after the other and is measured above what it
+holds before each. Pages of mapped files count as the command says that it counts them: beside its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WITHIN = 0.2
+SIZES = {"tiny": (64, 2, 300), "30M": (384, 10, 16384), "60M": (512, 12, 16384), "100M": (640, 16, 16384)}
+"""Hidden size, layers, vocabulary. The first is not measured: it brings imports and tables into the process."""
+SEQUENCES = {"tiny": 1, "30M": 32, "60M": 4, "100M": 1}
+"""Of a training step: where activations are more than gradients, about as many, and less."""
+COMMANDS = ("grow", "convert", "verify", "train")
+
+
+def config(size: str) -> dict[str, Any]:
+    hidden, layers, vocab = SIZES[size]
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": hidden,
+        "intermediate_size": hidden * 27 // 10,
+        "num_hidden_layers": layers,
+        "num_attention_heads": hidden // 32,
+        "num_key_value_heads": hidden // 32,
+        "vocab_size": vocab,
+        "max_position_embeddings": 16,
+        "tie_word_embeddings": False,
+    }
+
+
+def hollow(folder: Path, size: str) -> Path:
+    """A model folder in bfloat16 whose weights are holes."""
+    import torch
+
+    from outgrow.models.library import config_dict, config_object, named_shapes
+    from outgrow.store.safetensors_file import header_bytes
+    from outgrow.store.source import TensorMeta
+
+    full = config_dict(config_object(config(size))) | {"architectures": ["LlamaForCausalLM"]}
+    tensors = [(name, TensorMeta(shape, torch.bfloat16)) for name, shape in named_shapes(full).items()]
+    head, _ = header_bytes(tensors, {"format": "pt"})
+    folder.mkdir()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + sum(meta.bytes for _, meta in tensors))
+    (folder / "config.json").write_text(json.dumps(full))
+    return folder
+
+
+def train(size: str, dry_run: bool) -> dict[str, Any]:
+    """Two optimizer steps, of which the second has moments; or what a dry run says of them."""
+    from outgrow.data.objectives import objective_of
+    from outgrow.engine.memory import step_memory
+    from outgrow.engine.optimizers import build_optimizer
+    from outgrow.engine.step import Device, build_for_training, optimizer_step
+    from outgrow.run.run_file import parse_run
+
+    sequences, device = SEQUENCES[size], Device("cpu", False)
+    run = parse_run(
+        {
+            "output": "unused",
+            "model": config(size),
+            "data": {"sequence_length": 16, "tokenizer": {"vocab_size": 300}},
+            "batch": {"sequences": sequences},
+            "stages": [{"name": "only", "tokens": 10**6}],
+        }
+    )
+    if dry_run:
+        return {"memory_bytes": step_memory(run, config(size), device, sequences).total, "mapped_bytes": 0}
+    model = build_for_training(config(size))
+    optimizer = build_optimizer(model, run.optimizer)
+    batch = objective_of(config(size)).example(config(size), sequences, 16, 0.15)
+    for step in range(2):
+        optimizer_step(
+            model,
+            optimizer,
+            batch,
+            learning_rate=1e-3,
+            micro_batch=sequences,
+            clip=1.0,
+            device=device,
+            seed=(0, step),
+        )
+    return {}
+
+
+def work(command: str, folder: Path, size: str, dry_run: bool) -> dict[str, Any]:
+    """One command, or what it says before it."""
+    import io
+
+    from rich.console import Console
+
+    from outgrow.commands import convert, grow, verify
+    from outgrow.commands.options import ConvertCall, GrowCall, VerifyCall
+
+    if command == "train":
+        return train(size, dry_run)
+    small, large, console = folder / size, folder / f"{size}-large", Console(file=io.StringIO())
+    if command == "convert":
+        out = folder / "converted"
+        found = convert.run(ConvertCall(small, out, "mixtral", overwrite=True, dry_run=dry_run), console)
+        return found.to_json()
+    if command == "verify":
+        return verify.run(VerifyCall(small, large, steps=0, dry_run=dry_run), console).to_json()
+    to = [f"intermediate_size={config(size)['intermediate_size'] + 64}"]
+    call = GrowCall(small, large, to, overwrite=True, dry_run=dry_run)
+    return dict(grow.run(call, console).to_json()["costs"])
+
+
+def status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def child(folder: Path) -> dict[str, dict[str, tuple[int, int]]]:
+    """Bytes that each command says and takes, by size."""
+    import ctypes
+    import gc
+
+    import torch
+
+    torch.set_num_threads(1)
+    found: dict[str, dict[str, tuple[int, int]]] = {command: {} for command in COMMANDS}
+    for size in SIZES:
+        hollow(folder / size, size)
+        for command in COMMANDS:
+            said = work(command, folder, size, dry_run=True) if size != "tiny" else {}
+            gc.collect()
+            ctypes.CDLL(None).malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+            before = status("VmRSS")
+            work(command, folder, size, dry_run=False)
+            if size != "tiny":
+                found[command][size] = (said["memory_bytes"] + said["mapped_bytes"], status("VmHWM") - before)
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, tuple[int, int]]]:
+    """Of a fresh process."""
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        pytest.skip("this system does not let a process begin its peak anew")
+    script = [sys.executable, __file__, str(tmp_path_factory.mktemp("sizes"))]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_takes_the_memory_that_it_says(
+    found: dict[str, dict[str, tuple[int, int]]], command: str
+) -> None:
+    for size, (said, took) in found[command].items():
+        assert abs(said - took) <= WITHIN * took, (
+            f"{size}: said {said / 1e6:.0f} MB, took {took / 1e6:.0f} MB"
+        )
+    assert len(found[command]) == len(SIZES) - 1
+
+
+if __name__ == "__main__":
+    print(json.dumps(child(Path(sys.argv[1]))))
