@@ -205,9 +205,6 @@ def test_memory_is_a_sum_and_grows_with_the_batch() -> None:
     assert two.activations == 2 * one.activations
     assert two.moments == 2 * one.moments
     assert one.total == one.weights + one.gradients + one.moments + one.activations + one.logits
-    alone = training_memory(content, sequences=1, sequence_length=16, moments=1, accumulates=False)
-    passing = one.activations + one.logits
-    assert one.total - alone.total == min(one.gradients, passing)  # one is freed as the other comes
     longer = training_memory(content, sequences=1, sequence_length=32, flash=False)
     assert (
         longer.activations

@@ -148,7 +148,6 @@ def test_costs_are_those_of_a_stages_own_length_and_batch(tiny: Tiny) -> None:
                 config,
                 sequences=at_once,
                 sequence_length=one,
-                accumulates=run.at(place).batch.sequences > at_once,
             ).total
             for one in (length, 16)
         )

@@ -49,15 +49,11 @@ class Memory:
     """Kept for the backward pass."""
     logits: int
     """The head's output and its gradient: alive at the peak, not kept."""
-    accumulates: bool = True
-    """Whether gradients of micro-batches before this one are there, too."""
 
     @property
     def total(self) -> int:
-        """The peak. Without accumulation the backward pass frees activations as gradients come: the larger counts."""
-        passing = self.activations + self.logits
-        both = self.gradients + passing if self.accumulates else max(self.gradients, passing)
-        return self.weights + self.moments + both
+        """The peak: what one part gives back, a process seldom gives to another (tests/battery/test_memory.py)."""
+        return self.weights + self.gradients + self.moments + self.activations + self.logits
 
 
 def training_memory(
@@ -69,19 +65,17 @@ def training_memory(
     flash: bool = True,
     moments: int = 2,
     mask_share: float = MASK_SHARE,
-    accumulates: bool = True,
 ) -> Memory:
     """Memory of one training step that sees `sequences` of `sequence_length` at once.
 
     `itemsize`: bytes of an activation, 4 or, under bf16 autocast, 2. `flash`: attention never holds its probabilities.
     `moments`: numbers that the optimizer keeps per parameter (AdamW 2, momentum 1). `mask_share`: of the places of a
-    sequence, those that a masked model is to find. `accumulates`: the step has several such passes, whose gradients are
-    summed.
+    sequence, those that a masked model is to find.
 
     >>> tiny = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
     ...         "num_attention_heads": 2, "vocab_size": 10}
     >>> training_memory(tiny, sequences=2, sequence_length=4)
-    Memory(weights=3296, gradients=3296, moments=6592, activations=5696, logits=640, accumulates=True)
+    Memory(weights=3296, gradients=3296, moments=6592, activations=5696, logits=640)
     """
     model, cost = resolve(config), model_cost(config)
     tokens = sequences * sequence_length
@@ -102,7 +96,6 @@ def training_memory(
         )
         + asked * _FLOAT32 * vocab,
         logits=asked * vocab * (itemsize + _FLOAT32),
-        accumulates=accumulates,
     )
 
 

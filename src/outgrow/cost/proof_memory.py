@@ -66,13 +66,11 @@ def proof_memory(
     >>> tiny = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
     ...         "num_attention_heads": 2, "vocab_size": 10}
     >>> proof_memory(tiny, tiny, sequences=1, sequence_length=4)
-    8405088
+    8408256
     """
     length = model_cost(large).length or sequence_length
     before, after = (
-        training_memory(
-            one, sequences=sequences, sequence_length=length, mask_share=1.0, accumulates=False
-        ).total
+        training_memory(one, sequences=sequences, sequence_length=length, mask_share=1.0).total
         for one in (small, large)
     )
     weights, kept = model_cost(large).parameters, itemsize * model_cost(small).parameters

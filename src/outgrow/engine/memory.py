@@ -34,7 +34,6 @@ def step_memory(
         sequence_length=model_cost(config).length or run.data.sequence_length,
         itemsize=2 if device.bf16 else 4,
         mask_share=run.data.mask_share,
-        accumulates=run.batch.sequences > sequences * world,
     )
     memory = replace(memory, moments=4 * state_numbers(config, run.optimizer))
     return memory if world == 1 else _cut(memory, run, config, world, 2 if device.bf16 else 4)
