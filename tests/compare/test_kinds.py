@@ -14,6 +14,7 @@ from compare.questions import article, write_questions
 from compare.tiny import other_study
 from outgrow.commands.compare import study_report
 from outgrow.comparing import parse_study, run_study
+from outgrow.comparing.check import check_study
 from outgrow.errors import ConfigError
 from outgrow.report.compare_tables import sections
 
@@ -93,17 +94,53 @@ def test_a_masked_study_with_fine_tuning(model_type: str, corpus: Path, tmp_path
     assert study_report(result).html.is_file()
 
 
-def test_an_image_study_with_its_accuracy(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    images = tmp_path / "images.npz"
-    np.savez(
-        images, images=random.integers(255, size=(60, 8, 8, 3)).astype(np.uint8), labels=np.arange(60) % 3
+def grey_classes(path: Path, side: int = 8) -> Path:
+    """60 noisy images; the grey of one tells its class, of five, apart."""
+    random, labels = np.random.default_rng(0), np.arange(60) % 5
+    images = 50 * labels[:, None, None, None] + random.integers(20, size=(60, side, side, 3))
+    np.savez(path, images=images.astype(np.uint8), labels=labels)
+    return path
+
+
+def image_study(folder: Path, **transfer: Any) -> dict[str, Any]:
+    """Three classes to train on, and the two others to learn afterwards."""
+    path = str(grey_classes(folder / "images.npz"))
+    asked = {"train": path, "test": path, "classes": [4, 0], "seeds": [0, 1], "epochs": 6, **transfer}
+    data = {"images": path, "classes": [3, 1, 2], "validation_share": 0.2}
+    return other_study(
+        folder / "study", "vit", data, downstream={"transfer": {**asked, "batch": 8, "learning_rate": 1e-2}}
     )
-    data = {"images": str(images), "validation_share": 0.2}
-    result = run_study(parse_study(other_study(tmp_path / "study", "vit", data)), lambda _: None)
+
+
+def test_an_image_study_with_its_accuracy_and_that_on_other_classes(tmp_path: Path) -> None:
+    result = run_study(parse_study(image_study(tmp_path)), lambda _: None)
     assert all(point.accuracy is not None and 0 <= point.accuracy <= 1 for point in result.points)
-    assert result.scores("stack")["accuracy"] == (result.of("stack")[0, 24].accuracy,)
+    scores = result.scores("stack")
+    assert set(scores) == {"accuracy", "transfer_accuracy", "transfer_accuracy_spread"}
+    assert scores["accuracy"] == (result.of("stack")[0, 24].accuracy,)
+    assert scores["transfer_accuracy"] == (1.0,)  # black and nearly white
     assert not any("per parameter" in caution for caution in result.cautions)
+
+
+@pytest.mark.parametrize(
+    ("transfer", "says"),
+    [
+        ({"classes": [4, 5]}, "images.npz has no image of class 5"),
+        ({"classes": [4, 4]}, "give two classes or more, each once"),
+        ({"test": "nowhere.npz"}, "nowhere.npz"),
+        ({"train": "small"}, "images of another shape than the study's data"),
+        ({"test": "small"}, "not of the kind of those to learn from"),
+    ],
+)
+def test_images_that_cannot_be_learned_are_refused_before_any_training(
+    tmp_path: Path, transfer: dict[str, Any], says: str
+) -> None:
+    small = str(grey_classes(tmp_path / "small.npz", side=4))
+    transfer = {name: small if value == "small" else value for name, value in transfer.items()}
+    if transfer.get("train") == small:
+        transfer["test"] = small
+    with pytest.raises(ConfigError, match=says):
+        check_study(parse_study(image_study(tmp_path, **transfer)), lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +149,8 @@ def test_an_image_study_with_its_accuracy(tmp_path: Path) -> None:
         ("bert", {"lambada": "x.jsonl"}, "a causal model"),
         ("llama", {"lambada": "x.jsonl"}, "no such file: x.jsonl"),
         ("llama", {"tasks": {"folder": "x", "names": ["rte"]}}, "for encoders"),
+        ("llama", {"questions": {"folder": "x", "names": ["squad1.1"]}}, "for encoders"),
+        ("llama", {"transfer": {"train": "x", "test": "x"}}, "for image models"),
         ("bert", {"tasks": {"folder": "x", "names": ["rte"]}}, "no such file"),
         ("llama", {"perplexity": {"books": "nowhere.txt"}}, "nowhere.txt"),
     ],

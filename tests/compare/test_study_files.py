@@ -28,6 +28,7 @@ NAMES = {
     "bert-ligo",
     "bert-rows",
     "vit-ligo",
+    "vit-transfer",
 }
 TWO_CORES = 2 * 12e9
 """FLOPs per second that models this small reach on two busy cores; by the studies' timing an idle one does 17 to 25e9."""

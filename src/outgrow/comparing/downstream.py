@@ -3,6 +3,7 @@
     lambada_accuracy, lambada_perplexity   the last word of a passage (`language.py`)
     <name>_perplexity                      another domain of text
     <task>_<metric>                        an encoder fine-tuned on a task (`classify.py`)
+    transfer_accuracy                      an image model fine-tuned on other images (`transfer.py`)
     squad<version>_em, ..._f1              an encoder fine-tuned to answer questions (`answering.py`)
 
 A score is kept in `downstream/<piece>-<what>.json` and not computed again unless a file that it is read from changes.
@@ -25,9 +26,11 @@ from outgrow.comparing.classify import task_scores
 from outgrow.comparing.language import last_word, other_text, read_passages
 from outgrow.comparing.pieces import Branch, common_run
 from outgrow.comparing.squad import question_files, read_questions
-from outgrow.comparing.study import StudyConfig
+from outgrow.comparing.study import FinetuningConfig, StudyConfig
 from outgrow.comparing.tasks import read_task, task_file
+from outgrow.comparing.transfer import check_transfer, transfer_files, transfer_scores
 from outgrow.data.corpus import Corpus, open_corpus
+from outgrow.data.images import load_images
 from outgrow.errors import ConfigError
 from outgrow.files.atomic import write_json_atomic
 from outgrow.files.locks import RunBusyError, locked
@@ -48,6 +51,7 @@ def check_downstream(study: StudyConfig, models: Mapping[str, Mapping[str, Any]]
         (asked.lambada is not None, {"causal"}, "lambada asks for the next word: a causal model"),
         (asked.tasks is not None, {"masked"}, "tasks are for encoders: masked models"),
         (asked.questions is not None, {"masked"}, "questions are for encoders: masked models"),
+        (asked.transfer is not None, {"image"}, "transfer is for image models"),
         (bool(asked.perplexity), {"causal", "masked"}, "perplexity is of text: causal or masked models"),
     )
     for wanted, suits, says in needed:
@@ -74,6 +78,8 @@ def check_downstream(study: StudyConfig, models: Mapping[str, Mapping[str, Any]]
     for path, name, part in _task_parts(study):
         read_task(path, name, part)
     _check_questions(study, models)
+    if asked.transfer is not None:
+        check_transfer(asked.transfer, load_images(common_run(study).data).needs)
 
 
 def _check_questions(study: StudyConfig, models: Mapping[str, Mapping[str, Any]]) -> None:
@@ -161,7 +167,7 @@ def _measures(study: StudyConfig) -> dict[str, tuple[Any, Measure]]:
         tasks = asked.tasks
         for name in tasks.names:
             files = [_digest(task_file(*one)) for one in _task_parts(study) if one[1] == name]
-            settings = {**tasks.model_dump(mode="json", exclude={"folder"}), "names": name, "files": files}
+            settings = {"names": name, **_own(tasks), "files": files}
             found[name] = (settings, lambda state, run, name=name: task_scores(state, run, tasks, name))  # type: ignore[misc]
     if asked.questions is not None:
         questions = asked.questions
@@ -176,7 +182,17 @@ def _measures(study: StudyConfig) -> dict[str, tuple[Any, Measure]]:
                 settings,
                 lambda state, run, name=name: answering_scores(state, run, questions, name),  # type: ignore[misc]
             )
+    if asked.transfer is not None:
+        transfer = asked.transfer
+        files = [_digest(path) for path in transfer_files(transfer)]
+        settings = {**_own(transfer), "files": files}
+        found["transfer"] = (settings, lambda state, run: transfer_scores(state, run, transfer))
     return found
+
+
+def _own(settings: FinetuningConfig) -> dict[str, Any]:
+    """What a score depends on but for its files, which are known by their content."""
+    return settings.model_dump(mode="json", exclude={"folder", "names", "train", "test"})
 
 
 def _digest(path: Path) -> str:

@@ -49,10 +49,21 @@ class Padded(nn.Module):
 def open_under_head(kind: Any, state: Path, tokenizer: TextTokenizer, seed: int) -> Padded:
     """A saved encoder in an auto class of transformers, under a new head of two classes, whose weights are drawn from the seed."""
     assert tokenizer.pad is not None, "a masked model was trained with a padding token"
+    return Padded(new_head(kind, state, 2, seed), tokenizer.pad)
+
+
+def new_head(kind: Any, state: Path, classes: int, seed: int) -> nn.Module:
+    """A saved model in an auto class of transformers, under a new head of so many classes, whose weights are drawn from the seed."""
     torch.manual_seed(seed)
     with _without_notes():  # that the head is new is the point
-        model = kind.from_pretrained(state, num_labels=2, dtype=torch.float32, local_files_only=True)
-    return Padded(model, tokenizer.pad)
+        model: nn.Module = kind.from_pretrained(
+            state,
+            num_labels=classes,
+            dtype=torch.float32,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+        )
+    return model
 
 
 def finetune(

@@ -18,7 +18,7 @@ from outgrow.files.reading import expanded
 from outgrow.files.section import Count, Section, Seed, TokenCount
 from outgrow.files.yaml_file import Sections, apply_override, explain, read_yaml
 from outgrow.run.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
-from outgrow.run.config import GrowConfig, RunConfig
+from outgrow.run.config import GrowConfig, ImageClasses, RunConfig
 from outgrow.run.distil import DistilConfig
 from outgrow.run.reentry import Reentry
 from outgrow.run.run_file import SECTIONS
@@ -141,11 +141,8 @@ class TimingConfig(Section):
 
 
 class FinetuningConfig(Section):
-    """Fine-tuning of an encoder, with the same settings for every arm."""
+    """Fine-tuning, with the same settings for every arm."""
 
-    folder: str
-    """Where the files are."""
-    names: tuple[str, ...]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     epochs: Count = 3
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
@@ -157,18 +154,34 @@ class FinetuningConfig(Section):
 class TasksConfig(FinetuningConfig):
     """Sentence classification: `sst2_train.tsv.xz`, `sst2_dev.tsv.xz` ..."""
 
+    folder: str
+    """Where the files are."""
     names: Annotated[tuple[Literal["sst2", "cola", "mrpc", "rte"], ...], Field(min_length=1)]
 
 
 class QuestionsConfig(FinetuningConfig):
     """Answers to questions on a text: `squad1.1_dev.json.xz` ...; without `..._train.json.xz` the articles of `dev` are split."""
 
+    folder: str
+    """Where the files are."""
     names: Annotated[tuple[Literal["squad1.1", "squad2.0"], ...], Field(min_length=1)]
     epochs: Count = 2
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     batch: Count = 12
     length: Count | None = None
     """Tokens of an input, question and a window of the text; default: `data.sequence_length`."""
+
+
+class TransferConfig(FinetuningConfig):
+    """Classes of other images, for image models."""
+
+    train: str
+    """An `.npz` file of images and labels to learn from."""
+    test: str
+    """Another to be asked about."""
+    classes: ImageClasses = None
+    """Take the images of these classes alone."""
+    batch: Count = 64
 
 
 class DownstreamConfig(Section):
@@ -184,6 +197,7 @@ class DownstreamConfig(Section):
     """Sequences of each of these."""
     tasks: TasksConfig | None = None
     questions: QuestionsConfig | None = None
+    transfer: TransferConfig | None = None
 
 
 class StudyConfig(Section):
@@ -276,6 +290,7 @@ _SECTIONS: Sections = {
     "downstream": (DownstreamConfig,),
     "downstream.tasks": (TasksConfig,),
     "downstream.questions": (QuestionsConfig,),
+    "downstream.transfer": (TransferConfig,),
 }
 
 

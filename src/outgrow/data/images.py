@@ -13,6 +13,7 @@ import hashlib
 import io
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -125,10 +126,17 @@ def flipped_and_cropped(pixels: NDArray[Any], random: np.random.Generator) -> ND
 def load_images(config: DataConfig) -> ImageData:
     """All images of a run, in memory; the validation images are another file's or the last ones."""
     assert config.images is not None, "RunConfig asks for images"
-    images = _kept(expanded(config.images))
+    images = of_classes(kept_images(expanded(config.images)), config.classes, config.images)
     description = config.images
+    if config.classes is not None:
+        description += f", classes {', '.join(map(str, config.classes))}"
     if config.validation_images is not None:
-        train, validation = images, _kept(expanded(config.validation_images))
+        train, validation = (
+            images,
+            of_classes(
+                kept_images(expanded(config.validation_images)), config.classes, config.validation_images
+            ),
+        )
         description += f"; validation: {config.validation_images}"
         if train.pixels.shape[1:] != validation.pixels.shape[1:]:
             raise ConfigError(
@@ -145,14 +153,35 @@ def load_images(config: DataConfig) -> ImageData:
     return ImageData(train, validation, classes, config.augment == "flip_crop", description)
 
 
-def _kept(path: Path) -> LabelledImages:
+def kept_images(path: Path) -> LabelledImages:
     """The same file is decoded once a process: a study opens it for every piece."""
     if not path.is_file():
         return read_images(path)  # which says what is wrong
     return _read(path, path.stat().st_mtime_ns)
 
 
-@lru_cache(maxsize=2)
+def of_classes(images: LabelledImages, classes: Sequence[int] | None, where: str | Path) -> LabelledImages:
+    """The images of some classes alone, the first of them numbered 0 and so on; ConfigError where one has no image.
+
+    >>> four = LabelledImages(np.zeros((4, 1, 2, 2)), np.array([0, 5, 3, 5]))
+    >>> of_classes(four, (5, 0), "four.npz").labels.tolist()
+    [1, 0, 0]
+    """
+    if classes is None:
+        return images
+    absent = sorted(set(classes) - set(images.labels.tolist()))
+    if absent:
+        raise ConfigError(
+            f"{where} has no image of class {', '.join(map(str, absent))}",
+            expected=", ".join(map(str, np.unique(images.labels).tolist()[:20])),
+        )
+    number = np.full(1 + max(int(images.labels.max()), *classes), -1, dtype=np.int64)
+    number[list(classes)] = np.arange(len(classes))
+    labels = number[images.labels]
+    return LabelledImages(images.pixels[labels >= 0], labels[labels >= 0])
+
+
+@lru_cache(maxsize=4)
 def _read(path: Path, changed: int) -> LabelledImages:
     return read_images(path)
 

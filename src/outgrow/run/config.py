@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, model_validator
 
 from outgrow.cost.flops import MASK_SHARE
 from outgrow.errors import GrowthError
@@ -50,6 +50,18 @@ class TokenizerConfig(_Section):
         return self
 
 
+def _distinct(classes: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if classes is not None and (len(set(classes)) < len(classes) or len(classes) < 2):
+        raise ValueError("give two classes or more, each once")
+    return classes
+
+
+ImageClasses = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...] | None, Field(default=None), AfterValidator(_distinct)
+]
+"""Classes of a file of images; None is all of them."""
+
+
 class DataConfig(_Section):
     """The text: where it is, how it becomes tokens, what is held out."""
 
@@ -81,8 +93,16 @@ class DataConfig(_Section):
     """An `.npz` file of images and labels, instead of text (`data/images.py` says its forms)."""
     validation_images: str | None = None
     """A separate file for validation; else the last `validation_share` of the images are held out."""
+    classes: ImageClasses = None
+    """Take the images of these classes alone; the first of them is class 0, and so on."""
     augment: Literal["none", "flip_crop"] = "none"
     """Training images as they are, or mirrored at random and moved by up to 1/8 of their side."""
+
+    @model_validator(mode="after")
+    def _classes_are_of_images(self) -> DataConfig:
+        if self.classes is not None and self.images is None:
+            raise ValueError("classes are of images: give images, or leave classes out")
+        return self
 
 
 class BatchConfig(_Section):
