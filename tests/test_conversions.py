@@ -176,6 +176,24 @@ def test_a_field_of_neither_list_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
             convert(state, "mixtral")
 
 
+def test_model_types_with_a_dash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUTGROW_ARCHITECTURES", str(tmp_path))
+    folder = tmp_path / "conversions"
+    folder.mkdir()
+    (folder / "xlm-roberta-deberta-v2.yaml").write_text("from: xlm-roberta\n")
+    (folder / "roberta-xlm-roberta.yaml").write_text("from: roberta\n")
+    assert {("xlm-roberta", "deberta-v2"), ("roberta", "xlm-roberta"), ("llama", "mixtral")} <= set(edges())
+    for wrong in ("notes.yaml", "my-llama-mixtral.yaml"):
+        (folder / wrong).write_text("")
+        with pytest.raises(ArchitectureError, match=r"no name of a conversion file[^$]*FROM-TO\.yaml"):
+            edges()
+        (folder / wrong).unlink()
+    for name in ("roberta", "roberta-xlm"):
+        (tmp_path / f"{name}.yaml").write_text("")
+    with pytest.raises(ArchitectureError, match="roberta to xlm-roberta or roberta-xlm to roberta"):
+        edges()
+
+
 def test_a_users_folder_holds_conversions_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = Path(conversions.__file__).parent.parent / "conversions" / "llama-qwen2.yaml"
     text = ours.read_text().replace("from: llama", "from: mistral").replace("drop: [pretraining_tp]", "")

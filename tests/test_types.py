@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 from outgrow.algebra.maps import padding
 from outgrow.cli import app
-from outgrow.cost.flops import model_cost
+from outgrow.cost.flops import model_cost, training_flops_per_token
+from outgrow.cost.frozen_flops import frozen_training_flops
 from outgrow.errors import ArchitectureError, GrowthError, OutgrowError
 from outgrow.growth.plan import GrowthPlan, plan
 from outgrow.methods.build import build
@@ -271,12 +272,7 @@ def test_a_finer_grid_of_patches_resamples_its_positions() -> None:
     torch.testing.assert_close(found[:, 1:], wanted.permute(0, 2, 3, 1).reshape(1, 25, 24))
 
 
-COUNTED = [
-    name
-    for name in TYPES
-    if load_architecture(name).objective in ("causal", "masked") and name != "deberta-v2"
-]
-"""deberta-v2 also multiplies a table of relative positions with queries and keys, once per batch: not counted."""
+COUNTED = [name for name in TYPES if load_architecture(name).objective in ("causal", "masked")]
 
 
 @pytest.mark.parametrize("model_type", COUNTED)
@@ -292,10 +288,28 @@ def test_flops_agree_with_pytorch(model_type: str) -> None:
     model = build_model(config, dtype=torch.float64).double().eval()
     model.config._attn_implementation = "eager"
     tokens = (torch.arange(length)[None] * 7) % 31 + 3
+    cost = model_cost(config)
     with FlopCounterMode(display=False) as counted, torch.no_grad():
         model(input_ids=tokens)
-    ours = model_cost(config).forward(length) * length
+    ours = cost.forward(length) * length + 2 * cost.once
     assert ours == pytest.approx(counted.get_total_flops(), rel=0.01)
+
+
+@pytest.mark.parametrize("kinds", [["c2p", "p2c"], ["p2c"], ["c2p"]])
+def test_a_table_of_relative_positions_meets_every_token_and_is_projected_once(kinds: list[str]) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = guard.example(load_architecture("deberta-v2")) | {"pos_att_type": kinds}
+    model, cost, flops = build_model(config).eval(), model_cost(config), []
+    for items in (1, 4):
+        with FlopCounterMode(display=False) as counted, torch.no_grad():
+            model(input_ids=torch.arange(15).expand(items, -1) + 3)
+        flops.append(counted.get_total_flops())
+        assert flops[-1] == cost.forward(15) * 15 * items + 2 * cost.once
+    assert flops[1] < 4 * flops[0]
+    assert frozen_training_flops(config, 15, ()) == pytest.approx(
+        training_flops_per_token(config, 15), rel=1e-3
+    )
 
 
 # ---- files of a user ------------------------------------------------------------------------------------------------

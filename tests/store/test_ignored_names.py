@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM, BertModel
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 
 import outgrow
 from outgrow.errors import ArchitectureError
@@ -37,9 +37,16 @@ def test_a_table_of_positions_is_no_parameter(tmp_path: Path, name: str) -> None
     assert outgrow.plan_growth(state, to={"intermediate_size": 14}).keeps_function
 
 
-def test_a_bare_model_is_named_for_what_it_is(tmp_path: Path) -> None:
-    """A sentence encoder of 2021 says its class, not that its file is damaged."""
+def test_a_sentence_encoder_of_2021_opens(tmp_path: Path) -> None:
     BertModel(TINY).save_pretrained(tmp_path)
     with_positions(tmp_path, "embeddings.position_ids")
+    state = TrainingState.from_pretrained(tmp_path)
+    assert outgrow.plan_growth(state, to={"intermediate_size": 14}).keeps_function
+
+
+def test_another_head_is_named_for_what_it_is(tmp_path: Path) -> None:
+    """It says its class, not that its file is damaged."""
+    BertForSequenceClassification(TINY).save_pretrained(tmp_path)
+    with_positions(tmp_path, "bert.embeddings.position_ids")
     with pytest.raises(ArchitectureError, match="another class of model"):
         outgrow.plan_growth(TrainingState.from_pretrained(tmp_path), to={"intermediate_size": 14})

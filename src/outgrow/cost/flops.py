@@ -8,6 +8,7 @@ as `torch.utils.flop_counter` does; `causal=True` counts what a kernel must do t
 i + 1 positions, (sequence_length + 1) / 2 on average. Sliding windows are not deducted. Embedding look-ups cost nothing.
 A signature says which weights take part: those that read an axis other than a look-up, tied heads included. Query heads
 that share keys (GQA) save weights and memory, not attention FLOPs. Of experts, a token's own count, and the router.
+A table of relative positions that meets every token (deberta) counts; its projection, once per batch, does not (`Cost.once`).
 
 A masked model makes scores at the hidden places alone (`asked_places`), so its head takes part there alone:
 
@@ -34,7 +35,7 @@ from outgrow.algebra.axes import Signature
 from outgrow.cost.attention import attention
 from outgrow.errors import ConfigError
 from outgrow.models.architecture import head_module, is_kind, load_architecture, resolve
-from outgrow.models.expressions import size_of
+from outgrow.models.expressions import got, size_of
 from outgrow.models.model import Model, Parameter
 from outgrow.models.spec import ScanSpec
 
@@ -56,6 +57,8 @@ class Cost:
     apart: int = 0  # multiply-adds per sequence where only some of its positions take part
     length: int | None = None  # of every sequence, where the config fixes it
     idle: int = 0  # parameters of experts that a token does not meet
+    relative: int = 0  # multiply-adds per token with the rows of a table of relative positions
+    once: int = 0  # multiply-adds per batch, whatever its size, by which that table is projected: counted nowhere else
 
     @property
     def active(self) -> int:
@@ -74,7 +77,7 @@ class Cost:
         seen_twice = sequence_length + 1 if causal else 2 * sequence_length
         silent = 0 if asked is None else sequence_length - asked
         head = 2 * self.head_weights * silent // sequence_length
-        return 2 * self.matrix_weights - head + self.attention_width * seen_twice
+        return 2 * (self.matrix_weights + self.relative) - head + self.attention_width * seen_twice
 
     def backward(self, sequence_length: int, *, causal: bool = False) -> int:
         """FLOPs per token, backward: a product's two gradients are a product each."""
@@ -129,8 +132,25 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
         prod(model.shape(name)) for name, one in model.parameters.items() if _is_table(one.signature, model)
     )
     total = model.num_parameters
-    width = attention(model).width
-    return Cost(total, total - tables, matrices, head, width, apart, model.sequence, total - model.num_active)
+    width, (relative, once) = attention(model).width, _relative(model)
+    idle = total - model.num_active
+    return Cost(total, total - tables, matrices, head, width, apart, model.sequence, idle, relative, once)
+
+
+def _relative(model: Model) -> tuple[int, int]:
+    """Multiply-adds with a table of relative positions: per token, and once per batch to project it."""
+    table = model.spec.relative
+    if table is None:
+        return 0, 0
+    rows, kinds, units = model.positions(table.rows), got(model.config, table.kinds) or (), attention(model)
+    contracted = {name for name, axis in model.axes.items() if axis.is_contracted}
+    weights = sum(
+        prod(signature.shape(model.sizes))
+        for _, signature in matrix_products(model)
+        if contracted & signature.axes("writes")
+    )
+    met = units.query * (table.queries in kinds) + units.key * (table.keys in kinds)
+    return rows * met, rows * weights
 
 
 def _scan(model: Model, scan: ScanSpec) -> int:

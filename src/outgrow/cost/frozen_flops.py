@@ -50,7 +50,9 @@ def frozen_training_flops(
         total += 2 * prod(signature.shape(met)) * count * passes
     passes = sum(3 if lowest <= layer else 1 for layer in range(model.layers))
     if model.layers:
-        total += 2 * (model_cost(config).attention_width // model.layers) * length * length * passes
+        cost = model_cost(config)
+        every = cost.attention_width * length + cost.relative  # by one token, in all layers
+        total += 2 * (every // model.layers) * length * passes
     if model.spec.attended is not None:  # behind the layers, where gradients always flow
         total += 6 * (model_cost(config).apart - products_apart)
     return total if model.sequence is not None else total // length

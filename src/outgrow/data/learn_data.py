@@ -23,7 +23,7 @@ from outgrow.data.masked import check_tokens, hide
 from outgrow.data.tokenizer import find_tokenizer
 from outgrow.data.windows import Data, TrainingData, Windows, encoded
 from outgrow.errors import ConfigError
-from outgrow.models.architecture import load_architecture, longest_sequence
+from outgrow.models.architecture import architecture_of, longest_sequence
 from outgrow.models.forward import ModelInputs
 from outgrow.run.config import DataConfig
 from outgrow.run.learn_options import LENGTH, SEQUENCES
@@ -70,7 +70,7 @@ def learn_data(
     config: Mapping[str, Any], folder: Path, source: str, *, sequences: int, length: int, seed: int
 ) -> LearnData:
     """Text or images, by what the model of this config learns. Raises ConfigError where they do not fit it."""
-    objective = load_architecture(str(config["model_type"])).objective
+    objective = _objective(config)
     if (objective == "image") != source.endswith(".npz"):
         raise ConfigError(
             f"a {config['model_type']} model learns from {'images' if objective == 'image' else 'text'}",
@@ -109,7 +109,7 @@ def text_data(
 
     Raises ConfigError where the tokenizer is missing, or the model has no row for one of its tokens.
     """
-    objective = load_architecture(str(config["model_type"])).objective
+    objective = _objective(config)
     if not (folder / "tokenizer.json").is_file():
         raise ConfigError(
             f"{folder} has no tokenizer.json, so text cannot become the model's tokens",
@@ -139,6 +139,12 @@ def text_data(
     _check_tokens(train, int(config["vocab_size"]))
     text = TrainingData(train, held_out, tokenizer, source)
     return LearnData(hide(text) if objective == "masked" else text, objective, sequences, seed)
+
+
+def _objective(config: Mapping[str, Any]) -> str:
+    """What a model learns. Raises ArchitectureError where outgrow trains none like it."""
+    objectives.objective_of(config)
+    return architecture_of(config).objective
 
 
 def _check_tokens(windows: Windows, rows: int) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from outgrow.cost.flops import asked_places
 from outgrow.errors import ArchitectureError
-from outgrow.models.architecture import head_module, load_architecture
+from outgrow.models.architecture import architecture_of, head_module, load_architecture
 
 IGNORED = -100
 """A target that does not count."""
@@ -134,12 +134,12 @@ def objective_of(config: Mapping[str, Any]) -> Objective:
     >>> objective_of({"model_type": "bert"}).metrics
     ('loss',)
     """
-    spec = load_architecture(str(config.get("model_type")))
+    spec = architecture_of(config)
     if spec.objective not in OBJECTIVES:
         raise ArchitectureError(
-            f"{spec.model_type} ({spec.objective}) can be grown, not trained here",
+            f"{spec.model_type} ({spec.class_}, {spec.objective}) can be grown, not trained here",
             expected=f"a model that is trained to predict: {', '.join(OBJECTIVES)}",
-            fix="grow it with `outgrow grow`, and train it with your own loop or transformers' Seq2SeqTrainer",
+            fix="grow it with `outgrow grow`, and train it with a loop of your own or of transformers",
         )
     return OBJECTIVES[spec.objective]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from outgrow.cost.flops import MASK_SHARE
 from outgrow.data.images import load_images
@@ -10,7 +12,7 @@ from outgrow.data.masked import SPECIAL_TOKENS, hide
 from outgrow.data.windows import Data, load_data
 from outgrow.errors import ConfigError
 from outgrow.files.reading import expanded
-from outgrow.models.architecture import load_architecture
+from outgrow.models.architecture import architecture_of
 from outgrow.run.config import RunConfig
 from outgrow.store.config_file import load_config
 
@@ -21,11 +23,11 @@ def run_objective(run: RunConfig) -> str:
     Raises ConfigError where the data are of another kind.
     """
     if run.model is not None:
-        model_type = str(run.model["model_type"])
+        config: Mapping[str, Any] = run.model
     else:
         assert run.stages[0].start is not None, "RunConfig asks for a model or a checkpoint"
-        model_type = str(load_config(expanded(run.stages[0].start)).get("model_type"))
-    objective = load_architecture(model_type).objective
+        config = load_config(expanded(run.stages[0].start))
+    model_type, objective = config["model_type"], architecture_of(config).objective
     if (objective == "image") != (run.data.images is not None):
         raise ConfigError(
             f"{model_type} learns from {'images' if objective == 'image' else 'text'}",

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from outgrow.algebra.axes import Signature, parse
 from outgrow.errors import ArchitectureError, near
+from outgrow.models.bare import bare_class, without_head
 from outgrow.models.bounds import check_bounds
 from outgrow.models.expressions import factor, fields, got, size_of, with_field
 from outgrow.models.files import FOLDERS, file_of, known, merged
@@ -81,6 +82,24 @@ def described(where: str, content: Mapping[str, Any]) -> ArchitectureSpec:
     return spec
 
 
+@lru_cache(maxsize=64)
+def _load_bare(model_type: str, folders: str) -> ArchitectureSpec:
+    return without_head(_load(model_type, folders))
+
+
+def architecture_of(config: Mapping[str, Any]) -> ArchitectureSpec:
+    """The architecture of the model that this config describes: of its type's file, or of that without the head.
+
+    >>> architecture_of({"model_type": "bert", "architectures": ["BertModel"]}).outputs
+    {'last_hidden_state': 'embed', 'pooler_output': 'pooled'}
+    """
+    spec = load_architecture(str(config.get("model_type")))
+    named = config.get("architectures") or [spec.class_]
+    if spec.class_ in named or bare_class(spec) not in named:
+        return spec
+    return _load_bare(spec.model_type, os.environ.get(FOLDERS, ""))
+
+
 def resolve(config: Mapping[str, Any]) -> Model:
     """The axes, sizes and parameters of the model that this config describes.
 
@@ -88,7 +107,7 @@ def resolve(config: Mapping[str, Any]) -> Model:
     >>> model.shape("transformer.h.0.attn.c_attn.weight")
     (6, 18)
     """
-    spec = load_architecture(str(config.get("model_type")))
+    spec = architecture_of(config)
     check_bounds(config)
     _check_requirements(spec.model_type, spec.requires, config)
     sizes = {name: size_of(axis.size, config) for name, axis in spec.axes.items()}
@@ -99,7 +118,7 @@ def resolve(config: Mapping[str, Any]) -> Model:
     tied: dict[str, list[tuple[Signature, str | None]]] = {}
     owners: list[tuple[str, Signature, ParameterSpec]] = []
     for pattern, parameter in spec.parameters.items():
-        if not _is_there(parameter.when, config):
+        if not _is_there(parameter.when, config) or (parameter.bare and not spec.outputs):
             continue
         if parameter.of_class not in (None, *(config.get("architectures") or [spec.class_])):
             continue

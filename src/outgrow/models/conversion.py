@@ -19,8 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from outgrow.errors import ArchitectureError, GrowthError, near
 from outgrow.models.architecture import load_architecture, resolve
+from outgrow.models.bare import bare_class
 from outgrow.models.expressions import size_of
-from outgrow.models.files import folders, read
+from outgrow.models.files import folders, known, read
 from outgrow.models.library import check_described, config_dict, config_object, default_fields
 from outgrow.models.model import Model, Parameter
 
@@ -119,8 +120,27 @@ def edges() -> tuple[tuple[str, str], ...]:
     True
     """
     names = {entry.name for folder in _folders() for entry in folder.iterdir()}
-    pairs = (name.removesuffix(".yaml").split(_SEPARATOR, 1) for name in names if name.endswith(".yaml"))
-    return tuple(sorted((pair[0], pair[1]) for pair in pairs if len(pair) == 2))
+    return tuple(sorted(_edge(name.removesuffix(".yaml")) for name in names if name.endswith(".yaml")))
+
+
+def _edge(name: str) -> tuple[str, str]:
+    """(from, to) of a file's name. A model type may have a `-` itself (`xlm-roberta-modernbert`).
+
+    Raises ArchitectureError where the name can be read in no way, or in several.
+    """
+    words, types = name.split(_SEPARATOR), known()
+    ways = [(_SEPARATOR.join(words[:cut]), _SEPARATOR.join(words[cut:])) for cut in range(1, len(words))]
+    if len(ways) > 1:
+        ways = [way for way in ways if set(way) <= set(types)]
+    if len(ways) != 1:
+        raise ArchitectureError(
+            f"{name}.yaml is no name of a conversion file",
+            got=" or ".join(" to ".join(way) for way in ways)
+            or f"no two model types joined by '{_SEPARATOR}'",
+            expected=f"FROM{_SEPARATOR}TO.yaml, both with an architecture file where one of them has a '{_SEPARATOR}'",
+            fix="rename it, or move it out of the folder `conversions`",
+        )
+    return ways[0]
 
 
 def load_conversion(source: str, target: str) -> ConversionSpec:
@@ -131,11 +151,11 @@ def load_conversion(source: str, target: str) -> ConversionSpec:
     >>> load_conversion("llama", "mixtral").config["num_local_experts"]
     1
     """
-    known = [to for from_, to in edges() if from_ == source]
-    if target not in known:
+    targets = [to for from_, to in edges() if from_ == source]
+    if target not in targets:
         raise GrowthError(
             f"no conversion leads from {source} to '{target}'",
-            expected=near(target, known) if known else f"none leads from {source}",
+            expected=near(target, targets) if targets else f"none leads from {source}",
             fix="write one: see docs/reference/conversions.md, 'A conversion of your own'",
         )
     name = f"{source}{_SEPARATOR}{target}.yaml"
@@ -205,7 +225,9 @@ def _fields(spec: ConversionSpec, small: Model) -> dict[str, Any]:
     missing = sorted(theirs - set(made) - every)
     if missing:
         raise _unnamed(spec, missing[0], "wants")
-    return {**made, "model_type": spec.to, "architectures": [load_architecture(spec.to).class_]}
+    target = load_architecture(spec.to)
+    named = bare_class(target) if small.spec.outputs else target.class_
+    return {**made, "model_type": spec.to, "architectures": [named]}
 
 
 def _derived(wanted: str | Power, config: Mapping[str, Any]) -> int | float:

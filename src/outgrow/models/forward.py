@@ -22,6 +22,8 @@ def batch_loss(model: Callable[..., Any], batch: ModelInputs) -> Tensor:
     if "pixel_values" not in batch:
         return cast(Tensor, model(**batch).loss)
     output = model(batch["pixel_values"])
+    if getattr(output, "loss", None) is not None:
+        return cast(Tensor, output.loss)
     logits: Tensor = getattr(output, "logits", output)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return torch.nn.functional.cross_entropy(wide, batch["labels"])

@@ -140,6 +140,8 @@ class ParameterSpec(_Strict):
     when_tied: str | None = None
     of_class: str | None = None
     """The one model class that has this parameter, where a model type has several."""
+    bare: bool = False
+    """Only the model without its head has it, as the pooler of a `BertModel`."""
     at: str | None = None
     """At how many positions of a sequence it is applied, as one dimension of a signature; all, where nothing is said."""
     scanned: int = 0
@@ -180,6 +182,20 @@ class ScanSpec(_Strict):
     """C: a config field or a number."""
     inside: str | None = None
     """The kind of layer that has it."""
+
+
+class RelativeSpec(_Strict):
+    """Scores of relative positions by a table that every layer projects as it does tokens, and multiplies with them (2006.03654).
+
+    rows            how many rows the table has, as one dimension of a signature
+    kinds           config field that lists which products are made
+    queries, keys   the entry of it by which tokens' queries, or keys, meet the rows
+    """
+
+    rows: str
+    kinds: str
+    queries: str
+    keys: str
 
 
 class RouterSpec(_Strict):
@@ -263,8 +279,13 @@ class ArchitectureSpec(_Strict):
 
     model_type: str
     class_: str = Field(alias="class")
+    bare_class: str | None = None
+    """The class without the head, where it is not `class` with `Model` for what begins with `For`."""
     library: Literal["transformers", "timm"] = "transformers"
-    objective: Literal["causal", "masked", "image", "seq2seq"]
+    objective: Literal["causal", "masked", "image", "seq2seq", "features"]
+    """What it is trained to predict; `features`: nothing, it has no head."""
+    outputs: dict[str, str] = {}
+    """Of a model without a head: its outputs, and the axis of each one's last dimension."""
     axes: dict[str, AxisSpec]
     layers: LayersSpec
     parameters: dict[str, ParameterSpec]
@@ -276,6 +297,8 @@ class ArchitectureSpec(_Strict):
     aliases: dict[str, str] = {}
     scans: dict[str, ScanSpec] = {}
     """Recurrences over the sequence, by a name of one's own (counts FLOPs)."""
+    relative: RelativeSpec | None = None
+    """Scores of relative positions that are products with a table (counts FLOPs)."""
     example: ExampleSpec | None = None
     requires: dict[str, Any] = {}
     requires_for_depth: dict[str, Any] = {}

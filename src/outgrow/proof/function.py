@@ -12,25 +12,12 @@ import torch
 from torch import nn
 
 from outgrow.models.architecture import resolve
-from outgrow.models.forward import ModelInputs, batch_loss
 from outgrow.models.library import hollow_model, replace_parameters, saved_buffers
 from outgrow.parallel.pieces import fill
 from outgrow.state.training_state import TrainingState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-@torch.no_grad()
-def streamed_loss(
-    state: TrainingState, batch: ModelInputs, dtype: torch.dtype, device: str | torch.device = "cpu"
-) -> float:
-    """The mean loss of a batch, in `dtype` and without dropout: the bits are those of the model loaded whole."""
-    model = streamed(state, dtype, device)
-    moved = {
-        key: value.to(device, dtype if value.is_floating_point() else None) for key, value in batch.items()
-    }
-    return float(batch_loss(model, moved))
 
 
 def streamed(state: TrainingState, dtype: torch.dtype, device: str | torch.device) -> PreTrainedModel:

@@ -30,6 +30,7 @@ from outgrow.models.expressions import got
 from outgrow.models.library import build_model, check_described, config_dict, model_tensors
 from outgrow.models.model import Model, Parameter
 from outgrow.models.spec import ArchitectureSpec
+from outgrow.proof.probe import probe_large, probe_small, strays
 from outgrow.proof.verify import gradient_law
 from outgrow.state.grown_view import GrownView
 from outgrow.state.training_state import TrainingState
@@ -266,9 +267,13 @@ def grown(
     made = plan(build(resolve(config), to, width=width, depth=depth))
     small = tiny(config)
     large = _grown_model(made, small)
+    probe_small(small, made.small)
+    probe_large(large, made)
     batch = inputs(small)
     before, old = gradients(small, batch)
     after, new = gradients(large, batch)
+    with float64_casts():
+        strayed = strays(large, made, batch)
     trained = {name for name, one in made.large.parameters.items() if one.is_trained}
     laws = gradient_law(
         made,
@@ -278,7 +283,7 @@ def grown(
     return GrowthCheck(
         width,
         dict(to),
-        _gap(before, after[..., : before.shape[-1]]),
+        max(_gap(before, after[..., : before.shape[-1]]), strayed),
         laws[0].error,
         laws[0].name,
         made.keeps_function,

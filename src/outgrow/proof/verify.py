@@ -24,13 +24,14 @@ from outgrow.algebra.slots import MOMENTS
 from outgrow.data.proof_batches import proof_batches
 from outgrow.errors import CheckpointError, ConfigError
 from outgrow.growth.plan import GrowthPlan
-from outgrow.models.architecture import growable
+from outgrow.models.architecture import growable, resolve
 from outgrow.models.conversion import conversion
 from outgrow.models.expressions import got
 from outgrow.models.forward import ModelInputs, batch_loss
 from outgrow.models.library import build_model
 from outgrow.models.routing import loads, watched
-from outgrow.proof.function import judged, streamed_loss
+from outgrow.proof.function import judged, streamed
+from outgrow.proof.probe import probe_large, probe_small, strays
 from outgrow.proof.verdict import FirstUpdate, Report, TensorLaw
 from outgrow.state.converted_view import ConvertedView
 from outgrow.state.converting import converted
@@ -71,6 +72,7 @@ def verify(
     takes the memory of what is outside of the larger's layers, its largest layer, and activations. Without batches, they are
     made of `data`, a path to text or to images in an .npz.
     Without both, they are text of Python's own library, or random tokens where the state has no tokenizer.
+    A model without a head is read by a fixed random one (see `probe`).
     Raises CheckpointError where `large` was not grown from `small`.
 
     >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -109,6 +111,7 @@ def verify(
         return _function_alone(plan, (small, before, large), batches[0], (dtype, device), tolerance, progress)
     progress("loss and gradients of the small model")
     small_model = _loaded(small, dtype, device)
+    probe_small(small_model, resolve(small.config))
     loss_small, gradients = loss_and_gradients(small_model, batches[0])
     small_gradients = gradients_as(gradients)
     del gradients
@@ -117,8 +120,10 @@ def verify(
     del small_model  # its memory is given back before the large one takes its own
     progress("loss and gradients of the large model")
     large_model = _loaded(large, dtype, device)
+    probe_large(large_model, plan)
     matches = _matches(apply(plan, before), large)
     loss_large, large_gradients = loss_and_gradients(large_model, batches[0])
+    strayed = strays(large_model, plan, _moved(batches[0], large_model))
     laws = gradient_law(law_plan, small_gradients, large_gradients)
     updates = first_updates(plan, large, large_gradients)
     experts_start = experts_measured(plan, large_model, batches[0])
@@ -133,7 +138,7 @@ def verify(
         dtype=str(dtype).removeprefix("torch."),
         loss_small=loss_small,
         loss_large=loss_large,
-        function_error=abs(loss_large - loss_small) / abs(loss_small),
+        function_error=max(abs(loss_large - loss_small) / abs(loss_small), strayed),
         promised=plan.keeps_function,
         gradient=laws,
         gradient_error=laws[0].error if laws else 0.0,
@@ -190,14 +195,16 @@ def loss_and_gradients(model: torch.nn.Module, batch: ModelInputs) -> tuple[floa
 
 def _backward(model: torch.nn.Module, batch: ModelInputs) -> float:
     """Mean loss of a batch; its gradients are left in the parameters, in the place of others."""
-    like = next(model.parameters())
     model.zero_grad(set_to_none=True)
-    moved = {
-        key: value.to(like if value.is_floating_point() else like.device) for key, value in batch.items()
-    }
-    loss = batch_loss(model, moved)
+    loss = batch_loss(model, _moved(batch, model))
     torch.autograd.backward(loss)
     return float(loss.detach())
+
+
+def _moved(batch: ModelInputs, model: torch.nn.Module) -> ModelInputs:
+    """A batch on a model's device, its numbers in the model's dtype."""
+    like = next(model.parameters())
+    return {key: value.to(like if value.is_floating_point() else like.device) for key, value in batch.items()}
 
 
 def gradient_law(
@@ -253,9 +260,8 @@ def experts_measured(plan: GrowthPlan, model: torch.nn.Module, batch: ModelInput
         means.index_add_(0, kind, value / grown.copies)
         apart += float((value - means[kind]).square().sum())
         total += float(value.square().sum())
-    like = next(model.parameters())
     with watched(model) as seen:
-        batch_loss(model, {k: v.to(like if v.is_floating_point() else like.device) for k, v in batch.items()})
+        batch_loss(model, _moved(batch, model))
     return {"spread": (apart / total) ** 0.5, **loads(seen.tokens())}
 
 
@@ -382,16 +388,16 @@ def _function_alone(
 ) -> Report:
     """The two losses, each of a model that holds a layer at a time; and whether the weights are the plan's."""
     small, before, large = states
-    losses = []
-    for size, state in (("small", small), ("large", large)):
-        progress(f"loss of the {size} model")
-        losses.append(streamed_loss(state, batch, *where))
+    progress("loss of the small model")
+    loss_small, _ = _measured(small, None, batch, where)
+    progress("loss of the large model")
+    loss_large, strayed = _measured(large, plan, batch, where)
     return Report(
         model_type=str(small.config["model_type"]),
         dtype=str(where[0]).removeprefix("torch."),
-        loss_small=losses[0],
-        loss_large=losses[1],
-        function_error=abs(losses[1] - losses[0]) / abs(losses[0]),
+        loss_small=loss_small,
+        loss_large=loss_large,
+        function_error=max(abs(loss_large - loss_small) / abs(loss_small), strayed),
         promised=plan.keeps_function,
         gradient=(),
         gradient_error=0.0,
@@ -408,6 +414,25 @@ def _function_alone(
         matches_plan=_matches(apply(plan, before), large),
         findings=tuple(vars(finding) for finding in plan.compensation.findings),
     )
+
+
+@torch.no_grad()
+def _measured(
+    state: TrainingState,
+    plan: GrowthPlan | None,
+    batch: ModelInputs,
+    where: tuple[torch.dtype, str | torch.device],
+) -> tuple[float, float]:
+    """The loss of a state, and how far its outputs stray; `plan` is that of its growth, None for the small state."""
+    model, (dtype, device) = streamed(state, *where), where
+    if plan is None:
+        probe_small(model, resolve(state.config))
+    else:
+        probe_large(model, plan)
+    moved = {
+        key: value.to(device, dtype if value.is_floating_point() else None) for key, value in batch.items()
+    }
+    return float(batch_loss(model, moved)), 0.0 if plan is None else strays(model, plan, moved)
 
 
 def _matches(expected: TrainingState, saved: TrainingState) -> bool:

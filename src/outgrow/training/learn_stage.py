@@ -16,7 +16,7 @@ from outgrow.learning.in_run import learn_options
 from outgrow.learning.learn import fit_operator
 from outgrow.learning.lesa import learn_lesa
 from outgrow.methods.learned.fitted import FittedOperator
-from outgrow.models.architecture import load_architecture
+from outgrow.models.architecture import architecture_of
 from outgrow.models.forward import ModelInputs
 from outgrow.parallel.ranks import ALONE
 from outgrow.run.config import GrowConfig
@@ -80,7 +80,7 @@ def _fit(
 ) -> tuple[FittedOperator, dict[str, Any]]:
     """An operator fitted on the batches that follow, and what the log says of it."""
     run, at_once = session.run, course.own.batch.at_once
-    objective = load_architecture(str(state.config["model_type"])).objective
+    objective = architecture_of(state.config).objective
 
     def batch(place: int) -> ModelInputs:
         items, targets = (part[:at_once] for part in batch_at(session, course, step + place))
