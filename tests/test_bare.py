@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, BertConfig, BertModel, LlamaConfig, LlamaModel, ViTConfig, ViTModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaModel,
+    ViTConfig,
+    ViTModel,
+)
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 import outgrow
@@ -100,6 +109,21 @@ def test_a_file_grows_and_transformers_finds_the_same_hidden_states(tmp_path: Pa
         scale = float((new * copies).sum() / copies.square().sum())
         torch.testing.assert_close(new, scale * copies, rtol=0, atol=2e-5)  # float32, four layers
     report = verify(state, TrainingState.from_pretrained(tmp_path / "large"), steps=1)
+    assert report.promised
+    assert report.passed, report
+
+
+@pytest.mark.parametrize("model_type", ["vit", "dinov2"])
+def test_an_image_model_without_a_head_is_proved_on_images(model_type: str) -> None:
+    torch.manual_seed(0)
+    config = {name: value for name, value in bare(model_type).items() if name != "architectures"}
+    small = TrainingState.from_model(AutoModel.from_config(AutoConfig.for_model(**config)).eval())
+    spec = load_architecture(model_type)
+    assert spec.example is not None
+    large = grow(
+        small, to={**spec.example.grow, **spec.example.isometric}, width="isometric", depth="identity"
+    )
+    report = verify(small, large, steps=0)
     assert report.promised
     assert report.passed, report
 

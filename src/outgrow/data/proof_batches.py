@@ -26,7 +26,7 @@ def proof_batches(
 ) -> tuple[list[ModelInputs], str]:
     """`count` batches of (sequences, length) tokens or of images, and a line that says where they come from."""
     model = resolve(state.config)
-    if model.spec.objective == "image":
+    if model.sequence is not None:  # the length of a sequence of patches, which only images have
         return image_batches(model, source, count=count, size=sequences)
     length = min(length, longest_sequence(state.config) or length)
     wanted = count * sequences * length

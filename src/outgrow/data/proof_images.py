@@ -21,13 +21,14 @@ def image_batches(
     Raises ConfigError for a file that is no such archive, images that the model cannot take, and too few of them.
     """
     side = model.sizes["grid"] * model.sizes["patch"]
+    classes = model.sizes.get("labels")  # None without a head, which asks for no labels
     shape = (count * size, model.sizes["channels"], side, side)
     if source is None:
         generator = torch.Generator().manual_seed(0)
         pixels = _smooth(shape, generator)
-        labels = torch.randint(0, model.sizes["labels"], shape[:1], generator=generator)
+        labels = torch.randint(0, classes or 1, shape[:1], generator=generator)
         return _cut(pixels, labels, size), "smooth random images (no --data)"
-    images = _taken(Path(source), shape, model.sizes["labels"])
+    images = _taken(Path(source), shape, classes)
     return _cut(model_input(images.pixels), torch.from_numpy(images.labels), size), source
 
 
@@ -38,7 +39,7 @@ def _smooth(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
 
 
-def _taken(path: Path, shape: tuple[int, ...], classes: int) -> LabelledImages:
+def _taken(path: Path, shape: tuple[int, ...], classes: int | None) -> LabelledImages:
     """The first images of a file, as many as asked for, once they are those that the model takes."""
     images = read_images(path)
     if images.pixels.shape[1:] != shape[1:]:
@@ -49,7 +50,7 @@ def _taken(path: Path, shape: tuple[int, ...], classes: int) -> LabelledImages:
         )
     if len(images) < shape[0]:
         raise ConfigError(f"too few images in {path} for the proof", got=len(images), expected=shape[0])
-    if images.labels.max() >= classes:
+    if classes is not None and images.labels.max() >= classes:
         raise ConfigError(
             f"a label in {path} is not a class of the model",
             got=int(images.labels.max()),
