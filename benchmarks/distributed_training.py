@@ -30,6 +30,7 @@ from torch.nn import functional
 from outgrow.engine.optimizers import build_optimizer
 from outgrow.engine.step import Device, build_for_training, optimizer_step
 from outgrow.models.architecture import resolve
+from outgrow.parallel.mesh import MeshSizes
 from outgrow.parallel.ranks import Ranks, start_ranks
 from outgrow.parallel.sharding import Sharding, make_mesh
 from outgrow.run.optimizer_config import AdamWConfig
@@ -64,7 +65,8 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def ours(content: dict[str, Any], ranks: Ranks) -> tuple[nn.Module, Any, Callable[[int], None]]:
     """The step of a run."""
-    device = Device("cpu", False, ranks=ranks, sharding=Sharding(make_mesh(ranks, None, 1, "cpu")))
+    mesh = make_mesh(MeshSizes(shard=ranks.world), "cpu")
+    device = Device("cpu", False, ranks=ranks, sharding=Sharding(mesh))
     model = device.build(content)
     torch.manual_seed(ranks.rank)
     with torch.no_grad():
@@ -81,7 +83,7 @@ def ours(content: dict[str, Any], ranks: Ranks) -> tuple[nn.Module, Any, Callabl
 
 def bare(content: dict[str, Any], ranks: Ranks) -> Callable[[int], None]:
     """A plain loop on FSDP2."""
-    mesh, model = make_mesh(ranks, None, 1, "cpu"), build_for_training(content)
+    mesh, model = make_mesh(MeshSizes(shard=ranks.world), "cpu"), build_for_training(content)
     for name in resolve(content).layer_modules.values():
         fully_shard(model.get_submodule(name), mesh=mesh)
     fully_shard(model, mesh=mesh)

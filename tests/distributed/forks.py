@@ -45,7 +45,7 @@ def start(world: int, work: Callable[[], object]) -> list[int]:
     return children
 
 
-def wait(children: Sequence[int], seconds: float = 120.0) -> list[int]:
+def wait(children: Sequence[int], seconds: float = 300.0) -> list[int]:
     """Exit statuses; what still runs after some time is killed."""
     until, statuses = time.monotonic() + seconds, dict[int, int]()
     while len(statuses) < len(children):

@@ -96,9 +96,21 @@ def differing(state: TrainingState, model: Any, optimizer: torch.optim.Optimizer
     return found
 
 
+def refusal(model: Any) -> str:
+    """What GrowAt says of a model that FSDP2 has cut, when a Trainer would begin."""
+    args: Any = SimpleNamespace(parallel_mode=SimpleNamespace(value="distributed"), fsdp=[], deepspeed=None)
+    state: Any = None
+    try:
+        outgrow.GrowAt(steps=1, to=TO).on_train_begin(args, state, state, model=model)
+    except outgrow.OutgrowError as error:
+        return str(error)
+    return "nothing"
+
+
 def grow_live() -> None:
     ranks = start_ranks()
     model, optimizer = trained()
+    tell("a trainer", refusal(model))
     alone = outgrow.grow(gathered(model, optimizer), to=TO, **HOW)
     large, other, plan = outgrow.grow_model(model, optimizer, to=TO, shard=shard, **HOW)
     assert other is not None

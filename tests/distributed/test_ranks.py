@@ -16,10 +16,11 @@ import yaml
 
 from distributed.worker import STEPS, tiny
 from outgrow.errors import ConfigError
+from outgrow.parallel.mesh import MeshSizes
 from outgrow.parallel.ranks import Ranks
-from outgrow.parallel.sharding import make_mesh
-from outgrow.run.run_file import parse_run
+from outgrow.run.run_file import load_run, parse_run
 from outgrow.training.dry import dry_run
+from outgrow.training.folder import opened_run
 from outgrow.training.preflight import preflight
 from train.tiny_corpus import write_corpus
 
@@ -115,7 +116,7 @@ def test_what_ranks_cannot_share(change: dict[str, Any], world: int, message: st
 
 def test_a_mesh_of_other_ranks() -> None:
     with pytest.raises(ConfigError, match="replicate 2 x shard 3 for 4 ranks"):
-        make_mesh(Ranks(0, 4), 3, 2, "cpu")
+        MeshSizes.of(4, shard=3, replicate=2, tensor=1)
 
 
 def test_a_dry_run_knows_what_a_rank_needs(tmp_path: Path) -> None:
@@ -143,3 +144,23 @@ def test_the_command_tells_a_mistake_once(tmp_path: Path) -> None:
     assert done.stderr.count("outgrow: ") == 1
     assert "2 ranks cannot share the micro-batches of a step evenly" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_second_job_on_a_folder_is_told_once(tmp_path: Path) -> None:
+    """Two processes on the folder of a run that another one holds: one message, the code of a mistake, nothing changed."""
+    write_corpus(tmp_path / "text.txt")
+    run = tmp_path / "run.yaml"
+    run.write_text(yaml.safe_dump(tiny(tmp_path, "out")))
+    command = [sys.executable, "-m", "outgrow", "train", str(run), "--nproc", "2"]
+    with opened_run(load_run(run)) as folder:
+
+        def found() -> dict[Path, bytes]:
+            return {path: path.read_bytes() for path in folder.root.rglob("*") if path.is_file()}
+
+        before = found()
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert found() == before
+    assert done.returncode == 2
+    assert done.stderr.count("outgrow: ") == 1
+    assert "another run is working in" in done.stderr
+    assert "choose another output" in done.stderr

@@ -40,6 +40,12 @@ def test_a_live_model_grows_into_shards_with_the_bits_of_one_process(
     assert 0 < loss < 10
 
 
+def test_a_trainer_with_fsdp2_hears_what_to_do(facts: dict[str, Any]) -> None:
+    assert facts["a trainer"].startswith("GrowAt grows in one process alone")
+    assert "a model that FSDP has cut" in facts["a trainer"]
+    assert "`outgrow grow checkpoint-N grown-N --format accelerate`" in facts["a trainer"]
+
+
 def test_accelerates_checkpoints_are_read_and_written(facts: dict[str, Any]) -> None:
     assert facts["accelerate SHARDED"] == []
     assert facts["accelerate FULL"] == []

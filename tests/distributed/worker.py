@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from outgrow.engine.optimizers import build_optimizer
 from outgrow.engine.step import choose_device
 from outgrow.errors import ConfigError, OutgrowError
 from outgrow.parallel.pieces import fill, local_blocks
-from outgrow.parallel.ranks import LostRankError, start_ranks
+from outgrow.parallel.ranks import LostRankError, Ranks, start_ranks
 from outgrow.run.run_file import parse_run
 from outgrow.state.growing import grow
 from outgrow.state.training_state import TrainingState
@@ -49,6 +49,7 @@ LARGE = {
 """Sizes that four ranks cannot share evenly."""
 
 
+WAYS = ({"width": "isometric", "depth": "identity"}, {"width": "pad", "depth": "stack"})
 EXPERTS = {
     "model_type": "glm4_moe",
     "hidden_size": 16,
@@ -268,14 +269,26 @@ def grown(folder: Path) -> None:
     """A saved state grown into the shards of a larger model: every bit that lies here against a whole growth in memory."""
     ranks = start_ranks()
     state = TrainingState.from_pretrained(folder / f"two/stages/1-small/step-{STEPS:08d}")
+    run = tiny(folder, "unused", parallel={"replicate": 2 if ranks.world == 4 else 1})
+    answer(f"grown {ranks.world}", differing(state, run, ranks, {**LARGE, "vocab_size": 311}))
+
+
+def differing(
+    state: TrainingState,
+    run: dict[str, Any],
+    ranks: Ranks,
+    to: dict[str, Any],
+    ways: Sequence[dict[str, str]] = WAYS,
+) -> list[tuple[str, str, str]]:
+    """Tensors of growths into this rank's parts that have other bits there than in one process."""
     wrong, moved = [], 0
-    run = parse_run(tiny(folder, "unused", parallel={"replicate": 2 if ranks.world == 4 else 1}))
-    for how in ({"width": "isometric", "depth": "identity"}, {"width": "pad", "depth": "stack"}):
-        large = grow(state, to={**LARGE, "vocab_size": 311}, seed=3, **how)
-        model = choose_device(run, ranks).build(large.config)
-        optimizer = build_optimizer(model, run.optimizer)
+    parsed = parse_run(run)
+    for how in ways:
+        large = grow(state, to=to, seed=3, **how)
+        model = choose_device(parsed, ranks).build(large.config)
+        optimizer = build_optimizer(model, parsed.optimizer)
         large.load_into(model, optimizer)
-        expected = grow(state, to={**LARGE, "vocab_size": 311}, seed=3, **how).source
+        expected = grow(state, to=to, seed=3, **how).source
         for name, parameter in model.named_parameters():
             entry = optimizer.state[parameter]
             tensors = {"weight": parameter, **{slot: entry[slot] for slot in MOMENTS if slot in entry}}
@@ -287,8 +300,8 @@ def grown(folder: Path) -> None:
                     moved += memory.numel()
                     if not torch.equal(part.view(torch.int32), memory.contiguous().view(torch.int32)):
                         wrong.append((how["width"], slot, name))
-    answer(f"grown {ranks.world}", wrong)
     assert moved
+    return wrong
 
 
 def muon() -> None:

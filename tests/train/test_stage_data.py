@@ -14,7 +14,6 @@ import outgrow.training.loop as loop
 from outgrow.cost.flops import training_flops
 from outgrow.cost.memory import training_memory
 from outgrow.errors import ConfigError
-from outgrow.parallel.ranks import Ranks
 from outgrow.report.run import run_report
 from outgrow.run.run_file import parse_run
 from outgrow.training import dry_run, scratch, train_run
@@ -246,11 +245,11 @@ def test_skipped_steps_that_cut_a_sequence(tiny: Tiny) -> None:
 
 def test_ranks_share_every_stages_batch(tiny: Tiny) -> None:
     stages = [{"name": "first", "tokens": 64}, {"name": "second", "tokens": 96, **own(sequences=6)}]
-    check_ranks(parse_run(tiny(stages=stages[:1])), Ranks(0, 2))
+    check_ranks(parse_run(tiny(stages=stages[:1])), 2)
     with pytest.raises(
         ConfigError, match=r"(?s)stages\.1\.batch: 2 ranks cannot share .*micro_batch one of 1, 3"
     ):
-        check_ranks(parse_run(tiny(stages=stages)), Ranks(0, 2))
+        check_ranks(parse_run(tiny(stages=stages)), 2)
 
 
 def test_another_length_is_another_run(tiny: Tiny) -> None:

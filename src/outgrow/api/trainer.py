@@ -17,6 +17,7 @@ from outgrow.growth.target import check_sizes, reached, target
 from outgrow.methods.options import GrowthOptions
 from outgrow.models.architecture import resolve
 from outgrow.models.library import config_of
+from outgrow.parallel.sharding import is_sharded_model
 from outgrow.state.asked import plan_options
 from outgrow.store.growth_log import GROWTHS, logged_lineage
 from outgrow.store.lineage import Lineage
@@ -75,11 +76,13 @@ class GrowAt(TrainerCallback):  # type: ignore[misc]  # transformers is not type
         """Work the growth out: whatever cannot be done is refused here."""
         model = live["model"]
         check_live(model)
-        if args.parallel_mode.value not in ("not_parallel", "not_distributed") or args.deepspeed or args.fsdp:
+        cut = is_sharded_model(model) or bool(args.fsdp)
+        if args.parallel_mode.value not in ("not_parallel", "not_distributed") or args.deepspeed or cut:
             raise GrowthError(
-                "GrowAt grows in one process alone",
-                got=args.parallel_mode.value,
-                fix="use `outgrow train`, or grow files",
+                "GrowAt grows in one process alone: Trainer's other ranks would go on with the small model",
+                got="a model that FSDP has cut" if cut else f"parallel mode '{args.parallel_mode.value}'",
+                fix="grow a checkpoint between two starts (FSDP2: save SHARDED_STATE_DICT, then `outgrow grow checkpoint-N grown-N"
+                " --format accelerate`, and resume from grown-N with a model of its config), or use `outgrow train --nproc`",
             )
         if args.torch_compile:
             raise GrowthError("GrowAt does not grow a compiled model", fix="leave out torch_compile")

@@ -118,7 +118,9 @@ def head_where_asked(model: nn.Module, targets: Tensor) -> Iterator[Tensor]:
         (hidden,) = arguments
         return (hidden.flatten(0, 1).index_select(0, places.to(hidden.device)),)
 
-    hook = model.get_submodule(head).register_forward_pre_hook(gather)
+    hook = model.get_submodule(head).register_forward_pre_hook(
+        gather, prepend=True
+    )  # before a cut head's own
     try:
         yield flat[places]
     finally:

@@ -1,7 +1,8 @@
 """What a training step of a run needs of its device, what the device has, and how many sequences at once fit.
 
 one process    weights, gradients, what the optimizer keeps, and activations of one micro-batch   (cost/memory.py)
-a rank         1 / ranks of the first three, and what is gathered at once: two layers and what is outside of all
+a rank         1 / ranks of the first three, and what is gathered at once: two layers and what is outside of all;
+               under parallel.tensor its slices of them, and activations whole, which is an upper bound
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from outgrow.cost.memory import Memory, training_memory
 from outgrow.engine.optimizers import state_numbers
 from outgrow.engine.step import Device
 from outgrow.models.architecture import resolve
+from outgrow.parallel.tensor import slice_numbers
 from outgrow.run.config import RunConfig
 
 _ROOM = 0.8
@@ -41,21 +44,24 @@ def step_memory(
 
 def _cut(memory: Memory, run: RunConfig, config: Mapping[str, Any], world: int, itemsize: int) -> Memory:
     """One rank's memory: its shards, and what is gathered at once (all of it where layers stay gathered)."""
-    shards = run.parallel.shard or world // run.parallel.replicate
-    model = resolve(config)
+    mesh, model = run.parallel.mesh(world), resolve(config)
+    numbers = slice_numbers(config, mesh.tensor)
     sizes: dict[Any, int] = {}
     for name, one in model.parameters.items():
-        count = torch.Size(model.shape(name)).numel()
-        sizes[one.layer] = sizes.get(one.layer, 0) + count
+        sizes[one.layer] = sizes.get(one.layer, 0) + numbers[name]
+    own = sum(sizes.values())
     outside = sizes.pop(None, 0)
     layers = max(sizes.values(), default=0)
     at_once = 2 * layers if run.parallel.reshard_after_forward else sum(sizes.values())
-    own = 4 * model_cost(config).parameters
+    shard, moments = (
+        -(-4 * own // mesh.shard),
+        memory.moments * own // sum(map(prod, map(model.shape, numbers))),
+    )
     return replace(
         memory,
-        weights=-(-own // shards) + itemsize * (outside + at_once),
-        gradients=-(-own // shards) + itemsize * (outside + layers),
-        moments=-(-memory.moments // shards),
+        weights=shard + itemsize * (outside + at_once),
+        gradients=shard + itemsize * (outside + layers),
+        moments=-(-moments // mesh.shard),
     )
 
 

@@ -1,7 +1,7 @@
 """One optimizer step on plain PyTorch: where it runs, in which precision, compiled or not, and what makes it repeatable.
 
-A step's batch is cut into micro-batches with fixed numbers. Rank r of n does every n-th of them from the r-th on; their
-randomness (dropout) comes from (seed, step, number) and their losses are summed in the order of their numbers:
+A step's batch is cut into micro-batches with fixed numbers. Part r of n does every n-th of them from the r-th on: a rank, or a
+tensor group of them. Their randomness (dropout) comes from (seed, step, number), and losses are summed in the order of their numbers:
 
     loss = Σ_number loss_number / targets of the step        (float64)
 
@@ -24,8 +24,10 @@ from outgrow.errors import ConfigError
 from outgrow.models import library as models
 from outgrow.models.architecture import resolve
 from outgrow.models.routing import coefficient, correct, loads, watched
+from outgrow.parallel.mesh import DataPart
+from outgrow.parallel.pieces import local
 from outgrow.parallel.ranks import ALONE, Ranks
-from outgrow.parallel.sharding import Sharding, let_go, make_mesh, send_gradients, total_norm
+from outgrow.parallel.sharding import Sharding, clip_gradients, let_go, make_mesh, send_gradients, total_norm
 from outgrow.run.config import ParallelConfig, RunConfig
 
 _MOST_GRAPHS = 1024
@@ -66,7 +68,7 @@ class Device:
         self.sharding.apply(model, resolve(config).layer_modules.values())
         model.to_empty(device=self.name)
         for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
+            local(buffer).copy_(buffers[name])
         return model
 
     def _prepare(self, model: nn.Module) -> None:
@@ -78,6 +80,16 @@ class Device:
             dynamo.recompile_limit = dynamo.accumulated_recompile_limit = _MOST_GRAPHS
             for name in resolve(models.config_of(model)).layer_modules.values():
                 model.get_submodule(name).compile(dynamic=False)
+
+    @property
+    def part(self) -> DataPart:
+        """Which micro-batches of a step this rank does."""
+        return DataPart() if self.sharding is None else self.sharding.sizes.part(self.ranks.rank)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks, on the processor; ranks that did the same micro-batches count once."""
+        values = values.cpu()
+        return self.ranks.sum(values if self.part.counts else torch.zeros_like(values))
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The forward pass's precision; weights and moments stay float32."""
@@ -126,7 +138,7 @@ def _sharding(config: ParallelConfig, ranks: Ranks, device: str, bf16: bool) -> 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     sent = config.parameters if config.parameters != "auto" else "bfloat16" if bf16 else "float32"
     return Sharding(
-        make_mesh(ranks, config.shard, config.replicate, device),
+        make_mesh(config.mesh(ranks.world), device),
         config.reshard_after_forward,
         dtypes[sent],
         dtypes[config.gradients],
@@ -232,7 +244,8 @@ def optimizer_step(
     starts = range(0, len(inputs), micro_batch)
     losses = torch.zeros(len(starts), 2, dtype=torch.float64, device=device.name)
     share = coefficient(model, balancing)
-    mine = range(device.ranks.rank, len(starts), device.ranks.world)
+    part = device.part
+    mine = range(part.number, len(starts), part.of)
     with watched(model) as seen:
         for number in mine:
             piece = slice(starts[number], starts[number] + micro_batch)
@@ -251,16 +264,16 @@ def optimizer_step(
                 losses[number, 1] = balance.detach() * weight
                 loss = loss + share * weight * balance if share else loss
             loss.backward()  # type: ignore[no-untyped-call]
-    total, balanced = device.ranks.sum(losses.cpu()).sum(0)
+    total, balanced = device.sum(losses).sum(0)
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = total_norm([p.grad for p in parameters if p.grad is not None])
-    tokens = device.ranks.sum(seen.tokens())
+    tokens = device.sum(seen.tokens())
     step = Step(
         float(total), float(norm), (float(balanced), *loads(tokens).values()) if tokens.numel() else ()
     )
     if torch.isfinite(total) and torch.isfinite(norm):
         if clip is not None:
-            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+            clip_gradients(parameters, clip, norm)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * group.get("lr_scale", 1.0)
         with update or nullcontext():
@@ -279,18 +292,16 @@ def evaluation_loss(model: nn.Module, batches: Sequence[Batch], device: Device) 
 def measure(model: nn.Module, batches: Sequence[Batch], device: Device) -> dict[str, float]:
     """The objective's metrics over fixed batches: mean loss in nats per target, and for images the share that is right."""
     model.eval()
-    ranks = device.ranks
+    part = device.part
     found = torch.zeros(len(batches), 3, dtype=torch.float64)
-    for first in range(
-        0, len(batches), ranks.world
-    ):  # every rank takes part in every pass: a shard is needed by all
-        number = first + ranks.rank
+    for first in range(0, len(batches), part.of):  # every rank is in every pass: a shard is needed by all
+        number = first + part.number
         logits, targets = predict(model, batches[min(number, len(batches) - 1)], device)
         if number < len(batches):
             right = (logits.argmax(-1) == targets).sum()
             seen = (summed_loss(logits, targets), right, (targets != IGNORED).sum())
             found[number] = torch.stack([one.double() for one in seen])
     let_go(model)
-    loss, right, count = (sum(column) for column in ranks.sum(found).T.tolist())
+    loss, right, count = (sum(column) for column in device.sum(found).T.tolist())
     metrics = {"loss": loss / count, "accuracy": right / count}
     return {name: metrics[name] for name in objective_of(_config(model)).metrics}

@@ -250,6 +250,17 @@ def model_names(config: Mapping[str, Any]) -> ModelNames:
     )
 
 
+def tensor_plan(model: torch.nn.Module) -> dict[str, str]:
+    """How transformers would cut a model's modules (or parameters) among the ranks of a tensor group: name -> its word for it.
+
+    Rules are written for any layer (`model.layers.*.mlp.up_proj`); those that meet nothing are left out. Empty where it has none.
+    """
+    rules: Mapping[str, str] = getattr(model, "tp_plan", None) or {}
+    names = [name for found in (model.named_modules(), model.named_parameters()) for name, _ in found]
+    plan = {name: rules.get(re.sub(r"\.\d+(?=\.|$)", ".*", name)) for name in names}
+    return {name: rule for name, rule in plan.items() if rule is not None}
+
+
 def saved_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Buffers that a model saves with its parameters: state that no gradient moves."""
     return {

@@ -2,6 +2,7 @@
 
     mesh (shard,)              every rank holds 1 / ranks of everything               FSDP
     mesh (replicate, shard)    groups of ranks hold the same, inside cut as above     HSDP
+    mesh (..., tensor)         before that, layers are cut inside (`tensor.py`)       tensor parallel
 
 Gradients are plain sums over ranks: the loss is divided by the step's targets beforehand, so no factor has to be rounded.
 """
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from outgrow.errors import ConfigError
-from outgrow.parallel.ranks import Ranks
+from outgrow.parallel.mesh import MeshSizes
+from outgrow.parallel.pieces import local
+from outgrow.parallel.tensor import cut_inside
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -36,17 +38,25 @@ class Sharding:
         """Cut a model, which may be on the meta device, in place; `layers` are the names of its layers."""
         from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+        mesh = self.mesh
+        if self.sizes.tensor > 1:
+            cut_inside(model, mesh["tensor"])
+            mesh = mesh[_names(self.sizes.replicate)]
         policy = MixedPrecisionPolicy()
         if self.parameters != torch.float32:
             policy = MixedPrecisionPolicy(param_dtype=self.parameters, reduce_dtype=self.gradients)
         units = [*(model.get_submodule(name) for name in layers), model]
         for unit in units:
-            fully_shard(
-                unit, mesh=self.mesh, reshard_after_forward=self.reshard_after_forward, mp_policy=policy
-            )
+            fully_shard(unit, mesh=mesh, reshard_after_forward=self.reshard_after_forward, mp_policy=policy)
             assert isinstance(unit, FSDPModule)
             unit.set_gradient_divide_factor(1.0)
             unit.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum, and NCCL's loses bits
+
+    @property
+    def sizes(self) -> MeshSizes:
+        """The dimensions of the mesh."""
+        names = self.mesh.mesh_dim_names or ()
+        return MeshSizes(**{name: self.mesh.size(dim) for dim, name in enumerate(names)})
 
     def describe(self) -> str:
         """For people."""
@@ -56,23 +66,17 @@ class Sharding:
         return f"FSDP2 ({sizes}, parameters sent in {sent})"
 
 
-def make_mesh(ranks: Ranks, shard: int | None, replicate: int, device: str) -> DeviceMesh:
-    """The mesh of a run; `shard` is worked out where it is not given. Raises ConfigError where the ranks are other ones."""
+def make_mesh(sizes: MeshSizes, device: str) -> DeviceMesh:
+    """The mesh of a run; a dimension of one is left out where it is not the only one."""
     from torch.distributed.device_mesh import init_device_mesh
 
-    wanted = replicate * (shard or max(1, ranks.world // replicate))
-    if wanted != ranks.world:
-        raise ConfigError(
-            "parallel: the mesh is not that of the ranks",
-            got=f"replicate {replicate} x shard {shard or 'auto'} for {ranks.world} ranks",
-            expected="replicate x shard = the number of ranks",
-            fix="leave out parallel.shard, or start as many processes",
-        )
-    if replicate == 1:
-        return init_device_mesh(device, (ranks.world,), mesh_dim_names=("shard",))
-    return init_device_mesh(
-        device, (replicate, ranks.world // replicate), mesh_dim_names=("replicate", "shard")
-    )
+    names = _names(sizes.replicate) + (("tensor",) if sizes.tensor > 1 else ())
+    return init_device_mesh(device, tuple(getattr(sizes, name) for name in names), mesh_dim_names=names)
+
+
+def _names(replicate: int) -> tuple[str, ...]:
+    """The dimensions that FSDP2 cuts over."""
+    return ("shard",) if replicate == 1 else ("replicate", "shard")
 
 
 def is_sharded_model(model: nn.Module) -> bool:
@@ -97,10 +101,35 @@ def let_go(model: nn.Module) -> None:
 
 
 def total_norm(gradients: Iterable[Tensor]) -> Tensor:
-    """The norm of all gradients together, a plain tensor with the same bits on every rank; one norm a mesh, then theirs."""
-    groups: dict[object, list[Tensor]] = {}
+    """The norm of all gradients together, a plain tensor with the same bits on every rank: parts of one size, then theirs.
+
+    A gradient counts once, however many ranks hold it: sums go along the dimensions of a mesh that cut it.
+    """
+    groups: dict[tuple[DeviceMesh | None, tuple[int, ...]], list[Tensor]] = {}
     for one in gradients:
-        groups.setdefault(one.device_mesh if isinstance(one, DTensor) else None, []).append(one)
-    norms = [nn.utils.get_total_norm(group) for group in groups.values()]
-    norms = [one.full_tensor() if isinstance(one, DTensor) else one for one in norms]
+        mesh, dims = None, tuple[int, ...]()
+        if isinstance(one, DTensor):
+            mesh = one.device_mesh
+            dims = tuple(dim for dim, place in enumerate(one.placements) if not place.is_replicate())
+        groups.setdefault((mesh, dims), []).append(local(one))
+    norms = [_over(mesh, dims, nn.utils.get_total_norm(group)) for (mesh, dims), group in groups.items()]
     return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+
+
+def _over(mesh: DeviceMesh | None, dims: tuple[int, ...], norm: Tensor) -> Tensor:
+    """The norm of parts that lie along these dimensions of a mesh, from this rank's."""
+    if mesh is None:
+        return norm
+    square = norm.double().square()
+    for dim in dims:
+        torch.distributed.all_reduce(square, group=mesh.get_group(dim))
+    return square.sqrt().to(norm.dtype)
+
+
+def clip_gradients(parameters: Iterable[Tensor], most: float, norm: Tensor) -> None:
+    """Scale all gradients down where their norm is more than `most`, mesh by mesh: no kernel takes two."""
+    groups: dict[object, list[Tensor]] = {}
+    for one in parameters:
+        groups.setdefault(one.device_mesh if isinstance(one, DTensor) else None, []).append(one)
+    for group in groups.values():
+        nn.utils.clip_grads_with_norm_(group, most, norm)

@@ -16,6 +16,7 @@ from outgrow.errors import GrowthError
 from outgrow.files.section import Count, Seed, TokenCount
 from outgrow.files.section import Section as _Section
 from outgrow.methods.options import USUAL, GrowthOptions
+from outgrow.parallel.mesh import MeshSizes
 from outgrow.run.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.run.distil import DistilConfig
 from outgrow.run.learn_config import Learning, LesaConfig
@@ -309,9 +310,11 @@ class ParallelConfig(_Section):
     """How a run that is started as several processes cuts its models among them (docs/howto/distributed.md)."""
 
     shard: Count | None = None
-    """Ranks among which one copy of the model is cut; by default all ranks divided by `replicate`."""
+    """Ranks among which one copy of the model is cut; by default all ranks divided by `replicate` and `tensor`."""
     replicate: Count = 1
     """Copies of the model (HSDP): usually the number of hosts."""
+    tensor: Count = 1
+    """Ranks that cut every layer inside and see the same sequences, by transformers' plan: GPUs of one host, where layers are wide."""
     reshard_after_forward: bool = True
     """Whether a layer's gathered weights are dropped between its forward and backward pass: less memory, more traffic."""
     activation_checkpointing: bool = False
@@ -320,6 +323,12 @@ class ParallelConfig(_Section):
     """What weights are gathered and computed in; `auto` is bfloat16 where `precision` is. Shards stay float32."""
     gradients: Literal["float32", "bfloat16"] = "float32"
     """What gradients are summed in between ranks, where parameters are bfloat16."""
+
+    def mesh(self, world: int) -> MeshSizes:
+        """The mesh of so many ranks; ConfigError where it is another one's. A single process has no mesh to choose."""
+        if world == 1:
+            return MeshSizes()
+        return MeshSizes.of(world, shard=self.shard, replicate=self.replicate, tensor=self.tensor)
 
 
 class RunConfig(_Section):

@@ -19,9 +19,8 @@ from outgrow.engine.memory import device_memory, free_memory, step_memory
 from outgrow.engine.optimizers import state_numbers
 from outgrow.engine.step import Device, build_for_training, choose_device, evaluation_loss
 from outgrow.errors import ConfigError
-from outgrow.parallel.ranks import Ranks
 from outgrow.run.config import RunConfig
-from outgrow.training.preflight import check_ranks, preflight
+from outgrow.training.preflight import check_ranks, check_slices, preflight
 from outgrow.training.rates import StageRates, rate_points, stage_rates
 from outgrow.training.stage_plans import StagePlan
 
@@ -81,8 +80,9 @@ def dry_run(run: RunConfig, world: int = 1) -> DryRun:
     >>> dry_run(load_run("examples/quickstart.yaml")).stages[1].parameters  # doctest: +SKIP
     2828736
     """
-    check_ranks(run, Ranks(0, world))
+    check_ranks(run, world)
     found = preflight(run, headers_only=True)
+    check_slices(run, found.stages, found.start, world)
     device = choose_device(run)
     rate = _measured_rate(run.at(0), found.stages[0], device)
     best = rate * world if rate else None

@@ -41,6 +41,7 @@ _MAY_CHANGE = (  # has no influence on the weights but for the order of sums
     "tensorboard",
     "parallel.shard",
     "parallel.replicate",
+    "parallel.tensor",
     "parallel.reshard_after_forward",
     "parallel.activation_checkpointing",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from outgrow.data.corpus import open_corpus
@@ -13,7 +14,9 @@ from outgrow.data.tokenizer import find_tokenizer
 from outgrow.engine.step import check_compiler, choose_device
 from outgrow.errors import ConfigError
 from outgrow.files.reading import expanded
+from outgrow.parallel.mesh import MeshSizes
 from outgrow.parallel.ranks import ALONE, Ranks
+from outgrow.parallel.tensor import check_tensor
 from outgrow.run.config import BatchConfig, DataConfig, RunConfig
 from outgrow.run.reentry import EqualLossPosition
 from outgrow.state.training_state import TrainingState
@@ -45,7 +48,7 @@ def preflight(
 
     Every byte of the checkpoint that the run starts from is read, unless `headers_only`; `show`: with a bar.
     """
-    check_ranks(run, ranks)
+    check_ranks(run, ranks.world)
     check_compiler(choose_device(run, ranks))
     if run.tensorboard:
         check_tensorboard()
@@ -53,6 +56,7 @@ def preflight(
     needs, description = _images(run) if objective == "image" else _text(run, objective)
     start = open_start(run, headers_only=headers_only, show=show)
     plans = plan_stages(run, needs, start)
+    check_slices(run, plans, start, ranks.world)
     for plan in plans:
         if isinstance(plan.position, EqualLossPosition):
             read_curve(plan.position)
@@ -60,35 +64,63 @@ def preflight(
     return Preflight(plans, description, warnings, needs, start)
 
 
-def check_ranks(run: RunConfig, ranks: Ranks) -> None:
-    """The ranks share the micro-batches of a step evenly, and the optimizer's state can be cut."""
-    if ranks.alone:
+def check_ranks(run: RunConfig, world: int) -> None:
+    """The mesh is that of the ranks, they share the micro-batches of a step evenly, and the optimizer's state can be cut."""
+    if world == 1:
         return
+    sizes = run.parallel.mesh(world)
     for index, stage in enumerate(run.stages):
-        _check_shares(
-            run.at(index).batch, ranks.world, "batch" if stage.batch is None else f"stages.{index}.batch"
-        )
+        _check_shares(run.at(index).batch, sizes, "batch" if stage.batch is None else f"stages.{index}.batch")
     if run.optimizer.name == "adafactor":
         raise ConfigError(
             "optimizer.name: adafactor trains on one rank alone: its factors are means over whole rows and columns",
-            got=f"{ranks.world} ranks",
+            got=f"{world} ranks",
             fix="use adamw, sgd, lion or muon, or one process",
         )
+    if sizes.tensor > 1:
+        _check_sliced(run, sizes.tensor)
 
 
-def _check_shares(batch: BatchConfig, world: int, where: str) -> None:
-    """The micro-batches of a step are a multiple of the ranks."""
-    sequences = batch.sequences
-    if batch.micro_batch is None or sequences // batch.micro_batch % world:
-        sizes = [size for size in range(1, sequences + 1) if sequences % (size * world) == 0]
+def _check_shares(batch: BatchConfig, sizes: MeshSizes, where: str) -> None:
+    """The micro-batches of a step are a multiple of the ranks that see different ones."""
+    sequences, parts = batch.sequences, sizes.data
+    if parts > 1 and (batch.micro_batch is None or sequences // batch.micro_batch % parts):
+        fitting = [size for size in range(1, sequences + 1) if sequences % (size * parts) == 0]
+        ranks = f"{parts} ranks" if sizes.tensor == 1 else f"{parts} groups of {sizes.tensor} ranks"
         raise ConfigError(
-            f"{where}: {world} ranks cannot share the micro-batches of a step evenly",
+            f"{where}: {ranks} cannot share the micro-batches of a step evenly",
             got=f"{sequences} sequences in micro-batches of {batch.at_once}",
-            expected=f"micro_batch one of {', '.join(map(str, sizes))}"
-            if sizes
-            else f"sequences a multiple of {world}",
+            expected=f"micro_batch one of {', '.join(map(str, fitting))}"
+            if fitting
+            else f"sequences a multiple of {parts}",
             fix=f"set {where}.micro_batch when the run begins and keep it: dropout's randomness goes by micro-batch",
         )
+
+
+def _check_sliced(run: RunConfig, tensor: int) -> None:
+    """What a stage or an optimizer asks for is not of whole matrices, or whole activations, where layers are cut inside."""
+    if run.optimizer.name == "muon":
+        raise ConfigError(
+            "optimizer.name: muon needs whole matrices, which it gathers along one dimension of the mesh alone",
+            got=f"parallel.tensor {tensor}",
+            fix="use adamw, sgd or lion, or leave out parallel.tensor",
+        )
+    for index, stage in enumerate(run.stages):
+        if stage.masks is not None:
+            raise ConfigError(
+                f"stages.{index}.masks change activations, which are cut inside the layers here",
+                got=f"parallel.tensor {tensor}",
+                fix="leave out masks, or parallel.tensor",
+            )
+
+
+def check_slices(run: RunConfig, plans: Sequence[StagePlan], start: TrainingState | None, world: int) -> None:
+    """Every model of the run can be cut inside its layers as it asks: raises ConfigError for the first that cannot."""
+    tensor = run.parallel.mesh(world).tensor
+    if start is not None:
+        check_tensor(start.config, tensor, "stages.0.from")
+    for plan in plans:
+        check_tensor(plan.config, tensor, f"the model of stage '{plan.name}'")
 
 
 def _images(run: RunConfig) -> tuple[Needs, str]:

@@ -1,0 +1,130 @@
+"""What `test_tensor.py` looks at, done once: `tensor_worker.py FOLDER`. One line of JSON on standard output per fact."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+import transformers.models.qwen3.modeling_qwen3  # noqa: F401  (imported once, before the forks)
+from torch.distributed.tensor import DTensor
+
+from distributed import forks
+from distributed.worker import WAYS, answer, differing, logged, losses, rows, tell, tiny, trained
+from outgrow.engine.optimizers import build_optimizer
+from outgrow.engine.step import build_for_training, choose_device, optimizer_step
+from outgrow.parallel.pieces import local
+from outgrow.parallel.ranks import start_ranks
+from outgrow.run.run_file import parse_run
+from outgrow.state.training_state import TrainingState
+from train.tiny_corpus import write_corpus
+
+SMALL = {
+    "model_type": "qwen3",
+    "hidden_size": 16,
+    "intermediate_size": 22,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "attention_bias": True,
+    "tie_word_embeddings": True,
+}
+"""Norms of single heads, biases, tied embeddings: every rule of a plan but one."""
+LARGE = {
+    "hidden_size": 28,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 3,
+    "intermediate_size": 34,
+}
+STEPS = 3
+MESHES = {
+    "tensor": (2, {"tensor": 2}),
+    "tensor and shard": (4, {"tensor": 2}),
+    "tensor and replicate": (4, {"tensor": 2, "replicate": 2}),
+}
+
+
+def sliced(folder: Path, output: str, parallel: dict[str, Any], **replace: Any) -> dict[str, Any]:
+    """A short staged run without dropout, at sizes that two ranks share."""
+    run = tiny(folder, output, model=SMALL, parallel=parallel, **replace)
+    small, large = run["stages"]
+    return run | {
+        "batch": {"sequences": 4, "micro_batch": 2},
+        "stages": [{**small, "tokens": 64 * STEPS}, {**large, "tokens": 64 * STEPS, "grow": {"to": LARGE}}],
+        "evaluation": {"every_tokens": 64 * STEPS, "sequences": 4},
+    }
+
+
+def runs(folder: Path) -> None:
+    """The same run on one rank, on slices, and on slices of shards; and on slices, then on shards, then on slices again."""
+    forks.run(1, partial(trained, sliced(folder, "alone", {})))
+    for name in ("tensor", "tensor and shard"):
+        world, parallel = MESHES[name]
+        forks.run(world, partial(trained, sliced(folder, name, parallel)))
+    run = partial(sliced, folder, "moved", checkpoint={"every_steps": 2, "asynchronous": True})
+    for parallel, steps in (({"tensor": 2}, 2), ({"activation_checkpointing": True}, STEPS + 1)):
+        children = forks.start(2, partial(trained, run(parallel)))
+        forks.kill_when(children, children, partial(logged, folder / "moved", steps))
+    forks.run(2, partial(trained, run({"tensor": 2, "activation_checkpointing": True})))
+    for name in ("alone", "tensor", "tensor and shard", "moved"):
+        tell(f"losses {name}", losses(folder / name))
+        tell(f"norms {name}", [row["grad_norm"] for row in rows(folder / name) if row["kind"] == "train"])
+
+
+def grown(folder: Path, name: str, ways: Sequence[dict[str, str]]) -> None:
+    """A state that slices saved, grown into the parts of a larger model."""
+    ranks = start_ranks()
+    state = TrainingState.from_pretrained(folder / f"tensor/stages/1-small/step-{STEPS:08d}")
+    run = sliced(folder, "unused", MESHES[name][1])
+    answer(f"grown {name}", differing(state, run, ranks, {**LARGE, "vocab_size": 312}, ways))
+
+
+def copies(folder: Path) -> None:
+    """Steps with a large rate: what every slice holds whole keeps the same bits on all of them."""
+    ranks = start_ranks()
+    run = parse_run(sliced(folder, "unused", MESHES["tensor"][1]))
+    device = choose_device(run, ranks)
+    config = TrainingState.from_pretrained(folder / "alone/final").config
+    torch.manual_seed(0)
+    drawn = TrainingState.from_model(build_for_training(config))
+    model = device.build(config)
+    drawn.load_into(model)
+    optimizer = build_optimizer(model, run.optimizer)
+    for step in range(4):
+        tokens = torch.randint(config["vocab_size"], (8, 16), generator=torch.Generator().manual_seed(step))
+        options: dict[str, Any] = {"learning_rate": 3e-2, "micro_batch": 2, "clip": 0.5}
+        optimizer_step(model, optimizer, (tokens, tokens), device=device, seed=(0, step), **options)
+    whole = {
+        name: hashlib.sha256(local(one).contiguous().numpy().tobytes()).hexdigest()
+        for name, one in model.named_parameters()
+        if isinstance(one, DTensor)
+        and all(
+            place.is_replicate() or one.device_mesh.size(dim) == 1 for dim, place in enumerate(one.placements)
+        )
+    }
+    first, second = ranks.gather(whole)
+    if ranks.leads:
+        tell("copies", sorted(whole))
+        tell("copies that differ", [name for name in whole if first[name] != second[name]])
+
+
+def main(folder: Path) -> None:
+    os.environ["OUTGROW_CACHE"] = str(folder / "cache")
+    write_corpus(folder / "text.txt")
+    runs(folder)
+    for name, (world, _) in MESHES.items():
+        forks.run(world, partial(grown, folder, name, WAYS if name == "tensor" else WAYS[:1]))
+    forks.run(2, partial(copies, folder))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
