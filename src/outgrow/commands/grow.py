@@ -50,11 +50,13 @@ class Grown(Outcome):
     plan: GrowthPlan
     costs: GrowthCosts
     files: Mapping[str, Any]
+    optimizer: bool
+    """Whether one comes along, with its schedule."""
 
     def show(self, console: Console) -> None:
         """What to do now, and where the state is; what is kept was printed before the work."""
         call = self.call
-        for line in what_next(self.plan, call.out, call.format):
+        for line in what_next(self):
             console.print(line, markup=False, soft_wrap=True)
         if not call.dry_run:
             proof = shlex.join(["outgrow", "verify", str(call.checkpoint), str(call.out)])
@@ -172,7 +174,8 @@ def _grow(
     )
     check_writable(grown, call.format, ranks)
     found = fates(grown.files, call.format, moments=call.format != "hub" and has_moments(grown.source))
-    outcome = Grown(call, plan, _costs(plan, state, call.out, probe=call.dry_run), found)
+    optimizer = grown.optimizer is not None and call.format != "hub"
+    outcome = Grown(call, plan, _costs(plan, state, call.out, probe=call.dry_run), found, optimizer)
     _print_plan(console, plan, outcome.costs)
     console.print(_moments(plan, state, call.format), markup=False)
     for line in file_lines(call.checkpoint, found):
@@ -210,16 +213,17 @@ _TOKENS_PER_PARAMETER = 20
 """Where Chinchilla's law ends a compute-optimal training (arXiv 2203.15556)."""
 
 
-def what_next(plan: GrowthPlan, out: Path, format: str) -> tuple[str, ...]:
+def what_next(grown: Grown) -> tuple[str, ...]:
     """What to do with the grown state: how it goes on, at which rate, for how long, what may be frozen."""
-    lines = ["What now:"]
-    if format in _OPENED:
-        lines.append(f"  open    {_OPENED[format].format(out=str(out))}")
-    lines.append(
-        "  rate    go on with the schedule as it stands"
-        if plan.moments != "reset"
-        else "  rate    go on with the schedule, after a short warm-up: the moments begin anew"
-    )
+    plan, lines = grown.plan, ["What now:"]
+    if grown.call.format in _OPENED:
+        lines.append(f"  open    {_OPENED[grown.call.format].format(out=str(grown.call.out))}")
+    if not grown.optimizer:
+        lines.append("  rate    a schedule of its own, with a warm-up: no optimizer comes along")
+    elif plan.moments == "reset":
+        lines.append("  rate    go on with the schedule, after a short warm-up: the moments begin anew")
+    else:
+        lines.append("  rate    go on with the schedule as it stands")
     tokens = _TOKENS_PER_PARAMETER * plan.large.num_parameters
     lines.append(
         f"  tokens  {amount(tokens)} are {_TOKENS_PER_PARAMETER} per parameter; most of what a growth saves, it saves before"
