@@ -237,6 +237,10 @@ def test_a_plan_is_printed_checked_and_done() -> None:
         (lambda state, model: outgrow.plan_growth(state, to={"hiden_size": 18}), "did you mean hidden_size"),
         (lambda state, model: outgrow.plan_growth(state, to=TO, width="isometrc"), "did you mean isometric"),
         (lambda state, model: outgrow.convert(model, "mixtral"), "convert takes a training state"),
+        (
+            lambda state, model: outgrow.convert(state, "mixtral", moments="copy"),
+            "cannot treat moments as 'copy'",
+        ),
         (lambda state, model: outgrow.TrainingState.from_model("small/"), r"from_pretrained\('small/'\)"),
         (lambda state, model: outgrow.TrainingState.from_model(state), r"takes a model[\s\S]*TrainingState"),
         (

@@ -19,8 +19,10 @@ from typer.testing import CliRunner
 from outgrow.cli import COMMANDS, app
 from outgrow.commands import options
 from outgrow.commands.outcome import Outcome
+from outgrow.errors import ConfigError
 from outgrow.parallel.process import leads
 
+HERE = Path()
 PLACES = {place: call for call, place in COMMANDS.values()}
 
 
@@ -56,6 +58,22 @@ def test_the_command_line_asks_for_what_the_call_holds(words: str) -> None:
         required = field.default is field.default_factory is dataclasses.MISSING
         assert told[field.name].required == required
         assert told[field.name].help, field.name
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: options.VerifyCall(HERE, HERE, device="tpu"), "device[^$]*tpu[^$]*cpu, cuda"),
+        (lambda: options.ConvertCall(HERE, HERE, "mixtral", moments="copy"), "moments[^$]*transport, reset"),
+        (lambda: options.LearnCall(HERE, HERE, [], method="lego"), "method[^$]*ligo, mango, lesa"),
+        (lambda: options.LearnCall(HERE, HERE, [], moments="copied"), "moments[^$]*copied"),
+        (lambda: options.GrowCall(HERE, HERE, format="pickle"), "format[^$]*pickle"),
+        (lambda: options.GrowCall(HERE, HERE, moments="trnsport"), "moments[^$]*transport"),
+    ],
+)
+def test_a_word_that_is_no_choice_is_refused_in_python_too(make: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make()
 
 
 def test_a_call_in_python_is_the_command() -> None:

@@ -1,7 +1,7 @@
 """What every command can be asked: one value a command, whose fields are its arguments and options with their help.
 
-The command line is made from these (`cli.py`), and so are the pages on it. A value takes any words; what they mean is
-checked where they are used, before any work.
+The command line is made from these (`cli.py`), and so are the pages on it. Whether a word is one of a list is checked
+here; what other words mean, where they are used, before any work.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -42,7 +42,34 @@ Processor = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
-class InspectCall:
+class Call:
+    """What a command was asked. Raises ConfigError where a field of choices holds another word.
+
+    >>> VerifyCall(Path("small"), Path("large"), dtype="half")
+    Traceback (most recent call last):
+    outgrow.errors.ConfigError: dtype of this call is none of its choices
+      got:      half
+      expected: float64, float32, bfloat16
+    """
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            words, value = _choices(kind), getattr(self, name)
+            if words and value is not None and value not in words:
+                raise ConfigError(
+                    f"{name} of this call is none of its choices", got=value, expected=", ".join(words)
+                )
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """The words of a `Literal`, or of one among other types; none where there is none."""
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return tuple(word for one in get_args(kind) for word in _choices(one))
+
+
+@dataclass(frozen=True)
+class InspectCall(Call):
     """Show sizes and axes of a state, what can grow, and when the function is kept.
 
     Example: [bold]outgrow inspect small/[/]
@@ -53,7 +80,7 @@ class InspectCall:
 
 
 @dataclass(frozen=True)
-class GrowCall:
+class GrowCall(Call):
     """Grow a state from file to file, streaming: weights, moments, steps and records.
 
     Example: [bold]outgrow grow small/ large/ --to hidden_size=768 --to num_hidden_layers=12[/]
@@ -121,7 +148,7 @@ class GrowCall:
 
 
 @dataclass(frozen=True)
-class ConvertCall:
+class ConvertCall(Call):
     """Describe a state as another model type, exactly: a dense model as a mixture with one expert.
 
     Example: [bold]outgrow convert dense/ moe/ --as mixtral[/]
@@ -143,7 +170,7 @@ class ConvertCall:
 
 
 @dataclass(frozen=True)
-class ExportCall:
+class ExportCall(Call):
     """Write a state in another format, streaming: for transformers, for Trainer, or sharded for another trainer.
 
     Example: [bold]outgrow export run/step-500 titan/step-500 --format torchtitan[/]
@@ -157,7 +184,7 @@ class ExportCall:
 
 
 @dataclass(frozen=True)
-class OperatorsCall:
+class OperatorsCall(Call):
     """List the growth operators, or show one: what it does to each tensor, what is kept, its options and paper.
 
     Example: [bold]outgrow operators lemon[/]
@@ -167,7 +194,7 @@ class OperatorsCall:
 
 
 @dataclass(frozen=True)
-class ArchitecturesCall:
+class ArchitecturesCall(Call):
     """List the model types that can grow, or check a file that describes one.
 
     Example: [bold]outgrow architectures check my_model.yaml[/]
@@ -175,7 +202,7 @@ class ArchitecturesCall:
 
 
 @dataclass(frozen=True)
-class CheckCall:
+class CheckCall(Call):
     """Build tiny random models of a type, permute their units, grow them, and say what holds. Exit 1 where a promise fails.
 
     Example: [bold]outgrow architectures check my_model.yaml[/]
@@ -187,7 +214,7 @@ class CheckCall:
 
 
 @dataclass(frozen=True)
-class LearnCall:
+class LearnCall(Call):
     """Fit a learned operator to a source and its data, and grow by it.
 
     Example: [bold]outgrow learn small/ large/ --to hidden_size=768 --data text.xz --save-operator op/[/]
@@ -258,7 +285,7 @@ class LearnCall:
 
 
 @dataclass(frozen=True)
-class VerifyCall:
+class VerifyCall(Call):
     """Prove what a growth kept: function, gradients, moments, and how fast copies part. Exit code 1 if a promise fails.
 
     Example: [bold]outgrow verify small/ large/ --plot proof.png[/]
@@ -285,7 +312,7 @@ class VerifyCall:
 
 
 @dataclass(frozen=True)
-class TrainCall:
+class TrainCall(Call):
     """Train in stages, growing between them; start the same command again to resume.
 
     Example: [bold]outgrow train examples/quickstart.yaml --set output=runs/mine[/]
@@ -305,7 +332,7 @@ class TrainCall:
 
 
 @dataclass(frozen=True)
-class QuickstartCall:
+class QuickstartCall(Call):
     """See it work, in about four minutes on two idle cores: a grown model beside the same from scratch, for the same compute.
 
     Example: [bold]outgrow quickstart[/]
@@ -320,7 +347,7 @@ class QuickstartCall:
 
 
 @dataclass(frozen=True)
-class PlanCall:
+class PlanCall(Call):
     """Plan a staged run: which sizes, when to grow, what it saves; with --fit the law is fitted to your curves first.
 
     Example: [bold]outgrow plan examples/plan.yaml --plot plan.png --run run.yaml[/]
@@ -344,7 +371,7 @@ class PlanCall:
 
 
 @dataclass(frozen=True)
-class CompareCall:
+class CompareCall(Call):
     """Staged against scratch: compute saved at equal decayed loss, with intervals. Start it again to resume or extend.
 
     Example: [bold]outgrow compare benchmarks/studies/lm-depth.yaml[/]

@@ -29,6 +29,9 @@ def convert(state: TrainingState, to: str, *, moments: str = "transport", seed: 
     (1, 8, 12)
     """
     check_state(state, "convert")
+    if moments not in ("transport", "reset"):
+        expected = "transport (they move with their entries) or reset"
+        raise GrowthError(f"a conversion cannot treat moments as '{moments}'", expected=expected)
     return converted(state, conversion(state.config, to), moments=moments, seed=seed)
 
 
