@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -159,6 +160,7 @@ def _configs() -> Iterator[Hostile]:
         "activation that is none": with_key("hidden_act", value="$\\frac{$"),
         "eps as text": with_key("rms_norm_eps", value="[/]"),
         "infinite eps": with_key("rms_norm_eps", value=1e400),
+        "a chance of 2": with_key("attention_dropout", value=2),
         "negative eps": with_key("rms_norm_eps", value=-1e-6),
         "rope of nan": with_key(
             "rope_parameters", value={"rope_type": "default", "rope_theta": float("nan")}
@@ -500,6 +502,28 @@ def _native() -> Iterator[Hostile]:
         )
 
 
+def _moment(slot: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda content: with_key(slot, value=change(content["state"][0][slot]))(content["state"][0])
+
+
+def _option(name: str, value: Any) -> Callable[[Any], Any]:
+    return lambda content: with_key(name, value=value)(content["param_groups"][0])
+
+
+_WRONG_MOMENTS: dict[str, Callable[[Any], Any]] = {
+    "negative squares": _moment("exp_avg_sq", lambda value: value - 1),
+    "a moment of nan": _moment("exp_avg", lambda value: value * float("nan")),
+    "a sparse moment": _moment("exp_avg", lambda value: value.to_sparse()),
+    "a step and a half": _moment("step", lambda value: value + 0.5),
+    "a rate of nan": _option("lr", float("nan")),
+    "a rate in words": _option("lr", "x"),
+    "one beta": _option("betas", (0.9,)),
+    "a beta above one": _option("betas", (0.9, 1.5)),
+    "a negative eps": _option("eps", -1.0),
+    "infinite decay": _option("weight_decay", float("inf")),
+}
+
+
 def _trainer_files() -> Iterator[Hostile]:
     for name in ("optimizer.pt", "trainer_state.json", "scheduler.pt"):
         for what in ("empty", "cut", "zeros", "text", "pickle"):
@@ -538,6 +562,18 @@ def _trainer_files() -> Iterator[Hostile]:
             return grow(root, "trainer", *DEEPER, "--format", "trainer")
 
         yield Hostile(f"Trainer: optimizer.pt is {name}", spoil_object)
+    for name, change in _WRONG_MOMENTS.items():
+
+        def spoil_moments(root: Path, change: Callable[[Any], Any] = change) -> Words:
+            import torch
+
+            path = root / "trainer" / "optimizer.pt"
+            content = torch.load(path, weights_only=True)
+            change(content)
+            torch.save(content, path)
+            return grow(root, "trainer", *DEEPER, "--format", "trainer")
+
+        yield Hostile(f"Trainer: optimizer.pt with {name}", spoil_moments)
 
 
 def _tokenizers() -> Iterator[Hostile]:
@@ -1181,6 +1217,7 @@ def _places() -> Iterator[Hostile]:
         "proc": "/proc/x",
         "empty name": "",
         "a name of 300": "x" * 300,
+        "a name of 240": "x" * 240,
         "a path of 5,000": "/".join(["x" * 200] * 25),
     }
     for name, out in outs.items():
@@ -1193,11 +1230,18 @@ def _places() -> Iterator[Hostile]:
         yield case(f"output: {name}")(lambda root, name=name: train(root, f"output={root / name}"))
     yield case("destination: a folder of photos, --overwrite")(_photos)
     yield case("destination: a folder of runs, --overwrite")(_of_runs)
+    yield case("destination: a model with notes beside it, --overwrite")(_with_notes)
 
 
 def _photos(root: Path) -> Words:
     (root / "out").mkdir()
     (root / "out" / "cat.jpg").write_bytes(b"cat")
+    return grow(root, "hub", *DEEPER, "--overwrite")
+
+
+def _with_notes(root: Path) -> Words:
+    shutil.copytree(root / "native", root / "out")
+    (root / "out" / "notes.txt").write_text("mine")
     return grow(root, "hub", *DEEPER, "--overwrite")
 
 

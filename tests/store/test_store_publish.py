@@ -84,12 +84,38 @@ def test_only_model_folders_are_overwritten(state: TrainingState, tmp_path: Path
     (tmp_path / "run" / "config.json").write_bytes(
         b"{}"
     )  # as Trainer leaves them: the last model, and all before it
-    with pytest.raises(CheckpointError, match=r"holds folders(.|\n)*checkpoint-500"):
+    with pytest.raises(CheckpointError, match=r"holds files or folders(.|\n)*checkpoint-500"):
         state.save_pretrained(tmp_path / "run", overwrite=True)
     assert files_of(tmp_path) == {"photos/cat.jpg": b"cat", "file": b"text", "run/config.json": b"{}"}
     (tmp_path / "empty").mkdir()
     state.save_pretrained(tmp_path / "empty")
     assert_same_tensors(state, TrainingState.from_pretrained(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "main.py", "cat.jpg", ".env"])
+def test_files_of_ones_own_are_not_overwritten(state: TrainingState, tmp_path: Path, name: str) -> None:
+    """Replacing a model folder replaces all of it: what no model folder has would be lost with it."""
+    out = state.save_pretrained(tmp_path / "out")
+    (out / name).write_text("mine")
+    before = files_of(out)
+    with pytest.raises(CheckpointError, match=rf"would be lost\n.*{name}"):
+        state.save_pretrained(out, overwrite=True)
+    assert files_of(out) == before
+    (out / name).unlink()
+    (out / "LICENSE.txt").write_text("MIT")
+    (out / "tokenizer.model").write_bytes(b"x")
+    state.save_pretrained(out, overwrite=True)
+
+
+def test_folders_above_are_gone_again_where_nothing_came(state: TrainingState, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="became full"):
+        failing(state, disk=True).save_pretrained(tmp_path / "a" / "b" / "out")
+    assert list(tmp_path.iterdir()) == []
+    for length in (234, 255):
+        with pytest.raises(CheckpointError, match="its name is too long"):
+            state.save_pretrained(tmp_path / "a" / ("x" * length))
+    assert list(tmp_path.iterdir()) == []
+    assert state.save_pretrained(tmp_path / "a" / ("x" * 233)).is_dir()
 
 
 @pytest.mark.parametrize("where", ["file/out", "/proc/outgrow/out", "/proc/self/out", "x" * 300])

@@ -207,6 +207,28 @@ BAD_OPTIMIZERS = {
     ),
     "steps": (lambda c: c["state"][1].update(step=torch.ones(3)), "the step of .* is damaged"),
     "no step": (lambda c: c["state"][1].update(step=float("nan")), "the step of .* is damaged"),
+    "half a step": (lambda c: c["state"][1].update(step=torch.tensor(1.5)), "the step of .* is damaged"),
+    "a sparse moment": (
+        lambda c: c["state"][0].update(exp_avg=c["state"][0]["exp_avg"].to_sparse()),
+        r"wrong shape or dtype(.|\n)*sparse",
+    ),
+    "a moment of bytes": (
+        lambda c: c["state"][0].update(exp_avg=c["state"][0]["exp_avg"].to(torch.float8_e4m3fn)),
+        "wrong shape or dtype",
+    ),
+    "negative squares": (
+        lambda c: c["state"][1]["exp_avg_sq"].sub_(1.0),
+        "exp_avg_sq of .* holds negative numbers",
+    ),
+    "a rate that is none": (lambda c: c["param_groups"][0].update(lr=float("nan")), "lr of .* damaged"),
+    "a rate in words": (lambda c: c["param_groups"][0].update(initial_lr="x"), "initial_lr of .* damaged"),
+    "one beta": (lambda c: c["param_groups"][1].update(betas=(0.9,)), "betas of .* damaged"),
+    "a beta of one": (lambda c: c["param_groups"][1].update(betas=(0.9, 1.0)), "betas of .* damaged"),
+    "a negative eps": (lambda c: c["param_groups"][1].update(eps=-1e-8), "eps of .* damaged"),
+    "an infinite decay": (
+        lambda c: c["param_groups"][0].update(weight_decay=float("inf")),
+        "weight_decay of .* damaged",
+    ),
     "rates": (lambda c: c["param_groups"][0].update(lr=torch.ones(2)), "the option lr is damaged"),
     "nothing": (lambda c: c.clear(), "not an optimizer's state"),
     "infinite": (

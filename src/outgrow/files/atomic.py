@@ -14,7 +14,8 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,32 @@ _OF_A_STATE = frozenset(
     {"pytorch_model_fsdp_0", "optimizer_0", "model_and_optim", "additional_chat_templates"}
 )
 """The folders that a saved state may hold: those of sharded checkpoints, and further chat templates."""
+_FILES_OF_A_STATE = (
+    *(
+        "*.safetensors",
+        "*.json",
+        "*.jinja",
+        "*.bin",
+        "*.pt",
+        "*.pth",
+        "*.distcp",
+        ".metadata",
+        ".git*",
+        ".DS_Store",
+    ),
+    *("*.model", "*.model.v[0-9]*", "*.spm", "*.tiktoken", "vocab*", "*merges.txt", "*bpe.codes", "dict.txt"),
+    *(
+        "README*.md",
+        "[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]*",
+        "*[Ll]icen[cs]e.*",
+        "COPYING*",
+        "NOTICE*",
+        "USE_POLICY*",
+    ),
+)
+"""The files that a model folder has: tensors, configs, tokenizers, terms of use (patterns of `fnmatch`)."""
+_LONGEST_NAME = 255 - len(".lock-0123456789abcdef")
+"""Bytes of a file name, less what a temporary neighbour has more."""
 
 
 @contextmanager
@@ -36,8 +63,7 @@ def publishing(destination: Path, *, overwrite: bool = False, needed_bytes: int 
     """
     destination = Path(os.path.realpath(destination))
     before = check_destination(destination, overwrite=overwrite)
-    with _as_checkpoint_error(destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
+    with _as_checkpoint_error(destination), _made_or_gone(destination.parent):
         clear_leftovers(destination.parent, destination.name)
         check_space(destination.parent, needed_bytes)
         with held_folder(destination) as temporary:
@@ -48,6 +74,20 @@ def publishing(destination: Path, *, overwrite: bool = False, needed_bytes: int 
             else:
                 _rename_new(temporary, destination)
             sync_path(destination.parent)
+
+
+@contextmanager
+def _made_or_gone(folder: Path) -> Iterator[None]:
+    """A folder with all above it; what was made for it is gone again where the block ends badly."""
+    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for path in made:
+            with suppress(OSError):  # it is not empty: something else is in it by now
+                path.rmdir()
+        raise
 
 
 def discard(folder: Path) -> None:
@@ -63,6 +103,12 @@ def check_destination(destination: Path, *, overwrite: bool) -> int | None:
     if not above.is_dir():
         raise CheckpointError(
             f"{destination} cannot be written: {above} is not a folder", fix="choose another destination"
+        )
+    if len(os.fsencode(destination.name)) > _LONGEST_NAME:
+        raise CheckpointError(
+            f"{destination} cannot be written: its name is too long",
+            got=f"{len(os.fsencode(destination.name))} bytes",
+            expected=f"at most {_LONGEST_NAME}: it is written under a longer name first",
         )
     if not os.path.lexists(destination):
         return None
@@ -80,15 +126,19 @@ def check_destination(destination: Path, *, overwrite: bool) -> int | None:
             got=", ".join(sorted(content)[:5]),
             fix="choose another destination",
         )
-    if folders := sorted(
-        path.name for path in destination.iterdir() if path.is_dir() and path.name not in _OF_A_STATE
-    ):
+    if strange := sorted(path.name for path in destination.iterdir() if not _is_of_a_state(path)):
         raise CheckpointError(
-            f"{destination} holds folders that no saved model does: all in them would be lost",
-            got=", ".join(folders[:5]),
+            f"{destination} holds files or folders that no saved model does, and they would be lost",
+            got=", ".join(strange[:5]),
             fix="choose another destination, or move them away",
         )
     return destination.stat().st_ino if content else None
+
+
+def _is_of_a_state(path: Path) -> bool:
+    if path.is_dir():
+        return path.name in _OF_A_STATE
+    return any(fnmatchcase(path.name, pattern) for pattern in _FILES_OF_A_STATE)
 
 
 def check_space(folder: Path, needed: int) -> None:
@@ -201,6 +251,11 @@ def _as_checkpoint_error(destination: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            fix = "allow this process more of them: ulimit -n; nothing was changed"
+            raise CheckpointError(
+                f"{destination} cannot be written: too many files are open", fix=fix
+            ) from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             fix = "free some space or choose another destination; nothing was changed"
             raise CheckpointError(

@@ -85,7 +85,7 @@ def parse_json(raw: bytes | str, where: str, error: type[OutgrowError] = ConfigE
     >>> parse_json('{"a": 1, "a": 2}', "config.json")
     Traceback (most recent call last):
     outgrow.errors.ConfigError: config.json is not valid JSON
-      got:      the key 'a' is given twice
+      got:      the key 'a' is given 2 times
     """
     try:
         text = raw if isinstance(raw, str) else raw.decode("utf-8")
@@ -103,6 +103,6 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """What `json` makes of an object (`object_pairs_hook`). Raises ValueError where a key is given twice."""
     content = dict(pairs)
     if len(content) != len(pairs):
-        twice, times = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"the key {brief(twice)} is given {'twice' if times == 2 else f'{times} times'}")
+        [(twice, times)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {brief(twice)} is given {times} times")
     return content

@@ -236,7 +236,7 @@ class PlannedGrowConfig(GrowConfig):
 class StageConfig(_Section):
     """Train for so many tokens at most, after growing from the stage before."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=100)]
     tokens: Count
     start: str | None = Field(
         None, validation_alias=AliasChoices("from", "start"), serialization_alias="from"

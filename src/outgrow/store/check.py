@@ -1,4 +1,4 @@
-"""Reading a whole state once before any work: is every number finite, is every file as it was written?
+"""Reading a whole state once before any work: is every number one to go on from, is every file as it was written?
 
 A minimum and a maximum find NaN and infinity in one pass without a temporary: both let NaN through.
 """
@@ -40,7 +40,7 @@ def scan(
     ranks: Ranks | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Mapping[tuple[str, str], int]:
-    """Read everything once: check that it is finite, and return the CRC-32 of each (slot, name) if asked.
+    """Read everything once: check its numbers (`unusable`), and return the CRC-32 of each (slot, name) if asked.
 
     Of several `ranks`, each reads every so-manyth tensor, and all come to the same verdict. `progress` is called with the
     bytes that this process has read, and those in all.
@@ -55,22 +55,22 @@ def scan(
             if progress is not None:
                 progress(done, total)
 
-    def look(key: tuple[str, str]) -> tuple[int, bool]:
+    def look(key: tuple[str, str]) -> tuple[int, str]:
         slot, name = key
-        crc, good = 0, True
+        crc, wrong = 0, ""
         for rows in row_blocks(source.meta(name, slot), block_bytes):
             block = source.read(name, slot, rows)
             if checksums:
                 crc = zlib.crc32(as_bytes(block), crc)
-            good = good and (not finite or all_finite(block))
+            wrong = wrong or (unusable(block, slot) if finite else "")
             tell(block.numel() * block.dtype.itemsize)
-        return crc, good
+        return crc, wrong
 
-    def look_at(mine: list[tuple[str, str]]) -> Iterator[tuple[int, bool]]:
+    def look_at(mine: list[tuple[str, str]]) -> Iterator[tuple[int, str]]:
         with ThreadPoolExecutor(max_workers=min(4, cpu_count() or 1)) as pool:
-            for crc, good in pool.map(look, mine):
-                yield crc, good
-                if not good:
+            for crc, wrong in pool.map(look, mine):
+                yield crc, wrong
+                if wrong:
                     pool.shutdown(cancel_futures=True)
                     return
 
@@ -79,36 +79,40 @@ def scan(
     mine = keys[ranks.rank :: ranks.world]
     parts = ranks.gather(ranks.together(lambda: list(look_at(mine))))
     dealt = [
-        part + [(0, True)] * (len(keys) - len(part)) for part in parts
+        part + [(0, "")] * (len(keys) - len(part)) for part in parts
     ]  # cut short where something was bad
     return _verdict(keys, (dealt[place % ranks.world][place // ranks.world] for place in range(len(keys))))
 
 
-def _verdict(keys: list[tuple[str, str]], looks: Iterable[tuple[int, bool]]) -> Mapping[tuple[str, str], int]:
+def _verdict(keys: list[tuple[str, str]], looks: Iterable[tuple[int, str]]) -> Mapping[tuple[str, str], int]:
     found = {}
-    for (slot, name), (crc, good) in zip(keys, looks, strict=False):
+    for (slot, name), (crc, wrong) in zip(keys, looks, strict=False):
         found[slot, name] = crc
-        if not good:
+        if wrong:
             what = name if slot == "weight" else f"{slot} of {name}"
             raise CheckpointError(
-                f"{what} holds NaN or infinity",
+                f"{what} holds {wrong}",
                 fix="use an earlier checkpoint, or allow it with allow_nonfinite=True (--allow-nonfinite)",
             )
     return found
 
 
-def all_finite(values: Tensor) -> bool:
-    """Whether no number is NaN or infinite.
+def unusable(values: Tensor, slot: str) -> str:
+    """What these numbers hold that no training goes on from, or nothing; second moments are means of squares.
 
-    >>> all_finite(torch.tensor([1.0, float("nan"), 2.0]))
-    False
+    >>> unusable(torch.tensor([1.0, float("nan"), 2.0]), "weight")
+    'NaN or infinity'
+    >>> unusable(torch.tensor([-1.0, 2.0]), "exp_avg_sq"), unusable(torch.tensor([-1.0, 2.0]), "weight")
+    ('negative numbers, whose square root is none', '')
     """
     if values.numel() == 0 or not values.is_floating_point():
-        return True
+        return ""
     if values.dtype.itemsize == 1:
         values = values.float()
     low, high = values.aminmax()
-    return isfinite(low) and isfinite(high)
+    if not (isfinite(low) and isfinite(high)):
+        return "NaN or infinity"
+    return "negative numbers, whose square root is none" if SLOTS[slot].power == 2 and low < 0 else ""
 
 
 def row_blocks(meta: TensorMeta, block_bytes: int) -> Iterator[Rows]:

@@ -10,7 +10,7 @@ from outgrow.algebra.slots import MOMENTS
 from outgrow.store.assets import Asset
 from outgrow.store.inventory import SourceFile
 from outgrow.store.lineage import Lineage
-from outgrow.store.optimizer_rules import Rule, rule_named
+from outgrow.store.optimizer_rules import Rule, check_options, rule_named
 from outgrow.store.source import TensorSource
 
 
@@ -20,6 +20,9 @@ class ParamGroup:
 
     names: tuple[str, ...]
     options: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_options(self.options)
 
 
 @dataclass(frozen=True)

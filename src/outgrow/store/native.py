@@ -30,6 +30,7 @@ from outgrow.store.card import CARD
 from outgrow.store.config_file import read_json
 from outgrow.store.contents import Contents, OptimizerInfo
 from outgrow.store.lineage import Lineage
+from outgrow.store.optimizer_rules import step_count
 from outgrow.store.pickled import record_text, record_value
 from outgrow.store.safetensors_file import Entry
 from outgrow.store.safetensors_folder import (
@@ -213,8 +214,8 @@ def read_groups(
     content = read_json(path)
     try:
         info = OptimizerInfo.from_json(content)
-        steps = {str(name): float(step) for name, step in content["steps"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        steps = {str(name): step_count("", str(name), step) for name, step in content["steps"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError, CheckpointError) as error:
         raise CheckpointError(f"{path} is damaged", got=error) from error
     grouped = [name for group in info.groups for name in group.names]
     if len(set(grouped)) < len(grouped) or not set(grouped) <= set(names.trained):

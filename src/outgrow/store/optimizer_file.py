@@ -8,7 +8,6 @@ Every count and shape is checked here: torch's own loader accepts wrong moments 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,17 @@ from outgrow.files.identity import FileIdentity
 from outgrow.models.library import ModelNames, Shape
 from outgrow.store.contents import OptimizerInfo, ParamGroup
 from outgrow.store.optimizer_order import ParameterPart, Reading, in_memory, read_order
-from outgrow.store.optimizer_rules import RULE, Rule, as_carried, check_entry, name_from_options, rule_named
+from outgrow.store.optimizer_rules import (
+    RULE,
+    Rule,
+    as_carried,
+    check_entry,
+    name_from_options,
+    rule_named,
+    step_count,
+)
 from outgrow.store.pickled import load_plain, to_json
-from outgrow.store.safetensors_folder import some
+from outgrow.store.safetensors_folder import GROWN_DTYPES, some
 from outgrow.store.stacked import Held, Place, Stacked
 
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module)\.")
@@ -135,7 +142,7 @@ def _moments(
         for slot in slots:
             moments.setdefault(slot, {})[name] = _place(identity, name, slot, held, names)
         if rule.counts:
-            steps[name] = max(_step(path, name, entry["step"]) for entry in held.values())
+            steps[name] = max(step_count(f"{path}: ", name, entry["step"]) for entry in held.values())
     return moments, steps
 
 
@@ -184,21 +191,12 @@ def _place(
     )
 
 
-def _step(path: Path, name: str, value: Any) -> float:
-    """The step count of one parameter, a number or a tensor that holds one."""
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise CheckpointError(
-            f"{path}: the step of {name} is damaged", got=value, expected="a number of steps, 0 or more"
-        )
-    return float(value)
-
-
 def check_moment(where: str, name: str, slot: str, value: Any, shape: Shape) -> None:
-    """An error unless `value` is a floating-point tensor of this shape."""
-    if not isinstance(value, Tensor) or tuple(value.shape) != shape or not value.is_floating_point():
+    """An error unless `value` is a dense tensor of this shape, of a dtype that grows."""
+    fits = isinstance(value, Tensor) and tuple(value.shape) == shape and value.dtype in GROWN_DTYPES
+    if not fits or value.layout != torch.strided:
         found = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        found += " sparse" * (isinstance(value, Tensor) and value.layout != torch.strided)
         raise CheckpointError(
             f"{where}: {slot} of {name} has the wrong shape or dtype", got=found, expected=shape
         )

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from math import inf, isfinite
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -176,6 +177,51 @@ def check_entry(where: str, name: str, rule: Rule, slots: tuple[str, ...], entry
             expected=", ".join(sorted(expected)) or "nothing",
             fix=_CARRIED,
         )
+
+
+def step_count(where: str, name: str, value: object) -> float:
+    """The steps that an optimizer has counted for a parameter: a number, or a tensor that holds one.
+
+    >>> step_count("optimizer.pt: ", "a", torch.tensor(3.0))
+    3.0
+    """
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+        value = value.item()
+    if not _is_number(value) or not 0 <= value < 2**53 or value != int(value):
+        raise CheckpointError(
+            f"{where}the step of {name} is damaged", got=value, expected="a whole number of steps, 0 or more"
+        )
+    return float(value)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """An error where a group's options are none that its optimizer could have been made with.
+
+    lr, initial_lr, weight_decay, momentum, eps >= 0   0 <= betas, beta1 < 1   all of them finite
+
+    >>> check_options({"lr": 1e-3, "betas": [0.9, 0.95], "eps": [1e-30, 1e-3], "beta1": None})
+    """
+    for name, (several, most) in _BOUNDED.items():
+        value = options.get(name)
+        numbers = list(value) if isinstance(value, list | tuple) and several else [value]
+        right = all(one is None or (_is_number(one) and 0 <= one < most) for one in numbers)
+        if not right or (name == "betas" and value is not None and len(numbers) != 2):
+            wanted = "a finite number, 0 or more" if most == inf else "0 or more, and less than 1"
+            wanted = "two numbers, " + wanted if name == "betas" else wanted
+            raise CheckpointError(f"{name} of an optimizer's group is damaged", got=value, expected=wanted)
+
+
+_BOUNDED: Mapping[str, tuple[bool, float]] = {
+    **dict.fromkeys(("lr", "initial_lr", "weight_decay", "momentum"), (False, inf)),
+    "eps": (True, inf),
+    "betas": (True, 1.0),
+    "beta1": (False, 1.0),
+}
+"""Options, whether they may be several numbers, and what each is less than."""
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def class_defaults(name: str) -> dict[str, Any]:

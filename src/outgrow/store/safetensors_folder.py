@@ -27,7 +27,7 @@ from outgrow.store.safetensors_file import Entry, read_header
 from outgrow.store.source import Rows, TensorMeta, TensorSource
 from outgrow.store.stacked import Place, identities, joined_parts
 
-_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+GROWN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 LINEAGE = "outgrow_lineage"
 
@@ -187,7 +187,7 @@ def match_names(folder: Path, disk: Mapping[str, S], names: ModelNames) -> dict[
             fix="check that config.json (architectures, sizes) belongs to these weights",
         )
     for name, shape in names.shapes.items():
-        if matched[name].meta.dtype not in _DTYPES:
+        if matched[name].meta.dtype not in GROWN_DTYPES:
             raise CheckpointError(
                 f"{name} in {folder} holds numbers that outgrow does not grow",
                 got=matched[name].meta.dtype,

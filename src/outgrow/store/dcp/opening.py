@@ -10,7 +10,6 @@ megatron     torch_dist: weights only
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +26,9 @@ from outgrow.store.dcp.naming import Address, Naming, naming
 from outgrow.store.dcp.source import DcpPlace, DcpSource
 from outgrow.store.lineage import Lineage
 from outgrow.store.optimizer_file import option
-from outgrow.store.optimizer_rules import name_from_options
+from outgrow.store.optimizer_rules import name_from_options, step_count
 from outgrow.store.pickled import load_plain
-from outgrow.store.safetensors_folder import LINEAGE, match_names, some
+from outgrow.store.safetensors_folder import GROWN_DTYPES, LINEAGE, match_names, some
 
 _BY_KEYS = ("torchtitan", "olmo-core", "megatron")
 
@@ -194,7 +193,7 @@ def _moments(
         factor = SLOTS[slot].mean_over is not None
         place = _place(folder, key, replace(addresses[name], rows=None) if factor else addresses[name])
         expected = SLOTS[slot].shape(names.shapes[name])
-        if place.meta.shape != expected or not place.meta.dtype.is_floating_point:
+        if place.meta.shape != expected or place.meta.dtype not in GROWN_DTYPES:
             raise CheckpointError(
                 f"{slot} of {name} has the wrong shape or dtype",
                 got=f"{place.meta.shape} {place.meta.dtype}",
@@ -220,10 +219,7 @@ def _step(folder: Keyed, key: str, name: str) -> float:
         raise CheckpointError(
             f"the optimizer's state does not say how many steps {name} has seen", got=f"no {key}"
         )
-    value = float(folder.read(key)) if folder.is_tensor(key) else folder.value(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise CheckpointError(f"the step of {name} is damaged", got=value, expected="a number of steps")
-    return float(value)
+    return step_count("", name, folder.read(key) if folder.is_tensor(key) else folder.value(key))
 
 
 def _records(table: Naming, folder: Keyed, path: Path) -> dict[str, Any]:
