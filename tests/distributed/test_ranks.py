@@ -57,6 +57,13 @@ def test_other_optimizers_and_a_mixture(facts: dict[str, Any], optimizer: str) -
     )
 
 
+@pytest.mark.parametrize("what", ["sgd", "compiled"])
+def test_steps_with_momentum_and_of_compiled_layers(facts: dict[str, Any], what: str) -> None:
+    alone, ranks = facts[f"steps {what}"]
+    assert ranks == pytest.approx(alone, abs=ROUNDING, rel=0)
+    assert len(alone) == 6
+
+
 def test_stages_with_a_batch_of_their_own(facts: dict[str, Any]) -> None:
     assert facts["losses own-2"] == pytest.approx(facts["losses own-1"], abs=ROUNDING, rel=0)
     assert facts["digest own-killed"] == facts["digest own-2"]

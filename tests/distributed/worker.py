@@ -27,10 +27,11 @@ from distributed import forks
 from outgrow.algebra.slots import MOMENTS
 from outgrow.engine.muon import Muon
 from outgrow.engine.optimizers import build_optimizer
-from outgrow.engine.step import choose_device
+from outgrow.engine.step import choose_device, optimizer_step
 from outgrow.errors import ConfigError, OutgrowError
 from outgrow.parallel.pieces import fill, local_blocks
-from outgrow.parallel.ranks import LostRankError, Ranks, start_ranks
+from outgrow.parallel.ranks import ALONE, LostRankError, Ranks, start_ranks
+from outgrow.run.config import RunConfig
 from outgrow.run.run_file import parse_run
 from outgrow.state.growing import grow
 from outgrow.state.training_state import TrainingState
@@ -304,6 +305,41 @@ def differing(
     return wrong
 
 
+def stepped(folder: Path) -> None:
+    """Losses and norms of steps on two ranks beside those of this process alone: SGD with momentum, and compiled layers."""
+    ranks = start_ranks()
+    compiled = nn.Module.compile
+    # The layers are traced with FSDP2's hooks around them; generated code is another matter (tests/train/test_compiled.py).
+    nn.Module.compile = lambda module, **options: compiled(module, backend="aot_eager", **options)  # type: ignore[method-assign]
+    state = TrainingState.from_pretrained(folder / f"two/stages/1-small/step-{STEPS:08d}")
+    still = {**state.config, "attention_dropout": 0.0}
+    for name, own in {
+        "sgd": {"optimizer": {"name": "sgd", "momentum": 0.9}},
+        "compiled": {"compile": True},
+    }.items():
+        alone = parse_run(tiny(folder, "unused", **{**own, "compile": False}))
+        found = [
+            steps(still, state, run, among)
+            for run, among in ((alone, ALONE), (parse_run(tiny(folder, "unused", **own)), ranks))
+        ]
+        if ranks.leads:
+            tell(f"steps {name}", found)
+
+
+def steps(config: dict[str, Any], state: TrainingState, run: RunConfig, ranks: Ranks) -> list[float]:
+    """Loss and norm of three steps from the weights of a state."""
+    device = choose_device(run, ranks)
+    model = device.build(config)
+    state.load_into(model)
+    optimizer, found = build_optimizer(model, run.optimizer), list[float]()
+    for step in range(3):
+        tokens = torch.randint(config["vocab_size"], (4, 16), generator=torch.Generator().manual_seed(step))
+        options: dict[str, Any] = {"learning_rate": 1e-2, "micro_batch": 2, "clip": 0.5, "seed": (0, step)}
+        done = optimizer_step(model, optimizer, (tokens, tokens), device=device, **options)
+        found += [done.loss, done.gradient_norm]
+    return found
+
+
 def muon() -> None:
     """Three steps of Muon on cut matrices against the same on whole ones."""
     ranks = start_ranks()
@@ -401,6 +437,7 @@ def main(folder: Path) -> None:
     write_corpus(folder / "text.txt")
     runs(folder)
     forks.run(4, filled)
+    forks.run(2, partial(stepped, folder))
     for world in (2, 3, 4):
         forks.run(world, partial(grown, folder))
         forks.run(world, muon)

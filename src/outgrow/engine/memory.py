@@ -53,10 +53,8 @@ def _cut(memory: Memory, run: RunConfig, config: Mapping[str, Any], world: int, 
     outside = sizes.pop(None, 0)
     layers = max(sizes.values(), default=0)
     at_once = 2 * layers if run.parallel.reshard_after_forward else sum(sizes.values())
-    shard, moments = (
-        -(-4 * own // mesh.shard),
-        memory.moments * own // sum(map(prod, map(model.shape, numbers))),
-    )
+    whole = sum(prod(model.shape(name)) for name in numbers)
+    shard, moments = -(-4 * own // mesh.shard), memory.moments * own // whole
     return replace(
         memory,
         weights=shard + itemsize * (outside + at_once),

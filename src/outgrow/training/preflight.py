@@ -105,6 +105,12 @@ def _check_sliced(run: RunConfig, tensor: int) -> None:
             got=f"parallel.tensor {tensor}",
             fix="use adamw, sgd or lion, or leave out parallel.tensor",
         )
+    if run.compile:
+        raise ConfigError(
+            "compile: compiled layers that are cut inside lose a part of their gradients (torch 2.13)",
+            got=f"parallel.tensor {tensor}",
+            fix="leave out compile, or parallel.tensor",
+        )
     for index, stage in enumerate(run.stages):
         if stage.masks is not None:
             raise ConfigError(
