@@ -27,6 +27,7 @@ NAMES = {
     "gpt2-staged-dropout",
     "bert-ligo",
     "bert-rows",
+    "roberta-rows",
     "vit-ligo",
     "vit-transfer",
 }

@@ -186,10 +186,7 @@ def best_span(scores: Tensor) -> tuple[float, int, int]:
     (5.0, 0, 0)
     """
     begin, end = scores
-    best = float("-inf"), 0, 0
-    for more in range(min(_LONGEST, len(begin))):
-        sums = begin[: len(begin) - more] + end[more:]
-        place = int(sums.argmax())
-        if float(sums[place]) > best[0]:
-            best = float(sums[place]), place, place + more
-    return best
+    ends = nn.functional.pad(end, (0, _LONGEST - 1), value=float("-inf")).unfold(0, _LONGEST, 1)
+    sums = begin + ends.T  # (tokens more, begin): of equal ones the shortest is the first
+    more, first = divmod(int(sums.flatten().argmax()), len(begin))
+    return float(sums[more, first]), first, first + more
