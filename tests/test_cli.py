@@ -193,6 +193,7 @@ def test_dry_run_touches_nothing(small: Path, tmp_path: Path) -> None:
         (["--to", "hidden_size=32", "--seed", "-1"], "seed"),
         (["--to", "hidden_size=32", "--to", "hidden_size=48"], "hidden_size is given twice"),
         (["--to", "hidden_size=32", "--width", ""], "unknown width operator"),
+        (["--to", "hidden_size=32", "--dry-run", "--ranks", str(10**9)], "1 to 65,536"),
     ],
 )
 def test_mistakes_in_words(small: Path, tmp_path: Path, words: list[str], said: str) -> None:
@@ -220,6 +221,7 @@ def test_verify_refuses_before_any_work(small: Path, words: list[str], said: str
         (["--moments", "trnsport"], "transport"),
         (["--plot", "none/fit.png"], "cannot be written"),
         (["--save-operator", "large"], "cannot share"),
+        (["--sequences", str(10**9)], "equal to 65536"),
         (["--learning-rate", "0"], "a learning rate above 0"),
         (["--learning-rate", "nan"], "a learning rate above 0"),
         (["--start", "published", "--width", "pad"], "--start published has no use for --width"),

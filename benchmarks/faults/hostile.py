@@ -944,6 +944,8 @@ def _yaml() -> Iterator[Hostile]:
         ),
         *(
             "optimizer.learning_rate=-1",
+            "optimizer.learning_rate=1e300",
+            "stages.0.name=" + "x" * 300,
             "optimizer.name=[/]",
             "data.sequence_length=0",
             "data.sequence_length=1e12",
@@ -1104,6 +1106,10 @@ def _words() -> Iterator[Hostile]:
         yield case(f"words: {' '.join(flags)}")(
             lambda root, flags=flags: grow(root, "native", *DEEPER, *flags)
         )
+    yield case("words: --ranks 10**9")(
+        lambda root: grow(root, "hub", *DEEPER, "--dry-run", "--ranks", str(10**9))
+    )
+    yield case("words: --nproc 10**6")(lambda root: (*train(root), "--nproc", str(10**6)))
     for flags in (
         ("--learning-rate", "nan"),
         ("--learning-rate", "-1"),

@@ -195,13 +195,15 @@ def _plan_ranks(call: GrowCall, plan: GrowthPlan, ranks: int) -> RanksPlanned:
     if not call.dry_run:
         fix = "give --dry-run too, or start the growth by torchrun --nproc-per-node N -m outgrow grow ..."
         raise ConfigError("--ranks only plans", fix=fix)
-    if ranks < 1:
-        raise ConfigError("--ranks is a number of processes", got=ranks, expected="1 or more")
+    if not 1 <= ranks <= _MOST_RANKS:
+        raise ConfigError("--ranks is a number of processes", got=ranks, expected=f"1 to {_MOST_RANKS:,}")
     slots = ("weight",) if plan.moments == "reset" else ("weight", "exp_avg", "exp_avg_sq")
     costs = {placement: rank_costs(plan, ranks, placement, slots=slots) for placement in _PLACEMENTS}
     return RanksPlanned(plan, ranks, costs)
 
 
+_MOST_RANKS = 1 << 16
+"""The share of each is worked out: seconds for so many."""
 _PLACEMENTS: Mapping[Placement, str] = {"files": "file to file", "shards": "into FSDP2 shards"}
 _OPENED: Mapping[str, str] = {
     "native": "`from: {out}` in a run.yaml of `outgrow train`, or AutoModel....from_pretrained({out!r})",

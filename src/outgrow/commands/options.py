@@ -265,11 +265,12 @@ class LearnCall(Call):
         typer.Option(min=1, help=f"Hidden units of lesa's network. Default: {LesaOptions.hidden}."),
     ] = None
     sequences: Annotated[
-        int | None, typer.Option(min=1, help=f"Sequences, or images, of a batch. Default: {SEQUENCES}.")
+        int | None,
+        typer.Option(min=1, max=65_536, help=f"Sequences, or images, of a batch. Default: {SEQUENCES}."),
     ] = None
-    length: Annotated[int | None, typer.Option(min=2, help=f"Tokens of a sequence. Default: {LENGTH}.")] = (
-        None
-    )
+    length: Annotated[
+        int | None, typer.Option(min=2, max=1 << 20, help=f"Tokens of a sequence. Default: {LENGTH}.")
+    ] = None
     dropout: Annotated[bool, typer.Option("--dropout", help="Fit with the model's own dropout.")] = False
     seed: Annotated[int, typer.Option(min=0, help="Seed of the start and of the order of the data.")] = 0
     moments: Annotated[MomentsChoice, typer.Option(help="What becomes of Adam's moments.")] = "reset"
@@ -325,7 +326,9 @@ class TrainCall(Call):
     nproc: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Train in so many processes of this host, one a GPU. Several hosts: torchrun."
+            min=1,
+            max=1024,
+            help="Train in so many processes of this host, one a GPU. Several hosts: torchrun.",
         ),
     ] = None
     dry_run: Dry = False
