@@ -64,8 +64,12 @@ def test_steps_with_momentum_and_of_compiled_layers(facts: dict[str, Any], what:
     assert len(alone) == 6
 
 
-def test_stages_with_a_batch_of_their_own(facts: dict[str, Any]) -> None:
-    assert facts["losses own-2"] == pytest.approx(facts["losses own-1"], abs=ROUNDING, rel=0)
+def test_stages_with_a_batch_a_precision_and_an_optimizer_of_their_own(facts: dict[str, Any]) -> None:
+    alone, ranks = facts["losses own-1"], facts["losses own-2"]
+    assert ranks[:-2] == pytest.approx(alone[:-2], abs=ROUNDING, rel=0)
+    # The last stage's step and validation are in bf16: ranks gather weights in it, where one process keeps norms in float32.
+    assert ranks[-2:] == pytest.approx(alone[-2:], abs=0, rel=2**-8)
+    assert ranks[-2:] != pytest.approx(alone[-2:], abs=ROUNDING, rel=0)
     assert facts["digest own-killed"] == facts["digest own-2"]
 
 

@@ -172,13 +172,19 @@ def runs(folder: Path) -> None:
 
 
 def own_batches(folder: Path) -> None:
-    """Stages with a batch and a length of their own, on one rank and on two, the second killed after the boundary."""
+    """Stages with a batch, a length, a precision and an optimizer of their own, on one rank and on two, the second killed after the boundary."""
     for name, world in (("own-1", 1), ("own-2", 2), ("own-killed", 2)):
         run = tiny(folder, name)
         small, large = run["stages"]
         small |= {"data": {"sequence_length": 8}}
         large |= {"data": {"sequence_length": 32}, "batch": {"sequences": 12, "micro_batch": 3}}
-        run["stages"] = [{**small, "tokens": 64 * 4}, {**large, "tokens": 384 * 4}]
+        last = {
+            "name": "last",
+            "tokens": 64,
+            "precision": "bf16",
+            "optimizer": {"eps": 1e-6, "gradient_clip": None},
+        }
+        run["stages"] = [{**small, "tokens": 64 * 4}, {**large, "tokens": 384 * 4}, last]
         if name == "own-killed":
             children = forks.start(world, partial(trained, run))
             forks.kill_when(children, children, partial(logged, folder / name, 6))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from outgrow.parallel.ranks import ALONE, Ranks
 from outgrow.parallel.sharding import Sharding, clip_gradients, let_go, make_mesh, send_gradients, total_norm
 from outgrow.run.config import ParallelConfig, RunConfig
 
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _MOST_GRAPHS = 1024
 """For different batches, with and without gradients, and perhaps for every layer; beyond them torch would go on uncompiled."""
 
@@ -91,6 +92,16 @@ class Device:
         values = values.cpu()
         return self.ranks.sum(values if self.part.counts else torch.zeros_like(values))
 
+    def at(self, own: RunConfig) -> Device:
+        """The same for a stage with a precision of its own (`run.at(stage)`). Raises ConfigError where there is none such here."""
+        bf16 = _is_bf16(own, self.name)
+        if bf16 == self.bf16:
+            return self
+        sharding = self.sharding
+        if sharding is not None:
+            sharding = replace(sharding, parameters=_sent(own.parallel, bf16))
+        return replace(self, bf16=bf16, sharding=sharding)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The forward pass's precision; weights and moments stay float32."""
         return torch.autocast(self.name, dtype=torch.bfloat16) if self.bf16 else nullcontext()
@@ -117,7 +128,16 @@ def choose_device(config: RunConfig, ranks: Ranks = ALONE) -> Device:
     """The device and precision of a run; `auto` takes CUDA, and bf16 only where CUDA has it."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: cuda is not available here", fix="set device to auto or cpu")
-    cuda = config.device != "cpu" and torch.cuda.is_available()
+    name = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+    bf16 = _is_bf16(config, name)
+    sharding = None if ranks.alone else _sharding(config.parallel, ranks, name, bf16)
+    saves = not config.parallel.activation_checkpointing
+    return Device(name, bf16, config.compile, ranks, sharding, saves)
+
+
+def _is_bf16(config: RunConfig, device: str) -> bool:
+    """Whether a run computes in bf16 there; `auto` only where CUDA has it."""
+    cuda = device == "cuda"
     has_bf16 = not cuda or torch.cuda.is_bf16_supported(including_emulation=False)
     if config.precision == "bf16" and not has_bf16:
         raise ConfigError(
@@ -125,23 +145,24 @@ def choose_device(config: RunConfig, ranks: Ranks = ALONE) -> Device:
             got=torch.cuda.get_device_name(),
             fix="set precision to float32",
         )
-    name, bf16 = (
-        "cuda" if cuda else "cpu",
-        config.precision == "bf16" or (config.precision == "auto" and cuda and has_bf16),
-    )
-    sharding = None if ranks.alone else _sharding(config.parallel, ranks, name, bf16)
-    saves = not config.parallel.activation_checkpointing
-    return Device(name, bf16, config.compile, ranks, sharding, saves)
+    return config.precision == "bf16" or (config.precision == "auto" and cuda and has_bf16)
 
 
 def _sharding(config: ParallelConfig, ranks: Ranks, device: str, bf16: bool) -> Sharding:
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    sent = config.parameters if config.parameters != "auto" else "bfloat16" if bf16 else "float32"
     return Sharding(
         make_mesh(config.mesh(ranks.world), device),
         config.reshard_after_forward,
-        dtypes[sent],
-        dtypes[config.gradients],
+        _sent(config, bf16),
+        _DTYPES[config.gradients],
+    )
+
+
+def _sent(config: ParallelConfig, bf16: bool) -> torch.dtype:
+    """What weights are gathered and computed in."""
+    return (
+        _DTYPES["bfloat16" if bf16 else "float32"]
+        if config.parameters == "auto"
+        else _DTYPES[config.parameters]
     )
 
 

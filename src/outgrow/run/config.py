@@ -31,7 +31,11 @@ from outgrow.run.stage_data import (
     check_order,
     check_whole_steps,
 )
+from outgrow.run.stage_optimizer import StageOptimizerConfig, with_own
 from outgrow.run.until import Until
+
+TrainingPrecision = Literal["auto", "float32", "bf16"]
+"""Of forward and backward passes; weights and moments stay float32. `auto`: bf16 where CUDA has it."""
 
 
 class TokenizerConfig(_Section):
@@ -253,6 +257,10 @@ class StageConfig(_Section):
     """A length of its own."""
     batch: StageBatchConfig | None = None
     """A batch of its own."""
+    precision: TrainingPrecision | None = None
+    """A precision of its own, to train and to validate in."""
+    optimizer: StageOptimizerConfig | None = None
+    """Numbers of the run's optimizer that this stage changes."""
     new_entries: NewEntriesConfig | None = None
     """A learning rate of their own for what the growth added."""
     freeze: FreezeConfig | None = None
@@ -346,7 +354,7 @@ class RunConfig(_Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     parallel: ParallelConfig = ParallelConfig()
-    precision: Literal["auto", "float32", "bf16"] = "auto"
+    precision: TrainingPrecision = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False
     """Train compiled models (`torch.compile`): faster steps, after a minute or so at the beginning of every stage."""
@@ -414,14 +422,24 @@ class RunConfig(_Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _stages_have_its_optimizer(self) -> RunConfig:
+        for index in range(len(self.stages)):
+            self.at(index)
+        return self
+
     def at(self, index: int) -> RunConfig:
-        """The run as one of its stages does it: with that stage's own length and batch in the run's place."""
+        """The run as one of its stages does it: with what is that stage's own in the run's place."""
         stage = self.stages[index]
         own: dict[str, Any] = {}
         if stage.data is not None:
             own["data"] = self.data.model_copy(update=stage.data.model_dump(exclude_none=True))
         if stage.batch is not None:
             own["batch"] = self.batch.model_copy(update=stage.batch.model_dump(exclude_none=True))
+        if stage.precision is not None:
+            own["precision"] = stage.precision
+        if stage.optimizer is not None:
+            own["optimizer"] = with_own(f"stages[{index}]", self.optimizer, stage.optimizer)
         return self.model_copy(update=own) if own else self
 
     @property

@@ -12,6 +12,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from outgrow.files.section import NotNegative, Positive, Section
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+BetaDecay = Annotated[float, Field(le=0)]
+UpdateClip = Annotated[float, Field(ge=1)]
 
 
 class _Optimizer(Section):
@@ -63,8 +65,8 @@ class AdafactorConfig(_Optimizer):
     learning_rate: Positive = 1e-2
     weight_decay: NotNegative = 0.0
     gradient_clip: Positive | None = None
-    beta2_decay: Annotated[float, Field(le=0)] = -0.8
-    update_clip: Annotated[float, Field(ge=1)] = 1.0
+    beta2_decay: BetaDecay = -0.8
+    update_clip: UpdateClip = 1.0
     """Largest root mean square of an update before it is scaled (`d` in the paper)."""
 
 

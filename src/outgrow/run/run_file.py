@@ -33,6 +33,7 @@ from outgrow.run.optimizer_config import OPTIMIZERS
 from outgrow.run.reentry import EqualLossPosition, Ratio, Reentry
 from outgrow.run.schedule import WSD, Constant, Cosine, Linear
 from outgrow.run.stage_data import StageBatchConfig, StageDataConfig
+from outgrow.run.stage_optimizer import StageOptimizerConfig
 from outgrow.run.until import UntilEfficiency, UntilLoss
 
 
@@ -78,6 +79,7 @@ SECTIONS: Sections = {
     "stages.distil": (DistilConfig,),
     "stages.data": (StageDataConfig,),
     "stages.batch": (StageBatchConfig,),
+    "stages.optimizer": (StageOptimizerConfig,),
     "stages.new_entries": (NewEntriesConfig,),
     "stages.freeze": (FreezeConfig,),
     "stages.masks": (MasksConfig,),

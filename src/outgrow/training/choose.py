@@ -91,11 +91,12 @@ def _try(
     step: int,
 ) -> ProbeTrial:
     run, losses = session.run, list[float]()
+    device = session.device_at(course.stage)
     assert growth.probe is not None
     grown = grow_state(state, growth)
     live = load_state(session, grown, course, step)
     width = str(grown.lineage.last.operators["width"])  # by name, also where none was given
-    start = end = evaluation_loss(live.model, session.validation, session.device)
+    start = end = evaluation_loss(live.model, session.validation, device)
     for place in range(step, step + growth.probe.steps):
         done = optimizer_step(
             live.model,
@@ -103,8 +104,8 @@ def _try(
             batch_at(session, course, place),
             learning_rate=course.learning_rate(place),
             micro_batch=course.own.batch.at_once,
-            clip=run.optimizer.gradient_clip,
-            device=session.device,
+            clip=course.own.optimizer.gradient_clip,
+            device=device,
             seed=(run.seed, run.data.skip_steps + place),
             balancing=run.balancing,
             bias_rate=run.bias_rate,
@@ -114,7 +115,7 @@ def _try(
             break
         losses.append(done.loss)
     if math.isfinite(end):
-        end = evaluation_loss(live.model, session.validation, session.device)
+        end = evaluation_loss(live.model, session.validation, device)
     end = end if math.isfinite(end) else math.inf
     session.progress.say(f"probe: {width} + {growth.depth}: validation loss {start:.4f}, then {end:.4f}")
     return ProbeTrial(width, growth.depth, tuple(losses), start, end)

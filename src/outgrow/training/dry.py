@@ -84,10 +84,11 @@ def dry_run(run: RunConfig, world: int = 1) -> DryRun:
     found = preflight(run, headers_only=True)
     check_slices(run, found.stages, found.start, world)
     device = choose_device(run)
-    rate = _measured_rate(run.at(0), found.stages[0], device)
+    rate = _measured_rate(run.at(0), found.stages[0], device.at(run.at(0)))
     best = rate * world if rate else None
     stages = tuple(
-        _stage(run.at(index), plan, device, best, world) for index, plan in enumerate(found.stages)
+        _stage(own, plan, device.at(own), best, world)
+        for own, plan in ((run.at(index), plan) for index, plan in enumerate(found.stages))
     )
     flops = sum(stage.flops for stage in stages)
     needed = max(stage.memory_bytes for stage in stages)

@@ -93,7 +93,7 @@ def _fit(
         [forward_batch(objective, one) for one in session.validation],
         options,
         data={**session.data.record, "seed": run.seed, "step": step, "sequences": at_once},
-        device=replace(session.device, ranks=ALONE, sharding=None),
+        device=replace(session.device_at(course.stage), ranks=ALONE, sharding=None),
         progress=session.progress,
     )
     session.progress.say(

@@ -118,18 +118,29 @@ def _work(session: Session, pointer: Pointer | None) -> None:
             write_final(session, live)
             return
         end, loss, course, step = checkpoint_path(session, live), *_leave(session, live)
-        if session.run.stages[course.stage].distil is not None:
-            del live
-            gc.collect()
-            live = _fresh(session, course, step)
-            _write_stage(session, live)
-        elif session.run.stages[course.stage].grow is None:
+        if _goes_on_as_it_is(session.run, course.stage):
             live = replace(live, course=course)
             _write_stage(session, live)
-        else:
-            del live  # the small model's memory is given back before the large one takes its own
-            gc.collect()
+            continue
+        del live  # the small model's memory is given back before the large one takes its own
+        gc.collect()
+        stage = session.run.stages[course.stage]
+        if stage.grow is not None:
             live = _grow(session, open_saved_state(session, end), course, step, loss)
+            continue
+        live = (
+            _fresh(session, course, step)
+            if stage.distil is not None
+            else load_state(session, open_saved_state(session, end), course, step)
+        )
+        _write_stage(session, live)
+
+
+def _goes_on_as_it_is(run: RunConfig, stage: int) -> bool:
+    """Whether a stage needs no other model and no other optimizer than the one before it."""
+    before, own = run.at(stage - 1), run.at(stage)
+    same = (before.precision, before.optimizer) == (own.precision, own.optimizer)
+    return same and run.stages[stage].grow is None and run.stages[stage].distil is None
 
 
 def _begin(session: Session) -> Live:
@@ -145,7 +156,7 @@ def _begin(session: Session) -> Live:
     if stage.grow is None:
         _write_stage(session, live)
         return live
-    before = evaluation_loss(live.model, session.validation, session.device)
+    before = evaluation_loss(live.model, session.validation, session.device_at(0))
     del live
     return _grow(session, session.start, course, 0, before)
 
@@ -159,8 +170,8 @@ def _fresh(session: Session, course: Course, step: int) -> Live:
         return build_for_training(config)
 
     if session.ranks.alone:
-        model = session.device.place(draw())
-        return Live(model, build_optimizer(model, session.run.optimizer), course, step, Lineage())
+        model = session.device_at(course.stage).place(draw())
+        return Live(model, build_optimizer(model, course.own.optimizer), course, step, Lineage())
     drawn = session.folder.stage(session.run, course.stage) / "drawn"
 
     def keep() -> None:
@@ -192,7 +203,7 @@ def _resume(session: Session, pointer: Pointer) -> Live:
 
 def _leave(session: Session, live: Live) -> tuple[float, Course, int]:
     """The validation loss at a stage's end, the course that enters the next stage there, and the step."""
-    loss = evaluation_loss(live.model, session.validation, session.device)
+    loss = evaluation_loss(live.model, session.validation, session.device_at(live.stage))
     return loss, live.course.enter(live.step, loss), live.step
 
 
@@ -221,7 +232,7 @@ def _grow(session: Session, state: TrainingState, course: Course, step: int, los
     seconds = time.monotonic() - began
     treatment = make_treatment(session.run.stages[live.stage], session.plans[live.stage].growth, live.model)
     with treatment.during(0):
-        loss_after = evaluation_loss(live.model, session.validation, session.device)
+        loss_after = evaluation_loss(live.model, session.validation, session.device_at(live.stage))
     row = log_row(session, "growth", live)
     session.write(
         {**row, "loss_before": loss_before, "loss_after": loss_after, "growth_seconds": round(seconds, 3)}
@@ -300,8 +311,8 @@ def _one_step(
             batch_at(session, live.course, live.step),
             learning_rate=rate,
             micro_batch=own.batch.at_once,
-            clip=run.optimizer.gradient_clip,
-            device=session.device,
+            clip=own.optimizer.gradient_clip,
+            device=session.device.at(own),
             seed=(run.seed, place),
             update=treatment.update(tokens),
             balancing=run.balancing,
@@ -326,7 +337,7 @@ def _evaluation_is_due(course: Course, step: int) -> bool:
 
 
 def _validate(session: Session, live: Live) -> None:
-    found = measure(live.model, session.validation, session.device)
+    found = measure(live.model, session.validation, session.device_at(live.stage))
     metrics = {f"val_{name}": value for name, value in found.items()}
     session.write({**log_row(session, "validation", live), **metrics})
 
@@ -382,7 +393,10 @@ def _write_stage(session: Session, live: Live) -> None:
         flops["taught_tokens"] = plan.taught_steps * live.course.own.tokens_per_step
     place = {"peak": plan.peak, "position": live.course.now.position, "schedule_tokens": live.course.total()}
     own = live.course.own
-    reading = {"sequences": own.batch.sequences}
+    reading: dict[str, Any] = {"sequences": own.batch.sequences}
+    reading["precision"] = "bf16" if session.device_at(live.stage).bf16 else "float32"
+    if (numbers := session.run.stages[live.stage].optimizer) is not None:
+        reading["optimizer"] = numbers.model_dump(mode="json")
     if own.data.images is None:
         asked = session.run.data.sequence_length
         reading |= {"sequence_length": own.data.sequence_length, "validation_length": asked}

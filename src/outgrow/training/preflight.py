@@ -49,7 +49,10 @@ def preflight(
     Every byte of the checkpoint that the run starts from is read, unless `headers_only`; `show`: with a bar.
     """
     check_ranks(run, ranks.world)
-    check_compiler(choose_device(run, ranks))
+    device = choose_device(run, ranks)
+    for index in range(len(run.stages)):
+        device.at(run.at(index))
+    check_compiler(device)
     if run.tensorboard:
         check_tensorboard()
     objective = run_objective(run)

@@ -7,7 +7,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,10 @@ class StageResult:
     """Tokens of a sequence that it trains on; None for images."""
     validation_length: int | None = None
     """Tokens of a sequence that it is validated on: the same in every stage, so that losses compare."""
+    precision: str | None = None
+    """That it trains and is validated in."""
+    optimizer: Mapping[str, Any] | None = None
+    """Numbers of the optimizer that are its own."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,29 @@ def stage_rows(stages: Sequence[StageResult]) -> list[tuple[str, ...]]:
 
 
 def reading_note(stages: Sequence[StageResult]) -> str:
-    """What stages read otherwise than each other or than validation, in words; nothing where all is alike."""
+    """In what stages differ from each other or from validation, in words; nothing where all is alike."""
+    return "".join(found for found in (_batches(stages), _precisions(stages), _numbers(stages)) if found)
+
+
+def _precisions(stages: Sequence[StageResult]) -> str:
+    known = {stage.precision for stage in stages}
+    if len(known) == 1 or None in known:  # a log of an older version says none
+        return ""
+    return (
+        f" Precision, of validation too: {', '.join(f'{stage.name} {stage.precision}' for stage in stages)}."
+    )
+
+
+def _numbers(stages: Sequence[StageResult]) -> str:
+    own = [
+        f"{stage.name} {', '.join(f'{name} {value}' for name, value in stage.optimizer.items())}"
+        for stage in stages
+        if stage.optimizer
+    ]
+    return f" The optimizer's own numbers: {'; '.join(own)}." if own else ""
+
+
+def _batches(stages: Sequence[StageResult]) -> str:
     batches = {(stage.sequences, stage.sequence_length) for stage in stages}
     lengths = {(stage.sequence_length, stage.validation_length) for stage in stages}
     if len(batches) == 1 and all(trained == asked for trained, asked in lengths):
@@ -162,6 +188,8 @@ def _stage_result(stage: LoggedStage) -> StageResult:
         sequences=stage.sequences,
         sequence_length=stage.sequence_length,
         validation_length=stage.validation_length,
+        precision=stage.precision,
+        optimizer=stage.optimizer,
     )
 
 

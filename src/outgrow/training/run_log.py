@@ -70,6 +70,8 @@ class LoggedStage:
     sequences: int | None = None
     sequence_length: int | None = None
     validation_length: int | None = None
+    precision: str | None = None
+    optimizer: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, opening: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> Self:
@@ -101,6 +103,8 @@ class LoggedStage:
             sequences=opening.get("sequences"),
             sequence_length=opening.get("sequence_length"),
             validation_length=opening.get("validation_length"),
+            precision=opening.get("precision"),
+            optimizer=opening.get("optimizer"),
         )
 
 

@@ -14,8 +14,8 @@ from outgrow.training.result import RunResult
 def scratch_twin(run: RunConfig, staged: RunResult, output: str) -> RunConfig:
     """The run that trains the large model of a finished staged run from fresh weights, for what the whole of it cost.
 
-    Data, seed, optimizer and schedule are those of `run`, batch and length those of its last stage: nothing is tuned anew. Raises ConfigError where the run
-    begins from a checkpoint, whose cost nobody knows.
+    Data, seed and schedule are those of `run`; batch, length, precision and optimizer those of its last stage: nothing is
+    tuned anew. Raises ConfigError where the run begins from a checkpoint, whose cost nobody knows.
     """
     if run.model is None:
         raise ConfigError(
@@ -32,6 +32,6 @@ def scratch_twin(run: RunConfig, staged: RunResult, output: str) -> RunConfig:
     flops = sum(stage.flops for stage in staged.stages)
     own, size = run.stages[-1], run.at(len(run.stages) - 1).tokens_per_step
     steps = max(1, round(flops / (last.flops / last.tokens) / size))
-    reading = own.model_dump(mode="json", include={"data", "batch"})
+    reading = own.model_dump(mode="json", include={"data", "batch", "precision", "optimizer"})
     stages = [{"name": "scratch", "tokens": steps * size, **reading}]
     return parse_run({**run.resolved(), "model": model, "stages": stages, "output": output})

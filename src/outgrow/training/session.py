@@ -45,6 +45,7 @@ class Session:
     data: Data
     validation: list[Batch]
     device: Device
+    """In the run's own precision: a stage may have another (`device_at`)."""
     log: MetricsLog | None
     """Of rank 0, which alone writes it."""
     mirror: Mirror
@@ -69,6 +70,10 @@ class Session:
         if self.log is not None:
             self.log.write(row)
             self.mirror.write(row)
+
+    def device_at(self, stage: int) -> Device:
+        """The device in the precision of a stage."""
+        return self.device.at(self.run.at(stage))
 
     def close(self) -> None:
         """The log and its mirror, which are this process's own."""
@@ -298,7 +303,7 @@ def pointer_to(
 
 
 def load_checkpoint(session: Session, path: Path, course: Course, step: int) -> Live:
-    """A model and optimizer that continue a saved state, with this run's own options whatever the state was trained with."""
+    """A model and optimizer that continue a saved state, with the options of the stage whatever the state was trained with."""
     return load_state(session, open_saved_state(session, path), course, step)
 
 
@@ -310,7 +315,7 @@ def open_saved_state(session: Session, path: Path) -> TrainingState:
 
 def load_state(session: Session, state: TrainingState, course: Course, step: int) -> Live:
     """The same for a state that is not on the disk."""
-    model = session.device.build(state.config)
-    optimizer = build_optimizer(model, session.run.optimizer)
+    model = session.device_at(course.stage).build(state.config)
+    optimizer = build_optimizer(model, course.own.optimizer)
     state.load_into(model, optimizer if state.optimizer is not None else None)
     return Live(model, optimizer, course, step, state.lineage)
