@@ -50,6 +50,22 @@ def test_a_run_file_is_an_arm(
     assert parsed.arm_budgets("planned") == budgets
 
 
+def test_a_run_file_keeps_what_its_stages_read(corpus: Path, tmp_path: Path) -> None:
+    own: dict[str, Any] = {
+        "data": {"sequence_length": 8},
+        "batch": {"sequences": 32},
+        "optimizer": {"eps": 1e-6, "gradient_clip": None},
+    }
+    first, last = RUN["stages"]
+    stages = [{**first, "tokens": 1024, **own, "precision": "bf16"}, last]
+    (tmp_path / "planned.yaml").write_text(dump_yaml(parse_run({**RUN, "stages": stages}).resolved()))
+    content = study(corpus, tmp_path / "study")
+    content["arms"]["planned"] = {"run": str(tmp_path / "planned.yaml")}
+    small, large = parse_study(content).arms["planned"].stages
+    assert small.own_steps() == {**own, "precision": "bf16"}
+    assert large.own_steps() == {}
+
+
 def test_a_run_file_keeps_the_moments_of_a_learned_growth(corpus: Path, tmp_path: Path) -> None:
     """`transport` is the default of other growths, and a learned one resets where nobody says."""
     grow = {**GROW, "learn": {"steps": 3}, "moments": "transport"}
@@ -72,14 +88,9 @@ def test_a_run_file_keeps_the_moments_of_a_learned_growth(corpus: Path, tmp_path
         ({"run": "planned.yaml"}, {"stages": []}, r"planned\.yaml: stages"),
         ({"run": "planned.yaml"}, {"peak": 1e-3}, r"arms\.planned: stages\[1\]\.reentry\.peak"),
         (
-            {"run": "planned.yaml"},
-            {"batch": {"sequences": 16}},
-            r"planned\.run: stages\[1\] .* has a batch or a len",
-        ),
-        (
-            {"model": SMALL, "stages": [{"batch": {"sequences": 4}}]},
+            {"model": SMALL, "stages": [{"batch": {"sequence": 4}}]},
             {},
-            r"unknown key arms\.planned\.stages\.0\.batch",
+            r"unknown key arms\.planned\.stages\.0\.batch\.sequence",
         ),
     ],
 )
@@ -93,13 +104,11 @@ def test_what_is_no_arm_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     first, last = RUN["stages"]
-    run = {**RUN, **{key: value for key, value in change.items() if key not in ("peak", "batch")}}
+    run = {**RUN, **{key: value for key, value in change.items() if key != "peak"}}
     if "model" in change:
         run["stages"] = [{**first, "from": "runs/old/final"}, last]
     if "peak" in change:
         run["stages"] = [first, {**last, "reentry": {"peak": change["peak"]}}]
-    if "batch" in change:
-        run["stages"] = [first, {**last, "tokens": 16 * 256, "batch": change["batch"]}]
     (tmp_path / "planned.yaml").write_text(dump_yaml(run))
     content = study(corpus, tmp_path / "study")
     content["arms"]["planned"] = arm

@@ -9,7 +9,8 @@ import pytest
 
 from outgrow.comparing import StudyConfig, load_study
 from outgrow.comparing.estimate import estimate
-from outgrow.comparing.pieces import all_pieces, arm_run, branches, common_run
+from outgrow.comparing.pieces import all_pieces, arm_run, branches
+from outgrow.comparing.steps import common_run
 from outgrow.cost.flops import model_cost
 from outgrow.data.needs import ImageNeeds, Needs, TextNeeds
 from outgrow.models.architecture import load_architecture

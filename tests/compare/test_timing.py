@@ -11,7 +11,7 @@ import outgrow.comparing.timing as timing
 from compare.tiny import text_study
 from outgrow.comparing import parse_study
 from outgrow.comparing.check import check_study
-from outgrow.comparing.pieces import common_run
+from outgrow.comparing.steps import common_run
 from outgrow.errors import ConfigError
 
 
@@ -19,9 +19,9 @@ def test_models_take_turns_and_are_measured_once(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = parse_study(text_study(corpus, tmp_path))
-    models = timing.by_key(
-        [plan.config for plans in check_study(study, lambda _: None).values() for plan in plans]
-    )
+    run = common_run(study)
+    plans = [plan for plans in check_study(study, lambda _: None).values() for plan in plans]
+    models = timing.by_key([timing.Timed(plan.config, run) for plan in plans], run)
     assert len(models) == 2  # one layer and two, whatever operator grew it
     order: list[int] = []
 
@@ -31,11 +31,10 @@ def test_models_take_turns_and_are_measured_once(
         return (100.0 if len(order) <= 2 else 1.0 + len(order)) * layers * steps
 
     monkeypatch.setattr(timing.Turn, "take", turn)
-    run = common_run(study)
     speeds = timing.study_speeds(models, run, study.timing, tmp_path)
     assert len(order) == 2 * 3  # a round to warm up and two
     assert order[:2] == order[2:4] == order[4:]
-    per = {models[key]["num_hidden_layers"]: value for key, value in speeds.items()}
+    per = {models[key].config["num_hidden_layers"]: value for key, value in speeds.items()}
     places = {layers: order.index(layers) for layers in order}  # 0 or 1
     for layers, place in places.items():  # the median of the rounds after the first
         expected = sum(1.0 + count + place for count in (3, 5)) / 2 * layers / run.tokens_per_step

@@ -124,16 +124,19 @@ def test_a_run_is_written_as_it_was_said(tiny: Tiny) -> None:
 
 
 def test_memory_and_the_twin_have_the_stages_own(tiny: Tiny, tmp_path: Path) -> None:
-    batch = {"sequences": 4, "micro_batch": 4}
-    half, whole, own = (
-        dry_run(parse_run(staged(tiny, batch=batch, **said))).stages
-        for said in ({"precision": "bf16"}, {"precision": "float32"}, {})
+    deep = {**tiny()["model"], "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4}
+    plain = [{key: value for key, value in one.items() if key != "grow"} for one in staged(tiny)["stages"]]
+    own = dry_run(parse_run(staged(tiny, model=deep, stages=plain))).stages
+    alike = [{key: value for key, value in one.items() if key != "precision"} for one in plain]
+    half, whole = (
+        dry_run(parse_run(staged(tiny, model=deep, stages=alike, precision=precision))).stages
+        for precision in ("bf16", "float32")
     )
+    assert half[0].memory_bytes != whole[0].memory_bytes
     assert [one.memory_bytes for one in own] == [
         half[0].memory_bytes,
         *(one.memory_bytes for one in whole[1:]),
     ]
-    assert half[0].memory_bytes < whole[0].memory_bytes
     stages = staged(tiny)["stages"][:2]
     staged_run = parse_run(staged(tiny, stages=stages))
     twin = scratch.scratch_twin(staged_run, train_run(staged_run, progress=False), str(tmp_path / "twin"))

@@ -20,7 +20,8 @@ from outgrow.run.run_file import load_run
 def with_run_files(study: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The study with every arm's `run` replaced by the model, stages and budgets of that file.
 
-    Data, optimizer, schedule and seed are those of the study: an arm is one way to train what all arms train on.
+    Data, optimizer, schedule and seed are those of the study, but for what a stage has of its own: an arm is one way to train
+    what all arms train on.
     Raises `ConfigError` for a file that is no run or that begins with a checkpoint.
     """
     arms = study.get("arms")
@@ -47,13 +48,6 @@ def _read(arm: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"{where}.run: {arm['run']} begins with a checkpoint, whose compute nobody counted",
             expected="a run with a model of its own",
         )
-    for place, stage in enumerate(run.stages):
-        if stage.data is not None or stage.batch is not None:
-            raise ConfigError(
-                f"{where}.run: stages[{place}] of {arm['run']} has a batch or a length of its own",
-                expected="stages that read as the study's common.batch and common.data say",
-                fix="leave data and batch out of its stages: all arms of a study read alike",
-            )
     stages = [_stage(stage) for stage in run.stages]
     last = stages[-1].pop("tokens")
     return {"model": run.model, "stages": stages, "budgets": arm.get("budgets", [last])}

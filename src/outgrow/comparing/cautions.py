@@ -10,6 +10,7 @@ import math
 from statistics import stdev
 
 from outgrow.comparing.result import StudyResult, trial_losses
+from outgrow.comparing.twins import has_schedule, twin_of
 
 TOKENS_PER_PARAMETER = 20
 _ENOUGH = 0.95 * TOKENS_PER_PARAMETER
@@ -21,6 +22,7 @@ def study_cautions(result: StudyResult) -> tuple[str, ...]:
         _short_baseline,
         _early,
         _second_baseline,
+        _no_twin,
         _edges,
         _open_rates,
         _outside,
@@ -76,7 +78,8 @@ def _second_baseline(result: StudyResult) -> list[str]:
     """A small model from scratch is the rival of a growth at the growth's compute, if it was trained as long."""
     arms = result.study.arms
     most = {arm: max(result.frontier(arm).compute) for arm in arms}
-    rivals = [arm for arm in arms if arms[arm].is_scratch and arm != result.study.baseline]
+    target = arms[result.study.baseline].model
+    rivals = [arm for arm in arms if arms[arm].is_scratch and arms[arm].model != target]
     grown = [most[arm] for arm in arms if not arms[arm].is_scratch]
     if grown and not rivals:
         return [
@@ -87,6 +90,21 @@ def _second_baseline(result: StudyResult) -> list[str]:
         "whether it does better there is not known; give it larger budgets"
         for arm in rivals
         if grown and most[arm] < 0.95 * max(grown)
+    ]
+
+
+def _no_twin(result: StudyResult) -> list[str]:
+    """An arm that reads otherwise than the baseline saves by that too, and nobody knows how much."""
+    study = result.study
+    alone = [
+        arm
+        for arm, config in study.arms.items()
+        if not config.is_scratch and has_schedule(study, arm) and twin_of(study, arm) is None
+    ]
+    return [
+        f"'{arm}' has a length, batch, precision or optimizer of its own, and the baseline's model has not been trained with the same: "
+        f"what the growth saves apart from that is not known; add an arm {{schedule_of: {arm}}}"
+        for arm in alone
     ]
 
 

@@ -24,8 +24,9 @@ from typing import Any
 from outgrow.comparing.answering import FEWEST, answering_scores
 from outgrow.comparing.classify import task_scores
 from outgrow.comparing.language import last_word, other_text, read_passages
-from outgrow.comparing.pieces import Branch, common_run
+from outgrow.comparing.pieces import Branch
 from outgrow.comparing.squad import question_files, read_questions
+from outgrow.comparing.steps import common_run
 from outgrow.comparing.study import FinetuningConfig, StudyConfig
 from outgrow.comparing.tasks import read_task, task_file
 from outgrow.comparing.transfer import check_transfer, transfer_files, transfer_scores

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from outgrow.comparing.check import Plans
-from outgrow.comparing.pieces import Piece, all_pieces, common_run, end_branches, with_thresholds
+from outgrow.comparing.pieces import Piece, all_pieces, end_branches, with_thresholds
 from outgrow.comparing.ran import is_done
+from outgrow.comparing.steps import StudySteps
 from outgrow.comparing.stopping import seeds_by_arm, stopped_arms
 from outgrow.comparing.study import StudyConfig, TimingConfig
 from outgrow.comparing.sweeps import best_rate, rates_left, sweep_branches, sweep_trials
-from outgrow.comparing.timing import by_key, known_speeds, model_key, time_models
+from outgrow.comparing.timing import Timed, by_key, known_speeds, time_models
 from outgrow.training.stage_plans import StagePlan
 
 _LARGEST = 300_000_000  # parameters of a model whose speed is measured
@@ -47,7 +48,8 @@ def estimate(study: StudyConfig, plans: Plans, *, measure: bool = True) -> tuple
     `early_stop` all arms count with all seeds.
     """
     study = with_thresholds(study, plans)
-    speeds = _speeds(study, plans, measure=measure)
+    steps = StudySteps(study)
+    speeds = _speeds(steps, plans, measure=measure)
     seen: set[str] = set()
     found = []
     rates = {arm: _rate(study, arm) for arm in study.arms}
@@ -55,7 +57,7 @@ def estimate(study: StudyConfig, plans: Plans, *, measure: bool = True) -> tuple
         wanted = [*sweep_branches(study, arm), *end_branches(study, rates, {arm: seeds})]
         own = [piece for piece in all_pieces(wanted) if piece.key not in seen]
         seen |= {piece.key for piece in own}
-        found.append(_arm(study, arm, own, plans[arm], speeds))
+        found.append(_arm(steps, arm, own, plans[arm], speeds))
     return tuple(found)
 
 
@@ -75,17 +77,20 @@ def _rate_tokens(study: StudyConfig, arm: str) -> int:
 
 
 def _arm(
-    study: StudyConfig,
+    steps: StudySteps,
     arm: str,
     own: Sequence[Piece],
     plans: Sequence[StagePlan],
     speeds: Mapping[str, float],
 ) -> ArmEstimate:
+    study = steps.study
     tokens = {piece.key: piece.tokens for piece in own}
     flops = sum(_flops(piece, plans[piece.stage]) for piece in own)
     there = {piece.key for piece in own if is_done(piece, study.pieces_folder)}
-    known = all(model_key(plan.config) in speeds for plan in plans)
-    seconds = {piece.key: _seconds(piece, plans, speeds) for piece in own} if known else None
+    keys = {places: one.key(steps.common) for places, one in _timed(steps, arm, plans).items()}
+    known = all(key in speeds for key in keys.values())
+    timed = {places: speeds[key] for places, key in keys.items()} if known else {}
+    seconds = {piece.key: _seconds(piece, plans[piece.stage], timed) for piece in own} if known else None
     total = sum(stage.tokens or 0 for stage in study.arms[arm].stages) + study.arm_budgets(arm)[-1]
     return ArmEstimate(
         arm=arm,
@@ -108,23 +113,35 @@ def _flops(piece: Piece, plan: StagePlan) -> float:
     return plan.probe_flops + plan.flops_after(steps) if piece.begins else steps * plan.plain_flops
 
 
-def _seconds(piece: Piece, plans: Sequence[StagePlan], speeds: Mapping[str, float]) -> float:
+def _timed(steps: StudySteps, arm: str, plans: Sequence[StagePlan]) -> dict[tuple[int, int], Timed]:
+    """(place of a model, place of the stage whose steps it does) -> what is timed: every stage's own, and its teacher."""
+    pairs = [(place, place) for place in range(len(plans))]
+    pairs += [(place - 1, place) for place, plan in enumerate(plans) if plan.taught_steps]
+    return {(model, stage): Timed(plans[model].config, steps.of(arm, stage)) for model, stage in pairs}
+
+
+def _seconds(
+    piece: Piece,
+    plan: StagePlan,
+    timed: Mapping[tuple[int, int], float],
+) -> float:
     """Of a piece: its own steps, and a third of one of the model before it where that one teaches."""
-    plan = plans[piece.stage]
-    seconds = piece.tokens * speeds[model_key(plan.config)]
+    seconds = piece.tokens * timed[piece.stage, piece.stage]
     if piece.begins and plan.taught_steps:
         taught = min(piece.tokens, plan.taught_steps * (plan.tokens // plan.steps))
-        seconds += taught * speeds[model_key(plans[piece.stage - 1].config)] / 3
+        seconds += taught * timed[piece.stage - 1, piece.stage] / 3
     return seconds
 
 
-def _speeds(study: StudyConfig, plans: Plans, *, measure: bool) -> dict[str, float]:
-    models = by_key([plan.config for stages in plans.values() for plan in stages])
-    known = known_speeds(Path(study.output) / "timing.json", models, common_run(study), study.timing)
+def _speeds(steps: StudySteps, plans: Plans, *, measure: bool) -> dict[str, float]:
+    study, common = steps.study, steps.common
+    some = [one for arm, stages in plans.items() for one in _timed(steps, arm, stages).values()]
+    models = by_key(some, common)
+    known = known_speeds(Path(study.output) / "timing.json", models, common, study.timing)
     if known is not None:
         return known
     largest = max(plan.cost.parameters for stages in plans.values() for plan in stages)
     if not measure or largest > _LARGEST:
         return {}
     once = TimingConfig(rounds=1, steps=1)
-    return {one.model: one.seconds_per_token for one in time_models(models, common_run(study), once)}
+    return {one.model: one.seconds_per_token for one in time_models(models, common, once)}

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from outgrow.comparing.study import ArmConfig, StudyConfig
+from outgrow.comparing.steps import StudySteps
+from outgrow.comparing.study import ArmStage, StudyConfig
 from outgrow.errors import ConfigError
 from outgrow.run.config import RunConfig
 from outgrow.run.run_file import parse_run
@@ -99,24 +100,21 @@ def all_pieces(found: Iterable[Branch]) -> list[Piece]:
     return list({piece.key: piece for branch in found for piece in branch.piece.line}.values())
 
 
-def common_run(study: StudyConfig) -> RunConfig:
-    """What all runs of a study share, as a run: its batch, optimizer, precision and device."""
-    return parse_run({**study.common, **_PROBE}, where="common")
-
-
 def arm_run(study: StudyConfig, arm: str) -> RunConfig:
     """An arm as one whole run up to its largest budget: nobody trains it, but every growth in it can be checked."""
-    config = study.arms[arm]
+    config, steps = study.arms[arm], StudySteps(study)
     stages = [
         {
             "name": f"stage-{place + 1}",
-            "tokens": stage.tokens or study.arm_budgets(arm)[-1],
-            **stage.settings(),
+            "tokens": steps.whole(arm, place, stage.tokens or study.arm_budgets(arm)[-1]),
+            **stage.beginning(),
+            **stage.own_steps(),
         }
         | ({"grow": stage.grow.model_dump(mode="json", exclude_unset=True)} if stage.grow else {})
         for place, stage in enumerate(config.stages)
     ]
     settings = {**study.common, "output": "-", "model": config.model, "stages": stages}
+    settings["data"] = {**study.common.get("data", {}), **steps.window_key(arm, range(len(stages)))}
     return parse_run({**settings, "schedule": {"kind": "constant"}}, where=f"arm {arm}")
 
 
@@ -142,23 +140,24 @@ def branches(
     Raises `ConfigError` where two budgets come to the same number of whole optimizer steps, and where a treatment or the
     warm-up would be cut.
     """
-    builder = _Builder(study, study.arms[arm], seed, rate)
-    _check_uncut(study, arm, builder.whole_steps(budgets[0] * (1 - study.decay_share)))
+    steps, last = StudySteps(study), len(study.arms[arm].stages) - 1
+    builder = _Builder(steps, arm, seed, rate)
+    _check_uncut(study, arm, steps.whole(arm, last, budgets[0] * (1 - study.decay_share)))
     trunk: Piece | None = builder.young()
     found, trained, longest = [], 0, 0
     for budget in budgets:
-        stable = builder.whole_steps(budget * (1 - study.decay_share))
+        stable = steps.whole(arm, last, budget * (1 - study.decay_share))
         if stable > trained:
             trunk = builder.trunk(trunk, stable - trained, first=trained == 0)
             trained = stable
-        whole = trained + builder.whole_steps(budget - trained)
-        if whole <= longest:
+        end = trained + steps.whole(arm, last, budget - trained)
+        if end <= longest:
             raise ConfigError(
                 f"budgets of arm '{arm}' lie within one optimizer step",
-                got=f"{budget:,} tokens come to {whole:,}, the budget before them to {longest:,}",
-                fix=f"leave {common_run(study).tokens_per_step:,} tokens or more between them",
+                got=f"{budget:,} tokens come to {end:,}, the budget before them to {longest:,}",
+                fix=f"leave {steps.unit(arm, last):,} tokens or more between them",
             )
-        longest = whole
+        longest = end
         assert trunk is not None, "the first budget has at least one step"
         found.append(Branch(arm, seed, rate, budget, builder.decay(trunk, budget - trained)))
     return tuple(found)
@@ -213,66 +212,72 @@ def _check_uncut(study: StudyConfig, arm: str, stretch: int) -> None:
 class _Builder:
     """Adds pieces one after the other, each going on in the order of the data where the one before stopped."""
 
-    study: StudyConfig
-    arm: ArmConfig
+    steps: StudySteps
+    arm: str
     seed: int
     rate: float
-    steps: int = 0
+    tokens: int = 0
+    """Of the pieces so far."""
 
-    def whole_steps(self, tokens: float) -> int:
-        """Tokens rounded to whole optimizer steps, at least one."""
-        step = common_run(self.study).tokens_per_step
-        return max(1, round(tokens / step)) * step
+    @property
+    def study(self) -> StudyConfig:
+        return self.steps.study
+
+    @property
+    def stages(self) -> Sequence[ArmStage]:
+        return self.study.arms[self.arm].stages
 
     def young(self) -> Piece | None:
         """All stages before the last, at the peak rate."""
         piece: Piece | None = None
-        for place, stage in enumerate(self.arm.stages[:-1]):
+        for place, stage in enumerate(self.stages[:-1]):
             assert stage.tokens is not None
-            piece = self._piece(piece, f"stage-{place + 1}", stage.tokens, place, {"kind": "constant"})
+            piece = self._piece(piece, f"stage-{place + 1}", stage.tokens, place, "constant", begins=True)
         return piece
 
     def trunk(self, parent: Piece | None, tokens: int, *, first: bool) -> Piece:
         """A stretch of the last stage at the peak rate; the first one begins with the growth."""
-        place = len(self.arm.stages) - 1 if first else None
-        return self._piece(parent, "trunk", tokens, place, {"kind": "constant"})
+        return self._piece(parent, "trunk", tokens, len(self.stages) - 1, "constant", begins=first)
 
     def decay(self, parent: Piece, tokens: int) -> Piece:
         """The end of a branch: the rate falls to zero. The trunk goes on with the data that the branch took too."""
-        used = self.steps
-        piece = self._piece(parent, "decay", tokens, None, {"kind": "linear"})
-        self.steps = used
+        used = self.tokens
+        piece = self._piece(parent, "decay", tokens, len(self.stages) - 1, "linear", begins=False)
+        self.tokens = used
         return piece
 
     def _piece(
-        self, parent: Piece | None, name: str, tokens: int, place: int | None, schedule: dict[str, Any]
+        self, parent: Piece | None, name: str, tokens: int, place: int, schedule: str, *, begins: bool
     ) -> Piece:
-        common = self.study.common
-        stage_place = len(self.arm.stages) - 1 if name in ("trunk", "decay") else place
-        assert stage_place is not None, "a small stage has a place"
-        rate = self.rate * self.arm.stages[stage_place].rate
-        stage: dict[str, Any] = {"name": name, "tokens": self.whole_steps(tokens)}
-        if place is not None:
-            own = self.arm.stages[place]
-            stage |= own.settings()
+        """A part of the stage at a place; the first of its parts begins as the stage does."""
+        common, own = self.study.common, self.stages[place]
+        rate = self.rate * own.rate
+        stage: dict[str, Any] = {
+            "name": name,
+            "tokens": self.steps.whole(self.arm, place, tokens),
+            **own.own_steps(),
+        }
+        if begins:
+            stage |= own.beginning()
             if own.grow is not None:
                 stage["grow"] = {"seed": self.seed, **own.grow.model_dump(mode="json", exclude_unset=True)}
         settings: dict[str, Any] = {
             **common,
             "seed": self.seed,
-            "data": {**common.get("data", {}), "skip_steps": self.steps},
+            "data": {
+                **common.get("data", {}),
+                **self.steps.window_key(self.arm, [place]),
+                "skip_steps": self.tokens // self.steps.common.tokens_per_step,
+            },
             "optimizer": {**common.get("optimizer", {}), "learning_rate": rate},
             "stages": [stage],
-            "schedule": schedule,
+            "schedule": {"kind": schedule},
         }
         if parent is None:
-            settings |= {"model": self.arm.model}
-            settings["schedule"] = {**schedule, "warmup_tokens": self.study.warmup_tokens}
+            settings |= {"model": self.study.arms[self.arm].model}
+            settings["schedule"]["warmup_tokens"] = self.study.warmup_tokens
         else:
             settings["data"].pop("tokenizer", None)  # the checkpoint's own
-        piece = Piece(f"{name}, seed {self.seed}, rate {rate:g}", parent, settings, stage_place)
-        self.steps += piece.run("-").total_steps
+        piece = Piece(f"{name}, seed {self.seed}, rate {rate:g}", parent, settings, place)
+        self.tokens += stage["tokens"]
         return piece
-
-
-_PROBE = {"output": "-", "model": {"model_type": "llama"}, "stages": [{"name": "probe", "tokens": 1}]}

@@ -17,10 +17,12 @@ import numpy as np
 from outgrow.comparing.frontier import Frontier, FrontierSide, compute_at, least_compute
 from outgrow.comparing.intervals import SeedMean
 from outgrow.comparing.paired import PairedDifference, paired_differences
+from outgrow.comparing.parts import NoParts, SavingParts, parts_of
 from outgrow.comparing.readings import Optimality, optimality_of, saved_at
 from outgrow.comparing.saving import EqualTokens, Saving, at_equal_tokens, savings
 from outgrow.comparing.stopping import StoppedArm, seeds_by_arm
 from outgrow.comparing.study import StudyConfig
+from outgrow.comparing.twins import twin_of
 from outgrow.comparing.worth import Worth, worth_of
 from outgrow.training.result import machine
 
@@ -198,6 +200,15 @@ class StudyResult:
             for arm in self._others()
         }
 
+    def parts(self, cost: CostKind = "flops") -> dict[str, tuple[SavingParts | NoParts, ...]]:
+        """What the schedule saves and what the growth, of every arm whose schedule the baseline's model has too (`twins.py`)."""
+        base, found = self.study.baseline, {}
+        for arm in self._others():
+            if (twin := twin_of(self.study, arm)) is not None:
+                seeds = [seed for seed in self.seeds_of(arm) if seed in self.seeds_of(twin)]
+                found[arm] = parts_of(*(self.frontier(one, cost, seeds) for one in (arm, twin, base)))
+        return found
+
     def equal_tokens(self) -> dict[str, tuple[EqualTokens, ...]]:
         """Every arm against the baseline at equal tokens."""
         base = self.study.baseline
@@ -277,6 +288,10 @@ class StudyResult:
             "optimality": (at := self.optimality()) and asdict(at),
             "saved_at_optimality": {
                 arm: found and asdict(found) for arm, found in self.saved_at_optimality().items()
+            },
+            "parts": {
+                cost: {arm: [asdict(one) for one in found] for arm, found in self.parts(cost).items()}
+                for cost in costs[:2]
             },
             "equal_tokens": {
                 arm: [asdict(one) for one in found] for arm, found in self.equal_tokens().items()

@@ -15,14 +15,15 @@ from pathlib import Path
 from outgrow.comparing.cautions import study_cautions
 from outgrow.comparing.check import check_study
 from outgrow.comparing.downstream import downstream
-from outgrow.comparing.pieces import Branch, Piece, all_pieces, common_run, end_branches, with_thresholds
+from outgrow.comparing.pieces import Branch, Piece, all_pieces, end_branches, with_thresholds
 from outgrow.comparing.provenance import check_data, check_same_data, machines
 from outgrow.comparing.ran import Ran, diverged, flops_of, is_finished, note_divergence, ran
 from outgrow.comparing.result import Point, StudyResult, trial_losses
+from outgrow.comparing.steps import StudySteps
 from outgrow.comparing.stopping import StoppedArm, seeds_by_arm, stopped_arms
 from outgrow.comparing.study import StudyConfig
 from outgrow.comparing.sweeps import best_rate, sweep_branches, sweep_trials
-from outgrow.comparing.timing import by_key, model_key, study_speeds
+from outgrow.comparing.timing import Timed, by_key, study_speeds
 from outgrow.cost.flops import model_cost
 from outgrow.errors import TrainingError
 from outgrow.files.atomic import write_json_atomic, write_text_atomic
@@ -172,8 +173,9 @@ def run_pieces(
             time.sleep(2.0)
 
 
-def point_of(branch: Branch, folder: str, speeds: Mapping[str, float]) -> Point:
+def point_of(branch: Branch, steps: StudySteps, speeds: Mapping[str, float]) -> Point:
     """What a finished branch came to: its own loss, and the cost of its whole line."""
+    folder = steps.study.pieces_folder
     line, last = ([ran(piece, folder) for piece in some] for some in (branch.piece.line, branch.last_stage))
     *before, end = line
     return Point(
@@ -189,22 +191,42 @@ def point_of(branch: Branch, folder: str, speeds: Mapping[str, float]) -> Point:
         flops_sunk=sum(one.flops for one in last),
         undecayed_loss=before[-1].loss,
         undecayed_flops=sum(one.flops for one in before),
-        seconds=sum(_seconds(line, place, speeds) for place in range(len(line))),
+        seconds=sum(_seconds(branch, line, place, steps, speeds) for place in range(len(line))),
         parameters=model_cost(end.config).non_embedding,
         folder=branch.piece.key,
     )
 
 
-def _seconds(line: Sequence[Ran], place: int, speeds: Mapping[str, float]) -> float:
+def _seconds(
+    branch: Branch, line: Sequence[Ran], place: int, steps: StudySteps, speeds: Mapping[str, float]
+) -> float:
     """Of a piece at one sitting; asking a teacher, the model before it, takes a third of a step of that model, as its FLOPs do."""
-    one = line[place]
-    asked = one.taught_tokens * speeds[model_key(line[place - 1].config)] / 3 if one.taught_tokens else 0
-    return one.tokens * speeds[model_key(one.config)] + asked + one.growth_seconds
+    one, run = line[place], steps.of(branch.arm, branch.piece.line[place].stage)
+
+    def of(model: Ran) -> float:
+        return speeds[Timed(model.config, run).key(steps.common)]
+
+    asked = one.taught_tokens * of(line[place - 1]) / 3 if one.taught_tokens else 0
+    return one.tokens * of(one) + asked + one.growth_seconds
 
 
 def _points(study: StudyConfig, ends: Sequence[Branch], say: Say) -> tuple[Point, ...]:
     """All ends, with the time that they would have taken on this machine at one sitting."""
-    models = by_key([ran(piece, study.pieces_folder).config for piece in all_pieces(ends)])
+    steps = StudySteps(study)
+    arms = {piece.key: (branch.arm, piece) for branch in ends for piece in branch.piece.line}
+    some = [one for arm, piece in arms.values() for one in _timed(arm, piece, steps)]
+    models = by_key(some, steps.common)
     say(f"timing: {len(models)} models in turns")
-    speeds = study_speeds(models, common_run(study), study.timing, Path(study.output))
-    return tuple(point_of(branch, study.pieces_folder, speeds) for branch in ends)
+    speeds = study_speeds(models, steps.common, study.timing, Path(study.output))
+    return tuple(point_of(branch, steps, speeds) for branch in ends)
+
+
+def _timed(arm: str, piece: Piece, steps: StudySteps) -> list[Timed]:
+    """The model of a finished piece of an arm with what its steps read, and its teacher's with the same."""
+    folder, run = steps.study.pieces_folder, steps.of(arm, piece.stage)
+    own = ran(piece, folder)
+    found = [Timed(own.config, run)]
+    if own.taught_tokens:
+        assert piece.parent is not None, "a teacher was trained before"
+        found.append(Timed(ran(piece.parent, folder).config, run))
+    return found

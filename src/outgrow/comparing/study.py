@@ -13,15 +13,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from outgrow.comparing.arm_files import with_run_files
+from outgrow.comparing.arm_schedules import OWN_STEPS, with_schedules
 from outgrow.errors import ConfigError
 from outgrow.files.reading import expanded
 from outgrow.files.section import Count, Section, Seed, TokenCount
 from outgrow.files.yaml_file import Sections, apply_override, explain, read_yaml
 from outgrow.run.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
-from outgrow.run.config import GrowConfig, ImageClasses, RunConfig
+from outgrow.run.config import GrowConfig, ImageClasses, RunConfig, TrainingPrecision
 from outgrow.run.distil import DistilConfig
 from outgrow.run.reentry import Reentry
 from outgrow.run.run_file import SECTIONS
+from outgrow.run.stage_data import StageBatchConfig, StageDataConfig
+from outgrow.run.stage_optimizer import StageOptimizerConfig
 from outgrow.run.until import Until
 
 _OWN = ("output", "seed", "stages", "schedule", "model", "checkpoint")
@@ -43,12 +46,24 @@ class ArmStage(Section):
     masks: MasksConfig | None = None
     until: Until | None = None
     """What ends a small stage before its tokens are used, as `{trigger: efficiency}`; what follows begins in the data behind them all."""
+    data: StageDataConfig | None = None
+    """A length of its own; losses are read at the study's."""
+    batch: StageBatchConfig | None = None
+    """A batch of its own."""
+    precision: TrainingPrecision | None = None
+    """A precision of its own, but for the last stage: losses are read in the study's."""
+    optimizer: StageOptimizerConfig | None = None
+    """Numbers of the optimizer of its own."""
 
-    def settings(self) -> dict[str, Any]:
-        """What the run's stage takes over as it is."""
-        return self.model_dump(
-            mode="json", by_alias=True, exclude_unset=True, exclude={"tokens", "grow", "rate"}
-        )
+    def beginning(self) -> dict[str, Any]:
+        """What the run's stage takes over as it is where the stage begins."""
+        own = {"tokens", "grow", "rate", *OWN_STEPS}
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude=own)
+
+    def own_steps(self) -> dict[str, Any]:
+        """What all of its steps differ in from those of the study."""
+        said = self.model_dump(mode="json", exclude_none=True, exclude_unset=True, include=set(OWN_STEPS))
+        return {**said, "optimizer": self.optimizer.model_dump(mode="json")} if self.optimizer else said
 
 
 class ArmConfig(Section):
@@ -89,12 +104,17 @@ class ArmConfig(Section):
         last = self.stages[-1]
         if last.tokens is not None or last.until is not None:
             raise ValueError("the last stage takes its length from budgets: leave its tokens and until out")
+        if last.precision is not None:
+            raise ValueError(
+                f"stages[{len(self.stages) - 1}].precision: losses are read in the last stage, by all arms in"
+                " common.precision: leave it out"
+            )
         return self
 
     @property
     def is_scratch(self) -> bool:
-        """Whether nothing grows."""
-        return len(self.stages) == 1
+        """Whether nothing grows, and nothing is taught by a smaller model."""
+        return all(stage.grow is None and stage.distil is None for stage in self.stages)
 
 
 class RefineConfig(Section):
@@ -253,6 +273,11 @@ class StudyConfig(Section):
             raise ValueError(f"baseline '{self.baseline}' is no arm; arms: {', '.join(self.arms)}")
         if not self.arms[self.baseline].is_scratch:
             raise ValueError(f"baseline '{self.baseline}' grows: the baseline is trained from scratch")
+        if len(self.arms[self.baseline].stages) > 1:
+            raise ValueError(
+                f"baseline '{self.baseline}' has {len(self.arms[self.baseline].stages)} stages: it trains in one;"
+                " what it would be with a schedule is an arm of its own"
+            )
         for name in _OWN:
             if name in self.common:
                 raise ValueError(f"common.{name}: the study sets this itself")
@@ -314,7 +339,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
 
 def parse_study(data: dict[str, Any], where: str = "the study") -> StudyConfig:
     """A study from plain data."""
-    data = with_run_files(data, where)
+    data = with_schedules(with_run_files(data, where), where)
     try:
         study = StudyConfig.model_validate(data)
     except ValidationError as error:

@@ -1,8 +1,8 @@
-"""How long a token takes, for every model of a study, measured in turns on one machine.
+"""How long a token takes, for every model of a study and what its steps read, measured in turns on one machine.
 
-    seconds per token of a model = median over rounds of (seconds of a turn / tokens of a turn)
+    seconds per token = median over rounds of (seconds of a turn / tokens of a turn)
 
-In every round every model has its turn, so that whatever else the machine does falls on all of them alike. The times that
+In every round every one has its turn, so that whatever else the machine does falls on all of them alike. The times that
 runs log themselves are not used: they come from different hours, and perhaps from different machines.
 """
 
@@ -12,7 +12,7 @@ import hashlib
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,23 @@ from outgrow.files.locks import RunBusyError, locked
 from outgrow.run.config import RunConfig
 from outgrow.training.result import machine
 
-Models = Mapping[str, dict[str, Any]]
-"""`model_key` -> the model's config."""
+
+@dataclass(frozen=True)
+class Timed:
+    """A model, and the run whose batch, length, precision and optimizer its steps have."""
+
+    config: dict[str, Any]
+    run: RunConfig
+
+    def key(self, common: RunConfig) -> str:
+        """Names the model, and in what its steps differ from those of the study."""
+        usual = _step(common)
+        own = {name: value for name, value in _step(self.run).items() if value != usual[name]}
+        return _digest([model_key(self.config), own]) if own else model_key(self.config)
+
+
+Models = Mapping[str, Timed]
+"""`Timed.key` -> what is timed."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +63,23 @@ class PieceSpeed:
 def model_key(config: Mapping[str, Any]) -> str:
     """Names a model by its config, without the eps of its norms: a growth may change it, and no step takes longer for it."""
     config = {name: value for name, value in config.items() if not name.endswith("eps")}
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return _digest(config)
 
 
-def by_key(configs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The distinct models among some configs."""
-    return {model_key(config): config for config in configs}
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _step(run: RunConfig) -> dict[str, Any]:
+    """What a step of a run is, but for its model and its learning rate."""
+    own = run.model_dump(mode="json", include={"batch", "optimizer", "precision"})
+    own["optimizer"].pop("learning_rate")
+    return {**own, "sequence_length": run.data.sequence_length}
+
+
+def by_key(some: Iterable[Timed], common: RunConfig) -> dict[str, Timed]:
+    """The distinct ones."""
+    return {one.key(common): one for one in some}
 
 
 def study_speeds(models: Models, run: RunConfig, timing: TimingConfig, root: Path) -> dict[str, float]:
@@ -103,18 +129,20 @@ def known_speeds(path: Path, models: Models, run: RunConfig, timing: TimingConfi
 
 
 def time_models(models: Models, run: RunConfig, timing: TimingConfig) -> tuple[PieceSpeed, ...]:
-    """Measure all models in turns, each with the batch, optimizer, precision and device of a run."""
+    """Measure all in turns, each with the batch, length, optimizer and precision of its run, on the device of the study's."""
     be_repeatable()
     device = choose_device(run)
-    turns = {key: Turn(config, run, device) for key, config in models.items()}
+    turns = {key: Turn(one.config, one.run, device.at(one.run)) for key, one in models.items()}
     seconds: dict[str, list[float]] = {key: [] for key in models}
     for place in range(timing.rounds + 1):
         for key, turn in turns.items():
             taken = turn.take(timing.steps)
             if place > 0:  # the round before the first one warms up
-                seconds[key].append(taken / (timing.steps * run.tokens_per_step))
+                seconds[key].append(taken / (timing.steps * models[key].run.tokens_per_step))
     return tuple(
-        PieceSpeed(key, parameter_count(models[key]), statistics.median(seconds[key]), tuple(seconds[key]))
+        PieceSpeed(
+            key, parameter_count(models[key].config), statistics.median(seconds[key]), tuple(seconds[key])
+        )
         for key in models
     )
 

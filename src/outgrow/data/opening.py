@@ -50,6 +50,6 @@ def open_data(run: RunConfig, tokenizer_folder: Path) -> Data:
         tokenizer_folder,
         start=run.stages[0].start,
         special_tokens=special,
-        longest=run.longest_sequence,
+        longest=run.window,
     )
     return hide(text, run.data.mask_share) if objective == "masked" else text

@@ -8,10 +8,12 @@ from math import isfinite
 from statistics import fmean, stdev
 
 from outgrow.comparing.estimate import ArmEstimate
+from outgrow.comparing.parts import SavingParts
 from outgrow.comparing.result import StudyResult, trial_losses
 from outgrow.comparing.saving import Saving
 from outgrow.errors import printable
 from outgrow.report.compare_cells import percent, saved_cell
+from outgrow.report.compare_parts import parts_table
 from outgrow.report.compare_readings import legend, paired_table, readings_table, stopped_table
 from outgrow.text.numbers import amount, duration
 from outgrow.text.table import TextTable
@@ -49,6 +51,7 @@ def sections(result: StudyResult) -> tuple[TextTable, ...]:
     readings = readings_table(result)
     tables = (
         savings,
+        parts_table(result),
         paired_table(result),
         worths,
         readings,
@@ -72,6 +75,12 @@ def study_verdict(result: StudyResult) -> str:
     among = f", the best of {len(grown)} arms," if len(grown) > 1 else ""
     where = "" if ratio is None else f", read at {ratio:.0f} tokens per parameter"
     said = f"{best}{among} {_does(one.saving)} of the FLOPs{_interval(one)} at equal decayed loss{where}."
+    parts = result.parts().get(best, ())
+    if parts and isinstance(last := parts[-1], SavingParts):
+        said += (
+            f" Of that, the schedule saves {percent(last.schedule.mean)} without any growth, and the growth"
+            f" {percent(last.growth.mean)}."
+        )
     any_size, _ = result.any_size(one.loss)
     if any_size is not None:
         said += f" Against the best size from scratch it {_does(1 - one.compute / any_size)}."
@@ -130,7 +139,8 @@ def worth_rows(result: StudyResult) -> list[tuple[str, ...]]:
             f"{one.cost:.2f}",
             percent(paid.saving),
         )
-        for arm in result.study.arms
+        for arm, config in result.study.arms.items()
+        if not config.is_scratch
         for budget, one, paid in zip(result.study.arm_budgets(arm), worths[arm], flops[arm], strict=True)
         if one is not None and paid.saving is not None
     ]

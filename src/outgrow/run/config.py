@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, AliasChoices, Field, model_validator
 
@@ -31,7 +31,7 @@ from outgrow.run.stage_data import (
     check_order,
     check_whole_steps,
 )
-from outgrow.run.stage_optimizer import StageOptimizerConfig, with_own
+from outgrow.run.stage_optimizer import StageOptimizerConfig, stage_optimizer
 from outgrow.run.until import Until
 
 TrainingPrecision = Literal["auto", "float32", "bf16"]
@@ -78,6 +78,8 @@ class DataConfig(_Section):
     """Absent with `stages[0].from`: the tokenizer of that checkpoint."""
     sequence_length: Count = 256
     """Tokens that the model sees at once."""
+    window: Count | None = None
+    """Tokens of the windows in which the text is ordered (default: the longest sequences of any stage). Runs that read on where others stopped share it."""
     skip_steps: TokenCount = 0
     """Optimizer steps of this seed's order that are left out: those that the starting checkpoint was trained with."""
     mask_share: Annotated[float, Field(gt=0, lt=1)] = MASK_SHARE
@@ -296,6 +298,19 @@ class StageConfig(_Section):
         return old or self.new_entries is not None or self.masks is not None
 
 
+class OwnSteps(Protocol):
+    """What a stage may have of its own beside its model: what its steps read, and how they compute."""
+
+    @property
+    def data(self) -> StageDataConfig | None: ...
+    @property
+    def batch(self) -> StageBatchConfig | None: ...
+    @property
+    def precision(self) -> TrainingPrecision | None: ...
+    @property
+    def optimizer(self) -> StageOptimizerConfig | None: ...
+
+
 class EvaluationConfig(_Section):
     """Validation loss on the same sequences every time."""
 
@@ -403,6 +418,8 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _stages_share_an_order(self) -> RunConfig:
+        if self.data.images is not None and self.data.window is not None:
+            raise ValueError("data.window: images have no windows: leave it out")
         for index, stage in enumerate(self.stages):
             if stage.data is None and stage.batch is None:
                 continue
@@ -411,14 +428,14 @@ class RunConfig(_Section):
             own = self.at(index)
             check_batch(f"stages[{index}]", own.batch.sequences, own.batch.micro_batch)
             check_whole_steps(f"stages[{index}]", stage.tokens, own.batch.sequences, own.item_tokens)
-        if any(stage.data is not None for stage in self.stages):
+        if self.data.window is not None or any(stage.data is not None for stage in self.stages):
             for index in range(len(self.stages)):
                 own = self.at(index)
-                check_order(f"stages[{index}]", own.batch.sequences, own.item_tokens, self.longest_sequence)
-            if self.skipped_tokens % self.longest_sequence:
+                check_order(f"stages[{index}]", own.batch.sequences, own.item_tokens, self.window)
+            if self.skipped_tokens % self.window:
                 raise ValueError(
                     f"data.skip_steps: {self.skipped_tokens:,} tokens are no whole number of the longest sequences of the run"
-                    f" ({self.longest_sequence} tokens)"
+                    f" ({self.window} tokens)"
                 )
         return self
 
@@ -430,7 +447,10 @@ class RunConfig(_Section):
 
     def at(self, index: int) -> RunConfig:
         """The run as one of its stages does it: with what is that stage's own in the run's place."""
-        stage = self.stages[index]
+        return self.with_own(self.stages[index], f"stages[{index}]")
+
+    def with_own(self, stage: OwnSteps, where: str) -> RunConfig:
+        """The run with what a stage, of this run or of a study, has of its own."""
         own: dict[str, Any] = {}
         if stage.data is not None:
             own["data"] = self.data.model_copy(update=stage.data.model_dump(exclude_none=True))
@@ -439,13 +459,15 @@ class RunConfig(_Section):
         if stage.precision is not None:
             own["precision"] = stage.precision
         if stage.optimizer is not None:
-            own["optimizer"] = with_own(f"stages[{index}]", self.optimizer, stage.optimizer)
+            own["optimizer"] = stage_optimizer(where, self.optimizer, stage.optimizer)
         return self.model_copy(update=own) if own else self
 
     @property
-    def longest_sequence(self) -> int:
-        """Tokens of the longest sequences that any stage trains on: the windows in which the text is ordered."""
-        return max(self.at(index).data.sequence_length for index in range(len(self.stages)))
+    def window(self) -> int:
+        """Tokens of the windows in which the text is ordered: as long as the longest sequences that any stage trains on, if not said."""
+        return self.data.window or max(
+            self.at(index).data.sequence_length for index in range(len(self.stages))
+        )
 
     @property
     def item_tokens(self) -> int:

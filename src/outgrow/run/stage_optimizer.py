@@ -38,17 +38,18 @@ class StageOptimizerConfig(Section):
 
     @model_serializer(mode="wrap")
     def _as_said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what was not said: `gradient_clip: null` says something."""
-        return {name: value for name, value in handler(self).items() if name in self.model_fields_set}
+        """What was said and nothing else, whichever fields are asked for: `gradient_clip: null` says something."""
+        found = handler(self)
+        return {name: found.get(name) for name in type(self).model_fields if name in self.model_fields_set}
 
 
-def with_own(where: str, optimizer: OptimizerConfig, own: StageOptimizerConfig) -> OptimizerConfig:
+def stage_optimizer(where: str, optimizer: OptimizerConfig, own: StageOptimizerConfig) -> OptimizerConfig:
     """The run's optimizer with a stage's numbers. Raises ValueError for one that it has not, or that would need another state.
 
     >>> from outgrow.run.optimizer_config import AdamWConfig
-    >>> with_own("stages[1]", AdamWConfig(), StageOptimizerConfig(eps=1e-6)).eps
+    >>> stage_optimizer("stages[1]", AdamWConfig(), StageOptimizerConfig(eps=1e-6)).eps
     1e-06
-    >>> with_own("stages[1]", AdamWConfig(), StageOptimizerConfig(momentum=0.9))
+    >>> stage_optimizer("stages[1]", AdamWConfig(), StageOptimizerConfig(momentum=0.9))
     Traceback (most recent call last):
     ...
     ValueError: stages[1].optimizer.momentum: adamw has none; a stage may set betas, eps, gradient_clip, weight_decay

@@ -16,4 +16,4 @@ def open_teacher(session: Session, live: Live) -> Teacher | None:
     else:
         assert session.start is not None, "RunConfig asks for a checkpoint"
         state = session.start
-    return Teacher(state, distil, session.device)
+    return Teacher(state, distil, session.device_at(live.stage))
