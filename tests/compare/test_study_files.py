@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "benchmarks" / "studies").rglob("*.yaml"))
 NAMES = {
     "lm-depth",
+    "lm-compound",
     "lm-deep",
     "lm-thin",
     "lm-width",
