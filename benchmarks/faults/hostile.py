@@ -1223,7 +1223,6 @@ def _places() -> Iterator[Hostile]:
         "proc": "/proc/x",
         "empty name": "",
         "a name of 300": "x" * 300,
-        "a name of 240": "x" * 240,
         "a path of 5,000": "/".join(["x" * 200] * 25),
     }
     for name, out in outs.items():
@@ -1234,6 +1233,7 @@ def _places() -> Iterator[Hostile]:
             lambda root, name=name: ("grow", root / "hub", root / name, *DEEPER)
         )
         yield case(f"output: {name}")(lambda root, name=name: train(root, f"output={root / name}"))
+    yield case("destination: a name of 240")(lambda root: ("grow", root / "hub", "x" * 240, *DEEPER))
     yield case("destination: a folder of photos, --overwrite")(_photos)
     yield case("destination: a folder of runs, --overwrite")(_of_runs)
     yield case("destination: a model with notes beside it, --overwrite")(_with_notes)
