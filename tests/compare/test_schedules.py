@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import log
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,11 @@ def test_a_loss_outside_says_whose_frontier() -> None:
     assert parts_of(on_line((2e12,), 0.6, (0.0,)), twin, full) == (
         NoParts("twin", "better than every budget"),
     )
+    late = on_line((2e12, 4e12), 0.8, (0.0,))
+    assert parts_of(on_line((1.9e12, 2.1e12), 1.0, (0.0,)), late, full) == (
+        NoParts("twin", "worse than every budget"),
+        NoParts("twin", "worse than every budget", beaten=True),
+    )
     (single,) = parts_of(on_line((8e11,), 0.6, (0.0,)), twin, full)
     assert isinstance(single, SavingParts)
     assert single.growth.low is None  # one seed has no interval
@@ -234,6 +240,20 @@ def test_the_report_tells_schedule_and_growth_apart(corpus: Path, tmp_path: Path
         shorter
     )
     assert shorter.to_json()["parts"]["seconds"]["compound"][0]["schedule"]["mean"] == pytest.approx(0.2)
+
+
+def test_a_verdict_says_that_the_schedule_alone_is_better(corpus: Path, tmp_path: Path) -> None:
+    costs = {"scratch": (1e12, 2e12, 4e12), "compound": (7e11, 9e11, 1e12), "fair": (9e11, 1.6e12, 3.2e12)}
+    result = made(corpus, tmp_path, costs)
+    fair = {point.budget: point.loss for point in result.points if point.arm == "fair"}
+    worse = [
+        replace(point, loss=fair[320] + 0.01) if point.arm == "compound" else point for point in result.points
+    ]
+    beaten = StudyResult(result.study, tuple(worse), (), result.rates, 0.0)
+    assert "The same schedule from scratch does better for less" in study_verdict(beaten)
+    assert (
+        parts_table(beaten).rows[-1][3].endswith("worse than every budget of fair, which is better for less")
+    )
 
 
 def test_a_schedule_without_a_twin_is_warned_of(corpus: Path, tmp_path: Path) -> None:

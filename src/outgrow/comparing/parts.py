@@ -35,10 +35,11 @@ class SavingParts:
 
 @dataclass(frozen=True)
 class NoParts:
-    """One budget whose loss lies outside a frontier: whose, and on which side."""
+    """One budget whose loss lies outside a frontier: whose, and on which side; and whether the twin did better for no more."""
 
     frontier: Literal["baseline", "twin"]
     side: FrontierSide
+    beaten: bool = False
 
 
 def parts_of(arm: Frontier, twin: Frontier, scratch: Frontier) -> tuple[SavingParts | NoParts, ...]:
@@ -61,7 +62,8 @@ def _at_budget(arm: Frontier, twin: Frontier, scratch: Frontier, place: int) -> 
         return NoParts("baseline", side)
     same, side = compute_at(twin.compute, twin.mean(), loss)
     if same is None:
-        return NoParts("twin", side)
+        beaten = side == "worse than every budget" and twin.compute[0] <= compute
+        return NoParts("twin", side, beaten)
     means = _shares(arm, twin, scratch, place, np.arange(count))
     assert means is not None, "both frontiers have the loss"
     draws = [_shares(arm, twin, scratch, place, pick) for pick in _picks(count)]

@@ -43,7 +43,8 @@ def parts_table(result: StudyResult) -> TextTable:
 def _cells(one: SavingParts | NoParts, twin: str) -> tuple[str, ...]:
     if isinstance(one, NoParts):
         whose = "" if one.frontier == "baseline" else f" of {twin}"
-        return (f"{one.side}{whose}", "", "", "")
+        beaten = ", which is better for less" if one.beaten else ""
+        return (f"{one.side}{whose}{beaten}", "", "", "")
     return tuple(
         mean_cell(part, scale=100, unit=" %") for part in (one.whole, one.schedule, one.growth, one.alone)
     )

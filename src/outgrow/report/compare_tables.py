@@ -8,7 +8,7 @@ from math import isfinite
 from statistics import fmean, stdev
 
 from outgrow.comparing.estimate import ArmEstimate
-from outgrow.comparing.parts import SavingParts
+from outgrow.comparing.parts import NoParts, SavingParts
 from outgrow.comparing.result import StudyResult, trial_losses
 from outgrow.comparing.saving import Saving
 from outgrow.errors import printable
@@ -75,16 +75,28 @@ def study_verdict(result: StudyResult) -> str:
     among = f", the best of {len(grown)} arms," if len(grown) > 1 else ""
     where = "" if ratio is None else f", read at {ratio:.0f} tokens per parameter"
     said = f"{best}{among} {_does(one.saving)} of the FLOPs{_interval(one)} at equal decayed loss{where}."
-    parts = result.parts().get(best, ())
-    if parts and isinstance(last := parts[-1], SavingParts):
-        said += (
-            f" Of that, the schedule saves {percent(last.schedule.mean)} without any growth, and the growth"
-            f" {percent(last.growth.mean)}."
-        )
+    said += _parts(result.parts().get(best, ()))
     any_size, _ = result.any_size(one.loss)
     if any_size is not None:
         said += f" Against the best size from scratch it {_does(1 - one.compute / any_size)}."
     return said
+
+
+def _parts(parts: Sequence[SavingParts | NoParts]) -> str:
+    """Whose doing a saving is, where the arm has a schedule and the schedule a twin without growth."""
+    match parts[-1:]:
+        case [SavingParts() as last]:
+            return (
+                f" Of that, the schedule saves {percent(last.schedule.mean)} without any growth, and the growth"
+                f" {percent(last.growth.mean)}."
+            )
+        case [NoParts(beaten=True)]:
+            return " The same schedule from scratch does better for less, so the growth saves nothing."
+        case [NoParts()]:
+            return (
+                " How much of that is the schedule's is not known: its twin's budgets do not reach this loss."
+            )
+    return ""
 
 
 def _does(saving: float | None) -> str:
