@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from outgrow.algebra.axes import Signature, parse
 from outgrow.errors import ArchitectureError, near
 from outgrow.models.bare import bare_class, without_head
-from outgrow.models.bounds import check_bounds
+from outgrow.models.bounds import check_bounds, class_names
 from outgrow.models.expressions import factor, fields, got, size_of, with_field
 from outgrow.models.files import FOLDERS, file_of, known, merged
 from outgrow.models.model import Model, Parameter
@@ -94,7 +94,7 @@ def architecture_of(config: Mapping[str, Any]) -> ArchitectureSpec:
     {'last_hidden_state': 'embed', 'pooler_output': 'pooled'}
     """
     spec = load_architecture(str(config.get("model_type")))
-    named = config.get("architectures") or [spec.class_]
+    named = class_names(config) or [spec.class_]
     if spec.class_ in named or bare_class(spec) not in named:
         return spec
     return _load_bare(spec.model_type, os.environ.get(FOLDERS, ""))
@@ -120,7 +120,7 @@ def resolve(config: Mapping[str, Any]) -> Model:
     for pattern, parameter in spec.parameters.items():
         if not _is_there(parameter.when, config) or (parameter.bare and not spec.outputs):
             continue
-        if parameter.of_class not in (None, *(config.get("architectures") or [spec.class_])):
+        if parameter.of_class not in (None, *(class_names(config) or [spec.class_])):
             continue
         if parameter.tied_to is not None and got(config, parameter.when_tied or ""):
             tied.setdefault(parameter.tied_to, []).append((parse(parameter.axes), parameter.times))

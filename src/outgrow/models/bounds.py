@@ -23,6 +23,24 @@ _CHANCES = ("dropout", "pdrop", "drop_rate", "dropout_prob", "drop_path_rate", "
 """How the names of probabilities end, which torch refuses in the middle of a batch."""
 
 
+def class_names(config: Mapping[str, Any]) -> list[str]:
+    """The classes that a config names in `architectures`; none where it names none. Raises CheckpointError for anything else.
+
+    >>> class_names({"architectures": ["BertModel"]}), class_names({})
+    (['BertModel'], [])
+    """
+    names = config.get("architectures")
+    if names is None:
+        return []
+    if not isinstance(names, list | tuple) or not all(isinstance(one, str) for one in names):
+        raise CheckpointError(
+            "architectures of config.json is no list of class names",
+            got=names,
+            expected='e.g. ["LlamaForCausalLM"]',
+        )
+    return list(names)
+
+
 def check_bounds(config: Mapping[str, Any]) -> None:
     """Raise CheckpointError where a number of a config is out of bounds, or `architectures` is no list of names.
 
@@ -33,15 +51,7 @@ def check_bounds(config: Mapping[str, Any]) -> None:
       got:      inf
       expected: a finite number above 0
     """
-    names = config.get("architectures")
-    if names is not None and not (
-        isinstance(names, list | tuple) and all(isinstance(one, str) for one in names)
-    ):
-        raise CheckpointError(
-            "architectures of config.json is no list of class names",
-            got=names,
-            expected='e.g. ["LlamaForCausalLM"]',
-        )
+    class_names(config)
     for place, value in _numbers(config, ""):
         if wanted := _lacks(place, value):
             what = f"{place} of config.json is no number to compute with"

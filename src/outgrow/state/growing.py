@@ -99,7 +99,10 @@ def grow_by(
             got=sizes,
         )
     if as_ is not None:
-        state = convert(state, as_, moments=options.filled.moments, seed=options.filled.seed)
+        kept = (
+            "reset" if options.filled.moments == "reset" else "transport"
+        )  # the growth after it does the rest
+        state = convert(state, as_, moments=kept, seed=options.filled.seed)
     fitted = None
     if operator is not None:
         fitted = (
