@@ -19,16 +19,16 @@ CAMPAIGN = Path(__file__).parents[2] / "benchmarks" / "campaign.py"
 )
 def test_nothing_is_lost_half_visible_or_obeyed(tmp_path: Path) -> None:
     """Kills, failing calls, random growths and hostile inputs; the counts are those of the words."""
-    words = ("--results", tmp_path, "--kills", "9", "--growths", "6", "--every", "60")
+    words = ("--results", tmp_path, "--kills", "5", "--growths", "4", "--every", "90")
     done = subprocess.run([sys.executable, CAMPAIGN, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     found = Counter(row["part"] for row in rows)
-    assert found["growths"] == 6
-    assert found["kills"] >= 8
-    assert found["failures"] >= 3
-    assert found["hostile"] >= 20
+    assert found["growths"] == 4
+    assert found["kills"] >= 4
+    assert found["failures"] >= 2
+    assert found["hostile"] >= 15
     again = subprocess.run(
         [sys.executable, CAMPAIGN, *words, "--parts", "growths"], capture_output=True, text=True, check=False
     )
-    assert "growths: 6 checks, 0 wrong" in again.stdout, again.stderr
+    assert "growths: 4 checks, 0 wrong" in again.stdout, again.stderr
