@@ -12,7 +12,7 @@ import outgrow
 from outgrow.errors import GrowthError
 from outgrow.methods.build import build
 from outgrow.methods.options import USUAL, GrowthOptions
-from outgrow.run.config import GrowConfig
+from outgrow.run.grow_config import GrowConfig
 
 NAMES = [field.name for field in dataclasses.fields(GrowthOptions)]
 SAID: dict[str, Any] = {

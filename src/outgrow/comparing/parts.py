@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outgrow.comparing.frontier import Frontier, FrontierSide, compute_at
-from outgrow.comparing.intervals import SeedMean, student_95
+from outgrow.comparing.intervals import SeedMean, bootstrapped
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _at_budget(arm: Frontier, twin: Frontier, scratch: Frontier, place: int) -> 
     assert means is not None, "both frontiers have the loss"
     draws = [_shares(arm, twin, scratch, place, pick) for pick in _picks(count)]
     spreads = np.array([one for one in draws if one is not None]).std(axis=0)
-    parts = [_with_interval(*pair, count) for pair in zip(means, spreads.tolist(), strict=True)]
+    parts = [bootstrapped(*pair, count) for pair in zip(means, spreads.tolist(), strict=True)]
     return SavingParts(compute, loss, *parts)
 
 
@@ -91,11 +91,3 @@ def _picks(count: int, draws: int = 1000) -> Sequence[NDArray[np.int64]]:
         return [np.array(pick) for pick in product(range(count), repeat=count)]
     random = np.random.Generator(np.random.PCG64(0))
     return list(random.integers(0, count, (draws, count)))
-
-
-def _with_interval(mean: float, spread: float, count: int) -> SeedMean:
-    """Widened to a Student interval, as in `saving.py`."""
-    if count < 2:
-        return SeedMean(mean, None, None)
-    reach = student_95(count - 1) * (count / (count - 1)) ** 0.5 * spread
-    return SeedMean(mean, mean - reach, mean + reach)

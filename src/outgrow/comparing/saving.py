@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outgrow.comparing.frontier import Frontier, FrontierSide, compute_at, curve_of
-from outgrow.comparing.intervals import student_95
+from outgrow.comparing.intervals import bootstrapped, student_95
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,8 @@ def savings(
     """The saving at every budget of an arm, with a 90 % interval over the seeds of both arms.
 
     Seeds are drawn with replacement, in pairs where both arms have the same number: seed i of both arms saw the same data.
-    `paired=False` draws them apart, as if they were of two studies: the interval of two means. The spread of the draws is widened to a Student interval, because a plain bootstrap of three seeds is too narrow:
-
-        saving ± t(n - 1) · √(n / (n - 1)) · standard deviation of the draws        n: the smaller number of seeds
+    `paired=False` draws them apart, as if they were of two studies: the interval of two means. The spread of the draws is widened
+    for the smaller number of seeds (`intervals.bootstrapped`).
 
     >>> curve = Frontier((1e12, 2e12, 4e12), ((4.0, 3.8, 3.6),) * 3)
     >>> [abs(round(one.saving, 6)) for one in savings(curve, curve)]
@@ -84,8 +83,8 @@ def _saving(
     if equal is not None:
         saving, speed_up = 1 - compute / equal, equal / compute - 1
         if count > 1 and len(values) > 1:
-            reach = student_95(count - 1) * (count / (count - 1)) ** 0.5
-            low, high = saving - reach * float(values.std()), saving + reach * float(values.std())
+            around = bootstrapped(saving, float(values.std()), count)
+            low, high = around.low, around.high
     return Saving(compute, loss, saving, low, high, speed_up, side, len(values) / len(picks))
 
 

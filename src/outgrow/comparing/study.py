@@ -19,8 +19,9 @@ from outgrow.files.reading import expanded
 from outgrow.files.section import Count, Section, Seed, TokenCount
 from outgrow.files.yaml_file import Sections, apply_override, explain, read_yaml
 from outgrow.run.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
-from outgrow.run.config import GrowConfig, ImageClasses, RunConfig, TrainingPrecision
+from outgrow.run.config import ImageClasses, RunConfig, TrainingPrecision
 from outgrow.run.distil import DistilConfig
+from outgrow.run.grow_config import GrowConfig
 from outgrow.run.reentry import Reentry
 from outgrow.run.run_file import SECTIONS
 from outgrow.run.stage_data import StageBatchConfig, StageDataConfig

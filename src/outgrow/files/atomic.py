@@ -26,30 +26,29 @@ _OF_A_STATE = frozenset(
     {"pytorch_model_fsdp_0", "optimizer_0", "model_and_optim", "additional_chat_templates"}
 )
 """The folders that a saved state may hold: those of sharded checkpoints, and further chat templates."""
-_FILES_OF_A_STATE = (
-    *(
-        "*.safetensors",
-        "*.json",
-        "*.jinja",
-        "*.bin",
-        "*.pt",
-        "*.pth",
-        "*.distcp",
-        ".metadata",
-        ".git*",
-        ".DS_Store",
-    ),
-    *("*.model", "*.model.v[0-9]*", "*.spm", "*.tiktoken", "vocab*", "*merges.txt", "*bpe.codes", "dict.txt"),
-    *(
-        "README*.md",
-        "[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]*",
-        "*[Ll]icen[cs]e.*",
-        "COPYING*",
-        "NOTICE*",
-        "USE_POLICY*",
-    ),
+_TENSORS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.distcp", ".metadata")
+_TOKENIZERS = (
+    "*.model",
+    "*.model.v[0-9]*",
+    "*.spm",
+    "*.tiktoken",
+    "vocab*",
+    "*merges.txt",
+    "*bpe.codes",
+    "dict.txt",
 )
-"""The files that a model folder has: tensors, configs, tokenizers, terms of use (patterns of `fnmatch`)."""
+_TERMS = ("[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]*", "*[Ll]icen[cs]e.*", "COPYING*", "NOTICE*", "USE_POLICY*")
+_FILES_OF_A_STATE = (
+    *_TENSORS,
+    *_TOKENIZERS,
+    *_TERMS,
+    "*.json",
+    "*.jinja",
+    "README*.md",
+    ".git*",
+    ".DS_Store",
+)
+"""The files that a model folder has (patterns of `fnmatch`)."""
 _LONGEST_NAME = 255 - len(".lock-0123456789abcdef")
 """Bytes of a file name, less what a temporary neighbour has more."""
 

@@ -19,7 +19,8 @@ from outgrow.learning.grown_model import making_flops
 from outgrow.learning.learn import begin, operator_of
 from outgrow.learning.lesa import lesa_flops, lesa_form, lesa_operator
 from outgrow.models.architecture import resolve
-from outgrow.run.config import GrowConfig, RunConfig
+from outgrow.run.config import RunConfig
+from outgrow.run.grow_config import GrowConfig
 from outgrow.run.learn_config import LesaConfig
 from outgrow.run.learn_options import LearnOptions, LesaOptions
 from outgrow.state.asked import plan_fitted

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from outgrow.errors import brief
 from outgrow.files.section import Count, NotNegative, Positive, Section, TokenCount, parse_count
-from outgrow.run.config import PlannedGrowConfig
+from outgrow.run.grow_config import PlannedGrowConfig
 from outgrow.run.reentry import Reentry
 
 

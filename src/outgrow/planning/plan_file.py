@@ -25,7 +25,7 @@ from outgrow.planning.config import (
     SeriesConfig,
     TargetConfig,
 )
-from outgrow.run.config import PlannedGrowConfig, ProbeCandidateConfig, ProbeConfig
+from outgrow.run.grow_config import PlannedGrowConfig, ProbeCandidateConfig, ProbeConfig
 from outgrow.run.learn_config import LearnConfig, LesaConfig
 from outgrow.run.reentry import Reentry
 

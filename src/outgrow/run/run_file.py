@@ -20,14 +20,12 @@ from outgrow.run.config import (
     CheckpointConfig,
     DataConfig,
     EvaluationConfig,
-    GrowConfig,
-    ProbeCandidateConfig,
-    ProbeConfig,
     RunConfig,
     StageConfig,
     TokenizerConfig,
 )
 from outgrow.run.distil import DistilConfig
+from outgrow.run.grow_config import GrowConfig, ProbeCandidateConfig, ProbeConfig
 from outgrow.run.learn_config import LearnConfig, LesaConfig
 from outgrow.run.optimizer_config import OPTIMIZERS
 from outgrow.run.reentry import EqualLossPosition, Ratio, Reentry

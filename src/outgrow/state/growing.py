@@ -17,8 +17,9 @@ from outgrow.growth.summary import sizes_of
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.methods.options import USUAL, GrowthOptions
 from outgrow.models.architecture import resolve
+from outgrow.models.conversion import conversion
 from outgrow.state.asked import plan_asked
-from outgrow.state.converting import convert
+from outgrow.state.converting import converted
 from outgrow.state.grown_view import GrownView
 from outgrow.state.lineage import lineage_entry
 from outgrow.state.operator_file import FILE, check_sample, kept_operator, load_operator
@@ -99,10 +100,8 @@ def grow_by(
             got=sizes,
         )
     if as_ is not None:
-        kept = (
-            "reset" if options.filled.moments == "reset" else "transport"
-        )  # the growth after it does the rest
-        state = convert(state, as_, moments=kept, seed=options.filled.seed)
+        usual = options.filled
+        state = converted(state, conversion(state.config, as_), moments=usual.moments, seed=usual.seed)
     fitted = None
     if operator is not None:
         fitted = (

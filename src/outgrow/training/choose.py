@@ -15,7 +15,7 @@ from typing import Any
 
 from outgrow.engine.step import evaluation_loss, optimizer_step
 from outgrow.errors import TrainingError
-from outgrow.run.config import GrowConfig
+from outgrow.run.grow_config import GrowConfig
 from outgrow.state.training_state import TrainingState
 from outgrow.training.course import Course
 from outgrow.training.session import Session, batch_at, load_state, row_at

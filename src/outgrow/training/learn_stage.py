@@ -19,7 +19,7 @@ from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.models.architecture import architecture_of
 from outgrow.models.forward import ModelInputs
 from outgrow.parallel.ranks import ALONE
-from outgrow.run.config import GrowConfig
+from outgrow.run.grow_config import GrowConfig
 from outgrow.run.learn_options import LearnOptions, LesaOptions
 from outgrow.state.asked import plan_fitted
 from outgrow.state.growing import apply

@@ -23,8 +23,9 @@ from outgrow.growth.plan import GrowthPlan
 from outgrow.learning.in_run import begun_state, check_operator, learning_flops
 from outgrow.models.architecture import load_architecture, longest_sequence, resolve
 from outgrow.run.after_growth import steps_within
-from outgrow.run.config import DataConfig, GrowConfig, RunConfig, StageConfig
+from outgrow.run.config import DataConfig, RunConfig, StageConfig
 from outgrow.run.distil import DistilConfig
+from outgrow.run.grow_config import GrowConfig
 from outgrow.run.optimizer_config import MuonConfig
 from outgrow.run.reentry import EqualLossPosition, Factors, Ratio, entry_peak, matched_ratio
 from outgrow.run.until import Threshold, UntilEfficiency, threshold
