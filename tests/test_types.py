@@ -373,6 +373,46 @@ def test_a_file_that_tells_an_untruth_fails(wrong: str, tmp_path: Path) -> None:
     assert "A promise fails" in result.output
 
 
+BARE = """
+model_type: llama
+class: LlamaModel
+extends: llama
+objective: features
+outputs: {last_hidden_state: final}
+rename: {"model.": ""}
+parameters: {lm_head.weight: null}
+"""
+
+
+@pytest.mark.parametrize(("pair", "passed"), [("kv_heads group", True), ("group kv_heads", False)])
+def test_the_file_of_a_model_without_a_head_is_checked(pair: str, passed: bool, tmp_path: Path) -> None:
+    """Units of its outputs change places too. Where heads stand in the wrong order, hidden states move."""
+    file = tmp_path / "llama.yaml"
+    read = f'"layers.{{L}}.self_attn.o_proj.weight": {{axes: "embed <- ({pair} value_dim)"}}'
+    file.write_text(BARE.replace("lm_head.weight: null", f"lm_head.weight: null, {read}"))
+    result = run("architectures", "check", str(file), "--json")
+    found = json.loads(result.output)
+    assert (result.exit_code, found["passed"]) == ((0, True) if passed else (1, False))
+    assert (found["units"] < guard.FUNCTION) is passed
+    assert all(one["promises_function"] for one in found["growths"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("last_hidden_state: final", "hidden: final", r"gives no output 'hidden'"),
+        ("last_hidden_state: final", "last_hidden_state: finale", r"'finale', which is no axis"),
+        ("outputs: {last_hidden_state: final}", "outputs: {}", r"objective features, outputs none"),
+        ("objective: features", "objective: causal", r"objective causal, outputs"),
+    ],
+)
+def test_mistakes_in_outputs_are_told(old: str, new: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "llama.yaml").write_text(BARE.replace(old, new))
+    result = run("architectures", "check", str(tmp_path / "llama.yaml"))
+    assert isinstance(result.exception, ArchitectureError), result.output
+    assert re.search(says, str(result.exception)), result.exception
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [

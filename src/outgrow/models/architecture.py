@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache, reduce
 from itertools import groupby
 from typing import Any
@@ -54,18 +54,18 @@ def described(where: str, content: Mapping[str, Any]) -> ArchitectureSpec:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise ArchitectureError(f"architecture file {where}.yaml: {place}: {first['msg']}") from None
-    for name, axis in spec.axes.items():
-        for other in (axis.of, axis.with_, axis.like):
-            if other is not None and other not in spec.axes:
-                raise ArchitectureError(
-                    f"architecture file {where}.yaml: axis '{name}' names '{other}', which is no axis of it ({near(other, spec.axes)})"
-                )
+    for who, named in _named_axes(spec):
+        if named not in spec.axes:
+            raise ArchitectureError(
+                f"architecture file {where}.yaml: {who} names '{named}', which is no axis of it ({near(named, spec.axes)})"
+            )
+    if (spec.objective == "features") is not bool(spec.outputs):
+        raise ArchitectureError(
+            f"architecture file {where}.yaml: objective {spec.objective}, outputs {dict(spec.outputs) or 'none'}",
+            expected="`outputs` of a model without a head (objective `features`), and of no other",
+            fix="name each output and the axis of its last dimension: `outputs: {last_hidden_state: final}`",
+        )
     for name, one in spec.parameters.items():
-        for axis_name in (axis for dim in parse(one.axes).dims for axis in dim.axes):
-            if axis_name not in spec.axes:
-                raise ArchitectureError(
-                    f"architecture file {where}.yaml: {name} names '{axis_name}', which is no axis of it ({near(axis_name, spec.axes)})"
-                )
         if one.inside is not None and one.inside not in spec.layers.kinds:
             raise ArchitectureError(
                 f"architecture file {where}.yaml: {name} is inside '{one.inside}', which is no kind of layer",
@@ -80,6 +80,15 @@ def described(where: str, content: Mapping[str, Any]) -> ArchitectureSpec:
         except ArchitectureError as error:
             raise ArchitectureError(f"architecture file {where}.yaml: {name}: {error}") from None
     return spec
+
+
+def _named_axes(spec: ArchitectureSpec) -> Iterator[tuple[str, str]]:
+    """What names an axis in a file, and the axis."""
+    for name, axis in spec.axes.items():
+        yield from ((f"axis '{name}'", one) for one in (axis.of, axis.with_, axis.like) if one is not None)
+    for name, one in spec.parameters.items():
+        yield from ((name, axis) for dim in parse(one.axes).dims for axis in dim.axes)
+    yield from ((f"output '{name}'", axis) for name, axis in spec.outputs.items())
 
 
 @lru_cache(maxsize=64)

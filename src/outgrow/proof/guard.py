@@ -30,7 +30,7 @@ from outgrow.models.expressions import got
 from outgrow.models.library import build_model, check_described, config_dict, model_tensors
 from outgrow.models.model import Model, Parameter
 from outgrow.models.spec import ArchitectureSpec
-from outgrow.proof.probe import probe_large, probe_small, strays
+from outgrow.proof.probe import output_of, probe_large, probe_small, strays
 from outgrow.proof.verify import gradient_law
 from outgrow.state.grown_view import GrownView
 from outgrow.state.training_state import TrainingState
@@ -218,18 +218,31 @@ def order_of(dim: Dim, sizes: Mapping[str, int], found: Mapping[str, Tensor]) ->
 
 
 def permuted(model: nn.Module, signatures: Model) -> float:
-    """How far logits move when all units change places as the signatures say: max |Δ| / max |logits|. Changes the model."""
+    """How far logits move when all units change places as the signatures say: max |Δ| / max |logits|. Changes the model.
+
+    Of a model without a head the outputs themselves are compared, whose units have moved too.
+    """
     batch = inputs(model)
     with torch.no_grad():
-        before = logits(model, batch)
         found = orders(signatures, torch.Generator().manual_seed(0))
+        moved = {name: found[axis] for name, axis in signatures.spec.outputs.items()}
+        before = _answers(model, batch, moved)
         tensors = model_tensors(model)
         for name, parameter in signatures.parameters.items():
             value = tensors[name].clone()
             for place, dim in enumerate(parameter.signature.dims):
                 value = value.index_select(place, order_of(dim, signatures.sizes, found))
             tensors[name].copy_(value)
-        return _gap(before, logits(model, batch))
+        return _gap(before, _answers(model, batch, {name: slice(None) for name in moved}))
+
+
+def _answers(model: nn.Module, batch: Mapping[str, Tensor], outputs: Mapping[str, Tensor | slice]) -> Tensor:
+    """Logits where no outputs are named; else all these outputs, their units in these orders."""
+    if not outputs:
+        return logits(model, batch)
+    with float64_casts():
+        found = model(**batch)
+    return torch.cat([output_of(found, name)[..., units].flatten() for name, units in outputs.items()])
 
 
 def _gap(before: Tensor, after: Tensor) -> float:

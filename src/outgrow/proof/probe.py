@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from outgrow.errors import ArchitectureError, near
 from outgrow.growth.plan import GrowthPlan
 from outgrow.models.model import Model
 
@@ -41,11 +42,23 @@ def strays(model: nn.Module, plan: GrowthPlan, inputs: Mapping[str, Tensor]) -> 
     with torch.no_grad():
         found = model(**inputs) if plan.small.spec.outputs else None
     for name, axis in plan.small.spec.outputs.items():
-        maps, hidden = plan.compensation.axes[axis], getattr(found, name)
+        maps, hidden = plan.compensation.axes[axis], output_of(found, name)
         last = hidden.dim() - 1
         copied = maps.forward.apply(maps.backward.transposed(hidden, last), last)
         worst = max(worst, float((hidden - copied).abs().max() / hidden.abs().max()))
     return worst
+
+
+def output_of(found: Any, name: str) -> Tensor:
+    """An output of a model by its name; ArchitectureError where the file of its type names one that it does not give."""
+    given = {one: value for one, value in found.items() if isinstance(value, Tensor)}
+    if name not in given:
+        raise ArchitectureError(
+            f"the model gives no output '{name}'",
+            expected=near(name, given),
+            fix="correct `outputs` in its architecture file",
+        )
+    return given[name]
 
 
 def _heads(small: Model) -> dict[str, Tensor]:
@@ -68,7 +81,8 @@ def _probe(model: nn.Module, heads: Mapping[str, Tensor]) -> None:
         return arguments, {name: value for name, value in keywords.items() if name != "labels"}
 
     def scored(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        scores = [(getattr(output, name) @ head.to(getattr(output, name)).T) for name, head in heads.items()]
+        outputs = [(output_of(output, name), head) for name, head in heads.items()]
+        scores = [one @ head.to(one).T for one, head in outputs]
         logits = torch.cat([one.flatten(0, -2) for one in scores])
         targets = torch.arange(len(logits), device=logits.device) * 7 % CLASSES
         output.logits, output.loss = logits, nn.functional.cross_entropy(logits, targets)
