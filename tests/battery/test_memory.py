@@ -20,7 +20,8 @@ SIZES = {"tiny": (64, 2, 300), "30M": (384, 10, 16384), "40M": (448, 11, 16384),
 """Hidden size, layers, vocabulary. The first is not measured: it brings imports and tables into the process."""
 SEQUENCES = {"tiny": 1, "30M": 32, "40M": 8, "60M": 1}
 """Of a training step: where activations are more than gradients, about as many, and less."""
-COMMANDS = ("grow", "convert", "verify", "train")
+COMMANDS = ("grow", "convert", "verify", "train", "shards")
+"""The last one is what `grow --dry-run --ranks` says of a growth into the memory of ranks: here all of it is one rank's."""
 
 
 def config(size: str) -> dict[str, Any]:
@@ -95,6 +96,24 @@ def train(size: str, dry_run: bool) -> dict[str, Any]:
     return {}
 
 
+def into_shards(small: Path, to: dict[str, int], dry_run: bool) -> dict[str, Any]:
+    """A growth into the memory of a model, or what is said of it: all is this one rank's."""
+    from outgrow.engine.step import Device
+    from outgrow.growth.rank_costs import rank_costs
+    from outgrow.state.asked import plan_growth
+    from outgrow.state.growing import apply
+    from outgrow.state.training_state import TrainingState
+    from outgrow.store.config_file import load_config
+
+    plan = plan_growth(load_config(small), to=to)
+    if dry_run:
+        said = rank_costs(plan, 1, "shards", slots=("weight",)).memory
+        return {"memory_bytes": said, "mapped_bytes": (small / "model.safetensors").stat().st_size}
+    grown = apply(plan, TrainingState.from_pretrained(small))
+    grown.load_into(Device("cpu", False).build(grown.config))
+    return {}
+
+
 def work(command: str, folder: Path, size: str, dry_run: bool) -> dict[str, Any]:
     """One command, or what it says before it."""
     import io
@@ -113,8 +132,11 @@ def work(command: str, folder: Path, size: str, dry_run: bool) -> dict[str, Any]
         return found.to_json()
     if command == "verify":
         return verify.run(VerifyCall(small, large, steps=0, dry_run=dry_run), console).to_json()
-    to = [f"intermediate_size={config(size)['intermediate_size'] + 64}"]
-    call = GrowCall(small, large, to, overwrite=True, dry_run=dry_run)
+    to = {"intermediate_size": config(size)["intermediate_size"] + 64}
+    if command == "shards":
+        return into_shards(small, to, dry_run)
+    asked = [f"{name}={value}" for name, value in to.items()]
+    call = GrowCall(small, large, asked, overwrite=True, dry_run=dry_run)
     return dict(grow.run(call, console).to_json()["costs"])
 
 

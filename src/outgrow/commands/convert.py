@@ -9,13 +9,13 @@ from outgrow.algebra.slots import SLOTS
 from outgrow.commands.options import ConvertCall
 from outgrow.commands.outcome import Outcome
 from outgrow.commands.writing import read_state
-from outgrow.cost.streaming_memory import streaming_memory
 from outgrow.engine.progress import bytes_progress
 from outgrow.files.atomic import check_destination
 from outgrow.models.conversion import Conversion, conversion
 from outgrow.report.explain import slot_bytes
 from outgrow.state.converting import converted
 from outgrow.store.config_file import load_config
+from outgrow.store.streaming_memory import streaming_memory
 from outgrow.store.writer import BLOCK_BYTES, WORKERS
 from outgrow.text.numbers import amount
 

@@ -18,8 +18,11 @@ import numpy as np
 import torch
 
 from outgrow.algebra.linear import MEAN, LinearMap
-from outgrow.algebra.recipe import Recipe
+from outgrow.algebra.recipe import CHUNK, Recipe
 from outgrow.growth.plan import GrowthPlan
+from outgrow.parallel import pieces
+from outgrow.store import writer
+from outgrow.store.streaming_memory import streaming_memory
 
 Placement = Literal["files", "shards"]
 RowRange = tuple[int, int]
@@ -27,6 +30,17 @@ RowRange = tuple[int, int]
 Runs = tuple[tuple[int, RowRange], ...]
 """Which rows of a tensor each rank has, where it has some."""
 _Part = tuple[LinearMap, Runs]
+_WORK: dict[Placement, tuple[int, int]] = {
+    "files": (writer.WORKERS, writer.BLOCK_BYTES),
+    "shards": (1, pieces.BLOCK_BYTES),
+}
+"""How many blocks of a rank are at work at once, and of how many bytes each is."""
+
+
+def growing_memory(placement: Placement) -> int:
+    """Bytes that a growth takes at its peak for what it computes, beside what it was asked for and the pages of its sources."""
+    workers, block_bytes = _WORK[placement]
+    return streaming_memory(workers, block_bytes, CHUNK * torch.float32.itemsize)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +83,11 @@ def rank_costs(
     *,
     slots: Sequence[str] = ("weight", "exp_avg", "exp_avg_sq"),
     itemsize: int = 4,
-    block_bytes: int = 16 << 20,
+    block_bytes: int | None = None,
 ) -> RankCosts:
     """The cost of growing these slots on so many ranks, `itemsize` bytes per number; nothing is read or computed.
+
+    `block_bytes`: rows that are computed at once, else those of a growth to that placement.
 
     >>> from outgrow.methods.build import build
     >>> from outgrow.growth.plan import plan
@@ -81,6 +97,7 @@ def rank_costs(
     >>> rank_costs(plan(growth), 2, "shards", slots=["weight"]).amplification
     1.0
     """
+    block_bytes = block_bytes or _WORK[placement][1]
     known = _Rows(ranks)
     read, needed, written = (np.zeros(ranks, dtype=np.int64) for _ in range(3))
     everything: dict[tuple[str, str], set[_Part]] = {}
@@ -106,7 +123,7 @@ def rank_costs(
     for source, parts in everything.items():
         needed += known.distinct(frozenset(parts)) * columns[source]
     own = int(written.max()) if placement == "shards" else 0
-    return RankCosts(read, needed, written, own + 7 * block_bytes)
+    return RankCosts(read, needed, written, own + growing_memory(placement))
 
 
 def _parts(

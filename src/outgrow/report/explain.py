@@ -5,17 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from outgrow.algebra.recipe import CHUNK
 from outgrow.algebra.slots import SLOTS
 from outgrow.cost.flops import training_flops
-from outgrow.cost.streaming_memory import streaming_memory
 from outgrow.growth.plan import GrowthPlan
+from outgrow.growth.rank_costs import growing_memory
 from outgrow.models.model import Model
 from outgrow.state.training_state import TrainingState
 from outgrow.store.source import TensorSource
-from outgrow.store.writer import BLOCK_BYTES, WORKERS
 from outgrow.text.numbers import amount
 
 if TYPE_CHECKING:
@@ -141,7 +137,7 @@ def growth_costs(
         slots=slots,
         output_bytes=output,
         free_bytes=free_bytes,
-        memory_bytes=streaming_memory(WORKERS, BLOCK_BYTES, CHUNK * torch.float32.itemsize),
+        memory_bytes=growing_memory("files"),
         mapped_bytes=sum(slot_bytes(state.source, slot) for slot in SLOTS),
         seconds=None if bytes_per_second is None else output / bytes_per_second,
     )
