@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from outgrow.planning.curves import law_parameters
 from outgrow.planning.sizes import KINDS
 from outgrow.planning.worked import WorkedPlan
 from outgrow.run.schedule import Schedule
+from outgrow.text.numbers import amount
 
 OVER_TRAINED = 20.0
 """Tokens per parameter beyond which a base is over-trained for growing (arXiv 2203.15556's optimum; arXiv 2510.06548)."""
@@ -26,6 +28,7 @@ def plan_cautions(worked: WorkedPlan) -> tuple[str, ...]:
         text
         for rule in (
             _counting,
+            _batches,
             _uncertain,
             _operators,
             _measured,
@@ -45,6 +48,26 @@ def _counting(worked: WorkedPlan) -> Iterator[str]:
             "Candidates are numbers of parameters alone: a token is taken to cost 6 FLOPs per parameter, "
             "without attention and head."
         )
+
+
+def _batches(worked: WorkedPlan) -> Iterator[str]:
+    """What a plan over the batch assumes."""
+    if worked.law.batch is None:
+        return
+    batches = " → ".join(amount(one) for one in worked.batches(worked.path))
+    yield (
+        f"Batches of {batches} tokens are taken from {worked.law.batch.words()}. Measure the critical batch of your "
+        "data and give it as law.critical_batch."
+    )
+    if len(worked.path.sizes) > 1:
+        yield (
+            f"Of the saving, {worked.batch_saving():.1%} is the batches' own: the last size from scratch saves that where "
+            "it changes its batch at the same losses."
+        )
+    yield (
+        "The law says nothing of the length of sequences, which stays as it is, nor of the learning rate: tune it for "
+        "each batch (stages[].optimizer.learning_rate)."
+    )
 
 
 def _uncertain(worked: WorkedPlan) -> Iterator[str]:
@@ -140,7 +163,13 @@ def _beyond(worked: WorkedPlan) -> Iterator[str]:
     stages = list(zip(worked.path.sizes, worked.path.losses, strict=True))
     asked = {
         "parameters": [(place, worked.candidates[place].parameters) for place, _ in stages],
-        "tokens": [(place, float(worked.problem.sizes[place].curve.tokens(loss))) for place, loss in stages],
+        "tokens": [
+            (
+                place,
+                float(worked.problem.sizes[place].curve.tokens(loss) * worked.problem.batch(np.array(loss))),
+            )
+            for place, loss in stages
+        ],
     }
     for name, values in asked.items():
         seen = worked.law.ranges.get(name)

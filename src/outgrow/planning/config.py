@@ -90,15 +90,32 @@ class KaplanConstants(Section):
     step_exponent: Positive
 
 
+class CriticalBatchConstants(Section):
+    """Tokens per step = scale_tokens / loss^(1 / exponent)."""
+
+    scale_tokens: Positive
+    exponent: Positive
+
+
 class KaplanLaw(Section):
-    """Kaplan et al. (arXiv 2001.08361) at a fixed batch that is the critical one of the target loss."""
+    """Kaplan et al. (arXiv 2001.08361), at one batch for all stages or at the critical one of each stage's end loss."""
 
     kind: Literal["kaplan"] = "kaplan"
     version: Literal["published", "staged_training"] = "staged_training"
     constants: KaplanConstants | None = None
+    batch: Literal["fixed", "critical"] = "fixed"
+    """One batch for all stages, or for each stage the critical batch of the loss at which it ends."""
     batch_tokens: Count | None = None
-    """Tokens per step; absent: the critical batch of the target loss."""
+    """Tokens per step of a fixed batch; absent: the critical batch of the target loss."""
+    critical_batch: CriticalBatchConstants | None = None
+    """Constants of the critical batch; absent: Kaplan's, 2.1e8 and 0.21."""
     count: Literal["all", "without_embeddings"] = "without_embeddings"
+
+    @model_validator(mode="after")
+    def _one_batch(self) -> KaplanLaw:
+        if self.batch == "critical" and self.batch_tokens is not None:
+            raise ValueError("batch: critical gives each stage a batch of its own: leave batch_tokens out")
+        return self
 
 
 def _parameters(value: Any) -> Any:

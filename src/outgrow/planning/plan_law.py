@@ -22,6 +22,7 @@ from outgrow.planning.laws import (
     STAGED_TRAINING,
     Array,
     Chinchilla,
+    CriticalBatch,
     FittedLaw,
     KaplanSteps,
     PowerCurve,
@@ -53,6 +54,8 @@ class SizeLaw:
     ranges: Mapping[str, Range]
     fitted: tuple[FittedLaw[Any], ...] = ()
     curves: tuple[Curve, ...] = ()
+    batch: CriticalBatch | None = None
+    """Of each stage by its end loss: then the curves count steps. None: one batch for all, and they count tokens."""
 
 
 def planned_law(plan: PlanConfig, extra: Sequence[CurveConfig], target_loss: float | None) -> SizeLaw:
@@ -72,13 +75,19 @@ def planned_law(plan: PlanConfig, extra: Sequence[CurveConfig], target_loss: flo
 
 
 def _kaplan(law: KaplanLaw, target_loss: float | None) -> SizeLaw:
-    if law.batch_tokens is None and target_loss is None:
-        raise ConfigError("law.batch_tokens is missing: without target.loss the critical batch is not known")
     published = KAPLAN_STEPS if law.version == "published" else STAGED_TRAINING
     steps = published if law.constants is None else KaplanSteps(**law.constants.model_dump())
-    batch = float(law.batch_tokens or KAPLAN_BATCH.tokens(target_loss or 1.0))
-    words = f"Kaplan's law at a fixed batch of {batch:.3g} tokens"
     ranges = _KAPLAN_RANGES if law.constants is None else {}
+    critical = (
+        KAPLAN_BATCH if law.critical_batch is None else CriticalBatch(**law.critical_batch.model_dump())
+    )
+    if law.batch == "critical":
+        words = f"Kaplan's law, each stage at the critical batch of its end loss, {critical.words()}"
+        return SizeLaw(steps.step_curve, (), words, ranges, batch=critical)
+    if law.batch_tokens is None and target_loss is None:
+        raise ConfigError("law.batch_tokens is missing: without target.loss the critical batch is not known")
+    batch = float(law.batch_tokens or critical.tokens(target_loss or 1.0))
+    words = f"Kaplan's law at a fixed batch of {batch:.3g} tokens"
     return SizeLaw(lambda parameters: steps.curve(parameters, batch), (), words, ranges)
 
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from outgrow.errors import ConfigError
+from outgrow.planning.config import PlanConfig
 from outgrow.planning.growable import targets
+from outgrow.planning.sizes import planned_data
 from outgrow.planning.worked import WorkedPlan
 from outgrow.run.config import RunConfig
 from outgrow.run.run_file import parse_run
@@ -32,6 +34,8 @@ def planned_run(worked: WorkedPlan) -> tuple[RunConfig, tuple[str, ...]]:
     stages: list[dict[str, Any]] = []
     for place, (one, tokens) in enumerate(zip(chosen, worked.path.tokens, strict=True)):
         stage: dict[str, Any] = {"name": one.name, "tokens": max(1, round(tokens))}
+        if worked.law.batch is not None:
+            stage |= _whole_steps(tokens, worked.batches(worked.path)[place], worked.plan)
         if place:
             before = chosen[place - 1].fields
             assert before is not None
@@ -48,6 +52,15 @@ def planned_run(worked: WorkedPlan) -> tuple[RunConfig, tuple[str, ...]]:
     if micro_batch is None:
         return run, notes
     return parse_run({**data, "batch": {**data.get("batch", {}), "micro_batch": micro_batch}}), notes
+
+
+def _whole_steps(tokens: float, batch_tokens: float, plan: PlanConfig) -> dict[str, Any]:
+    """A stage's `tokens` and `batch`: whole sequences, and micro-batches where the run has some, nearest to the law's batch."""
+    length, given = planned_data(plan).sequence_length, (plan.run or {}).get("batch") or {}
+    least = given.get("micro_batch") or 1
+    sequences = least * max(1, round(batch_tokens / (length * least)))
+    step = sequences * length
+    return {"tokens": step * max(1, round(tokens / step)), "batch": {"sequences": sequences}}
 
 
 def _fitted(run: RunConfig, models: Sequence[Mapping[str, Any]]) -> tuple[int | None, tuple[str, ...]]:

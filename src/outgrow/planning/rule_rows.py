@@ -65,7 +65,10 @@ def _shen(problem: Problem, small: int, large: int, loss: float, baseline: Stage
     compute = np.geomspace(1e-5, 1e3, 6000) * baseline.total_flops
     try:
         flops, _ = first_at_slope(
-            compute, chosen.curve.loss(compute / chosen.flops_per_token), SHEN_RULES[kind].slope, rule
+            compute,
+            problem.end_loss(small, 0, compute / chosen.flops_per_token),
+            SHEN_RULES[kind].slope,
+            rule,
         )
     except ConfigError:
         return RuleRow(rule, chosen.name, None, None, "its curve never rises to this slope")
@@ -80,7 +83,7 @@ def _row(
         return RuleRow(rule, name, tokens, None, "its first stage alone costs more than the baseline")
     staged = replay_path(problem, (small, large), (tokens,), loss)
     if not np.isfinite(staged.total_flops):
-        already = float(problem.sizes[small].curve.loss(tokens)) <= loss
+        already = float(problem.end_loss(small, 0, tokens)) <= loss
         why = "by then it has the target loss" if already else "by then it is off the large size's curve"
         return RuleRow(rule, name, tokens, None, why)
     return RuleRow(rule, name, tokens, staged.saving(baseline), None)

@@ -107,9 +107,10 @@ def _path(worked: WorkedPlan, path: StagePath) -> dict[str, Any]:
                 "tokens": tokens,
                 "flops": flops,
                 "end_loss": loss,
+                "batch_tokens": None if worked.law.batch is None else batch,
             }
-            for place, tokens, flops, loss in zip(
-                path.sizes, path.tokens, path.flops, path.losses, strict=True
+            for place, tokens, flops, loss, batch in zip(
+                path.sizes, path.tokens, path.flops, path.losses, worked.batches(path), strict=True
             )
         ],
     }

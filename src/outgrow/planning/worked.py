@@ -18,6 +18,7 @@ from outgrow.planning.plan_law import SizeLaw, planned_law
 from outgrow.planning.rule_rows import RuleRow, rule_rows
 from outgrow.planning.sizes import Candidate, growths, planned_candidates
 from outgrow.planning.stages import (
+    LOSS_PRESERVING,
     Problem,
     Size,
     StagePath,
@@ -27,6 +28,7 @@ from outgrow.planning.stages import (
     sensitivity,
 )
 from outgrow.planning.stages.measured import MeasuredOperator
+from outgrow.planning.stages.paths import stage_flops
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,21 @@ class WorkedPlan:
         """Share of the baseline's compute that a schedule saves."""
         return self.paths[place].saving(self.baselines[place])
 
+    def batches(self, path: StagePath) -> tuple[float, ...]:
+        """Tokens per step of each stage, where the law gives each its own; else 1, the unit of the curves."""
+        return tuple(self.problem.batch(np.array(path.losses)).tolist())
+
+    def batch_saving(self) -> float:
+        """Share of the baseline's compute that the batches of the schedule save without any growth.
+
+        The final size from scratch changes its batch at the losses at which the schedule changes its own.
+        """
+        size, losses = self.path.sizes[-1], np.array(self.path.losses)
+        starts = np.array([np.inf, *self.path.losses[:-1]])
+        return 1 - float(stage_flops(self.problem, size, LOSS_PRESERVING, starts, losses).sum()) / (
+            self.baseline.total_flops
+        )
+
     def sensitivity(self) -> tuple[tuple[Array, Array], ...]:
         """For each switch of the schedule: (factors on its tokens, compute / best compute)."""
         return tuple(
@@ -83,6 +100,7 @@ def work_out(plan: PlanConfig, extra_curves: Sequence[CurveConfig] = ()) -> Work
         operators=operators,
         operator_of=table,
         last=tuple(last),
+        batch_tokens=None if law.batch is None else law.batch.tokens,
     )
     problem, paths, refused = _best_possible(plan, sizes, problem)
     baselines = tuple(best_for_loss(problem, path.losses[-1], 1)[0] for path in paths)
@@ -154,7 +172,7 @@ def target_loss(plan: PlanConfig, problem: Problem) -> float:
     if plan.target.loss is not None:
         return plan.target.loss
     assert plan.target.tokens is not None
-    return float(problem.sizes[problem.last[0]].curve.loss(plan.target.tokens))
+    return float(problem.end_loss(problem.last[0], 0, plan.target.tokens))
 
 
 def _worth(paths: Sequence[StagePath], baselines: Sequence[StagePath], least: float) -> int:

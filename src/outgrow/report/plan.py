@@ -49,8 +49,10 @@ def plan_table(worked: WorkedPlan) -> Table:
         title_style="dim",
         title_justify="left",
     )
+    batches = worked.problem.batch_tokens is not None
+    shared = ("FLOPs", "end loss", "saving", "90 % interval")
     for place, column in enumerate(
-        ("", "stage", "parameters", "tokens", "tokens/param", "FLOPs", "end loss", "saving", "90 % interval")
+        ("", "stage", "parameters", "tokens", "tokens/param", *(("batch",) if batches else ()), *shared)
     ):
         table.add_column(column, justify="left" if place < 2 else "right")
     for place, path in enumerate(worked.paths):
@@ -65,6 +67,7 @@ def plan_table(worked: WorkedPlan) -> Table:
                 amount(one.parameters),
                 amount(path.tokens[k]),
                 f"{seen / one.parameters:.1f}",
+                *((amount(worked.batches(path)[k]),) if batches else ()),
                 amount(path.flops[k]),
                 f"{path.losses[k]:.4f}",
                 f"{worked.saving(place):.1%}" if last else "",
@@ -140,8 +143,7 @@ def _draw_paths(axes: Axes, worked: WorkedPlan) -> None:
 
 def _curve(worked: WorkedPlan, place: int, flops: Array) -> Array:
     """Loss of one size, trained from scratch with so many FLOPs."""
-    size = worked.problem.sizes[place]
-    return size.curve.loss(flops / size.flops_per_token)
+    return worked.problem.end_loss(place, 0, flops / worked.problem.sizes[place].flops_per_token)
 
 
 def _draw_baseline(axes: Axes, worked: WorkedPlan, low: float) -> None:
@@ -196,8 +198,10 @@ def _set_heights(axes: Axes, worked: WorkedPlan, low: float, flops: float) -> fl
 
 def _name_curves(axes: Axes, worked: WorkedPlan, flops: float, gap: float) -> None:
     """The sizes' names at the ends of their curves, pushed apart where curves end close together."""
-    sizes = [worked.problem.sizes[place] for place in _shown(worked)]
-    ends = sorted((float(size.curve.loss(flops / size.flops_per_token)), size.name) for size in sizes)
+    ends = sorted(
+        (float(_curve(worked, place, np.array(flops))), worked.candidates[place].name)
+        for place in _shown(worked)
+    )
     height = -np.inf
     for loss, name in ends:
         height = max(loss, height + gap)

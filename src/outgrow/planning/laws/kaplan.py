@@ -39,6 +39,14 @@ class CriticalBatch:
         """Tokens per step."""
         return np.asarray(self.scale_tokens * array(loss) ** (-1 / self.exponent))
 
+    def words(self) -> str:
+        """The formula with its constants.
+
+        >>> KAPLAN_BATCH.words()
+        '2.1e+08 / loss^4.76 tokens'
+        """
+        return f"{self.scale_tokens:.3g} / loss^{1 / self.exponent:.3g} tokens"
+
     def loss(self, tokens: ArrayLike) -> Array:
         """The loss at which this batch is the critical one."""
         return np.asarray((self.scale_tokens / array(tokens)) ** self.exponent)

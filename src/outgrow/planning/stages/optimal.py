@@ -63,7 +63,7 @@ def best_for_flops(problem: Problem, flops: float, stages: int) -> tuple[StagePa
         )
     # A schedule of many stages saves less than three quarters: the loss of four times the budget is out of reach.
     bottom = min(
-        float(problem.sizes[i].curve.loss(4 * flops / problem.sizes[i].flops_per_token)) for i in problem.last
+        float(problem.end_loss(i, 0, 4 * flops / problem.sizes[i].flops_per_token)) for i in problem.last
     )
     table = _Table(problem, _grid(problem, bottom, flops), stages)
     paths = []

@@ -79,16 +79,17 @@ def replay_path(
 
     Under another law than it was made for, this is what a plan comes to: its switches stay where they were put.
     """
-    assert problem.batch_tokens is None, "a replay is in tokens"
     operators = operators_along(problem, sizes)
     assert operators is not None, "sizes that cannot be grown into each other"
     losses: list[float] = []
     for k, tokens in enumerate(early_tokens):
-        curve, position = problem.sizes[sizes[k]].curve, tokens
+        start, lost = 0.0, 0.0
         if k:
             operator = operators[k - 1]
-            position += float(curve.tokens(losses[-1] + operator.loss_gap)) - operator.lost_tokens
-        losses.append(float(curve.loss(max(position, 1e-9))) if np.isfinite(position) else float("nan"))
+            start = float(problem.sizes[sizes[k]].curve.tokens(losses[-1] + operator.loss_gap))
+            lost = operator.lost_tokens
+        end = float(problem.end_loss(sizes[k], start, tokens - lost)) if np.isfinite(start) else float("nan")
+        losses.append(end)
     return path_from_losses(problem, sizes, (*losses, target_loss))
 
 
@@ -119,11 +120,13 @@ def loss_along(problem: Problem, sizes: Sequence[int], early_tokens: Sequence[fl
         if k:
             spent += operators[k - 1].flops
             lost = operators[k - 1].lost_tokens
-        tokens = np.maximum((flops - spent) / chosen.flops_per_token - lost, 0.0)
         here = flops > spent
-        result[here] = chosen.curve.loss(entry + tokens[here])
-        if k < len(early_tokens):
-            end = float(chosen.curve.loss(entry + max(early_tokens[k] - lost, 0.0)))
+        tokens = np.maximum((flops[here] - spent) / chosen.flops_per_token - lost, 0.0)
+        if k == len(early_tokens):
+            result[here] = problem.end_loss(size, entry, tokens)
+        else:
+            end = problem.end_loss(size, entry, max(early_tokens[k] - lost, 0.0))
+            result[here] = chosen.curve.loss(entry + tokens / problem.batch(end))
             spent += early_tokens[k] * chosen.flops_per_token
-            entry = float(problem.sizes[sizes[k + 1]].curve.tokens(end + operators[k].loss_gap))
+            entry = float(problem.sizes[sizes[k + 1]].curve.tokens(float(end) + operators[k].loss_gap))
     return result

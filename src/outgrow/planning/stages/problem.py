@@ -11,10 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from outgrow.errors import ConfigError
 from outgrow.planning.laws import Array, PowerCurve
+from outgrow.planning.laws.power import array
+
+_FEWEST_UNITS = 1e-9
+"""Where a growth loses more tokens than its stage has, the stage stands at the very beginning of its curve."""
+_STEPS = (1e-6, 1e18)
+"""Of a stage: between these the bisection looks."""
+_HALVINGS = 64
+"""log(1e24) / 2^64 is a relative 3e-18."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,23 @@ class Problem:
     def batch(self, loss: Array) -> Array:
         """Tokens per unit of the curves, for a stage that ends at this loss."""
         return np.ones_like(loss) if self.batch_tokens is None else self.batch_tokens(loss)
+
+    def end_loss(self, size: int, start: ArrayLike, tokens: ArrayLike) -> Array:
+        """Loss after so many tokens of a size that begins at unit `start` of its curve; 0 is from scratch.
+
+        With a batch of its own, tokens = batch(loss) * (unit(loss) - start): the end decides the batch, found by bisection.
+        """
+        curve = self.sizes[size].curve
+        begin, trained = np.broadcast_arrays(array(start), array(tokens))
+        if self.batch_tokens is None:
+            return curve.loss(np.maximum(begin + trained, _FEWEST_UNITS))
+        low, high = (np.full(trained.shape, np.log(bound)) for bound in _STEPS)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            steps = np.exp(middle)
+            over = self.batch_tokens(curve.loss(begin + steps)) * steps > trained
+            low, high = np.where(over, low, middle), np.where(over, middle, high)
+        return curve.loss(begin + np.exp(low))
 
     def units(self, loss: Array) -> Array:
         """[size, loss]: where each size's curve has a loss; infinity where it never has."""
