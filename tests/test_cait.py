@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from outgrow.data.needs import ImageNeeds, model_config
 from outgrow.errors import CheckpointError, GrowthError
 from outgrow.methods.build import build
 from outgrow.models import timm_models
@@ -58,3 +59,12 @@ def test_without_timm_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(CheckpointError, match="need timm") as error:
         timm_models.build_timm(CAIT)
     assert "pip install -e '.[timm]'" in str(error.value)
+
+
+def test_a_new_model_has_the_sizes_of_its_images() -> None:
+    """Timm is not asked: the config is ours."""
+    fields = {name: CAIT[name] for name in CAIT if name not in ("image_size", "num_channels", "num_labels")}
+    made = model_config(fields, ImageNeeds(side=20, channels=3, classes=4))
+    assert (made["image_size"], made["num_channels"], made["num_labels"]) == (20, 3, 4)
+    with pytest.raises(CheckpointError, match="hidden_sise"):
+        model_config({**fields, "hidden_sise": 24}, ImageNeeds(side=20, channels=3, classes=4))

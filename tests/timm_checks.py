@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -231,3 +232,35 @@ def test_modules_that_the_file_does_not_describe() -> None:
         module = timm.create_model("cait_xxs24_224", depth=1, **{"img_size": 32, **options})
         with pytest.raises(CheckpointError, match=r"built unlike|not a size"):
             timm_models.timm_config(module)
+
+
+def test_a_study_trains_grows_and_compares(tmp_path: Path) -> None:
+    """Width by whole factors, depth stacked, which gains of LayerScale allow."""
+    images = np.random.default_rng(0).integers(0, 255, (96, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(96) % 3)
+    of_data = ("image_size", "num_channels", "num_labels")
+    model = {**{key: value for key, value in CAIT.items() if key not in of_data}, "patch_size": 4}
+    grow = {"to": TO, "width": "duplicate", "depth": "stack", "moments": "reset", "noise": 0}
+    study = {
+        "output": str(tmp_path / "study"),
+        "common": {
+            "data": {"images": str(tmp_path / "images.npz"), "validation_share": 0.25},
+            "batch": {"sequences": 8},
+            "evaluation": {"sequences": 16},
+            "device": "cpu",
+        },
+        "arms": {
+            "scratch": {"model": model},
+            "grown": {"model": model, "stages": [{"tokens": 16}, {"grow": grow}], "budgets": [16]},
+        },
+        "baseline": "scratch",
+        "budgets": [16, 32],
+        "seeds": [0],
+        "tuning": {"rates": [1e-3]},
+        "timing": {"rounds": 1, "steps": 1},
+    }
+    (tmp_path / "study.yaml").write_text(json.dumps(study))  # JSON is YAML
+    compared = outgrow.compare(tmp_path / "study.yaml")
+    parameters = {point.arm: point.parameters for point in compared.points}
+    assert parameters["grown"] > 2 * parameters["scratch"]
+    assert all(point.accuracy is not None for point in compared.points)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from outgrow.errors import ConfigError, near
+from outgrow.models import timm_models
 from outgrow.models.architecture import load_architecture, longest_sequence, resolve
 
 
@@ -94,6 +95,10 @@ def model_config(fields: dict[str, Any], needs: Needs) -> dict[str, Any]:
     from transformers import CONFIG_MAPPING
 
     fields = dict(fields)
+    if timm_models.is_timm(fields["model_type"]):
+        made = timm_models.complete({**needs.fields(), **fields})
+        needs.check(made)
+        return made
     model_type = str(fields.pop("model_type"))
     spec = load_architecture(model_type)
     config_class = CONFIG_MAPPING[model_type]

@@ -89,7 +89,8 @@ class Image(Objective):
         return ("loss", "accuracy")
 
     def scores(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Batch:
-        return model(pixel_values=inputs).logits, targets
+        output = model(inputs)
+        return getattr(output, "logits", output), targets
 
     def example(self, config: Mapping[str, Any], items: int, length: int, mask_share: float) -> Batch:
         side = config["image_size"]

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from outgrow.data.objectives import IGNORED, Batch, objective_of, summed_loss
+from outgrow.data.objectives import IGNORED, Batch, Objective, objective_of, summed_loss
 from outgrow.errors import ConfigError
 from outgrow.models import library as models
 from outgrow.models.architecture import resolve
@@ -199,15 +199,12 @@ def predict(model: nn.Module, batch: Batch, device: Device) -> Batch:
     """Logits, and the targets that they are held against, on the model's device."""
     inputs, targets = batch
     with device.autocast():
-        logits, asked = objective_of(_config(model)).scores(
-            model, inputs.to(device.name, non_blocking=True), targets
-        )
+        logits, asked = _objective(model).scores(model, inputs.to(device.name, non_blocking=True), targets)
     return logits, asked.to(device.name, non_blocking=True)
 
 
-def _config(model: nn.Module) -> dict[str, Any]:
-    config: Any = model.config
-    return {"model_type": config.model_type}
+def _objective(model: nn.Module) -> Objective:
+    return objective_of({"model_type": models.model_type_of(model)})
 
 
 @dataclass(frozen=True)
@@ -325,4 +322,4 @@ def measure(model: nn.Module, batches: Sequence[Batch], device: Device) -> dict[
     let_go(model)
     loss, right, count = (sum(column) for column in device.sum(found).T.tolist())
     metrics = {"loss": loss / count, "accuracy": right / count}
-    return {name: metrics[name] for name in objective_of(_config(model)).metrics}
+    return {name: metrics[name] for name in _objective(model).metrics}

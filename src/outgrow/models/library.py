@@ -40,6 +40,18 @@ def config_of(model: torch.nn.Module) -> dict[str, Any]:
     return config | {"architectures": [cls.__name__], "dtype": str(dtype).removeprefix("torch.")}
 
 
+def model_type_of(model: torch.nn.Module) -> str:
+    """The model type of a live model of transformers or timm.
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> model_type_of(GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=4, n_layer=1, n_head=2)))
+    'gpt2'
+    """
+    if _own_class(model).__module__.startswith("timm."):
+        return timm_models.timm_type(model)
+    return str(cast("PreTrainedModel", model).config.model_type)
+
+
 def _own_class(model: torch.nn.Module) -> type:
     """The class of a model; FSDP2 puts one of its own before it."""
     return next(cls for cls in type(model).__mro__ if not cls.__module__.startswith("torch.distributed."))

@@ -113,20 +113,25 @@ def build_timm(config: Mapping[str, Any]) -> nn.Module:
     return module
 
 
-def timm_config(module: nn.Module) -> dict[str, Any]:
-    """The config of a live module. Raises CheckpointError where the config cannot say what the module is."""
-    cait = _cait()
-    if type(module) is not cait.Cait:
+def timm_type(module: nn.Module) -> str:
+    """The model type of a live module. Raises CheckpointError for a class that no file describes."""
+    if type(module) is not _cait().Cait:
         raise CheckpointError(
             f"no architecture file describes timm's {type(module).__name__}",
             expected="Cait",
             fix="use a cait_* model",
         )
+    return "cait"
+
+
+def timm_config(module: nn.Module) -> dict[str, Any]:
+    """The config of a live module. Raises CheckpointError where the config cannot say what the module is."""
     live: Any = module
+    model_type = timm_type(module)
     try:
         block, token = live.blocks[0], live.blocks_token_only[0]
         config = {
-            "model_type": "cait",
+            "model_type": model_type,
             "hidden_size": live.embed_dim,
             "num_hidden_layers": len(live.blocks),
             "depth_token_only": len(live.blocks_token_only),

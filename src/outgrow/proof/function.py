@@ -47,7 +47,7 @@ def streamed(state: TrainingState, dtype: torch.dtype, device: str | torch.devic
 def judged(model: PreTrainedModel) -> PreTrainedModel:
     """A model as a proof runs it: without dropout, for a proof is about the function, and not about a balancing loss beside it."""
     model.eval()
-    config: Any = model.config
+    config: Any = getattr(model, "config", None)  # timm's models have none
     if getattr(config, "output_router_logits", False):
         config.output_router_logits = False
     return model
