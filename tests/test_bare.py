@@ -37,7 +37,7 @@ from outgrow.state.growing import grow
 from outgrow.state.training_state import TrainingState
 from outgrow.store.source import MemorySource
 
-TYPES = [name for name in known() if load_architecture(name).library == "transformers"]
+TYPES = [name for name in known() if bare_class(load_architecture(name)) is not None]
 GROWN = ["bert", "mpnet", "xlm-roberta", "vit", "t5", "llama", "gpt2", "olmo", "deepseek_v3", "mamba"]
 """Poolers, a tied head that owns the table, two stacks, a norm without a gain, experts, a recurrence."""
 LARGER = {"hidden_size": 48, "num_attention_heads": 8, "intermediate_size": 53, "num_hidden_layers": 4}

@@ -118,6 +118,16 @@ def test_a_file_without_an_example_is_not_done() -> None:
         guard.check(spec)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "field"), [("electra", "embedding_size"), ("opt", "word_embed_proj_dim")]
+)
+def test_embeddings_of_another_width_than_the_stream_are_refused(model_type: str, field: str) -> None:
+    config = guard.example(load_architecture(model_type)) | {field: 16}
+    with pytest.raises(ArchitectureError, match=rf"{field} = 16 is not described") as raised:
+        resolve(config)
+    assert f"{field} = hidden_size = 24" in str(raised.value)
+
+
 # ---- the traps: each of these was promised once, and wrong ----------------------------------------------------------
 
 
@@ -326,34 +336,28 @@ def run(*words: str) -> Any:
             os.environ[FOLDERS] = before
 
 
-HELIUM = """
-model_type: helium
-class: HeliumForCausalLM
-extends: llama
-whole: []
-axes:
-  query_dim: {size: head_dim, through: dot, with: key_dim, rotary: true, grows: false}
-  key_dim:   {size: head_dim, through: dot, with: query_dim, rotary: true, grows: false}
+SINKS = """
+model_type: granite_swa
+class: GraniteSWAForCausalLM
+extends: granite
+layers: {lists: [layer_types, layer_rope_theta]}
 parameters:
-  model.layers.{L}.self_attn.o_proj.bias: null
-example:
-  config: {hidden_size: 32, num_attention_heads: 4, num_key_value_heads: 2, head_dim: 8, num_hidden_layers: 3, intermediate_size: 40, vocab_size: 37}
-  grow: {hidden_size: 48, num_attention_heads: 6, num_key_value_heads: 3, intermediate_size: 53, num_hidden_layers: 5}
+  model.layers.{L}.self_attn.sinks: {axes: (kv_heads group)}
 """
 
 
 def test_a_file_of_a_user_is_checked_and_used(tmp_path: Path) -> None:
-    file = tmp_path / "helium.yaml"
-    file.write_text(HELIUM)
-    assert "helium" not in known()
+    file = tmp_path / "granite_swa.yaml"
+    file.write_text(SINKS)
+    assert "granite_swa" not in known()
     result = run("architectures", "check", str(file), "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.output)
     assert found["passed"]
     assert all(one["promises_function"] and one["function"] < 1e-12 for one in found["growths"])
     listed = json.loads(run("--architectures", str(tmp_path), "architectures", "--json").output)
-    assert listed["helium"]["file"] == str(file)
-    assert "helium" not in json.loads(run("architectures", "--json").output)
+    assert listed["granite_swa"]["file"] == str(file)
+    assert "granite_swa" not in json.loads(run("architectures", "--json").output)
 
 
 @pytest.mark.parametrize(
@@ -395,6 +399,13 @@ def test_the_file_of_a_model_without_a_head_is_checked(pair: str, passed: bool, 
     assert (result.exit_code, found["passed"]) == ((0, True) if passed else (1, False))
     assert (found["units"] < guard.FUNCTION) is passed
     assert all(one["promises_function"] for one in found["growths"])
+
+
+def test_a_list_of_layers_that_the_file_forgets_is_named(tmp_path: Path) -> None:
+    (tmp_path / "granite_swa.yaml").write_text(SINKS.replace(", layer_rope_theta", ""))
+    result = run("architectures", "check", str(tmp_path / "granite_swa.yaml"))
+    assert isinstance(result.exception, ArchitectureError), result.output
+    assert "look at layer_rope_theta" in str(result.exception)
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,13 @@ NOT_DIVIDED = 1e-5
 
 
 FLAT = {
+    "flex_olmo",
     "gpt_oss",
     "granitemoe",
     "granitemoehybrid",
+    "granitemoeshared",
+    "hunyuan_v1_moe",
+    "mellum",
     "mixtral",
     "olmoe",
     "qwen2_moe",
@@ -38,12 +42,15 @@ NO_GROUPS = (FLAT - {"deepseek_v2"}) | {"afmoe", "lfm2_moe", "minimax_m2"}
 BEST_TWO = {"deepseek_v3", "glm4_moe_lite"}
 """Examples with several groups, which are chosen by the sum of their best two scores."""
 REFUSED = {
+    ("hunyuan_v1_moe", "split"),  # its shared MLP is as wide as an expert by the same field
     *((kind, "hidden") for kind in FLAT | BEST_TWO),
     *((kind, "groups") for kind in NO_GROUPS | {"deepseek_v2"}),  # deepseek_v2's example chooses greedily
     *((kind, experts) for kind in BEST_TWO for experts in ("copy", "split")),
     *(
-        ("llama4_text", experts) for experts in ("copy", "split", "groups", "hidden")
-    ),  # its router multiplies inputs
+        (kind, experts)
+        for kind in ("llama4_text", "ernie4_5_moe")  # one multiplies inputs, one adds a bias to a softmax
+        for experts in ("copy", "split", "groups", "hidden")
+    ),
 }
 """The routers and growths that keep nothing."""
 

@@ -119,6 +119,7 @@ def resolve(config: Mapping[str, Any]) -> Model:
     spec = architecture_of(config)
     check_bounds(config)
     _check_requirements(spec.model_type, spec.requires, config)
+    _check_followers(spec, config)
     sizes = {name: size_of(axis.size, config) for name, axis in spec.axes.items()}
     count = got(config, spec.layers.count)
     layers = 0 if type(count) is int and count == 0 else size_of(spec.layers.count, config)
@@ -283,4 +284,15 @@ def _check_requirements(model_type: str, requirements: Mapping[str, Any], config
             raise ArchitectureError(
                 f"{model_type} with {name} = {holder[field]} is not described by its architecture file",
                 expected=f"{name} = {wanted}",
+            )
+
+
+def _check_followers(spec: ArchitectureSpec, config: Mapping[str, Any]) -> None:
+    """Refuse a field of another value than it follows (`follow`); absent and -1, it is left to transformers."""
+    for name, expression in spec.follow.items():
+        found = got(config, name)
+        if type(found) is int and found > 0 and found != (wanted := size_of(expression, config)):
+            raise ArchitectureError(
+                f"{spec.model_type} with {name} = {found} is not described by its architecture file",
+                expected=f"{name} = {expression} = {wanted}",
             )

@@ -284,7 +284,7 @@ def grown(
     probe_large(large, made)
     batch = inputs(small)
     before, old = gradients(small, batch)
-    after, new = gradients(large, batch)
+    after, new = _gradients_of_grown(large, batch, made)
     with float64_casts():
         strayed = strays(large, made, batch)
     trained = {name for name, one in made.large.parameters.items() if one.is_trained}
@@ -303,6 +303,27 @@ def grown(
         made.keeps_gradient_law,
         tuple(f"{one.axis}: {one.why}" for one in made.compensation.findings if one.why),
     )
+
+
+def _gradients_of_grown(
+    large: nn.Module, batch: Mapping[str, Tensor], made: GrowthPlan
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """As `gradients`; where the grown model fails in its own code, the message names config lists that stayed too short."""
+    try:
+        return gradients(large, batch)
+    except Exception as error:  # any: the model's own code, on a config that the file has grown
+        layers, named = made.small.spec.layers, made.small.spec.layers.lists
+        short = [
+            field
+            for field, value in made.config.items()
+            if isinstance(value, list) and len(value) == made.small.layers and field not in named
+        ]
+        raise ArchitectureError(
+            f"the grown {made.small.spec.model_type} does not run",
+            got=f"{type(error).__name__}: {error}",
+            expected=f"config lists with an entry for each of {layers.count} stand in `layers.lists`",
+            fix=f"look at {', '.join(short)}" if short else "compare the grown config with the model's code",
+        ) from error
 
 
 def _grown_model(made: GrowthPlan, small: nn.Module) -> nn.Module:

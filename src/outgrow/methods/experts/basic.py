@@ -215,6 +215,14 @@ def _one(
     fresh = before.experts == 1 and way == "works" and after.experts > pieces
     if way == "hidden" and router.correction is None:
         raise _cannot(small, router, name, "its router has no selection bias", "use copy with k multiplied")
+    if router.correction is not None and router.score == "softmax":
+        raise _cannot(
+            small,
+            router,
+            name,
+            "its selection bias is added to shares of a softmax, which more experts make smaller",
+            "grow its width and depth",
+        )
     if pieces > 1 and any(
         inner in dim.axes
         for one in small.parameters.values()
