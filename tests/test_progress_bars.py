@@ -6,12 +6,16 @@ import io
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from outgrow.cli import main
+from outgrow.engine.progress import make_progress
+from outgrow.parallel.ranks import ALONE
 from outgrow.store.safetensors_folder import SafetensorsSource
+from outgrow.training.session import Session, open_saved_state
 from test_cli import small
 
 __all__ = ["small"]  # the fixture of a model folder
@@ -90,3 +94,24 @@ def test_a_dry_run_reads_no_tensor(
     monkeypatch.setattr(SafetensorsSource, "read", no_read)
     shown(io.StringIO(), *words(name, states, tmp_path / "out"), "--dry-run")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_resumes_shows_that_it_reads(
+    states: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own checkpoint: bytes on a terminal, plain lines elsewhere where it takes long."""
+    told: list[tuple[str, int, int]] = []
+    reader = SimpleNamespace(read=lambda *seen: told.append(seen))
+    open_saved_state(cast(Session, SimpleNamespace(ranks=ALONE, progress=reader)), states[0])
+    name, done, total = told[-1]
+    assert name == "state"
+    assert done == total > 0
+    error = Terminal()
+    monkeypatch.setattr(sys, "stderr", error)
+    monkeypatch.setenv("TERM", "xterm")
+    with make_progress(show=True) as view:
+        view.stage("small", 2, 9)
+        view.read("step-00000004", 512, 2000)
+        view.step(3, {})
+    assert "read 512B of 2.00 KB" in error.getvalue()
+    assert "3/9" in error.getvalue()

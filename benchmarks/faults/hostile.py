@@ -510,15 +510,28 @@ def _option(name: str, value: Any) -> Callable[[Any], Any]:
     return lambda content: with_key(name, value=value)(content["param_groups"][0])
 
 
+def dtype_named(name: str) -> Any:
+    import torch
+
+    return getattr(torch, name)
+
+
 _WRONG_MOMENTS: dict[str, Callable[[Any], Any]] = {
     "negative squares": _moment("exp_avg_sq", lambda value: value - 1),
     "a moment of nan": _moment("exp_avg", lambda value: value * float("nan")),
+    "a moment without numbers": _moment("exp_avg", lambda value: value.to("meta")),
+    "a moment of whole numbers": _moment("exp_avg", lambda value: value.int()),
+    "a moment of float8": _moment("exp_avg", lambda value: value.to(dtype_named("float8_e4m3fn"))),
+    "a step of infinity": _moment("step", lambda value: value + float("inf")),
+    "a step before the first": _moment("step", lambda value: value - 9),
     "a sparse moment": _moment("exp_avg", lambda value: value.to_sparse()),
     "a step and a half": _moment("step", lambda value: value + 0.5),
     "a rate of nan": _option("lr", float("nan")),
     "a rate in words": _option("lr", "x"),
     "one beta": _option("betas", (0.9,)),
     "a beta above one": _option("betas", (0.9, 1.5)),
+    "two eps": _option("eps", (1e-30, 1e-3)),
+    "betas of betas": _option("betas", ((0.9,), 0.95)),
     "a negative eps": _option("eps", -1.0),
     "infinite decay": _option("weight_decay", float("inf")),
 }
@@ -562,6 +575,21 @@ def _trainer_files() -> Iterator[Hostile]:
             return grow(root, "trainer", *DEEPER, "--format", "trainer")
 
         yield Hostile(f"Trainer: optimizer.pt is {name}", spoil_object)
+    schedules: dict[str, Any] = {
+        "nan": {"base_lrs": [float("nan")] * 2, "last_epoch": 2, "_last_lr": [1e-3] * 2},
+        "a rate of three": {"base_lrs": [1e-3] * 3, "last_epoch": 2, "_last_lr": [1e-3] * 3},
+        "an epoch in words": {"base_lrs": [1e-3] * 2, "last_epoch": "x", "_last_lr": [1e-3] * 2},
+        "a list": [1],
+    }
+    for name, schedule in schedules.items():
+
+        def spoil_schedule(root: Path, schedule: Any = schedule) -> Words:
+            import torch
+
+            torch.save(schedule, root / "trainer" / "scheduler.pt")
+            return grow(root, "trainer", *DEEPER, "--format", "trainer")
+
+        yield Hostile(f"Trainer: scheduler.pt with {name}", spoil_schedule)
     for name, change in _WRONG_MOMENTS.items():
 
         def spoil_moments(root: Path, change: Callable[[Any], Any] = change) -> Words:
@@ -1234,9 +1262,19 @@ def _places() -> Iterator[Hostile]:
         )
         yield case(f"output: {name}")(lambda root, name=name: train(root, f"output={root / name}"))
     yield case("destination: a name of 240")(lambda root: ("grow", root / "hub", "x" * 240, *DEEPER))
+    for name, source in (("itself", "hub"), ("a link to itself", "link")):
+        yield case(f"destination: inside {name}")(lambda root, source=source: _inside(root, source))
+    yield case("destination: inside itself, export")(
+        lambda root: ("export", root / "trainer", root / "trainer" / "optimizer_0")
+    )
     yield case("destination: a folder of photos, --overwrite")(_photos)
     yield case("destination: a folder of runs, --overwrite")(_of_runs)
     yield case("destination: a model with notes beside it, --overwrite")(_with_notes)
+
+
+def _inside(root: Path, name: str) -> Words:
+    (root / "link").symlink_to("hub")
+    return ("grow", root / "hub", root / name / "out", *DEEPER)
 
 
 def _photos(root: Path) -> Words:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from outgrow.commands.console import open_console
 from outgrow.report.compare_tables import fenced
 from outgrow.report.html import html_page
-from outgrow.report.plot import save_figure
+from outgrow.report.plot import STYLE, save_figure
 from outgrow.text.table import TextTable, as_markdown
 
 WORDS = (
@@ -27,6 +29,19 @@ WORDS = (
     "\udcff",
     "x" * 9999,
 )
+
+
+@pytest.mark.parametrize("date", ["x", "0"])
+def test_a_picture_has_no_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, date: str) -> None:
+    """SOURCE_DATE_EPOCH changes no byte, and is no fault where it is no number; matplotlib reads it to lay out."""
+    for name in ("a.svg", "b.svg"):
+        with rc_context(STYLE):
+            figure = Figure(layout="constrained")
+            figure.add_subplot().plot([1, 2])
+            save_figure(figure, tmp_path / name)
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", date)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert os.environ["SOURCE_DATE_EPOCH"] == date
 
 
 @pytest.mark.parametrize("word", WORDS)

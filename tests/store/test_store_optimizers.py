@@ -319,12 +319,14 @@ def _quantised(content: Any) -> None:
 def test_a_checkpoint_of_another_optimizer_is_refused(
     checkpoint: Path, tmp_path: Path, change: Any, words: str
 ) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
     for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).write_bytes((checkpoint / name).read_bytes())
+        (small / name).write_bytes((checkpoint / name).read_bytes())
     content = torch.load(checkpoint / "optimizer.pt", weights_only=True)
     change(content)
-    torch.save(content, tmp_path / "optimizer.pt")
-    state = TrainingState.from_pretrained(tmp_path)
+    torch.save(content, small / "optimizer.pt")
+    state = TrainingState.from_pretrained(small)
     with pytest.raises(CheckpointError, match=words) as caught:
         state.save_pretrained(tmp_path / "out")
     assert "outgrow carries the state of AdamW, Adam, SGD, Lion, Muon, Adafactor" in str(caught.value)

@@ -48,6 +48,19 @@ def failing(state: TrainingState, disk: bool = False) -> TrainingState:
     return replace(state, source=Failing(tensors | ({"disk": {}} if disk else {})))
 
 
+def test_a_destination_inside_the_source(state: TrainingState, tmp_path: Path) -> None:
+    """By whatever name: what is read would no longer be what was opened. Its own place, and one beside it, are none."""
+    source = state.save_pretrained(tmp_path / "source")
+    (tmp_path / "link").symlink_to(source)
+    opened, before = TrainingState.from_pretrained(source), files_of(tmp_path)
+    for place in (source / "out", source / "a" / "b", tmp_path / "link" / "out", source / "optimizer_0"):
+        with pytest.raises(CheckpointError, match="lies inside"):
+            opened.save_pretrained(place)
+    assert files_of(tmp_path) == before
+    opened.save_pretrained(tmp_path / "source-2")
+    opened.save_pretrained(source, overwrite=True)
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_existing_destination(state: TrainingState, tmp_path: Path, format: Any) -> None:
     out = state.save_pretrained(tmp_path / "out", format=format)

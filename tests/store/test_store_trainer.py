@@ -282,22 +282,77 @@ class Payload:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_is_never_run(run: Path, tmp_path: Path, name: str, zipped: bool) -> None:
     """It stays behind, named; what it holds is refused where it is asked for."""
-    for path in (run / "checkpoint-3").iterdir():
-        if path.suffix != ".bin":
-            (tmp_path / path.name).write_bytes(path.read_bytes())
-    assert not TrainingState.from_pretrained(tmp_path).unread
-    torch.save({"state": Payload(tmp_path / "pwned")}, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    small = copied(run / "checkpoint-3", tmp_path / "small")
+    assert not TrainingState.from_pretrained(small).unread
+    torch.save({"state": Payload(tmp_path / "pwned")}, small / name, _use_new_zipfile_serialization=zipped)
     for content in (None, (run / "checkpoint-3" / name).read_bytes()[:-100]):
         if content is not None:
-            (tmp_path / name).write_bytes(content)
-        state = TrainingState.from_pretrained(tmp_path)
-        (left,) = [file for file in state.files if file.name == name]
-        assert left.kind == "left"
-        assert name in left.why
+            (small / name).write_bytes(content)
+        left_behind(small, name)
         assert not (tmp_path / "pwned").exists()
-        if name != "rng_state.pth":
-            with pytest.raises(CheckpointError, match=name):
-                state.save_pretrained(tmp_path / "out", format="trainer")
+
+
+def copied(checkpoint: Path, target: Path) -> Path:
+    """A checkpoint that a test may damage."""
+    target.mkdir()
+    for path in checkpoint.iterdir():
+        if path.suffix != ".bin":
+            (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+def left_behind(folder: Path, name: str) -> None:
+    """A file is named as left behind, and refused only where it is asked for."""
+    state = TrainingState.from_pretrained(folder)
+    (left,) = [file for file in state.files if file.name == name]
+    assert left.kind == "left"
+    assert name in left.why
+    if name != "rng_state.pth":
+        with pytest.raises(CheckpointError, match=name):
+            state.save_pretrained(folder.with_name("out"), format="trainer")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epoch", "x"),
+        ("epoch", -1.0),
+        ("max_steps", [1]),
+        ("save_steps", True),
+        ("total_flos", {}),
+        ("train_batch_size", "8"),
+        ("best_model_checkpoint", 3),
+        ("stateful_callbacks", [1]),
+        ("log_history", [3]),
+        ("global_step", -3),
+    ],
+)
+def test_nonsense_in_trainers_state_is_not_carried(
+    run: Path, tmp_path: Path, key: str, value: object
+) -> None:
+    small = copied(run / "checkpoint-3", tmp_path / "small")
+    path = small / "trainer_state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    left_behind(small, path.name)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("base_lrs", [float("nan"), 1.0]),
+        ("_last_lr", [-1.0, 1.0]),
+        ("base_lrs", [torch.ones(3), 1.0]),
+        ("last_epoch", "x"),
+        ("_step_count", 0.5),
+        ("_schedulers", [{"base_lrs": ["x"]}]),
+        ("note", torch.empty(2, device="meta")),
+    ],
+)
+def test_nonsense_in_a_schedule_is_not_carried(run: Path, tmp_path: Path, key: str, value: object) -> None:
+    small = copied(run / "checkpoint-3", tmp_path / "small")
+    path = small / "scheduler.pt"
+    torch.save({**torch.load(path), key: value}, path)
+    left_behind(small, path.name)
 
 
 @pytest.mark.parametrize("depth", ["identity", "stack"])

@@ -67,7 +67,7 @@ def run(call: ConvertCall, console: Console) -> Converted:
     """Convert, and write unless it is a dry run. Fields, names and shapes are checked before any tensor is read: a dry run
     ends there."""
     found = conversion(load_config(call.checkpoint), call.as_type)
-    check_destination(call.out, overwrite=call.overwrite)
+    check_destination(call.out, overwrite=call.overwrite, sources=[call.checkpoint])
     state = converted(
         read_state(call.checkpoint, console, allow_nonfinite=call.allow_nonfinite, headers_only=call.dry_run),
         found,

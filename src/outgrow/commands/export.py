@@ -39,7 +39,7 @@ def run(call: ExportCall, console: Console) -> Exported:
     """Write the state again, every process its share. The destination is checked before any work."""
     ranks = start_ranks()
     with ranks.watched():
-        check_destination(call.out, overwrite=call.overwrite)
+        check_destination(call.out, overwrite=call.overwrite, sources=[call.checkpoint])
         state = read_state(call.checkpoint, console, allow_nonfinite=call.allow_nonfinite, ranks=ranks)
         with bytes_progress("writing", show=not console.quiet) as progress:
             state.save_pretrained(

@@ -156,7 +156,7 @@ def _grow(
     ranks: Ranks,
 ) -> Grown:
     """What was planned, every process its share."""
-    check_destination(call.out, overwrite=call.overwrite)
+    check_destination(call.out, overwrite=call.overwrite, sources=[call.checkpoint])
     ranks.agree("the growth", [__version__, plan.describe(), str(call.out), call.format])
     state = read_state(
         call.checkpoint,

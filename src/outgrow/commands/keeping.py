@@ -26,7 +26,7 @@ def check_result(call: LearnCall, fit: Mapping[str, Any]) -> None:
     if keep is not None and keep.resolve() == out.resolve():
         raise ConfigError("the operator and the grown model cannot share a folder", got=out)
     clear_leftovers(out.parent, _scratch(out).name)
-    check_destination(out, overwrite=overwrite)
+    check_destination(out, overwrite=overwrite, sources=[call.checkpoint])
     if keep is None:
         return
     if (
@@ -35,7 +35,7 @@ def check_result(call: LearnCall, fit: Mapping[str, Any]) -> None:
         or not (keep / FILE).is_file()
         or load_operator(keep).record.get("fit") != fit
     ):
-        check_destination(keep, overwrite=overwrite)
+        check_destination(keep, overwrite=overwrite, sources=[call.checkpoint])
 
 
 def grow_and_write(call: LearnCall, fitted: FittedOperator, state: TrainingState) -> None:

@@ -93,7 +93,8 @@ def run(call: VerifyCall, console: Console) -> Verified | VerifyPlanned:
     )
     batches, source = proof_batches(before, call.data, count=max(1, steps))
     what, first = next(iter(batches[0].items()))
-    console.print(f"Data: {source}, {len(batches)} batches of {what} {tuple(first.shape)}.")
+    number = f"{len(batches)} batch{'es' * (len(batches) > 1)}"
+    console.print(f"Data: {source}, {number} of {what} {tuple(first.shape)}.")
     if call.dry_run:
         needed = _memory(before, after, dtype, steps, first)
         mapped = sum(slot_bytes(state.source, slot) for state in (before, after) for slot in SLOTS)

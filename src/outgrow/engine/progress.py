@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from outgrow.errors import printable
+from outgrow.text.numbers import amount
 
 
 class Progress(Protocol):
@@ -23,6 +24,9 @@ class Progress(Protocol):
 
     def step(self, done: int, row: dict[str, Any]) -> None:
         """Steps done in this stage, and the newest row of the log."""
+
+    def read(self, name: str, done: int, total: int) -> None:
+        """Bytes of a saved state that are read."""
 
     def __enter__(self) -> Progress: ...
     def __exit__(
@@ -49,6 +53,9 @@ class Silent:
     def step(self, done: int, row: dict[str, Any]) -> None:
         pass
 
+    def read(self, name: str, done: int, total: int) -> None:
+        pass
+
     def __enter__(self) -> Silent:
         return self
 
@@ -72,12 +79,22 @@ class Lines(Silent):
         self._began = self._last = time.monotonic()
 
     def step(self, done: int, row: dict[str, Any]) -> None:
-        now = time.monotonic()
-        if now - self._last < self._every and done < self._total:
+        if not self._due(done, self._total):
             return
-        self._last = now
+        now = time.monotonic()
         left = (now - self._began) / max(1, done - self._first) * (self._total - done)
         self.say(f"{self._name}: step {done}/{self._total}  {_numbers(row)}  {left:.0f} s left in this stage")
+
+    def read(self, name: str, done: int, total: int) -> None:
+        if done < total and self._due(done, total):
+            self.say(f"{name}: read {amount(done)}B of {amount(total)}B")
+
+    def _due(self, done: int, total: int) -> bool:
+        """Whether it is time for a line, or nothing is left."""
+        now = time.monotonic()
+        due = now - self._last >= self._every
+        self._last = now if due else self._last
+        return due or done >= total
 
     def __enter__(self) -> Lines:
         return self
@@ -93,7 +110,6 @@ class Bar:
         self._bars = progress.Progress(
             progress.TextColumn("{task.description}", style="bold", markup=False),
             progress.BarColumn(),
-            progress.MofNCompleteColumn(),
             progress.TextColumn("{task.fields[numbers]}", markup=False),
             progress.TimeElapsedColumn(),
             progress.TextColumn("left"),
@@ -101,15 +117,29 @@ class Bar:
             console=Console(stderr=True),
         )
         self._task: Any = None
+        self._total = 0
+        self._reading: Any = None
 
     def say(self, text: str) -> None:
         self._bars.console.print(printable(text), highlight=False, markup=False, emoji=False)
 
     def stage(self, name: str, done: int, total: int) -> None:
-        self._task = self._bars.add_task(printable(name), total=total, completed=done, numbers="")
+        self._total = total
+        self._task = self._bars.add_task(
+            printable(name), total=total, completed=done, numbers=f"{done}/{total}"
+        )
 
     def step(self, done: int, row: dict[str, Any]) -> None:
-        self._bars.update(self._task, completed=done, numbers=_numbers(row))
+        numbers = f"{done}/{self._total} {_numbers(row)}"
+        self._bars.update(self._task, completed=done, numbers=numbers)
+
+    def read(self, name: str, done: int, total: int) -> None:
+        if self._reading is None:
+            self._reading = self._bars.add_task(printable(name), total=total, numbers="")
+        self._bars.update(self._reading, completed=done, numbers=f"read {amount(done)}B of {amount(total)}B")
+        if done >= total:
+            self._bars.remove_task(self._reading)
+            self._reading = None
 
     def __enter__(self) -> Bar:
         self._bars.start()

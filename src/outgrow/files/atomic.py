@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -96,8 +96,12 @@ def discard(folder: Path) -> None:
     shutil.rmtree(temporary)
 
 
-def check_destination(destination: Path, *, overwrite: bool) -> int | None:
-    """The inode of the folder that would be replaced, None where there is none; an error where it may not be."""
+def check_destination(destination: Path, *, overwrite: bool, sources: Iterable[Path] = ()) -> int | None:
+    """The inode of the folder that would be replaced, None where there is none; an error where it may not be.
+
+    `sources` are the folders that are read.
+    """
+    check_apart(destination, sources)
     above = next((path for path in destination.absolute().parents if os.path.lexists(path)), destination)
     if not above.is_dir():
         raise CheckpointError(
@@ -132,6 +136,15 @@ def check_destination(destination: Path, *, overwrite: bool) -> int | None:
             fix="choose another destination, or move them away",
         )
     return destination.stat().st_ino if content else None
+
+
+def check_apart(destination: Path, sources: Iterable[Path]) -> None:
+    """An error where something would be written inside a folder that is read: that would no longer be what was opened."""
+    place = Path(os.path.realpath(destination))
+    for source in sources:
+        if Path(os.path.realpath(source)) in place.parents:
+            fix = "choose a destination beside it"
+            raise CheckpointError(f"{destination} lies inside {source}, which is read", fix=fix)
 
 
 def _is_of_a_state(path: Path) -> bool:

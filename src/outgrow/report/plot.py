@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +81,20 @@ def save_figure(figure: Figure, path: Path) -> None:
             text.set_parse_math(False)
     content = io.BytesIO()
     kind = path.suffix.removeprefix(".")
-    figure.savefig(content, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    with _undated():
+        figure.savefig(content, format=kind, metadata={"Date": None} if kind == "svg" else None)
     write_bytes_atomic(path, content.getvalue())
+
+
+@contextmanager
+def _undated() -> Iterator[None]:
+    """Without SOURCE_DATE_EPOCH: no date is written, and matplotlib stumbles over one that is no number all the same."""
+    kept = os.environ.pop("SOURCE_DATE_EPOCH", None)
+    try:
+        yield
+    finally:
+        if kept is not None:
+            os.environ["SOURCE_DATE_EPOCH"] = kept
 
 
 def _draw(axes: Axes, log: RunLog) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from outgrow.store.growth_log import logged_lineage
 from outgrow.store.optimizer_file import OptimizerFile, option_tree, read_optimizer_file
 from outgrow.store.pickled import load_plain, to_json
 from outgrow.store.safetensors_folder import SafetensorsSource, read_lineage
-from outgrow.store.trainer_files import RANDOM
+from outgrow.store.trainer_files import RANDOM, check_schedule
 
 INCOMPLETE = "checkpoint-is-incomplete.txt"
 """Trainer leaves this where it was stopped while saving."""
@@ -129,9 +130,9 @@ def read_trainer_records(folder: Path) -> dict[str, Any]:
 def _read_records(folder: Path) -> _Beside:
     beside = _Beside()
     beside.read("trainer", folder / "trainer_state.json", _trainer_state)
-    beside.read("scheduler", folder / "scheduler.pt", lambda path: option_tree(load_plain(path)))
+    beside.read("scheduler", folder / "scheduler.pt", _schedule)
     beside.unread += [Unread(name, "schedule", why) for name, why in beside.refused.items()]
-    beside.read("scaler", folder / "scaler.pt", lambda path: option_tree(load_plain(path)))
+    beside.read("scaler", folder / "scaler.pt", lambda path: option_tree(load_plain(path), str(path)))
     states: dict[str, Any] = {}
     for path in sorted(folder.iterdir()):
         if RANDOM.fullmatch(path.name):
@@ -145,6 +146,10 @@ def _read_records(folder: Path) -> _Beside:
     return beside
 
 
+def _schedule(path: Path) -> Any:
+    return check_schedule(str(path), option_tree(load_plain(path), str(path)))
+
+
 def _trainer_state(path: Path) -> Any:
     content = read_json(path)
     if not isinstance(content, dict):
@@ -154,4 +159,26 @@ def _trainer_state(path: Path) -> Any:
         raise CheckpointError(f"log_history in {path} is not a list of entries", got=log)
     if type(step) is not int or step < 0:
         raise CheckpointError(f"global_step in {path} is not a number of steps", got=step)
+    for name, kinds in _TRAINER_FIELDS.items():
+        value = content.get(name)
+        number = type(value) in (int, float) and name != "best_metric"
+        if value is not None and (type(value) not in kinds or (number and not 0 <= value < inf)):
+            raise CheckpointError(f"{name} in {path} is nothing that Trainer goes on from", got=value)
     return content
+
+
+_COUNTS = (
+    "epoch",
+    "max_steps",
+    "num_train_epochs",
+    "num_input_tokens_seen",
+    "total_flos",
+    "best_global_step",
+)
+_SETTINGS = ("logging_steps", "eval_steps", "save_steps", "train_batch_size", "best_metric")
+_TRAINER_FIELDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys((*_COUNTS, *_SETTINGS), (int, float)),
+    **dict.fromkeys(("best_model_checkpoint", "trial_name"), (str,)),
+    **dict.fromkeys(("stateful_callbacks", "trial_params"), (dict,)),
+}
+"""What Trainer reads of its own state; each may be null."""

@@ -74,7 +74,8 @@ def save_contents(
     """
     check_format(format)
     destination = Path(path)
-    check_destination(destination, overwrite=overwrite)
+    sources = {file.path.parent for file in state.source.files()}
+    check_destination(destination, overwrite=overwrite, sources=sources)
     check_read(state, format)
     check_complete(state)
     state = _inventoried(state, format)

@@ -211,7 +211,7 @@ def _optimizer_info(
         options = as_carried(
             str(path),
             {
-                key: _group_option(path, key, value)
+                key: option(value, f"{path}: the option {key}")
                 for key, value in group.items()
                 if key not in ("params", "param_names")
             },
@@ -229,27 +229,20 @@ def _optimizer_info(
     return OptimizerInfo(described[0][0], tuple(group for _, group in described))
 
 
-def _group_option(path: Path, key: str, value: Any) -> Any:
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise CheckpointError(
-            f"{path}: the option {key} is damaged",
-            got=f"a tensor of {tuple(value.shape)}",
-            expected="a number",
-        )
-    return option(value)
-
-
-def option(value: Any) -> Any:
-    """An optimizer option as a JSON value."""
+def option(value: Any, what: str = "an option") -> Any:
+    """An optimizer option as a JSON value; `what` it is called in an error."""
     if isinstance(value, Tensor):
+        if value.numel() != 1:
+            got = f"a tensor of {tuple(value.shape)}"
+            raise CheckpointError(f"{what} is damaged", got=got, expected="a number")
         value = value.item()
-    return [option(item) for item in value] if isinstance(value, tuple | list) else to_json(value)
+    return [option(item, what) for item in value] if isinstance(value, tuple | list) else to_json(value)
 
 
-def option_tree(value: Any) -> Any:
+def option_tree(value: Any, where: str) -> Any:
     """A record of options, as of a scheduler, as JSON."""
     if isinstance(value, dict):
-        return {str(key): option_tree(item) for key, item in value.items()}
+        return {str(key): option_tree(item, where) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [option_tree(item) for item in value]
-    return option(value)
+        return [option_tree(item, where) for item in value]
+    return option(value, f"an option in {where}")

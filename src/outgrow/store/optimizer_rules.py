@@ -187,7 +187,7 @@ def step_count(where: str, name: str, value: object) -> float:
     """
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
         value = value.item()
-    if not _is_number(value) or not 0 <= value < 2**53 or value != int(value):
+    if not is_number(value) or not 0 <= value < 2**53 or value != int(value):
         raise CheckpointError(
             f"{where}the step of {name} is damaged", got=value, expected="a whole number of steps, 0 or more"
         )
@@ -199,12 +199,14 @@ def check_options(options: Mapping[str, Any]) -> None:
 
     lr, initial_lr, weight_decay, momentum, eps >= 0   0 <= betas, beta1 < 1   all of them finite
 
-    >>> check_options({"lr": 1e-3, "betas": [0.9, 0.95], "eps": [1e-30, 1e-3], "beta1": None})
+    >>> check_options({"lr": 1e-3, "betas": [0.9, 0.95], "eps": 1e-8})
+    >>> check_options({"lr": None, "eps": [1e-30, 1e-3], "beta1": None})  # Adafactor has two eps
     """
     for name, (several, most) in _BOUNDED.items():
+        several = several and not (name == "eps" and "betas" in options)
         value = options.get(name)
         numbers = list(value) if isinstance(value, list | tuple) and several else [value]
-        right = all(one is None or (_is_number(one) and 0 <= one < most) for one in numbers)
+        right = all(one is None or (is_number(one) and 0 <= one < most) for one in numbers)
         if not right or (name == "betas" and value is not None and len(numbers) != 2):
             wanted = "a finite number, 0 or more" if most == inf else "0 or more, and less than 1"
             wanted = "two numbers, " + wanted if name == "betas" else wanted
@@ -220,7 +222,8 @@ _BOUNDED: Mapping[str, tuple[bool, float]] = {
 """Options, whether they may be several numbers, and what each is less than."""
 
 
-def _is_number(value: object) -> TypeGuard[int | float]:
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether this is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 

@@ -51,7 +51,19 @@ def _load(file: Path | io.BytesIO, where: str, *, mapped: bool) -> Any:
         _as_checkpoint_error(where),
         torch.serialization.safe_globals([reconstruct, numpy.ndarray, numpy.dtype, scalar]),
     ):
-        return torch.load(cast(Any, file), map_location="cpu", weights_only=True, mmap=mapped)
+        found = torch.load(cast(Any, file), map_location="cpu", weights_only=True, mmap=mapped)
+        if _is_hollow(found):
+            raise ValueError("it holds tensors without numbers (of the device meta)")
+        return found
+
+
+def _is_hollow(value: Any) -> bool:
+    """Whether some tensor in it was saved without its numbers."""
+    if isinstance(value, dict):
+        return any(map(_is_hollow, value.values()))
+    return (
+        any(map(_is_hollow, value)) if isinstance(value, list | tuple) else getattr(value, "is_meta", False)
+    )
 
 
 @contextmanager

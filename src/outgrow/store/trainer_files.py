@@ -26,7 +26,7 @@ from outgrow.models.library import decay_names, meta_model
 from outgrow.store.contents import OptimizerInfo, ParamGroup
 from outgrow.store.growth_log import GROWTHS
 from outgrow.store.optimizer_order import decay_rules
-from outgrow.store.optimizer_rules import class_defaults
+from outgrow.store.optimizer_rules import class_defaults, is_number
 from outgrow.store.pickled import from_json, save_plain
 from outgrow.store.safetensors_folder import some
 from outgrow.store.source import TensorMeta, TensorSource
@@ -174,10 +174,25 @@ def scheduler_state(record: Any, optimizer: OptimizerInfo, step: int) -> Any:
             got=record,
             fix="begin it anew: --reset-schedule",
         )
+    return check_schedule("the schedule's state", record)
+
+
+def check_schedule(where: str, record: Any) -> Any:
+    """A schedule's state as it is; an error where its rates are no rates, or its counts no counts, however deep they stand."""
+    if isinstance(record, dict):
+        for key, value in record.items():
+            rates = value if isinstance(value, list) else [value]
+            wrong = key in _RATES and not all(is_number(one) and one >= 0 for one in rates)
+            if wrong or (key in _COUNTS and type(value) is not int):
+                raise CheckpointError(f"{key} in {where} is damaged", got=value)
+    for one in record.values() if isinstance(record, dict) else record if isinstance(record, list) else ():
+        check_schedule(where, one)
     return record
 
 
-_PER_GROUP = ("base_lrs", "_last_lr", "min_lrs", "lr_lambdas")
+_RATES = ("base_lrs", "_last_lr", "min_lrs")
+_PER_GROUP = (*_RATES, "lr_lambdas")
+_COUNTS = ("last_epoch", "_step_count")
 
 
 def trainer_state(record: Any, step: int, lineage: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -310,7 +311,10 @@ def load_checkpoint(session: Session, path: Path, course: Course, step: int) -> 
 def open_saved_state(session: Session, path: Path) -> TrainingState:
     """A saved state; what one rank finds wrong with it ends all of them. Rank 0 looks at every number for all."""
     ranks = session.ranks
-    return ranks.together(lambda: TrainingState.from_pretrained(path, allow_nonfinite=not ranks.leads))
+    told = partial(session.progress.read, path.name)
+    return ranks.together(
+        lambda: TrainingState.from_pretrained(path, allow_nonfinite=not ranks.leads, progress=told)
+    )
 
 
 def load_state(session: Session, state: TrainingState, course: Course, step: int) -> Live:

@@ -18,6 +18,7 @@ from outgrow.engine.progress import bytes_progress
 from outgrow.engine.step import build_for_training
 from outgrow.engine.treatment import check_treatment
 from outgrow.errors import ConfigError, OutgrowError
+from outgrow.files.atomic import check_apart
 from outgrow.files.reading import expanded
 from outgrow.growth.plan import GrowthPlan
 from outgrow.learning.in_run import begun_state, check_operator, learning_flops
@@ -296,10 +297,10 @@ def open_start(run: RunConfig, *, headers_only: bool = False, show: bool = False
     first = run.stages[0]
     if first.start is None:
         return None
+    folder = expanded(first.start)
+    check_apart(expanded(run.output), [folder])
     with bytes_progress("reading", show=show) as progress:
-        state = TrainingState.from_pretrained(
-            expanded(first.start), headers_only=headers_only, progress=progress
-        )
+        state = TrainingState.from_pretrained(folder, headers_only=headers_only, progress=progress)
     check_start(state, run.optimizer)
     return state
 
