@@ -10,6 +10,7 @@ something was. A C compiler is needed for the parts `kills` and `failures` (Linu
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from faults import forked, growths, hostile, kills, sources  # noqa: E402
+from faults import forked, hostile, kills, sources  # noqa: E402
 
 PARTS = ("kills", "failures", "growths", "hostile")
 SHARES = {
@@ -61,7 +63,6 @@ def main() -> None:
     options = parser.parse_args()
     _environment(options.results.resolve())
     forked.preloaded(HERE / "faults" / "preload.c")
-    _warm()
     options.results.mkdir(parents=True, exist_ok=True)
     log = options.results / "results.jsonl"
     done = {(one["part"], one["name"]) for one in _read(log)}
@@ -71,6 +72,7 @@ def main() -> None:
             for name, check in _checks(part, options):
                 if (part, name) in done or time.monotonic() > until:
                     continue
+                _warm()
                 began = time.monotonic()
                 wrong, facts = check()
                 seconds = round(time.monotonic() - began, 2)
@@ -85,6 +87,14 @@ def main() -> None:
 def _checks(part: str, options: argparse.Namespace) -> Iterator[Check]:
     """Every check of a part by name, in the same order every time."""
     place = options.results.resolve() / part
+    if part == "growths":
+        from faults import growths
+
+        for number in range(options.growths):
+            seed = options.seed * 10**9 + number
+            yield f"seed {seed}", lambda seed=seed: growths.check(seed, place)
+        return
+    _warm()
     root = sources.make(place.parent / "sources")
     if part == "kills":
         for case in kills.CASES.values():
@@ -100,10 +110,6 @@ def _checks(part: str, options: argparse.Namespace) -> Iterator[Check]:
         for case in cases:
             checks = list(kills.failures(case, root, place / case.name.replace(" ", "-") / "work"))
             yield from ((f"{case.name}: {name}", _plain(check)) for name, check in checks[:: options.every])
-    elif part == "growths":
-        for number in range(options.growths):
-            seed = options.seed * 10**9 + number
-            yield f"seed {seed}", lambda seed=seed: growths.check(seed, place)
     else:
         for one in list(hostile.cases())[:: options.every]:
             yield one.name, lambda one=one: (_meet(one, root, place), {})
@@ -148,8 +154,10 @@ def _environment(results: Path) -> None:
     os.environ.update(fixed | places)
 
 
+@cache
 def _warm() -> None:
-    """Everything that a child would import."""
+    """Everything that a child would import; what is left alone is copied by no child that looks for garbage."""
+    gc.disable()
     import torch
     import transformers
 
@@ -169,6 +177,8 @@ def _warm() -> None:
         getattr(transformers, name)
     for name in ("matplotlib.pyplot", "torch._subclasses.fake_tensor", "safetensors.torch"):
         import_module(name)
+    gc.freeze()
+    gc.enable()
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -177,6 +187,8 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 def _tell(rows: list[dict[str, Any]]) -> int:
     """Counts by part; 1 where something was wrong."""
+    from faults import growths
+
     for part in PARTS:
         own = [row for row in rows if row["part"] == part]
         wrong = [row for row in own if row["wrong"]]

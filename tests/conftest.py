@@ -1,18 +1,26 @@
-"""Shared by all tests: one thread per worker, quiet transformers, and hypothesis that draws the same examples every time."""
+"""Shared by all tests: one thread per worker, quiet transformers, and hypothesis that draws the same examples every time.
+
+Workers take whole files (`--dist loadfile` in the Makefile), so that what a file's tests share is made once; the longest come first.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
 
+gc.disable()  # what is imported is no garbage: to look for it takes a fifth of an import
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# of processes that tests start: two threads that spin on a busy core wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))  # `from battery import zoo`
 
-import torch
-import transformers
-from hypothesis import HealthCheck, settings
+import pytest  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -23,3 +31,28 @@ settings.register_profile(
 )
 settings.register_profile("search", max_examples=500, deadline=None, suppress_health_check=SLOW_IS_FINE)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+LONGEST = (
+    "distributed/test_ranks.py",
+    "faults/test_campaign.py",
+    "battery/test_exactness.py",
+    "test_tutorials.py",
+    "test_types.py",
+    "train/test_compiled.py",
+    "battery/test_memory.py",
+    "distributed/test_tensor.py",
+    "distributed/test_shards.py",
+)
+"""Files of many seconds: begun last, one of them would keep one core busy and leave the other idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first."""
+    order = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+def pytest_collection_finish() -> None:
+    """From here on, what tests leave is collected again."""
+    gc.freeze()
+    gc.enable()

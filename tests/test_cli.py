@@ -281,6 +281,26 @@ def test_help_and_exit_codes() -> None:
     assert subprocess.run(command, capture_output=True, check=False).returncode == 2
 
 
+def test_a_growth_imports_only_what_it_needs(small: Path, tmp_path: Path) -> None:
+    """Pictures, tables and training take longer to import than a tiny model to grow."""
+    words = ["outgrow", "grow", str(small), str(tmp_path / "large"), *SIZES]
+    program = f"""
+import sys
+from outgrow.cli import main
+sys.argv = {words}
+try:
+    main()
+finally:
+    print("modules", *sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = set(done.stdout.rpartition("modules ")[2].split())
+    assert "outgrow.commands.grow" in found
+    assert not found & {"matplotlib", "pandas", "scipy", "sklearn", "datasets", "tensorboard", "torchvision"}
+    assert not found & {"transformers.trainer", "outgrow.training", "outgrow.comparing", "outgrow.planning"}
+
+
 def test_choices_are_listed_and_checked_before_any_work(small: Path, tmp_path: Path) -> None:
     """What the command line offers is what the library takes."""
     from typing import get_args

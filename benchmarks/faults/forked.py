@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 KINDS = (
     *("open-write", "write", "fsync", "rename", "mkdir", "rmdir", "unlink"),
     *("resize", "close", "lock", "open-read", "read", "map"),
@@ -115,6 +113,8 @@ def _in_child(
 ) -> None:
     """Never returns."""
     code = 99
+    import torch
+
     try:
         os.setpgid(0, 0)
         nothing = os.open(os.devnull, os.O_RDONLY)

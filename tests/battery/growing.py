@@ -213,7 +213,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 def grown(plan: GrowthPlan, model: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
     """A real model of the plan's config that holds the grown weights of `model`."""
-    large = zoo.build(dict(plan.config), seed=5, dtype=dtype)
+    large = zoo.empty(dict(plan.config)).to(dtype).eval()
     load(large, view(plan, weight=weights(model)))
     return large
 

@@ -6,6 +6,7 @@ trains or grows runs in a fork, on one rank too.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -29,6 +30,7 @@ def free_port() -> int:
 def start(world: int, work: Callable[[], object]) -> list[int]:
     """Process numbers of so many ranks that do `work`, with the variables that torchrun sets."""
     port, children = free_port(), []
+    gc.freeze()  # a rank that looked for garbage in what it shares with this process would copy every page of it
     for rank in range(world):
         child = os.fork()
         if child == 0:

@@ -6,6 +6,7 @@ and at random ones between. Forked children share this process's imports, so a k
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -88,6 +89,7 @@ def logged(root: Path, rows: int) -> Callable[[], bool]:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # a child that looked for garbage here would copy every page
     torch.set_num_threads(1)
     whole, *killed = sys.argv[1:]
     assert os.waitpid(start(whole), 0)[1] == 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -36,8 +37,14 @@ def folders() -> tuple[Traversable, ...]:
         if not Path(folder).is_dir():
             raise ArchitectureError(f"{folder} is no folder of architecture files", fix=f"mend ${FOLDERS}")
         found.append(Path(folder))
-    found += [files(entry.value) for entry in sorted(entry_points(group=GROUP), key=lambda one: one.name)]
-    return (*found, files("outgrow") / "architectures")
+    return (*found, *_installed(), files("outgrow") / "architectures")
+
+
+@cache
+def _installed() -> tuple[Traversable, ...]:
+    """Folders of installed packages, asked once: it reads the metadata of every installed distribution."""
+    found = sorted(entry_points(group=GROUP), key=lambda one: one.name)
+    return tuple(files(entry.value) for entry in found)
 
 
 def use_folders(paths: Sequence[Path]) -> None:

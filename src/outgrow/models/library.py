@@ -8,6 +8,7 @@ here, in `trainer_files` (Trainer's state), `engine/step.py` (a new model's fiel
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from outgrow.errors import ArchitectureError, CheckpointError, near
 from outgrow.models import timm_models
 from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.bounds import check_bounds
+from outgrow.models.files import FOLDERS
 from outgrow.models.model import Model, Parameter
 
 if TYPE_CHECKING:
@@ -230,8 +232,27 @@ class ModelNames:
         return {name: shape for name, shape in self.shapes.items() if name not in self.buffers}
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A config as a key: equal where its text is."""
+
+    text: str
+    folders: str
+    """Of architecture files of the user's own."""
+    config: Mapping[str, Any] = field(compare=False)
+
+
 def model_names(config: Mapping[str, Any]) -> ModelNames:
-    """Names, shapes and ties of the model that `config` describes. Raises where no architecture file describes it."""
+    """Names, shapes and ties of the model that `config` describes. Raises where no architecture file describes it.
+
+    Kept for the configs last asked for: every checkpoint of a run asks again, and a model of many layers takes seconds.
+    """
+    return _model_names(_Asked(json.dumps(config, default=repr), os.environ.get(FOLDERS, ""), config))
+
+
+@lru_cache(maxsize=16)
+def _model_names(asked: _Asked) -> ModelNames:
+    config = asked.config
     architecture = load_architecture(str(config["model_type"]))
     model = meta_model(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}

@@ -17,7 +17,7 @@ from torch import nn
 
 from outgrow.errors import CheckpointError, near
 from outgrow.models.architecture import load_architecture
-from outgrow.models.files import known
+from outgrow.models.files import file_of
 
 _SIZES = (
     "hidden_size",
@@ -45,7 +45,9 @@ _KEPT = ("model_type", "architectures", "dtype", "transformers_version", "initia
 
 def is_timm(model_type: object) -> bool:
     """Whether the architecture file says that this model is timm's."""
-    return model_type in known() and load_architecture(str(model_type)).library == "timm"
+    if not isinstance(model_type, str) or file_of(model_type) is None:
+        return False
+    return load_architecture(model_type).library == "timm"
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
