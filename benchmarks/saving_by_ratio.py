@@ -4,7 +4,7 @@
     python benchmarks/saving_by_ratio.py lm-thin=runs/studies/lm-thin           first takes in a study, under the name of its page
 
 A row is one arm at one budget: the layers of its stages, the baseline's tokens per parameter where it has the arm's loss, the saving
-and its 90 % interval over seeds, in per cent. Behind the points stands Chinchilla's law, replicated (arXiv 2404.10102): what a small
+and its 90 % interval over seeds, in per cent. A dot is filled where the arm saves against the best model of any size, too. Behind the points stands Chinchilla's law, replicated (arXiv 2404.10102): what a small
 model of 1 / ratio of the parameters saves where the growth costs nothing and comes at the best moment.
 """
 
@@ -45,6 +45,8 @@ class Row:
     saving: float
     low: float
     high: float
+    against_any_size: bool | None
+    """Whether it saves against the best model from scratch of any size, too; None where no other size was trained."""
 
     @property
     def ratio(self) -> float:
@@ -74,22 +76,33 @@ def law_saving(ratio: int, tokens_per_parameter: float) -> float:
 def rows_of(page: str, study: dict[str, Any]) -> list[Row]:
     """Every stacked arm of a `study.json` whose saving could be read, with its interval."""
     config, found = study["study"], []
+    several = sum(len(_depths(arm)) == 1 for arm in config["arms"].values()) > 1
     for arm, savings in study["savings"]["flops"].items():
         depths = _depths(config["arms"][arm])
         if len(depths) < 2:
             continue
         ends = {point["budget"]: point for point in study["points"] if point["arm"] == arm}
         budgets = sorted(ends)
-        for budget, saving, read_at in zip(
-            budgets, savings, study["read_at_tokens_per_parameter"][arm], strict=True
-        ):
+        columns = savings, study["read_at_tokens_per_parameter"][arm], study["any_size_flops"][arm]
+        for budget, saving, read_at, any_size in zip(budgets, *columns, strict=True):
             if saving["saving"] is None or saving["low"] is None:
                 continue
             low, middle, high = (round(100 * saving[key], 1) for key in ("low", "saving", "high"))
-            optimizer = {"adamw": "AdamW", "muon": "Muon"}[config["common"]["optimizer"]["name"]]
+            optimizer = {"adamw": "AdamW", "muon": "Muon"}[config["common"]["optimizer"].get("name", "adamw")]
             parameters, seeds = ends[budget]["parameters"], len(config["seeds"])
             found.append(
-                Row(page, depths, optimizer, parameters, seeds, round(read_at, 1), middle, low, high)
+                Row(
+                    page=page,
+                    layers=depths,
+                    optimizer=optimizer,
+                    parameters=parameters,
+                    seeds=seeds,
+                    read_at=round(read_at, 1),
+                    saving=middle,
+                    low=low,
+                    high=high,
+                    against_any_size=saving["compute"] < any_size if several else None,
+                )
             )
     return found
 
@@ -136,6 +149,7 @@ def _points(axes: Axes, rows: list[Row], places: list[float]) -> None:
             yerr=[[row.saving - row.low], [row.high - row.saving]],
             fmt="o",
             color=_color(row),
+            markerfacecolor=_color(row) if row.against_any_size else "white",
             markersize=size,
             elinewidth=1.1,
             alpha=0.9,
@@ -164,7 +178,7 @@ def _by_ratio(axes: Axes, rows: list[Row]) -> None:
 
 
 def _by_tokens(axes: Axes, rows: list[Row]) -> None:
-    from outgrow.report.plot import COLORS, FAINT, quiet_axes
+    from outgrow.report.plot import COLORS, FAINT, INK, quiet_axes
 
     reach = [8, 10, 12, 15, 20, 25, 30]
     axes.plot(
@@ -176,12 +190,14 @@ def _by_tokens(axes: Axes, rows: list[Row]) -> None:
         zorder=0,
     )
     _points(axes, rows, [row.read_at for row in rows])
-    for hops, word in enumerate(("one growth", "two growths", "three growths")):
-        axes.plot([], [], "o", color=COLORS[hops], label=word)
+    words = ("one growth", "two growths", "three growths")
+    for hops in sorted({len(row.layers) - 2 for row in rows}):
+        axes.plot([], [], "o", color=COLORS[hops], label=words[hops])
     axes.plot([], [], "o", color=FAINT, label="one growth, Muon")
+    axes.plot([], [], "o", color=INK, markerfacecolor="white", label="hollow: not against any size")
     axes.axhline(0, color=FAINT, linewidth=0.8)
     axes.set(xlabel="read at, tokens per parameter")
-    axes.legend(frameon=False, loc="upper right", fontsize=9)
+    axes.legend(frameon=False, loc="upper left", fontsize=9)
     quiet_axes(axes)
 
 
