@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from outgrow.cost.flops import MASK_SHARE, training_flops
+from outgrow.cost.flops import training_flops
+from outgrow.cost.spans import MASK_SHARE
 from outgrow.data.images import flipped_and_cropped, load_images, read_images
 from outgrow.data.masked import Hiding, MaskedText
 from outgrow.data.needs import ImageNeeds, TextNeeds, model_config

@@ -53,7 +53,7 @@ def check_downstream(study: StudyConfig, models: Mapping[str, Mapping[str, Any]]
         (asked.tasks is not None, {"masked"}, "tasks are for encoders: masked models"),
         (asked.questions is not None, {"masked"}, "questions are for encoders: masked models"),
         (asked.transfer is not None, {"image"}, "transfer is for image models"),
-        (bool(asked.perplexity), {"causal", "masked"}, "perplexity is of text: causal or masked models"),
+        (bool(asked.perplexity), {"causal", "masked", "denoising"}, "perplexity is of text: no image models"),
     )
     for wanted, suits, says in needed:
         if wanted and not kinds <= suits:

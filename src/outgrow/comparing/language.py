@@ -21,10 +21,10 @@ import torch
 from torch import nn
 
 from outgrow.data.corpus import open_corpus, open_text
-from outgrow.data.masked import hide
 from outgrow.data.objectives import IGNORED, Batch
+from outgrow.data.opening import as_learned
 from outgrow.data.tokenizer import TextTokenizer, open_tokenizer
-from outgrow.data.windows import Data, TrainingData, Windows, encoded
+from outgrow.data.windows import TrainingData, Windows, encoded
 from outgrow.engine.step import Device, build_for_training, choose_device, evaluation_loss, predict
 from outgrow.errors import ConfigError
 from outgrow.models.architecture import load_architecture
@@ -125,7 +125,7 @@ def other_text(state: Path, run: RunConfig, source: str, sequences: int) -> floa
     device = choose_device(run)
     model = load_model(state, device)
     config: Any = model.config
-    data: Data = hide(text) if load_architecture(config.model_type).objective == "masked" else text
+    data = as_learned(text, load_architecture(config.model_type).objective)
     micro_batch = run.batch.at_once
     return math.exp(evaluation_loss(model, data.validation_batches(sequences, micro_batch), device))
 

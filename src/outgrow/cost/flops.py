@@ -14,6 +14,10 @@ A masked model makes scores at the hidden places alone (`asked_places`), so its 
 
     forward FLOPs per token = 2 * (weights outside the head) + 2 * (the head's) * asked places / sequence_length + attention
 
+A model with an encoder and a decoder (`encoder` in its file) reads a text of which spans are hidden, and writes those
+(`cost/spans.py`): each stack's weights and attention count at its own places, the decoder's keys and values of the encoder at the
+encoder's.
+
 An image has a length of its own, and some matrices see a part of it (patches, the class token). So its unit is the image:
 
     forward FLOPs per image = 2 * length * (weights at every position) + 2 * sum(weights * positions) + attention
@@ -33,14 +37,24 @@ import numpy as np
 
 from outgrow.algebra.axes import Signature
 from outgrow.cost.attention import attention
+from outgrow.cost.spans import MASK_SHARE, span_lengths
+from outgrow.cost.stacks import crossing_of, encoder_of, in_encoder
 from outgrow.errors import ConfigError
 from outgrow.models.architecture import head_module, is_kind, load_architecture, resolve
 from outgrow.models.expressions import got, size_of
 from outgrow.models.model import Model, Parameter
 from outgrow.models.spec import ScanSpec
 
-MASK_SHARE = 0.15
-"""Of a sequence's places, those that BERT hides (arXiv 1810.04805)."""
+
+@dataclass(frozen=True)
+class EncoderCost:
+    """What of a model works at the places of its encoder: multiply-adds per place, and per pair of places."""
+
+    weights: int
+    width: int
+    """Of the encoder's own attention."""
+    crossing: int
+    """Of the decoder's attention to the encoder."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,7 @@ class Cost:
     idle: int = 0  # parameters of experts that a token does not meet
     relative: int = 0  # multiply-adds per token with the rows of a table of relative positions
     once: int = 0  # multiply-adds per batch, whatever its size, by which that table is projected: counted nowhere else
+    encoder: EncoderCost | None = None  # the part that sees what the encoder does, where a text is cut in two
 
     @property
     def active(self) -> int:
@@ -72,20 +87,56 @@ class Cost:
         """
         return self.parameters - self.idle
 
-    def forward(self, sequence_length: int, *, causal: bool = False, asked: int | None = None) -> int:
-        """FLOPs per token, forward, on average over a sequence; scores at `asked` of its places, by default at all."""
+    def forward(
+        self,
+        sequence_length: int,
+        *,
+        causal: bool = False,
+        asked: int | None = None,
+        share: float = MASK_SHARE,
+    ) -> int:
+        """FLOPs per token, forward, on average over a sequence; scores at `asked` of its places, by default at all.
+
+        Where a decoder writes what the encoder does not see, a `share` of the text in spans: per token of the text.
+        """
+        if self.encoder is not None:
+            lengths = span_lengths(sequence_length, share)
+            decoder = self.matrix_weights - self.encoder.weights
+            products = self.encoder.weights * lengths.encoder + decoder * lengths.decoder
+            pairs = self.attending(sequence_length, share, causal=causal)
+            return 2 * (products + pairs) // sequence_length
         seen_twice = sequence_length + 1 if causal else 2 * sequence_length
         silent = 0 if asked is None else sequence_length - asked
         head = 2 * self.head_weights * silent // sequence_length
         return 2 * (self.matrix_weights + self.relative) - head + self.attention_width * seen_twice
 
+    def attending(self, sequence_length: int, share: float = MASK_SHARE, *, causal: bool = False) -> int:
+        """Multiply-adds of all attention for one sequence; `causal` as in `forward`."""
+
+        def square(length: int, width: int, causal: bool = causal) -> int:
+            return width * length * (length + 1 if causal else 2 * length) // 2
+
+        if self.encoder is None:
+            return square(sequence_length, self.attention_width)
+        lengths = span_lengths(sequence_length, share)
+        own = self.attention_width - self.encoder.width - self.encoder.crossing
+        crossing = self.encoder.crossing * lengths.encoder * lengths.decoder
+        return square(lengths.encoder, self.encoder.width, False) + crossing + square(lengths.decoder, own)
+
     def backward(self, sequence_length: int, *, causal: bool = False) -> int:
         """FLOPs per token, backward: a product's two gradients are a product each."""
         return 2 * self.forward(sequence_length, causal=causal)
 
-    def training(self, sequence_length: int, *, causal: bool = False, asked: int | None = None) -> int:
+    def training(
+        self,
+        sequence_length: int,
+        *,
+        causal: bool = False,
+        asked: int | None = None,
+        share: float = MASK_SHARE,
+    ) -> int:
         """FLOPs per token, forward and backward."""
-        return 3 * self.forward(sequence_length, causal=causal, asked=asked)
+        return 3 * self.forward(sequence_length, causal=causal, asked=asked, share=share)
 
     def fitting(self, sequence_length: int, tokens: int, map_flops: float) -> float:
         """FLOPs of one step that fits a growth operator on `tokens`, this being the target.
@@ -133,8 +184,19 @@ def model_cost(config: Mapping[str, Any]) -> Cost:
     )
     total = model.num_parameters
     width, (relative, once) = attention(model).width, _relative(model)
-    idle = total - model.num_active
-    return Cost(total, total - tables, matrices, head, width, apart, model.sequence, idle, relative, once)
+    idle, encoder = total - model.num_active, _encoder(model)
+    return Cost(
+        total, total - tables, matrices, head, width, apart, model.sequence, idle, relative, once, encoder
+    )
+
+
+def _encoder(model: Model) -> EncoderCost | None:
+    """What works at the places of the encoder, where there is one with a length of its own."""
+    if model.spec.encoder is None:
+        return None
+    products = (one for parameter, one in matrix_products(model) if in_encoder(model, parameter))
+    weights = sum(prod(one.shape(model.active_sizes)) for one in products)
+    return EncoderCost(weights, attention(encoder_of(model)).width, attention(crossing_of(model)).width)
 
 
 def _relative(model: Model) -> tuple[int, int]:
@@ -187,12 +249,16 @@ def hidden_places(sequence_length: int, mask_share: float) -> int:
 
 
 def asked_places(config: Mapping[str, Any], sequence_length: int, mask_share: float = MASK_SHARE) -> int:
-    """At how many places of a sequence a model is asked for scores in training: at all, a masked model at the hidden ones.
+    """At how many places of a sequence a model is asked for scores in training: at all, a masked model at the hidden ones, a
+    decoder that writes hidden spans at its own.
 
     >>> asked_places({"model_type": "gpt2"}, 64), asked_places({"model_type": "bert"}, 64)
     (64, 10)
     """
-    masked = load_architecture(str(config.get("model_type"))).objective == "masked"
+    spec = load_architecture(str(config.get("model_type")))
+    if spec.encoder is not None:
+        return span_lengths(sequence_length, mask_share).decoder
+    masked = spec.objective == "masked"
     return hidden_places(sequence_length, mask_share) if masked else sequence_length
 
 
@@ -201,7 +267,7 @@ def training_flops_per_token(
 ) -> int:
     """FLOPs of one token, forward and backward, in sequences of `sequence_length`."""
     asked = asked_places(config, sequence_length, mask_share)
-    return model_cost(config).training(sequence_length, asked=asked)
+    return model_cost(config).training(sequence_length, asked=asked, share=mask_share)
 
 
 def training_flops(

@@ -9,7 +9,9 @@ from collections.abc import Collection, Mapping
 from math import prod
 from typing import Any
 
-from outgrow.cost.flops import MASK_SHARE, asked_places, in_head, matrix_products, model_cost
+from outgrow.cost.flops import asked_places, in_head, matrix_products, model_cost
+from outgrow.cost.spans import MASK_SHARE, span_lengths
+from outgrow.cost.stacks import in_encoder
 from outgrow.models.architecture import resolve
 
 
@@ -41,6 +43,13 @@ def frozen_training_flops(
     for parameter, signature in matrix_products(model):
         place = places[parameter.name] if signature is parameter.signature else last + 1  # a tied head
         count = length if parameter.at is None else model.positions(parameter.at)
+        if model.spec.encoder is not None:
+            lengths = span_lengths(length, mask_share)
+            count = (
+                lengths.encoder
+                if in_encoder(model, parameter) and signature is parameter.signature
+                else lengths.decoder
+            )
         if in_head(model, parameter, signature):
             count = asked_places(config, length, mask_share)
         if parameter.at is not None:
@@ -51,8 +60,8 @@ def frozen_training_flops(
     passes = sum(3 if lowest <= layer else 1 for layer in range(model.layers))
     if model.layers:
         cost = model_cost(config)
-        every = cost.attention_width * length + cost.relative  # by one token, in all layers
-        total += 2 * (every // model.layers) * length * passes
+        every = cost.attending(length, mask_share) + cost.relative * length  # by one sequence, in all layers
+        total += 2 * (every // model.layers) * passes
     if model.spec.attended is not None:  # behind the layers, where gradients always flow
         total += 6 * (model_cost(config).apart - products_apart)
     return total if model.sequence is not None else total // length

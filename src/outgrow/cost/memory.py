@@ -25,7 +25,9 @@ from typing import Any
 
 from outgrow.algebra.axes import Dim, Signature
 from outgrow.cost.attention import attention
-from outgrow.cost.flops import MASK_SHARE, asked_places, matrix_products, model_cost
+from outgrow.cost.flops import asked_places, matrix_products, model_cost
+from outgrow.cost.spans import MASK_SHARE, span_lengths
+from outgrow.cost.stacks import decoder_of, encoder_of
 from outgrow.models.architecture import resolve
 from outgrow.models.model import Model
 
@@ -64,13 +66,14 @@ def training_memory(
     itemsize: int = 4,
     flash: bool = True,
     moments: int = 2,
-    mask_share: float = MASK_SHARE,
+    mask_share: float | None = MASK_SHARE,
 ) -> Memory:
     """Memory of one training step that sees `sequences` of `sequence_length` at once.
 
     `itemsize`: bytes of an activation, 4 or, under bf16 autocast, 2. `flash`: attention never holds its probabilities.
     `moments`: numbers that the optimizer keeps per parameter (AdamW 2, momentum 1). `mask_share`: of the places of a
-    sequence, those that a masked model is to find.
+    sequence, those that a masked model is to find, or the share of a text that a decoder writes; with None scores are made
+    at every place, and an encoder and a decoder see a whole sequence each, as a proof lets them.
 
     >>> tiny = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
     ...         "num_attention_heads": 2, "vocab_size": 10}
@@ -78,8 +81,8 @@ def training_memory(
     Memory(weights=3296, gradients=3296, moments=6592, activations=5696, logits=640)
     """
     model, cost = resolve(config), model_cost(config)
-    tokens = sequences * sequence_length
-    asked = sequences * asked_places(config, sequence_length, mask_share)
+    scored = sequence_length if mask_share is None else asked_places(config, sequence_length, mask_share)
+    asked = sequences * scored
     tables = (size for name, size in model.sizes.items() if model.axes[name].is_lookup)
     vocab = max(tables, default=0)
     copies = 0 if itemsize == _FLOAT32 else itemsize * (cost.matrix_weights + cost.idle)
@@ -87,15 +90,34 @@ def training_memory(
         weights=_FLOAT32 * cost.parameters + copies,
         gradients=_FLOAT32 * cost.parameters,
         moments=_FLOAT32 * moments * cost.parameters,
-        activations=tokens
-        * (
-            _norm_bytes(model, itemsize)
-            + _attention(model, sequence_length, itemsize, flash)
-            + itemsize * _nonlinear(model)
-            + _routed(model, itemsize)
+        activations=sequences
+        * sum(
+            length * _kept(part, length, itemsize, flash)
+            for part, length in _parts(model, sequence_length, mask_share)
         )
         + asked * _FLOAT32 * vocab,
         logits=asked * vocab * (itemsize + _FLOAT32),
+    )
+
+
+def _parts(model: Model, sequence_length: int, mask_share: float | None) -> tuple[tuple[Model, int], ...]:
+    """What of a model sees sequences of which length: an encoder and a decoder cut a text in two."""
+    if model.spec.encoder is None:
+        return ((model, sequence_length),)
+    read = written = sequence_length
+    if mask_share is not None:
+        lengths = span_lengths(sequence_length, mask_share)
+        read, written = lengths.encoder, lengths.decoder
+    return (encoder_of(model), read), (decoder_of(model), written)
+
+
+def _kept(model: Model, length: int, itemsize: int, flash: bool) -> int:
+    """Bytes of activations per token."""
+    return (
+        _norm_bytes(model, itemsize)
+        + _attention(model, length, itemsize, flash)
+        + itemsize * _nonlinear(model)
+        + _routed(model, itemsize)
     )
 
 
@@ -129,10 +151,25 @@ def _norm_bytes(model: Model, itemsize: int) -> int:
 def _attention(model: Model, sequence_length: int, itemsize: int, flash: bool) -> int:
     """Bytes per token. Probabilities are computed in float32 and, if need be, kept a second time in `itemsize`."""
     found = attention(model)
+    flash = flash and not _is_biased(model)
     value, key = (found.value, found.key) if flash else (found.read, found.query)
     scores = 0 if flash else found.heads * sequence_length
     twice = _FLOAT32 if itemsize == _FLOAT32 else _FLOAT32 + itemsize
     return itemsize * (found.query + found.read + key + value) + twice * scores
+
+
+def _is_biased(model: Model) -> bool:
+    """Whether scores get a bias that is learned (a table of relative positions per head): no fused kernel gives its gradient."""
+    return any(
+        one.signature.axes("reads")
+        and all(dim.role == "reads" or _are_heads(model, dim) for dim in one.signature.dims)
+        and all(not model.axes[name].kind.grows for name in one.signature.axes("reads"))
+        for one in model.parameters.values()
+    )
+
+
+def _are_heads(model: Model, dim: Dim) -> bool:
+    return all(model.axes[name].is_heads for name in dim.axes)
 
 
 def _routed(model: Model, itemsize: int) -> int:
@@ -162,38 +199,34 @@ def _met(model: Model, signature: Signature) -> int:
 
 def _nonlinear(model: Model) -> int:
     """Numbers per token, all layers together, around the nonlinearities."""
-    words = (model.config.get(name) for name in ("hidden_act", "activation_function"))
+    words = (model.config.get(name) for name in ("hidden_act", "activation_function", "dense_act_fn"))
     kept = _PYTHON_GELU.get(next((word for word in words if word), ""), 1)
+    written = list(_written(model))
     total = 0
     for name, axis in model.axes.items():
         if not axis.is_nonlinear:
             continue
         units = _units(model, name)
-        for layer in range(model.layers) if _is_layered(model, name) else (None,):
+        for place in {place for place, dim in written if name in dim.axes}:
             writers = sum(
-                sum(name in block for block in dim.products)
-                for parameter, dim in _written(model)
-                if parameter == layer
+                sum(name in block for block in dim.products) for other, dim in written if other == place
             )
             gate = 2 if writers > 1 else 0  # the other factor, and the product, which the next matrix reads
             total += units * (kept + gate + int(_is_read(model, name)))
     return total
 
 
-def _written(model: Model) -> Iterator[tuple[int | None, Dim]]:
-    """(layer, dimension) that every matrix product writes."""
+def _written(model: Model) -> Iterator[tuple[int | str, Dim]]:
+    """(place, dimension) that every matrix product writes: the layer, or outside the growing layers the module."""
     for parameter, signature in matrix_products(model):
-        yield from ((parameter.layer, dim) for dim in signature.dims if dim.role == "writes")
+        place = parameter.name.rsplit(".", 2)[0] if parameter.layer is None else parameter.layer
+        yield from ((place, dim) for dim in signature.dims if dim.role == "writes")
 
 
 def _units(model: Model, axis: str) -> int:
     """Units of an axis behind a nonlinearity that a token has: those of every expert that it meets."""
     writing = (one for _, one in matrix_products(model) if axis in one.axes("writes"))
     return model.sizes[axis] * max((_met(model, signature) for signature in writing), default=1)
-
-
-def _is_layered(model: Model, axis: str) -> bool:
-    return any(layer is not None and axis in dim.axes for layer, dim in _written(model))
 
 
 def _is_read(model: Model, axis: str) -> bool:

@@ -46,7 +46,7 @@ def forward_memory(
     asked = sequences * length if model.spec.objective != "image" else sequences
     tables = (size for name, size in model.sizes.items() if model.axes[name].is_lookup)
     scores = asked * max(tables, default=0)
-    kept = training_memory(config, sequences=sequences, sequence_length=length, mask_share=1.0).activations
+    kept = training_memory(config, sequences=sequences, sequence_length=length, mask_share=None).activations
     layer = itemsize * (kept // _FLOAT32 - scores) // max(1, model.layers)
     head = scores * (itemsize + _FLOAT32 * (itemsize != _FLOAT32) + _FLOAT32)
     return _BASE + itemsize * (outside + max(weights.values(), default=0)) + max(layer, head)
@@ -70,7 +70,7 @@ def proof_memory(
     """
     length = model_cost(large).length or sequence_length
     before, after = (
-        training_memory(one, sequences=sequences, sequence_length=length, mask_share=1.0).total
+        training_memory(one, sequences=sequences, sequence_length=length, mask_share=None).total
         for one in (small, large)
     )
     weights, kept = model_cost(large).parameters, itemsize * model_cost(small).parameters

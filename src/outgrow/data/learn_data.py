@@ -1,8 +1,9 @@
 """Batches for the fit of a learned operator: text in the checkpoint's own tokens, or images, as its objective wants them.
 
     causal   input_ids, labels = input_ids                (transformers shifts them)
-    masked   input_ids with hidden tokens, labels         (see train/masked.py)
-    image    pixel_values, labels                         (see train/images.py)
+    masked   input_ids with hidden tokens, labels         (see data/masked.py)
+    denoising input_ids without spans, labels            (see data/spans.py)
+    image    pixel_values, labels                         (see data/images.py)
 
 Order, masks, flips and crops are pure functions of (seed, step).
 """
@@ -19,7 +20,8 @@ import numpy as np
 from outgrow.data import objectives
 from outgrow.data.corpus import open_corpus
 from outgrow.data.images import load_images
-from outgrow.data.masked import check_tokens, hide
+from outgrow.data.masked import check_tokens
+from outgrow.data.opening import as_learned
 from outgrow.data.tokenizer import find_tokenizer
 from outgrow.data.windows import Data, TrainingData, Windows, encoded
 from outgrow.errors import ConfigError
@@ -138,7 +140,7 @@ def text_data(
         )
     _check_tokens(train, int(config["vocab_size"]))
     text = TrainingData(train, held_out, tokenizer, source)
-    return LearnData(hide(text) if objective == "masked" else text, objective, sequences, seed)
+    return LearnData(as_learned(text, objective), objective, sequences, seed)
 
 
 def _objective(config: Mapping[str, Any]) -> str:

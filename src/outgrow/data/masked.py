@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from outgrow.cost.flops import MASK_SHARE, hidden_places
+from outgrow.cost.flops import hidden_places
+from outgrow.cost.spans import MASK_SHARE
 from outgrow.data.needs import TextNeeds
 from outgrow.data.objectives import IGNORED, Batch
 from outgrow.data.tokenizer import TextTokenizer

@@ -33,10 +33,16 @@ class TextNeeds(Needs):
     separator: int | None
     pad: int | None = None
     mask: int | None = None
-    """Padding and mask tokens, where the objective is `masked`."""
+    """Padding and mask tokens, where the objective is `masked`; padding where it is `denoising`."""
+    begins: int | None = None
+    """The token that a decoder begins with."""
 
     def fields(self) -> dict[str, Any]:
-        found = {"pad_token_id": self.pad, "mask_token_id": self.mask}
+        found = {
+            "pad_token_id": self.pad,
+            "mask_token_id": self.mask,
+            "decoder_start_token_id": self.begins,
+        }
         return {
             "vocab_size": self.vocab_size,
             "bos_token_id": self.separator,

@@ -2,7 +2,8 @@
 
     loss = Σ over targets that count of -log softmax(logits)[target]        in nats; targets of -100 do not count
 
-`causal`: the next token. `masked`: the hidden tokens (arXiv 1810.04805). `image`: the class of an image.
+`causal`: the next token. `masked`: the hidden tokens (arXiv 1810.04805). `denoising`: the hidden spans (1910.10683).
+`image`: the class of an image.
 The architecture file says which one a model has. Scores are made where a target counts: a masked model's head, a large part
 of a small model, is computed at the hidden places alone (as BERT's own code gathers them before its head).
 """
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from outgrow.cost.flops import asked_places
+from outgrow.cost.spans import span_lengths
 from outgrow.errors import ArchitectureError
 from outgrow.models.architecture import architecture_of, head_module, load_architecture
 
@@ -28,7 +30,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Objective(ABC):
-    """How one kind of model is trained. Final: Causal, Masked, Image."""
+    """How one kind of model is trained. Final: Causal, Masked, Denoising, Image."""
 
     @property
     @abstractmethod
@@ -81,6 +83,28 @@ class Masked(Objective):
         return tokens, torch.where(asked, tokens, IGNORED)
 
 
+class Denoising(Objective):
+    """Write the spans that the encoder does not see; the decoder sees those before, behind the token that it begins with."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("loss",)
+
+    def scores(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Batch:
+        config: Any = model.config
+        begins = getattr(config, "decoder_start_token_id", None)
+        if begins is None:  # T5 begins with padding
+            begins = config.pad_token_id
+        before = torch.cat([torch.full_like(targets[:, :1], begins), targets[:, :-1]], dim=1)
+        found = model(input_ids=inputs, decoder_input_ids=before.to(inputs.device), use_cache=False)
+        return found.logits, targets
+
+    def example(self, config: Mapping[str, Any], items: int, length: int, mask_share: float) -> Batch:
+        lengths = span_lengths(length, mask_share)
+        tokens = torch.randint(config["vocab_size"], (items, lengths.encoder + lengths.decoder))
+        return tokens[:, : lengths.encoder], tokens[:, lengths.encoder :]
+
+
 class Image(Objective):
     """Predict the class of an image."""
 
@@ -128,7 +152,12 @@ def head_where_asked(model: nn.Module, targets: Tensor) -> Iterator[Tensor]:
         hook.remove()
 
 
-OBJECTIVES: dict[str, Objective] = {"causal": Causal(), "masked": Masked(), "image": Image()}
+OBJECTIVES: dict[str, Objective] = {
+    "causal": Causal(),
+    "masked": Masked(),
+    "denoising": Denoising(),
+    "image": Image(),
+}
 
 
 def objective_of(config: Mapping[str, Any]) -> Objective:

@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -45,6 +46,12 @@ class TextTokenizer:
     def vocab_size(self) -> int:
         """Rows that an embedding needs."""
         return 1 + int(max(self.tokenizer.get_vocab(with_added_tokens=True).values()))
+
+    @property
+    def sentinels(self) -> tuple[int, ...]:
+        """Tokens that stand for hidden spans, as far as they go: `<extra_id_0>`, `<extra_id_1>`, ... (T5)."""
+        found = (self.tokenizer.token_to_id(f"<extra_id_{place}>") for place in count())
+        return tuple(takewhile(lambda number: number is not None, found))
 
     @property
     def files(self) -> tuple[Asset, ...]:
@@ -144,7 +151,7 @@ def _trained(corpus: Corpus, vocab_size: int, special_tokens: Mapping[str, str])
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": DOCUMENT_BREAK,
             "eos_token": DOCUMENT_BREAK,
-            **special_tokens,
+            **{name: token for name, token in special_tokens.items() if name.endswith("_token")},
             "clean_up_tokenization_spaces": False,
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))

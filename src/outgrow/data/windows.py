@@ -43,7 +43,7 @@ class Stretch:
 
 
 class Data(ABC):
-    """What a run trains and validates on. Final: TrainingData (text), MaskedText, ImageData."""
+    """What a run trains and validates on. Final: TrainingData (text), MaskedText, SpanText, ImageData."""
 
     @property
     @abstractmethod

@@ -198,6 +198,13 @@ class RelativeSpec(_Strict):
     keys: str
 
 
+class EncoderSpec(_Strict):
+    """The encoder of a model whose decoder sees other sequences: what its names begin with, and the axis that the decoder reads of it."""
+
+    names: str
+    output: str
+
+
 class RouterSpec(_Strict):
     """How a token chooses among experts, and the share that each chosen one has of the output.
 
@@ -282,7 +289,7 @@ class ArchitectureSpec(_Strict):
     bare_class: str | None = None
     """The class without the head, where it is not `class` with `Model` for what begins with `For`."""
     library: Literal["transformers", "timm"] = "transformers"
-    objective: Literal["causal", "masked", "image", "seq2seq", "features"]
+    objective: Literal["causal", "masked", "denoising", "image", "seq2seq", "features"]
     """What it is trained to predict; `features`: nothing, it has no head."""
     outputs: dict[str, str] = {}
     """Of a model without a head: its outputs, and the axis of each one's last dimension."""
@@ -297,6 +304,8 @@ class ArchitectureSpec(_Strict):
     aliases: dict[str, str] = {}
     scans: dict[str, ScanSpec] = {}
     """Recurrences over the sequence, by a name of one's own (counts FLOPs)."""
+    encoder: EncoderSpec | None = None
+    """Where an encoder and a decoder see sequences of their own lengths (counts FLOPs and memory)."""
     relative: RelativeSpec | None = None
     """Scores of relative positions that are products with a table (counts FLOPs)."""
     example: ExampleSpec | None = None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, AliasChoices, Field, model_validator
 
-from outgrow.cost.flops import MASK_SHARE
+from outgrow.cost.spans import MASK_SHARE
 from outgrow.files.section import Count, Seed, TokenCount
 from outgrow.files.section import Section as _Section
 from outgrow.parallel.mesh import MeshSizes
@@ -79,7 +79,7 @@ class DataConfig(_Section):
     skip_steps: TokenCount = 0
     """Optimizer steps of this seed's order that are left out: those that the starting checkpoint was trained with."""
     mask_share: Annotated[float, Field(gt=0, lt=1)] = MASK_SHARE
-    """Share of a training sequence's places that a masked model is to find; validation always asks for 15 %."""
+    """Share of a training sequence that a masked model is to find, or T5 in spans; validation always asks for 15 %."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Share of the tokens held out at the end of the corpus, by documents."""
     validation_source: str | None = None

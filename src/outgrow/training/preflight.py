@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from outgrow.data.corpus import open_corpus
 from outgrow.data.images import load_images
-from outgrow.data.masked import SPECIAL_TOKENS, check_tokens
+from outgrow.data.masked import check_tokens
 from outgrow.data.needs import Needs, TextNeeds
-from outgrow.data.opening import run_objective
+from outgrow.data.opening import run_objective, special_tokens
+from outgrow.data.spans import check_sentinels
 from outgrow.data.tokenizer import find_tokenizer
 from outgrow.engine.step import check_compiler, choose_device
 from outgrow.errors import ConfigError
@@ -142,14 +143,25 @@ def _text(run: RunConfig, objective: str) -> tuple[Needs, str]:
     corpus = _check_source(run.data, run.data.source)
     if run.data.validation_source is not None:
         _check_source(run.data, run.data.validation_source)
-    tokenizer, masked = run.data.tokenizer, objective == "masked"
+    tokenizer, special = run.data.tokenizer, special_tokens(run, objective)
     if tokenizer is not None and tokenizer.vocab_size is not None:
-        pad = 1 + list(SPECIAL_TOKENS).index("pad_token") if masked else None
+        least = 257 + len(special)
+        if tokenizer.vocab_size < least:
+            raise ConfigError(
+                "data.tokenizer.vocab_size has no room for the tokens that stand for what is hidden",
+                got=tokenizer.vocab_size,
+                expected=f"at least {least}: 256 bytes, the end of a document, and {len(special)} more",
+            )
+        pad = 1 + list(special).index("pad_token") if special else None
         return TextNeeds(tokenizer.vocab_size, run.data.sequence_length, 0, pad), corpus
     path = tokenizer.path if tokenizer is not None else run.stages[0].start
     assert path is not None, "RunConfig asks for a tokenizer or a checkpoint"
     found = find_tokenizer(expanded(path), run.data.separator)
-    pad = check_tokens(found).pad if masked else None
+    if objective == "masked":
+        check_tokens(found)
+    elif objective == "denoising":
+        check_sentinels(found, max(run.window, run.data.sequence_length), run.data.mask_share)
+    pad = found.pad if special else None
     return TextNeeds(found.vocab_size, run.data.sequence_length, found.separator or 0, pad), corpus
 
 
