@@ -39,6 +39,7 @@ WIDER = {
     "num_attention_heads": 64,
     "num_key_value_heads": 16,
 }
+KEEPS_HEADS = {name: SMALL[name] for name in ("num_attention_heads", "num_key_value_heads")}
 
 
 def say(**row: Any) -> None:
@@ -55,13 +56,11 @@ def plan_rows() -> None:
     from outgrow.models.library import config_dict, config_object
 
     small = resolve(config_dict(config_object(SMALL)))
-    cases = [("width", name, {**WIDER}) for name in WIDTH]
+    cases = [("width", name, WIDER | (KEEPS_HEADS if name == "sparkling" else {})) for name in WIDTH]
     cases += [("depth", name, {"num_hidden_layers": 32}) for name in DEPTH]
     for kind, name, to in cases:
         try:
-            made = plan(
-                build(small, to, **{"width": "duplicate", kind: name}, noise=0.0 if kind == "width" else 0.1)
-            )
+            made = plan(build(small, to, **{"width": "duplicate", kind: name}, noise=0.1))
         except GrowthError as error:
             say(kind=kind, operator=name, refused=str(error).splitlines()[0])
             continue

@@ -42,6 +42,9 @@ COMMANDS: dict[str, tuple[type, str]] = {
 }
 """What is typed -> the value that it becomes, and the module of `outgrow.commands` whose `run` takes it."""
 
+_SHARED = ("train", "grow", "export")
+"""Whose work the processes of one launch share; any other is done by the first of them, and the others have nothing to do."""
+
 app = typer.Typer(
     help="Grow a transformer in the middle of its training: weights, Adam moments and schedule.",
     no_args_is_help=True,
@@ -55,6 +58,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.
 
 def _do(place: str, call: Any, *, as_json: bool) -> None:
     """Do a call, and print what it came to; of several processes of one launch the first prints. Exit 1: a proof failed."""
+    if place not in _SHARED and not leads():
+        return
     console = open_console(quiet=as_json or not leads())
     outcome = import_module(f"outgrow.commands.{place}").run(call, console)
     if not as_json:

@@ -8,6 +8,8 @@ import os
 import runpy
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +25,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.fsdp.fully_sharded_data_parallel import StateDictType
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import outgrow
@@ -39,6 +42,14 @@ LARGE = {"hidden_size": 18, "intermediate_size": 31, "num_hidden_layers": 3, "nu
 HEADS = {"num_key_value_heads": 2, "head_dim": 6, "vocab_size": 19, "bos_token_id": 1, "eos_token_id": 2}
 HOW: dict[str, Any] = {"width": "pad", "depth": "stack", "seed": 3, "noise": 0.2}
 TO = {**LARGE, "num_key_value_heads": 3}
+EVEN = {
+    **LARGE,
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+}
+"""Sizes that two slices share."""
 
 
 def tell(fact: str, value: Any) -> None:
@@ -53,14 +64,33 @@ def shard(model: nn.Module) -> None:
     fully_shard(model, mesh=mesh)
 
 
-def trained() -> tuple[Any, torch.optim.Optimizer]:
+def shard_inside(model: nn.Module) -> None:
+    """Two slices of every layer, and on four ranks two shards of each: what a user writes on PyTorch's own functions."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size() // 2, 2), mesh_dim_names=("shard", "tensor"))
+    rows, columns = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"), ("o_proj", "down_proj")
+    for layer in model.model.layers:  # type: ignore[union-attr]
+        names = {name.rpartition(".")[2]: name for name, _ in layer.named_modules()}
+        plan: dict[str, Any] = {names[name]: ColwiseParallel() for name in rows}
+        plan |= {names[name]: RowwiseParallel() for name in columns}
+        parallelize_module(layer, mesh["tensor"], plan, src_data_rank=None)
+    if mesh["shard"].size() > 1:
+        for unit in (*model.model.layers, model):  # type: ignore[union-attr]
+            fully_shard(unit, mesh=mesh["shard"])
+
+
+Cut = Callable[[nn.Module], None]
+
+
+def trained(shard: Cut = shard) -> tuple[Any, torch.optim.Optimizer]:
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**SMALL, **HEADS))
+    model = LlamaForCausalLM(LlamaConfig(**SMALL, **HEADS, tie_word_embeddings=shard is shard_inside))
     shard(model)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-2)
+    optimizer = torch.optim.AdamW(
+        groups, lr=1e-2, foreach=shard is not shard_inside
+    )  # no kernel takes two meshes
     for step in range(2):
         tokens = torch.randint(3, 19, (2, 9), generator=torch.Generator().manual_seed(step))
         model(input_ids=tokens, labels=tokens).loss.backward()
@@ -71,7 +101,13 @@ def trained() -> tuple[Any, torch.optim.Optimizer]:
 
 def whole(tensor: Tensor) -> Tensor:
     plain = tensor.detach()
-    return plain.full_tensor() if isinstance(plain, DTensor) else plain
+    if not isinstance(plain, DTensor):
+        return plain
+    places = list(plain.placements)
+    for dim in range(len(places)):  # shards first: they were cut inside of the slices
+        places[dim] = Replicate()
+        plain = plain.redistribute(placements=places)
+    return plain.to_local()
 
 
 def gathered(model: Any, optimizer: torch.optim.Optimizer) -> TrainingState:
@@ -107,21 +143,29 @@ def refusal(model: Any) -> str:
     return "nothing"
 
 
-def grow_live() -> None:
-    ranks = start_ranks()
-    model, optimizer = trained()
+def grow_live(name: str, shard: Cut, to: dict[str, int]) -> None:
+    start_ranks()
+    model, optimizer = trained(shard)
     tell("a trainer", refusal(model))
-    alone = outgrow.grow(gathered(model, optimizer), to=TO, **HOW)
-    large, other, plan = outgrow.grow_model(model, optimizer, to=TO, shard=shard, **HOW)
+    alone = outgrow.grow(gathered(model, optimizer), to=to, **HOW)
+    large, other, plan = outgrow.grow_model(model, optimizer, to=to, shard=shard, **HOW)
     assert other is not None
-    tell(f"grown live {ranks.world}", differing(alone, large, other))
+    tell(f"grown live {name}", differing(alone, large, other))
     steps = {float(other.state[p]["step"]) for p in large.parameters()}
-    tell(f"steps {ranks.world}", sorted(steps))
+    tell(f"steps {name}", sorted(steps))
     tokens = torch.randint(3, 19, (2, 9), generator=torch.Generator().manual_seed(7))
     loss = large(input_ids=tokens, labels=tokens).loss
     loss.backward()
     other.step()
-    tell(f"trains on {ranks.world}", [plan.large.layers, float(loss.detach())])
+    tell(f"trains on {name}", [plan.large.layers, float(loss.detach())])
+
+
+LIVE: dict[str, tuple[int, Cut, dict[str, int]]] = {
+    "two shards": (2, shard, TO),
+    "three shards": (3, shard, TO),
+    "two slices": (2, shard_inside, EVEN),
+    "two slices of two shards": (4, shard_inside, EVEN),
+}
 
 
 def foreign(folder: Path) -> None:
@@ -198,8 +242,8 @@ def save_small(target: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    for world in (2, 3):
-        forks.run(world, grow_live)
+    for name, (world, cut, to) in LIVE.items():
+        forks.run(world, partial(grow_live, name, cut, to))
     forks.run(2, lambda: foreign(folder))
     forks.run(1, lambda: save_small(folder / "small"))
     for world in (1, 2, 3):

@@ -62,7 +62,7 @@ def compared(config: dict[str, Any], ranks: Ranks) -> tuple[float, float, float]
     cut = sliced.build(config)
     TrainingState.from_model(plain).load_into(cut)
     torch.manual_seed(1)
-    batch = objective_of(config).example(config, 8, 8, 0.3)
+    batch = objective_of(config).example({"vocab_size": 30} | config, 8, 8, 0.3)  # a wrapper's is inside
 
     def step(model: nn.Module, device: Device) -> Any:
         still = torch.optim.SGD(model.parameters(), lr=0.0)

@@ -17,11 +17,13 @@ import transformers.models.qwen3.modeling_qwen3  # noqa: F401  (imported once, b
 from torch.distributed.tensor import DTensor
 
 from distributed import forks
-from distributed.worker import WAYS, answer, differing, logged, losses, rows, tell, tiny, trained
+from distributed.tensor_types import compared, config_of_type
+from distributed.worker import WAYS, answer, differing, logged, losses, rows, steps, tell, tiny, trained
 from outgrow.engine.optimizers import build_optimizer
 from outgrow.engine.step import build_for_training, choose_device, optimizer_step
 from outgrow.parallel.pieces import local
-from outgrow.parallel.ranks import start_ranks
+from outgrow.parallel.ranks import ALONE, start_ranks
+from outgrow.parallel.tensor import check_tensor
 from outgrow.run.run_file import parse_run
 from outgrow.state.training_state import TrainingState
 from train.tiny_corpus import write_corpus
@@ -71,9 +73,9 @@ def runs(folder: Path) -> None:
         world, parallel = MESHES[name]
         forks.run(world, partial(trained, sliced(folder, name, parallel)))
     run = partial(sliced, folder, "moved", checkpoint={"every_steps": 2, "asynchronous": True})
-    for parallel, steps in (({"tensor": 2}, 2), ({"activation_checkpointing": True}, STEPS + 1)):
+    for parallel, done in (({"tensor": 2}, 2), ({"activation_checkpointing": True}, STEPS + 1)):
         children = forks.start(2, partial(trained, run(parallel)))
-        forks.kill_when(children, children, partial(logged, folder / "moved", steps))
+        forks.kill_when(children, children, partial(logged, folder / "moved", done))
     forks.run(2, partial(trained, run({"tensor": 2, "activation_checkpointing": True})))
     for name in ("alone", "tensor", "tensor and shard", "moved"):
         tell(f"losses {name}", losses(folder / name))
@@ -89,11 +91,11 @@ def grown(folder: Path, name: str, ways: Sequence[dict[str, str]]) -> None:
 
 
 def copies(folder: Path) -> None:
-    """Steps with a large rate: what every slice holds whole keeps the same bits on all of them."""
+    """Steps with a large rate: what every slice holds whole, here a vocabulary too, keeps the same bits on all of them."""
     ranks = start_ranks()
     run = parse_run(sliced(folder, "unused", MESHES["tensor"][1]))
     device = choose_device(run, ranks)
-    config = TrainingState.from_pretrained(folder / "alone/final").config
+    config = {**TrainingState.from_pretrained(folder / "alone/final").config, "vocab_size": 301}
     torch.manual_seed(0)
     drawn = TrainingState.from_model(build_for_training(config))
     model = device.build(config)
@@ -117,6 +119,30 @@ def copies(folder: Path) -> None:
         tell("copies that differ", [name for name in whole if first[name] != second[name]])
 
 
+def held_whole() -> None:
+    """A step on slices against one process where embedding and head stay whole, and with dropout of whole activations."""
+    ranks = start_ranks()
+    tied = {**config_of_type("gpt_neox"), "tie_word_embeddings": True, "hidden_dropout": 0.2}
+    odd = {**SMALL, "vocab_size": 301, "pad_token_id": 0, "architectures": ["Qwen3ForCausalLM"]}
+    for name, config in {"tied in two ways": tied, "a vocabulary that slices cannot share": odd}.items():
+        check_tensor(config, ranks.world, name)
+        off = ranks.gather(compared(config, ranks))
+        if ranks.leads:
+            tell(f"off {name}", off)
+
+
+def stepped(folder: Path) -> None:
+    """Losses and norms of steps with Muon on slices of shards beside those of one process."""
+    ranks = start_ranks()
+    state = TrainingState.from_pretrained(folder / f"tensor/stages/1-small/step-{STEPS:08d}")
+    muon = {"optimizer": {"name": "muon", "learning_rate": 1e-3}}
+    for name, among in (("alone", ALONE), ("tensor and shard", ranks)):
+        run = sliced(folder, "unused", MESHES[name][1] if among is ranks else {}, **muon)
+        found = steps(state.config, state, parse_run(run), among)
+        if ranks.leads:
+            tell(f"muon {name}", found)
+
+
 def main(folder: Path) -> None:
     os.environ["OUTGROW_CACHE"] = str(folder / "cache")
     write_corpus(folder / "text.txt")
@@ -124,6 +150,8 @@ def main(folder: Path) -> None:
     for name, (world, _) in MESHES.items():
         forks.run(world, partial(grown, folder, name, WAYS if name == "tensor" else WAYS[:1]))
     forks.run(2, partial(copies, folder))
+    forks.run(2, held_whole)
+    forks.run(4, partial(stepped, folder))
 
 
 if __name__ == "__main__":

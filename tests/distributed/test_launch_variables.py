@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from typer.testing import CliRunner
 
+from outgrow.cli import app
 from outgrow.errors import ConfigError
 from outgrow.parallel.ranks import ALONE, start_ranks
 
@@ -37,3 +39,12 @@ def test_variables_that_do_not_fit(
 def test_one_process_is_no_launch(world: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", world)
     assert start_ranks() is ALONE
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_what_processes_do_not_share_is_done_by_the_first(rank: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (WHOLE | {"RANK": rank}).items():
+        monkeypatch.setenv(name, value)
+    done = CliRunner().invoke(app, ["operators"])
+    assert done.exit_code == 0
+    assert ("isometric" in done.stdout) == (rank == "0")

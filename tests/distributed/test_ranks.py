@@ -35,7 +35,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         [sys.executable, Path(__file__).with_name("worker.py"), tmp_path_factory.mktemp("ranks")],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -77,6 +77,12 @@ def test_killed_ranks_end_in_the_same_bits(facts: dict[str, Any]) -> None:
     assert facts["digest killed"] == facts["digest two"]
 
 
+def test_ranks_that_are_told_to_stop_save_and_say_so(facts: dict[str, Any]) -> None:
+    assert facts["stopped"] == [143, 143]
+    assert 3 <= facts["logged when stopped"] < 2 * STEPS
+    assert facts["digest stopped"] == facts["digest two"]
+
+
 def test_only_the_newest_checkpoints_stay(facts: dict[str, Any]) -> None:
     assert facts["folders"] == [f"1-small/step-{STEPS:08d}", f"2-large/step-{2 * STEPS:08d}"]
 
@@ -107,6 +113,7 @@ def test_every_rank_hears_of_a_mistake(facts: dict[str, Any]) -> None:
         assert heard["full"].startswith("rank 1 cannot write")
         assert "No space left on device" in heard["full"]
         assert heard["pointed to"] == "False"
+    assert "rank 0: torch 1.0; rank 1: torch 2.0" in facts["other versions"]
     assert two["elsewhere"] == "ConfigError: the corpus is not on this host"
     assert zero["elsewhere"] == one["elsewhere"] == "ElsewhereError: rank 2: the corpus is not on this host"
 

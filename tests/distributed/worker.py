@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,16 +26,18 @@ from torch.distributed.tensor.placement_types import _StridedShard
 
 from distributed import forks
 from outgrow.algebra.slots import MOMENTS
+from outgrow.commands.ending import ended
 from outgrow.engine.muon import Muon
 from outgrow.engine.optimizers import build_optimizer
 from outgrow.engine.step import choose_device, optimizer_step
 from outgrow.errors import ConfigError, OutgrowError
-from outgrow.parallel.pieces import fill, local_blocks
+from outgrow.parallel.pieces import fill, local, local_blocks, units
 from outgrow.parallel.ranks import ALONE, LostRankError, Ranks, start_ranks
 from outgrow.run.config import RunConfig
 from outgrow.run.run_file import parse_run
 from outgrow.state.growing import grow
 from outgrow.state.training_state import TrainingState
+from outgrow.store import libraries
 from outgrow.store.source import MemorySource
 from outgrow.training.loop import train_run
 from train.tiny_corpus import write_corpus
@@ -207,6 +210,15 @@ def resumed(folder: Path) -> None:
         forks.kill_when(children, [children[victim]], due)
     forks.run(2, lambda: trained(run))
     tell("digest killed", digest(root))
+    root, run = folder / "stopped", tiny(folder, "stopped")
+    children = forks.start(2, lambda: os._exit(ended(lambda: trained(run))))
+    while not logged(root, 3):
+        time.sleep(0.002)
+    os.kill(children[1], signal.SIGTERM)  # one of them alone: the others hear of it
+    tell("stopped", [os.waitstatus_to_exitcode(status) for status in forks.wait(children)])
+    tell("logged when stopped", len([row for row in rows(root) if row["kind"] == "train"]))
+    forks.run(2, lambda: trained(run))
+    tell("digest stopped", digest(root))
     root = folder / "moved"
     run = tiny(folder, "moved")
     for world, steps in ((4, 3), (2, STEPS + 4)):
@@ -347,28 +359,37 @@ def steps(config: dict[str, Any], state: TrainingState, run: RunConfig, ranks: R
 
 
 def muon() -> None:
-    """Three steps of Muon on cut matrices against the same on whole ones."""
+    """Three steps of Muon on cut matrices against the same on whole ones; on four ranks some are cut along two dimensions."""
     ranks = start_ranks()
-    mesh = init_device_mesh("cpu", (ranks.world,))
+    ways: list[tuple[Any, list[Any]]] = [(init_device_mesh("cpu", (ranks.world,)), [Shard(0)])]
+    if ranks.world == 4:
+        both = init_device_mesh("cpu", (2, 2), mesh_dim_names=("shard", "tensor"))
+        ways += [(both, [_StridedShard(0, split_factor=2), Shard(0)]), (both, [Shard(0), Shard(1)])]
     generator = torch.Generator().manual_seed(0)
     shapes = [(24, 8), (8, 24), (7, 5), (2, 6), (12, 12)]
     draws = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(4)]
 
-    def stepped(cut: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        parameters = [nn.Parameter(cut(one.clone())) for one in draws[0]]
+    def cut(whole: Tensor, number: int) -> Tensor:
+        mesh, places = ways[number % len(ways)]
+        here = mesh.get_coordinate()
+        rows, columns = (units(size, dim, places, mesh.shape, here) for dim, size in enumerate(whole.shape))
+        part = whole[rows[:, None], columns].contiguous()
+        return DTensor.from_local(part, mesh, places, shape=whole.shape, stride=whole.stride())
+
+    def stepped(cut: Callable[[Tensor, int], Tensor]) -> list[Tensor]:
+        parameters = [nn.Parameter(cut(one.clone(), number)) for number, one in enumerate(draws[0])]
         optimizer = Muon(parameters, lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
         for gradients in draws[1:]:
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = cut(gradient.clone())
+            for number, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+                parameter.grad = cut(gradient.clone(), number)
             optimizer.step()
         return [one.detach() for one in parameters]
 
-    plain = stepped(lambda one: one)
-    cut = stepped(lambda one: distribute_tensor(one, mesh, [Shard(0)]))
+    plain, found = stepped(lambda one, _: one), stepped(cut)
     wrong = [
-        list(whole.shape)
-        for whole, one in zip(plain, cut, strict=True)
-        if not torch.equal(distribute_tensor(whole, mesh, [Shard(0)]).to_local(), one.to_local())  # type: ignore[attr-defined]
+        shapes[number]
+        for number, (whole, one) in enumerate(zip(plain, found, strict=True))
+        if not torch.equal(local(cut(whole, number)), local(one))
     ]
     answer(f"muon {ranks.world}", wrong)
 
@@ -415,6 +436,21 @@ def mistakes(folder: Path) -> None:
         tell("mistakes", found)
 
 
+def other_versions() -> None:
+    """One host has another torch."""
+    if os.environ["RANK"] == "1":
+        libraries.version = lambda name: "2.0" if name == "torch" else "1.0"
+    else:
+        libraries.version = lambda name: "1.0"
+    try:
+        start_ranks()
+    except ConfigError as error:
+        if os.environ["RANK"] == "0":
+            tell("other versions", str(error))
+        return
+    raise AssertionError("they agreed")
+
+
 def _only_on_two() -> None:
     if os.environ["RANK"] == "2":
         raise ConfigError("the corpus is not on this host")
@@ -448,6 +484,7 @@ def main(folder: Path) -> None:
         forks.run(world, partial(grown, folder))
         forks.run(world, muon)
     forks.run(3, partial(mistakes, folder))
+    forks.run(2, other_versions)
     forks.run(3, lost)
 
 

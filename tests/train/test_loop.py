@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
+from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from outgrow.data.needs import TextNeeds, model_config
 from outgrow.engine.memory import step_memory
 from outgrow.engine.optimizers import build_optimizer
 from outgrow.engine.step import Device, build_for_training, choose_device, evaluation_loss, optimizer_step
-from outgrow.errors import OutgrowError, TrainingError
+from outgrow.errors import CheckpointError, OutgrowError, TrainingError
 from outgrow.files.locks import RunBusyError, locked
 from outgrow.run.optimizer_config import AdamWConfig
 from outgrow.run.run_file import parse_run
@@ -320,6 +322,21 @@ def test_a_dry_run_knows_the_sizes_and_writes_nothing(tiny: Tiny, tmp_path: Path
     assert [stage.flops for stage in dry.stages] == [pytest.approx(stage.flops) for stage in result.stages]
     assert [stage.parameters for stage in dry.stages] == [stage.parameters for stage in result.stages]
     json.dumps(dry.as_dict())
+
+
+def test_a_dry_run_refuses_a_disk_that_is_too_full(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, usage = parse_run(tiny()), namedtuple("usage", "total used free")
+    needed = dry_run(run).disk_bytes
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10 * needed, 0, needed - 1))
+    with pytest.raises(CheckpointError, match="too full"):
+        dry_run(run)
+    (tmp_path / "run" / "stages").mkdir(parents=True)
+    (tmp_path / "run" / "stages" / "saved").write_bytes(
+        bytes(1)
+    )  # a run that is continued writes over its own
+    dry_run(run)
 
 
 def _step(model: torch.nn.Module, micro_batch: int, batch: tuple[torch.Tensor, torch.Tensor]) -> float:

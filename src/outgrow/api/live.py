@@ -10,7 +10,7 @@ import torch
 from outgrow.errors import GrowthError
 from outgrow.growth.plan import GrowthPlan
 from outgrow.methods.options import GrowthOptions
-from outgrow.models.library import build_model, hollow_model
+from outgrow.models.library import build_model, hollow_model, tie, tied_names
 from outgrow.parallel.sharding import is_sharded_model, let_go
 from outgrow.state.asked import plan_options
 from outgrow.state.growing import apply
@@ -38,8 +38,9 @@ def grow_model(
     The old objects stay as they are. `how` is what `plan_growth` takes: `width`, `depth`, `moments`, `noise`, `seed`.
     The new optimizer has the class, groups and options of the old one; a learning-rate scheduler has to be made anew.
 
-    A model that FSDP2 has cut among ranks grows into one that is cut by `shard`, the function that cut the old one; all
-    ranks call this together. Each computes its own shards; one tensor of the small model at a time is gathered.
+    A model that is cut among ranks grows into one that is cut by `shard`, the function that cut the old one. It may use
+    `fully_shard`, `parallelize_module` or both. All ranks call this together, and each computes its own parts. One tensor of
+    the small model at a time is gathered.
 
     Raises GrowthError, before any work, where sizes or operators do not fit.
 
@@ -115,8 +116,10 @@ def _cut(
     for parameter in large.parameters():
         parameter.data = parameter.data.to(like.dtype)
     buffers = {name: buffer.clone() for name, buffer in large.named_buffers()}
+    tied = tied_names(large)
     shard(large)
     large.to_empty(device=like.device)
+    tie(large, tied)
     for name, buffer in large.named_buffers():
         buffer.copy_(buffers[name])
     return large
@@ -125,9 +128,9 @@ def _cut(
 def _check_sharded(model: torch.nn.Module, shard: object) -> None:
     if shard is not None and not is_sharded_model(model):
         fix = "leave out shard, and cut the large model afterwards"
-        raise GrowthError("shard is for a model that FSDP2 has cut, and this one is whole", fix=fix)
+        raise GrowthError("shard is for a model that is cut among ranks, and this one is whole", fix=fix)
     if shard is None and is_sharded_model(model):
-        fix = "give shard=..., the function that calls fully_shard on your model's layers and on the model"
+        fix = "give shard=..., the function that cut your model (fully_shard, parallelize_module)"
         raise GrowthError(
             "this model is cut among ranks, and nothing says how the larger one is to be", fix=fix
         )

@@ -40,6 +40,7 @@ def run(call: ExportCall, console: Console) -> Exported:
     ranks = start_ranks()
     with ranks.watched():
         check_destination(call.out, overwrite=call.overwrite, sources=[call.checkpoint])
+        ranks.agree("the export", [str(call.checkpoint), str(call.out), call.format])
         state = read_state(call.checkpoint, console, allow_nonfinite=call.allow_nonfinite, ranks=ranks)
         with bytes_progress("writing", show=not console.quiet) as progress:
             state.save_pretrained(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from outgrow import __version__
 from outgrow.commands.options import GrowCall, asked_sizes
 from outgrow.commands.outcome import Outcome
 from outgrow.commands.writing import read_state, writing_speed
@@ -157,7 +156,7 @@ def _grow(
 ) -> Grown:
     """What was planned, every process its share."""
     check_destination(call.out, overwrite=call.overwrite, sources=[call.checkpoint])
-    ranks.agree("the growth", [__version__, plan.describe(), str(call.out), call.format])
+    ranks.agree("the growth", [plan.describe(), str(call.checkpoint), str(call.out), call.format])
     state = read_state(
         call.checkpoint,
         console,

@@ -154,8 +154,8 @@ def _is_of_a_state(path: Path) -> bool:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """An error where the disk of `folder` has less than `needed` bytes free."""
-    usage = shutil.disk_usage(folder)
+    """An error where the disk of `folder`, which may be one that is yet to be made, has less than `needed` bytes free."""
+    usage = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.is_dir()))
     available = usage.free
     if usage.total and available < needed:  # pseudo file systems have no size at all
         raise CheckpointError(

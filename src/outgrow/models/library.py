@@ -170,6 +170,20 @@ def replace_parameters(
                 part._parameters[name] = others[parameter]
 
 
+def tied_names(module: torch.nn.Module) -> dict[str, str]:
+    """Further names of parameters that have several: name -> first name."""
+    owners = dict[int, str]()
+    named = [(name, id(one)) for name, one in module.named_parameters(remove_duplicate=False)]
+    return {name: first for name, number in named if (first := owners.setdefault(number, name)) != name}
+
+
+def tie(module: torch.nn.Module, names: Mapping[str, str]) -> None:
+    """Make parameters one again, by what `tied_names` said before a change of the modules made copies of them."""
+    for name, first in names.items():
+        place, _, last = name.rpartition(".")
+        module.get_submodule(place).register_parameter(last, module.get_parameter(first))
+
+
 def checkpoint_activations(model: torch.nn.Module) -> None:
     """Compute every layer's activations again in the backward pass; CheckpointError where the library cannot."""
     if _own_class(model).__module__.startswith("timm."):

@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor.placement_types import _StridedShard
 
 from outgrow.store.source import Rows, TensorMeta, TensorSource
 
@@ -35,9 +36,18 @@ class GatheredSource(TensorSource):
             del self._whole[key]
         for key in sorted(wanted - set(self._whole)):  # in the same order on every rank
             tensor = self.tensors[slot][key[1]].detach()
-            self._whole[key] = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            self._whole[key] = _gathered(tensor) if isinstance(tensor, DTensor) else tensor
 
     def read(self, name: str, slot: str, rows: Rows = None) -> Tensor:
         assert (slot, name) in self._whole, f"{slot} of {name} is read and was not brought"
         whole = self._whole[slot, name]
         return whole if rows is None else whole[rows]
+
+
+def _gathered(tensor: DTensor) -> Tensor:
+    """All of a tensor, put together in the order in which it was cut: a strided shard was the last cut, then from the right."""
+    places = list(tensor.placements)
+    for dim in sorted(range(len(places)), key=lambda dim: (not isinstance(places[dim], _StridedShard), -dim)):
+        places[dim] = Replicate()
+        tensor = tensor.redistribute(placements=places)
+    return tensor.to_local()

@@ -35,7 +35,12 @@ def local_blocks(tensor: Tensor) -> Iterator[tuple[Box, Tensor]]:
     if not isinstance(tensor, DTensor):
         yield tuple((0, size) for size in tensor.shape), tensor.detach()
     elif tensor.device_mesh.get_coordinate() is not None:
-        yield from _blocks([_runs(index) for index in held(tensor)], (), local(tensor))
+        yield from blocks(held(tensor), local(tensor))
+
+
+def blocks(held: Sequence[Tensor], memory: Tensor) -> Iterator[tuple[Box, Tensor]]:
+    """The blocks of a whole tensor of which these units are held, dimension by dimension, and where each lies in the memory."""
+    yield from _blocks([_runs(index) for index in held], (), memory)
 
 
 def local(tensor: Tensor) -> Tensor:

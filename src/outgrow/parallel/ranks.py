@@ -19,6 +19,7 @@ from torch import Tensor
 
 from outgrow.errors import ConfigError, OutgrowError
 from outgrow.parallel.process import ElsewhereError, check_launch, launched
+from outgrow.store.libraries import versions
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -174,7 +175,10 @@ ALONE = Ranks()
 
 
 def start_ranks(device: str = "cpu") -> Ranks:
-    """The ranks that the launcher's variables name (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), or this process alone."""
+    """The ranks that the launcher's variables name (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), or this process alone.
+
+    Raises ConfigError where they have other versions of a library.
+    """
     if not launched():
         return ALONE
     check_launch()
@@ -194,7 +198,9 @@ def start_ranks(device: str = "cpu") -> Ranks:
     )
     waiting = dist.new_group(backend="gloo", timeout=_LONG)
     saving = dist.new_group(backend="gloo", timeout=_LONG)
-    return Ranks(rank, world, store, waiting, saving)
+    ranks = Ranks(rank, world, store, waiting, saving)
+    ranks.agree("the version of a library", versions())
+    return ranks
 
 
 def _tried(work: Callable[[], T]) -> tuple[T | None, Exception | None]:

@@ -5,7 +5,8 @@
     embedding    y = Σ_r E_r[x]          its own tokens
     replicated   g = Σ_r g_r             a norm that sees this rank's heads alone: its gain's gradient is summed
 
-PyTorch's `parallelize_module` does it. A tensor that no rule names is whole on every rank of the group, with the same bits.
+PyTorch's `parallelize_module` does it. A tensor that no rule names is whole on every rank of the group, with the same bits:
+so are an embedding and a head whose vocabulary the group cannot share evenly, or that are one tensor and would be cut in two ways.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from torch.distributed.tensor.parallel import (
 from outgrow.algebra.axes import Dim
 from outgrow.errors import ConfigError
 from outgrow.models.architecture import resolve
-from outgrow.models.library import meta_model, tensor_plan
+from outgrow.models.library import config_of, meta_model, tensor_plan, tie, tied_names
 from outgrow.models.model import Model
 
 if TYPE_CHECKING:
@@ -75,14 +76,28 @@ _RULES = {
 
 def cut_inside(model: nn.Module, mesh: DeviceMesh) -> None:
     """Cut a model that `check_tensor` has accepted, in place and before FSDP2; tied weights stay tied."""
-    tied = dict(_tied(model))
-    styles = {name: _RULES[rule].make() for name, rule in tensor_plan(model).items()}
+    tied = tied_names(model)
+    plan = slice_plan(model, resolve(config_of(model)), mesh.size())
+    styles = {name: _RULES[rule].make() for name, rule in plan.items()}
     parallelize_module(model, mesh, styles, src_data_rank=None)
     # The logits of a cut head are one, which nothing here changes in place.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(.*\) returned a view tensor")
-    for name, owner in tied.items():
-        place, _, last = name.rpartition(".")
-        model.get_submodule(place).register_parameter(last, model.get_parameter(owner))
+    tie(model, tied)
+
+
+def slice_plan(model: nn.Module, described: Model, tensor: int) -> Plan:
+    """What is followed of the plan that transformers has for a model: all but what is outside of its layers and cannot be cut."""
+    plan = tensor_plan(model)
+    whole = {
+        name
+        for name, dim in cut_dims(described.parameters, plan).items()
+        if described.parameters[name].layer is None and described.shape(name)[dim] % tensor
+    }
+    for name, owner in tied_names(model).items():
+        if owner in whole or len({cut_dims([one], plan).get(one) for one in (name, owner)}) > 1:
+            whole |= {name, owner}
+    places = {name.rpartition(".")[0] for name in whole}
+    return {name: rule for name, rule in plan.items() if name not in places}
 
 
 def cut_dims(names: Iterable[str], plan: Plan) -> dict[str, int]:
@@ -105,7 +120,7 @@ def slice_numbers(config: Mapping[str, Any], tensor: int) -> dict[str, int]:
     (824, 424)
     """
     model = resolve(config)
-    cut = cut_dims(model.parameters, tensor_plan(meta_model(config)) if tensor > 1 else {})
+    cut = cut_dims(model.parameters, slice_plan(meta_model(config), model, tensor) if tensor > 1 else {})
     return {name: prod(model.shape(name)) // (tensor if name in cut else 1) for name in model.parameters}
 
 
@@ -114,13 +129,13 @@ def check_tensor(config: Mapping[str, Any], tensor: int, where: str) -> None:
     if tensor == 1:
         return
     model, described = meta_model(config), resolve(config)
-    plan = tensor_plan(model)
-    _has_plan(described, plan, where)
-    _knows_rules(model, plan, where)
+    whole = tensor_plan(model)
+    _has_plan(described, whole, where)
+    _knows_rules(model, whole, where)
+    plan = slice_plan(model, described, tensor)
     _leaves_nothing_apart(described, plan, where)
     _can_share(described, plan, tensor, where)
-    _keeps_ties(model, plan, where)
-    _draws_nothing(config, where)
+    _draws_nothing_inside(config, where)
 
 
 def _error(where: str, what: str, *, got: object, expected: str | None = None, fix: str = "") -> ConfigError:
@@ -203,25 +218,17 @@ def _first(model: Model, dim: Dim) -> tuple[str, int]:
     return str(atom), Dim(dim.role, ((atom,),)).size(model.sizes)
 
 
-def _keeps_ties(model: nn.Module, plan: Plan, where: str) -> None:
-    for name, owner in _tied(model):
-        ours, theirs = cut_dims([name, owner], plan).get(name), cut_dims([owner], plan).get(owner)
-        if ours != theirs:
-            raise _error(
-                where,
-                "the plan cuts tied tensors in two ways",
-                got=f"{owner}: dimension {theirs}; {name}: dimension {ours}",
-                fix="set tie_word_embeddings to false",
-            )
+_DRAWN_WHOLE = ("hidden_dropout", "resid_pdrop", "residual_dropout", "embd_pdrop", "embedding_dropout")
+"""Of activations that every rank of the group has whole, from the same generator."""
 
 
-def _draws_nothing(config: Mapping[str, Any], where: str) -> None:
+def _draws_nothing_inside(config: Mapping[str, Any], where: str) -> None:
     """Dropout on a part of the heads would draw other numbers than on all of them."""
     for key, value in _numbers(config):
-        if "drop" in key and "classifier" not in key and value > 0:
+        if "drop" in key and "classifier" not in key and key not in _DRAWN_WHOLE and value > 0:
             raise _error(
                 where,
-                "dropout goes by whole layers: its masks would depend on the number of ranks",
+                "dropout inside of a layer that is cut: its masks would depend on the number of ranks",
                 got=f"{key} {value}",
                 expected="0",
                 fix=f"set model.{key} to 0",
@@ -235,12 +242,3 @@ def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             yield from _numbers(value)
         elif isinstance(value, int | float):
             yield key, value
-
-
-def _tied(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """(further name of a parameter, its first name)."""
-    owners = dict[int, str]()
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owner = owners.setdefault(id(parameter), name)
-        if owner != name:
-            yield name, owner

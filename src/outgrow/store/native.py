@@ -17,7 +17,6 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from outgrow.store.assets import TEMPLATES, is_asset
 from outgrow.store.card import CARD
 from outgrow.store.config_file import read_json
 from outgrow.store.contents import Contents, OptimizerInfo
+from outgrow.store.libraries import versions
 from outgrow.store.lineage import Lineage
 from outgrow.store.optimizer_rules import step_count
 from outgrow.store.pickled import record_text, record_value
@@ -76,7 +76,7 @@ def manifest(
         "format": "outgrow-state",
         "format_version": FORMAT_VERSION,
         "model_type": config.get("model_type"),
-        "libraries": {"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
+        "libraries": {"python": platform.python_version()} | versions(),
         "step": step,
         "lineage": list(lineage),
         "records": sorted(records),
@@ -263,13 +263,3 @@ def _slot_entries(
         return match_names(folder, plain, ModelNames(shapes, {}, ""))
     except CheckpointError as error:
         raise CheckpointError(f"the moments {slot} in {folder} do not fit the model", got=error) from error
-
-
-_LIBRARIES = ("outgrow", "torch", "transformers", "safetensors")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from outgrow.engine.memory import device_memory, free_memory, step_memory
 from outgrow.engine.optimizers import state_numbers
 from outgrow.engine.step import Device, build_for_training, choose_device, evaluation_loss
 from outgrow.errors import ConfigError
+from outgrow.files.atomic import check_space
+from outgrow.files.reading import expanded
 from outgrow.run.config import RunConfig
 from outgrow.training.preflight import check_ranks, check_slices, preflight
 from outgrow.training.rates import StageRates, rate_points, stage_rates
@@ -75,7 +79,8 @@ class DryRun:
 def dry_run(run: RunConfig, world: int = 1) -> DryRun:
     """Check a run as `train_run` would on `world` ranks and say what it needs; writes nothing.
 
-    Raises ConfigError also where a rank of several needs more memory than it has here.
+    Raises ConfigError also where a rank of several needs more memory than it has here, and CheckpointError where the disk of
+    the output is too full.
 
     >>> dry_run(load_run("examples/quickstart.yaml")).stages[1].parameters  # doctest: +SKIP
     2828736
@@ -94,12 +99,14 @@ def dry_run(run: RunConfig, world: int = 1) -> DryRun:
     needed = max(stage.memory_bytes for stage in stages)
     if world > 1:
         _check_memory(needed, device, world)
+    disk, output = _disk(run, stages), expanded(run.output)
+    check_space(output, disk - _bytes_in(output))
     return DryRun(
         ranks=world,
         stages=stages,
         flops=flops,
         memory_bytes=needed,
-        disk_bytes=_disk(run, stages),
+        disk_bytes=disk,
         seconds=flops / best if best else None,
         device=device.describe(),
         corpus=found.corpus,
@@ -145,6 +152,15 @@ def _disk(run: RunConfig, stages: tuple[DryStage, ...]) -> int:
         kept = min(run.checkpoint.keep, inside + 1) + (planned.grow is not None)
         total += kept * stage.checkpoint_bytes
     return total + max(stage.checkpoint_bytes for stage in stages)
+
+
+def _bytes_in(folder: Path) -> int:
+    """What a run that is continued has written already, and writes over."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # the run may be at work
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 @torch.no_grad()

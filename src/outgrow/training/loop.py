@@ -45,7 +45,7 @@ from outgrow.training.folder import Pointer, opened_run, read_metrics
 from outgrow.training.learn_stage import grow_learned
 from outgrow.training.own_state import check_own
 from outgrow.training.preflight import preflight
-from outgrow.training.result import RunResult, machine, read_result, versions
+from outgrow.training.result import RunResult, machine, read_result
 from outgrow.training.session import (
     Live,
     Session,
@@ -83,7 +83,6 @@ def train_run(
     be_repeatable()
     found = ranks.together(lambda: preflight(run, ranks, show=progress and ranks.leads))
     ranks.agree("the run's configuration", run.resolved())
-    ranks.agree("the versions of the libraries", versions())
     with opened_run(run, ranks) as folder, make_progress(progress and ranks.leads) as view:
         pointer = folder.agreed_pointer(ranks)
         if pointer is not None and pointer.finished:

@@ -102,13 +102,7 @@ def _check_shares(batch: BatchConfig, sizes: MeshSizes, where: str) -> None:
 
 
 def _check_sliced(run: RunConfig, tensor: int) -> None:
-    """What a stage or an optimizer asks for is not of whole matrices, or whole activations, where layers are cut inside."""
-    if run.optimizer.name == "muon":
-        raise ConfigError(
-            "optimizer.name: muon needs whole matrices, which it gathers along one dimension of the mesh alone",
-            got=f"parallel.tensor {tensor}",
-            fix="use adamw, sgd or lion, or leave out parallel.tensor",
-        )
+    """Nothing is asked for that wants whole activations, where layers are cut inside."""
     if run.compile:
         raise ConfigError(
             "compile: compiled layers that are cut inside lose a part of their gradients (torch 2.13)",

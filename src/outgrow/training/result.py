@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shlex
@@ -12,12 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from outgrow.store.libraries import versions
 from outgrow.text.numbers import amount, duration
 from outgrow.text.table import TextTable
 from outgrow.training.folder import RunFolder, read_metrics
 from outgrow.training.run_log import LoggedStage, RunLog
-
-_LIBRARIES = ("outgrow", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
 @dataclass(frozen=True)
@@ -191,17 +189,6 @@ def _stage_result(stage: LoggedStage) -> StageResult:
         precision=stage.precision,
         optimizer=stage.optimizer,
     )
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries that a run's numbers depend on."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "source tree"
-    return found
 
 
 def machine() -> dict[str, Any]:
