@@ -33,6 +33,7 @@ FLAT = {
     "mixtral",
     "olmoe",
     "qwen2_moe",
+    "qwen3_5_moe_text",
     "qwen3_moe",
     "qwen3_next",
     "deepseek_v2",
