@@ -1,4 +1,4 @@
-"""Block copies against gathers: the same numbers by two ways, and no bit of a box depends on the box."""
+"""Cells against whole maps: the same numbers by two ways, and no bit of a box depends on the box."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch
 from tests.battery import zoo
 from torch import Tensor
 
-from outgrow.algebra.recipe import Recipe, _Kitchen, evaluate_recipe
+from outgrow.algebra.linear import EMPTY, MEAN, Gathered, Run, Select
+from outgrow.algebra.recipe import Invisible, Recipe, Term, evaluate_recipe
 from outgrow.growth.plan import plan
 from outgrow.methods.build import WIDTH, build
 
@@ -40,29 +41,79 @@ class Kitchen:
         wide = torch.float64
         return evaluate_recipe(recipe, self.read, self.statistic, self.mean_row, box, wide=wide, dtype=wide)
 
-    def gathered(self, recipe: Recipe, box: tuple[tuple[int, int], ...]) -> Tensor:
-        made = _Kitchen(recipe, self.read, self.statistic, self.mean_row, torch.float64)
-        total = made.by_gathers(box).clone()
+    def mapped(self, recipe: Recipe) -> Tensor:
+        """The formula itself: every source through every map, and the fills on top."""
+        total = torch.zeros(recipe.shape, dtype=torch.float64)
+        for term in recipe.terms:
+            sizes = [map_.inputs for map_ in term.maps]
+            source = term.source
+            x = (
+                self.tensors[source]
+                if isinstance(source, str)
+                else torch.full(sizes, source, dtype=total.dtype)
+            )
+            for dim, map_ in enumerate(term.maps):
+                x = map_.apply(x, dim)
+            total += term.coefficient * x
         for fill in recipe.fills:
-            fill.add_to(total, box, recipe.shape, self.statistic)
+            fill.add_to(total, tuple((0, size) for size in recipe.shape), recipe.shape, self.statistic)
         return total
 
 
 @pytest.mark.parametrize(("name", "width"), CASES)
-def test_cells_are_what_gathers_give(name: str, width: str) -> None:
-    kitchen, by_cells = Kitchen(name), 0
+def test_cells_are_what_the_maps_give(name: str, width: str) -> None:
+    kitchen = Kitchen(name)
     made = plan(build(zoo.resolved(name), WIDER[name], width=width, noise=0.3))
     for slot in ("weight", "exp_avg_sq"):
         for recipe in made.recipes[slot].values():
             whole = tuple((0, size) for size in recipe.shape)
             got = kitchen.cook(recipe, whole)
-            if recipe.layout is not None:
-                by_cells += 1
-                # float64: a few roundings of sums of numbers of about 1
-                torch.testing.assert_close(got, kitchen.gathered(recipe, whole), rtol=1e-12, atol=1e-12)
+            assert recipe.layout is not None
+            # float64: a few roundings of sums of numbers of about 1
+            torch.testing.assert_close(got, kitchen.mapped(recipe), rtol=1e-12, atol=1e-12)
             box = tuple((size // 3, size - size // 4) for size in recipe.shape)
             part = got[tuple(slice(start, stop) for start, stop in box)].contiguous()
             assert torch.equal(kitchen.cook(recipe, box).view(torch.int64), part.view(torch.int64)), (
                 recipe.name
             )
-    assert by_cells or width in ("net2net", "aki")  # units drawn at random make no runs
+
+
+SCATTERED = torch.tensor([*range(20), *[7, 3, 7, EMPTY] * 6, *range(20, 40), MEAN, 5, 5, 9])
+
+
+def test_long_runs_are_copied_and_what_lies_between_is_gathered() -> None:
+    """Runs, gathers, means and nothing in two dimensions, of a tensor and of one number: what the formula says."""
+    dice = torch.Generator().manual_seed(0)
+    weights = torch.rand(len(SCATTERED), generator=dice, dtype=torch.float64) + 0.5
+    maps = Select(SCATTERED, torch.ones_like(weights), 40), Select(SCATTERED, weights, 40)
+    assert [type(one) for one in maps[0].stretches] == [Run, Gathered, Run, Run, Gathered]
+    kitchen = Kitchen("gpt2")
+    kitchen.tensors["w"] = torch.randn(40, 40, generator=dice, dtype=torch.float64)
+    whole = ((0, len(SCATTERED)),) * 2
+    for source in ("w", 0.7):
+        recipe = Recipe("w", (len(SCATTERED),) * 2, (Term(source, maps, 1.5),))
+        got = kitchen.cook(recipe, whole)
+        torch.testing.assert_close(got, kitchen.mapped(recipe), rtol=1e-12, atol=1e-12)
+        part = kitchen.cook(recipe, ((3, 50), (21, 68)))
+        assert torch.equal(part.view(torch.int64), got[3:50, 21:68].contiguous().view(torch.int64))
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_no_reader_sees_noise_of_units_copied_in_any_order(dim: int) -> None:
+    """N F = 0; a unit without another copy has none, and of c copies each has a variance of 1 - 1 / c."""
+    index = torch.tensor([0, 1, 2, 3, 2, 0, 2, EMPTY, 2, 5, 0] * 4)[:41]
+    index = torch.where((index == 5) & (torch.arange(41) > 10), 0, index)
+    count = torch.bincount(index[index >= 0], minlength=6).double()
+    forward = Select(index, torch.ones(41, dtype=torch.float64), 6)
+    share = torch.where(index >= 0, 1 / count[index.clamp(min=0)], 0.0)
+    fill = Invisible(1.0, 3, "w", dim, forward, Select(index, share, 6))
+    assert fill.groups is None
+    shape = (41, 4096) if dim == 0 else (4096, 41)
+    noise = torch.zeros(shape, dtype=torch.float64)
+    fill.add_to(noise, tuple((0, size) for size in shape), shape, lambda name, which: 1.0)
+    assert float(forward.transposed(noise, dim).abs().max()) < 1e-13  # sums of a dozen numbers of about 1
+    found = noise.square().mean(1 - dim)
+    expected = torch.where((index >= 0) & (share < 1), 1 - share, 0.0)
+    assert torch.equal(found == 0, expected == 0)
+    # the mean of 4,096 squares of a normal number has a spread of √(2/4096) = 2.2 %
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.0)

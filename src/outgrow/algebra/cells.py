@@ -1,9 +1,9 @@
-"""A grown tensor as cells: where every dimension is a few runs, each product of runs is one block copy.
+"""A grown tensor as cells: every dimension is a few stretches, and each product of stretches is one block.
 
-    cell = (run of dimension 0) x (run of dimension 1) x ...        source block · product of the runs' weights
+    cell = (stretch of dimension 0) x (stretch of dimension 1) x ...        source block · product of the weights
 
-Nothing is gathered, nothing passes through a wider dtype unless numbers are added, and what a cell holds does not depend
-on the box that is asked for.
+A cell of runs is one block copy. What lies between long runs is gathered, in the wider dtype; else nothing passes through
+it unless numbers are added. What a cell holds does not depend on the box that is asked for.
 """
 
 from __future__ import annotations
@@ -18,38 +18,42 @@ from math import prod
 import torch
 from torch import Tensor
 
-from outgrow.algebra.linear import EMPTY, MEAN, LinearMap, Run, mean_along
+from outgrow.algebra.linear import EMPTY, MEAN, Gathered, LinearMap, Run, mean_along
 from outgrow.algebra.noise import Box
 
-RowReader = Callable[[slice | None], Tensor]
+RowReader = Callable[[slice | Tensor | None], Tensor]
 """Rows of a source tensor; None for the mean of all its rows, as one row."""
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A tensor's maps, each as runs: one tuple of runs per dimension."""
+    """A tensor's maps, each as stretches: one tuple of them per dimension."""
 
-    dims: tuple[tuple[Run, ...], ...]
+    dims: tuple[tuple[Run | Gathered, ...], ...]
 
     @classmethod
     def of(cls, maps: Sequence[LinearMap]) -> Blocks | None:
-        """The maps as runs, or None where one of them is none or has too many."""
+        """The maps as stretches, or None where one of them mixes units."""
         dims = []
         for map_ in maps:
-            runs = None if map_.gather is None else map_.gather.runs
-            if runs is None:
+            if map_.gather is None:
                 return None
-            dims.append(runs)
+            dims.append(map_.gather.stretches)
         return cls(tuple(dims))
 
     @cached_property
+    def gathers(self) -> bool:
+        """Whether some dimension is not runs alone."""
+        return any(isinstance(one, Gathered) for dim in self.dims for one in dim)
+
+    @cached_property
     def starts(self) -> tuple[list[int], ...]:
-        """Where the runs of each dimension begin."""
-        return tuple([run.start for run in runs] for runs in self.dims)
+        """Where the stretches of each dimension begin."""
+        return tuple([one.start for one in dim] for dim in self.dims)
 
     def covered(self) -> tuple[list[tuple[int, int]], ...]:
         """The stretches of each dimension in which something is read."""
-        return tuple([(run.start, run.stop) for run in runs if run.source != EMPTY] for runs in self.dims)
+        return tuple([(one.start, one.stop) for one in dim if not _is_empty(one)] for dim in self.dims)
 
     def overlaps(self, other: Blocks) -> bool:
         """Whether some entry is read by both."""
@@ -58,20 +62,25 @@ class Blocks:
             for mine, others in zip(self.covered(), other.covered(), strict=True)
         )
 
-    def cells(self, box: Box) -> Iterator[tuple[Box, tuple[Run, ...]]]:
-        """The cells in a box that read anything, and the run of each dimension."""
+    def cells(self, box: Box) -> Iterator[tuple[Box, tuple[Run | Gathered, ...]]]:
+        """The cells in a box that read anything, and the stretch of each dimension, cut to it."""
         cut = [
             [
-                ((max(run.start, start), min(run.stop, stop)), run)
-                for run in runs[bisect_right(begins, start) - 1 : bisect_right(begins, stop - 1)]
-                if run.source != EMPTY
+                one.cut(max(one.start, start), min(one.stop, stop))
+                for one in dim[bisect_right(begins, start) - 1 : bisect_right(begins, stop - 1)]
+                if not _is_empty(one)
             ]
             if start < stop
             else []
-            for runs, begins, (start, stop) in zip(self.dims, self.starts, box, strict=True)
+            for dim, begins, (start, stop) in zip(self.dims, self.starts, box, strict=True)
         ]
         for chosen in product(*cut):
-            yield tuple(place for place, _ in chosen), tuple(run for _, run in chosen)
+            yield tuple((one.start, one.stop) for one in chosen), chosen
+
+
+def _is_empty(stretch: Run | Gathered) -> bool:
+    """Whether it reads nothing."""
+    return isinstance(stretch, Run) and stretch.source == EMPTY
 
 
 def within(out: Tensor, box: Box, cell: Box) -> Tensor:
@@ -91,14 +100,18 @@ def put_blocks(
     *,
     add: bool,
 ) -> None:
-    """Write a term into the box, or add it to what is there; `wide` is the dtype of means and sums."""
-    for cell, runs in blocks.cells(box):
+    """Write a term into the box, or add it to what is there; `wide` is the dtype of means, gathers and sums."""
+    head, block = None, out
+    for cell, chosen in blocks.cells(box):
         target = within(out, box, cell)
-        factor = coefficient * prod(run.weight for run in runs)
+        factor = coefficient * prod(one.weight for one in chosen)
         if isinstance(part, float):
-            target.add_(part * factor) if add else target.fill_(part * factor)
+            amount = _constant(part * factor, chosen, out.device)
+            target.add_(amount) if add else target.copy_(amount)
             continue
-        source = _source(part, cell, runs, wide)
+        if chosen[0] is not head:
+            head, block = chosen[0], _rows(part, chosen[0], wide if blocks.gathers else None)
+        source = _source(block, chosen, wide)
         if add:
             target.add_(source if factor == 1.0 else source.to(wide) * factor)
         elif factor == 1.0:
@@ -111,16 +124,33 @@ def put_blocks(
             target.copy_(source.to(wide) * factor)
 
 
-def _source(part: RowReader, cell: Box, runs: tuple[Run, ...], wide: torch.dtype) -> Tensor:
-    """What the cell reads: a block of the source, with one unit in place of a dimension of which it holds the mean."""
-    (first, last), head = cell[0], runs[0]
-    block = part(
-        None if head.source == MEAN else slice(head.behind(first), head.behind(first) + last - first)
-    )
-    for dim, ((start, stop), run) in enumerate(zip(cell[1:], runs[1:], strict=True), start=1):
-        if run.source != MEAN:
-            block = block.narrow(dim, run.behind(start), stop - start)
-    for dim, run in enumerate(runs[1:], start=1):
-        if run.source == MEAN:
+def _constant(value: float, chosen: Sequence[Run | Gathered], device: torch.device) -> Tensor:
+    """What a cell holds of a source that is one number everywhere, float64; broadcasts to the cell."""
+    amount = torch.tensor(value, dtype=torch.float64, device=device)
+    for dim, one in enumerate(chosen):
+        if isinstance(one, Gathered):
+            weight = torch.where(one.map.covered(), one.map.weight, 0.0).to(device, torch.float64)
+            amount = amount * weight.view([-1 if other == dim else 1 for other in range(len(chosen))])
+    return amount
+
+
+def _rows(part: RowReader, head: Run | Gathered, dtype: torch.dtype | None) -> Tensor:
+    """What a stretch of dimension 0 reads of the source, in `dtype` or as it is."""
+    if isinstance(head, Gathered):
+        used, gather = head.map.sources()
+        return gather.apply(part(used).to(dtype), 0)
+    rows = part(None if head.source == MEAN else slice(head.source, head.source + head.stop - head.start))
+    return rows if dtype is None else rows.to(dtype)
+
+
+def _source(block: Tensor, chosen: Sequence[Run | Gathered], wide: torch.dtype) -> Tensor:
+    """What a cell reads of these rows, with one unit in place of a dimension of which it holds the mean."""
+    for dim, one in enumerate(chosen[1:], start=1):
+        if isinstance(one, Run) and one.source != MEAN:
+            block = block.narrow(dim, one.source, one.stop - one.start)
+    for dim, one in enumerate(chosen[1:], start=1):
+        if isinstance(one, Gathered):
+            block = one.map.apply(block, dim)
+        elif one.source == MEAN:
             block = mean_along(block.to(wide), dim)
     return block

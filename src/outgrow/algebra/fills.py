@@ -308,43 +308,103 @@ class Invisible(Fill):
             yield place, noises[place] - seen * copies[place].read
 
     def block(self, box: Box, shape: tuple[int, ...], statistic: Statistic, dtype: torch.dtype) -> Tensor:
-        """The same for units that are copied in any order: all copies of the units in the box are drawn."""
-        begin, end = box[self.dim]
-        units, weight = self.forward.index, torch.where(self.forward.index >= 0, self.forward.weight, 0.0)
-        wanted = torch.unique(units[begin:end])
-        wanted = wanted[wanted >= 0]
-        places = (torch.isin(units, wanted) & (units >= 0)).nonzero().flatten()
-        noise = self._along(places, box, shape, _absolute(self.std, self.of, statistic), dtype)
-        flat = noise.movedim(self.dim, 0).reshape(len(places), -1)
-        seen = torch.zeros(len(wanted), flat.shape[1], dtype=dtype)
-        seen.index_add_(0, torch.searchsorted(wanted, units[places]), flat * weight[places, None].to(dtype))
-        result = torch.zeros(end - begin, flat.shape[1], dtype=dtype)
-        here = (places >= begin) & (places < end)
-        result[places[here] - begin] = flat[here]
-        mine = self.backward.rows(begin, end).as_gather()
-        readers = (mine.covered() & torch.isin(mine.index, wanted)).nonzero().flatten()
-        shares = mine.weight[readers, None].to(dtype)
-        result[readers] -= seen[torch.searchsorted(wanted, mine.index[readers])] * shares
-        rest = [stop - start for dim, (start, stop) in enumerate(box) if dim != self.dim]
-        return result.view(end - begin, *rest).movedim(0, self.dim)
+        """The same for units that are copied in any order, all copies of those in the box.
 
-    def _along(
+        The noise lies in a table: first copies, second ones, and so on, the units that are copied most in front. So what a
+        reader sees of it is a sum of its leading parts, and only the end of the work gathers.
+        """
+        ranked, (begin, end) = self._ranked, box[self.dim]
+        gather, counts = ranked.gather.part(begin, end), ranked.sizes
+        along_rows = self.dim == len(shape) - 1 and self.dim > 0
+        places = torch.arange(len(ranked.written))
+        if not along_rows:  # rows are drawn alone: those of the units in the box
+            kept = torch.unique(ranked.units[begin:end])
+            kept = kept[kept >= 0]
+            counts = tuple(int((kept < size).sum()) for size in ranked.sizes)
+            places = torch.cat(
+                [kept[:count] + start for count, start in zip(counts, ranked.starts, strict=True)]
+            )
+            index = torch.searchsorted(places, gather.index.clamp(min=0))
+            gather = Select(torch.where(gather.index >= 0, index, EMPTY), gather.weight, len(places))
+        noise = self._drawn(places, box, shape, _absolute(self.std, self.of, statistic), dtype)
+        view = [-1 if dim == self.dim else 1 for dim in range(len(shape))]
+        parts = torch.split(noise, list(counts), self.dim)
+        written, read = (
+            torch.split(one[places].to(dtype).view(view), list(counts), self.dim)
+            for one in (ranked.written, ranked.read)
+        )
+        seen = torch.zeros_like(parts[0])
+        for part, weight in zip(parts, written, strict=True):
+            seen.narrow(self.dim, 0, part.shape[self.dim]).addcmul_(part, weight)
+        for part, weight in zip(parts, read, strict=True):
+            part.addcmul_(seen.narrow(self.dim, 0, part.shape[self.dim]), weight, value=-1.0)
+        return gather.apply(noise, self.dim)
+
+    @cached_property
+    def _ranked(self) -> Ranked:
+        return Ranked.of(self.forward, self.backward)
+
+    def _drawn(
         self, places: Tensor, box: Box, shape: tuple[int, ...], std: float, dtype: torch.dtype
     ) -> Tensor:
-        """Noise at some units of the read dimension, in the box's range of the others."""
+        """Noise at some places of the table along the read dimension, in the box's range of the others."""
+        table = len(self._ranked.written)
         if self.dim == len(shape) - 1 and self.dim > 0:
-            whole = (*box[:-1], (0, shape[-1]))
-            return normal_box(self.seed, self.name, shape, whole, std=std, dtype=dtype).index_select(
-                -1, places
-            )
+            whole = (*box[:-1], (0, table))
+            return normal_box(self.seed, self.name, (*shape[:-1], table), whole, std=std, dtype=dtype)
+        sizes = [table if dim == self.dim else size for dim, size in enumerate(shape)]
         ranges = [np.arange(start, stop) for start, stop in box]
         ranges[self.dim] = places.numpy()
         *leading, (first, last) = box if len(box) > 1 else (*box, (0, 1))
         rows = np.zeros(1, np.int64)
-        for size, some in zip(shape, ranges[: len(leading)], strict=False):
+        for size, some in zip(sizes, ranges[: len(leading)], strict=False):
             rows = (rows[:, None] * size + some).reshape(-1)
         drawn = normal(self.seed, self.name, rows, first, last, std=std, dtype=dtype)
         return drawn.view([len(some) for some in ranges])
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """Units that are copied more than once, those with most copies first, and a table of their copies: all first ones in this
+    order, then all second ones, ..."""
+
+    units: Tensor  # int64 (outputs,): the place of the unit that an output copies in this order; -1 where it has no other copy
+    gather: Select
+    """From the table to the outputs."""
+    sizes: tuple[int, ...]
+    """How many units have a first copy, a second one, ..."""
+    starts: tuple[int, ...]
+    """Where those begin in the table."""
+    written: Tensor  # float64 (table,): the weight of each copy in F
+    read: Tensor  # float64 (table,): and in G
+
+    @classmethod
+    def of(cls, forward: Select, backward: Select) -> Ranked:
+        """Those of two maps; readers read what is written, or nothing."""
+        both = backward.covered() & forward.covered()
+        assert torch.equal(forward.index[both], backward.index[both]), (
+            "a reader reads another unit than is written"
+        )
+        index = torch.where(forward.covered() & (forward.index >= 0), forward.index, EMPTY)
+        numbers = Select(index, forward.weight, forward.units).copy_numbers
+        copies = torch.bincount(index[index >= 0], minlength=forward.units)
+        order = copies.argsort(descending=True, stable=True)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order))
+        several = (index >= 0) & (copies[index.clamp(min=0)] > 1)
+        units = torch.where(several, place[index.clamp(min=0)], EMPTY)
+        sizes = [int((copies > max(1, number)).sum()) for number in range(max(1, int(copies.max())))]
+        starts = [sum(sizes[:number]) for number in range(len(sizes))]
+        table = torch.tensor(starts)[numbers[several]] + units[several]
+        weights = []
+        for map_ in (forward, backward):
+            weight = torch.zeros(sum(sizes), dtype=torch.float64)
+            weight[table] = torch.where(map_.covered(), map_.weight, 0.0)[several].double()
+            weights.append(weight)
+        place = torch.full_like(units, EMPTY)
+        place[several] = table
+        gather = Select(place, several.to(torch.float64), sum(sizes))
+        return cls(units, gather, tuple(sizes), tuple(starts), *weights)
 
 
 def _at(runs: Sequence[Run], place: int) -> Run:

@@ -164,6 +164,27 @@ class Run:
         """The input unit of the output unit `place`."""
         return self.source + place - self.start if self.source >= 0 else self.source
 
+    def cut(self, start: int, stop: int) -> Run:
+        """A part of it."""
+        return Run(start, stop, self.behind(start), self.weight)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Neighbouring output units that copy input units in any order, each with its own weight."""
+
+    start: int
+    stop: int
+    map: Select
+    """Of these output units alone."""
+
+    weight = 1.0
+    """What all of them have in common."""
+
+    def cut(self, start: int, stop: int) -> Gathered:
+        """A part of it."""
+        return Gathered(start, stop, self.map.part(start - self.start, stop - self.start))
+
 
 _FEW_RUNS, _LONG_RUN = 16, 16
 """A gather is a few block copies where it has few runs, or they are long on the mean."""
@@ -255,18 +276,49 @@ class Select(LinearMap):
         """
         if not self.outputs:
             return ()
-        covered = self.covered()
-        index = torch.where(covered, self.index, EMPTY)
-        weight = torch.where(covered, self.weight, 0.0)
-        before, after = index[:-1], index[1:]
-        joined = torch.where(after >= 0, (before >= 0) & (before + 1 == after), before == after)
-        breaks = (~(joined & (weight[1:] == weight[:-1]))).nonzero().flatten() + 1
+        index, weight = self._effective
+        breaks = (~(_follows(index) & (weight[1:] == weight[:-1]))).nonzero().flatten() + 1
         if len(breaks) >= max(_FEW_RUNS, self.outputs // _LONG_RUN):
             return None
         starts = [0, *breaks.tolist()]
         stops = [*starts[1:], self.outputs]
         places = torch.tensor(starts)
         return tuple(map(Run, starts, stops, index[places].tolist(), weight[places].tolist()))
+
+    @property
+    def _effective(self) -> tuple[Tensor, Tensor]:
+        """Index and weight; what a weight of 0 reads is nothing."""
+        covered = self.covered()
+        return torch.where(covered, self.index, EMPTY), torch.where(covered, self.weight, 0.0)
+
+    @cached_property
+    def stretches(self) -> tuple[Run | Gathered, ...]:
+        """The map as few pieces in order: its runs, where there are many the long ones alone, and what lies between gathered.
+
+        >>> units = torch.tensor([*range(40), *[5, 3] * 20])
+        >>> [type(one).__name__ for one in Select(units, torch.ones(80), 40).stretches]
+        ['Run', 'Gathered']
+        """
+        if self.runs is not None:
+            return self.runs
+        index, weight = self._effective
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), (~_follows(index)).nonzero().flatten() + 1])
+        stops = torch.cat([starts[1:], torch.tensor([self.outputs])])
+        kept = (stops - starts >= _LONG_RUN) | (index[starts] == MEAN)
+        found: list[Run | Gathered] = []
+        begun = 0
+        for start, stop in [
+            *zip(starts[kept].tolist(), stops[kept].tolist(), strict=True),
+            (self.outputs,) * 2,
+        ]:
+            if begun < start:
+                found.append(Gathered(begun, start, self.part(begun, start)))
+            if start < stop and bool((weight[start:stop] == weight[start]).all()):
+                found.append(Run(start, stop, int(index[start]), float(weight[start])))
+            elif start < stop:
+                found.append(Gathered(start, stop, self.part(start, stop)))
+            begun = stop
+        return tuple(found)
 
     @cached_property
     def _scales(self) -> bool:
@@ -292,7 +344,7 @@ class Select(LinearMap):
         if self._contiguous is not None:
             y = x.narrow(dim, self._contiguous, self.outputs)
         else:
-            y = x.index_select(dim, self.index.clamp(min=0).to(x.device))
+            y = x.index_select(dim, self.index.clamp(min=0).to(x.device, torch.int32))  # faster than int64
         if not self._scales:
             return y
         shape = [1] * x.dim()
@@ -316,6 +368,10 @@ class Select(LinearMap):
         return self._contiguous is None
 
     def rows(self, start: int, stop: int) -> LinearMap:
+        return self.part(start, stop)
+
+    def part(self, start: int, stop: int) -> Select:
+        """The same map, only output units `start` to `stop`."""
         if (start, stop) == (0, self.outputs):
             return self
         return Select(self.index[start:stop], self.weight[start:stop], self.units)
@@ -402,6 +458,12 @@ def mean_along(x: Tensor, dim: int) -> Tensor:
         rest = total.narrow(dim, 2 * half, total.shape[dim] - 2 * half)
         total = torch.cat([added, rest], dim) if rest.shape[dim] else added
     return total / units
+
+
+def _follows(index: Tensor) -> Tensor:
+    """bool (outputs - 1,): whether an output reads the unit behind that of the output before it, or both none or the mean."""
+    before, after = index[:-1], index[1:]
+    return torch.where(after >= 0, (before >= 0) & (before + 1 == after), before == after)
 
 
 def compose(outer: LinearMap, inner: LinearMap) -> LinearMap:

@@ -73,13 +73,13 @@ class Recipe:
 
     @cached_property
     def layout(self) -> Layout | None:
-        """How its cells lie; None where a map or a mask is no few runs."""
+        """How its cells lie; None where a map mixes units."""
         return _layout(self)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A recipe whose maps are runs: terms and placed fills as blocks, and what has to be added number by number."""
+    """A recipe whose maps are stretches: terms and placed fills as blocks, and what has to be added number by number."""
 
     terms: tuple[Blocks, ...]
     placed: tuple[tuple[Fill, tuple[Blocks, ...]], ...]
@@ -92,6 +92,11 @@ class Layout:
     def sums(self) -> bool:
         """Whether any number is a sum, so that it is computed in a wider dtype and rounded once."""
         return self.overlap or bool(self.added)
+
+    @property
+    def gathers(self) -> bool:
+        """Whether numbers pass through a wider dtype on their way."""
+        return any(blocks.gathers for blocks in self.terms)
 
 
 def _layout(recipe: Recipe) -> Layout | None:
@@ -138,10 +143,7 @@ def evaluate_recipe(
     made = _Kitchen(recipe, read, statistic, mean_row, wide)
     if recipe.layout is not None:
         return made.by_cells(recipe.layout, box, dtype)
-    if any(map_.gather is None for term in recipe.terms for map_ in term.maps):
-        total = _cut(made.in_panels(*box[0]), box)
-    else:
-        total = made.by_gathers(box)
+    total = _cut(made.in_panels(*box[0]), box)
     for fill in recipe.fills:
         fill.add_to(total, box, recipe.shape, statistic)
     return total.to(dtype)
@@ -164,20 +166,22 @@ class _Kitchen:
     wide: torch.dtype
 
     def by_cells(self, layout: Layout, box: Box, dtype: torch.dtype) -> Tensor:
-        """Block copies; where numbers are added, a few rows at a time in the wider dtype."""
+        """Block copies; where numbers are added or gathered, a few rows at a time in the wider dtype."""
         out = torch.zeros([stop - start for start, stop in box], dtype=dtype)
-        if not layout.sums:
-            self._place(out, layout, box)
-            return out
         (first, last), others = box[0], box[1:]
-        step = max(1, CHUNK // max(1, prod(stop - start for start, stop in others)))
+        numbers = max(1, prod(stop - start for start, stop in others))
+        step = max(1, CHUNK // numbers) if layout.sums or layout.gathers else max(1, last - first)
         for start in range(first, last, step):
             here = ((start, min(start + step, last)), *others)
-            total = torch.zeros([stop - start for start, stop in here], dtype=self.wide)
+            target = within(out, box, here)
+            if not layout.sums:
+                self._place(target, layout, here)
+                continue
+            total = torch.zeros(target.shape, dtype=self.wide)
             self._place(total, layout, here)
             for fill in layout.added:
                 fill.add_to(total, here, self.recipe.shape, self.statistic)
-            within(out, box, here).copy_(total)
+            target.copy_(total)
         return out
 
     def _place(self, out: Tensor, layout: Layout, box: Box) -> None:
@@ -196,32 +200,11 @@ class _Kitchen:
                 for cell, _ in region.cells(box):
                     fill.put(within(out, box, cell), cell, self.recipe.shape, self.statistic)
 
-    def _part(self, term: Term) -> Callable[[slice | None], Tensor] | float:
+    def _part(self, term: Term) -> Callable[[slice | Tensor | None], Tensor] | float:
         source = term.source
         if not isinstance(source, str):
             return source
         return lambda rows: self.mean_row(source)[None] if rows is None else self.read(source, rows)
-
-    def by_gathers(self, box: Box) -> Tensor:
-        """Every source mapped along its other dimensions, then along the rows that are asked for."""
-        total: Tensor | None = None
-        skipped = False
-        for term in self.recipe.terms:
-            rows, head = term.maps[0].rows(*box[0]).sources()
-            if not head.inputs:
-                skipped = True  # none of these rows reads anything: one of many experts
-                continue
-            block = self._source(term, rows, head.inputs)
-            for dim, map_ in enumerate(term.maps[1:], start=1):
-                block = map_.rows(*box[dim]).apply(block, dim)
-            block = head.apply(block, 0)
-            if term.coefficient != 1.0:
-                block = block * term.coefficient
-            total = block if total is None else total + block
-        if total is None:
-            return torch.zeros([stop - start for start, stop in box], dtype=self.wide)
-        # As if the zeros of skipped terms had been added: no -0.0 depends on the rows asked for. Fills are added in place.
-        return total + 0.0 if skipped else total.clone() if self.recipe.fills else total
 
     def in_panels(self, start: int, stop: int) -> Tensor:
         """Rows under dense maps. A matrix product rounds by its shape, so whole panels are computed, always the same ones."""
