@@ -34,14 +34,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 LONGEST = (
     "distributed/test_ranks.py",
-    "faults/test_campaign.py",
+    "distributed/test_tensor.py",
     "battery/test_exactness.py",
     "test_tutorials.py",
     "test_types.py",
     "train/test_compiled.py",
+    "faults/test_campaign.py",
     "battery/test_memory.py",
-    "distributed/test_tensor.py",
     "distributed/test_shards.py",
+    "train/test_loop.py",
 )
 """Files of many seconds: begun last, one of them would keep one core busy and leave the other idle."""
 

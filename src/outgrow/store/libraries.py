@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 _LIBRARIES = ("outgrow", "torch", "transformers", "tokenizers", "safetensors", "numpy")
@@ -12,6 +13,7 @@ def versions() -> dict[str, str]:
     return {name: _version(name) for name in _LIBRARIES}
 
 
+@cache  # every checkpoint asks, and the answer is in a file of its own that is parsed as mail
 def _version(name: str) -> str:
     try:
         return version(name)
