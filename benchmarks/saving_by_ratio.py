@@ -166,7 +166,7 @@ def _by_ratio(axes: Axes, rows: list[Row]) -> None:
         )
     beside = {ratio: [row for row in rows if row.ratio == ratio] for ratio in RATIOS}
     places = [
-        row.ratio * 2 ** (0.09 * (beside[int(row.ratio)].index(row) - (len(beside[int(row.ratio)]) - 1) / 2))
+        row.ratio * 2 ** (0.06 * (beside[int(row.ratio)].index(row) - (len(beside[int(row.ratio)]) - 1) / 2))
         for row in rows
     ]
     _points(axes, rows, places)
@@ -194,7 +194,7 @@ def _by_tokens(axes: Axes, rows: list[Row]) -> None:
     for hops in sorted({len(row.layers) - 2 for row in rows}):
         axes.plot([], [], "o", color=COLORS[hops], label=words[hops])
     axes.plot([], [], "o", color=FAINT, label="one growth, Muon")
-    axes.plot([], [], "o", color=INK, markerfacecolor="white", label="hollow: not against any size")
+    axes.plot([], [], "o", color=INK, markerfacecolor="white", label="hollow: not against other sizes")
     axes.axhline(0, color=FAINT, linewidth=0.8)
     axes.set(xlabel="read at, tokens per parameter")
     axes.legend(frameon=False, loc="upper left", fontsize=9)
