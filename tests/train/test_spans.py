@@ -120,7 +120,10 @@ def killed(*_: Any) -> Any:
 
 def test_too_few_tokens_that_stand_for_spans_are_told(tiny: Tiny, tmp_path: Path) -> None:
     content = tiny(model=T5)
-    content["data"]["tokenizer"] = {"vocab_size": 258}
+    content["data"]["sequence_length"] = 1
+    with pytest.raises(ConfigError, match="a text of one token has no span to hide"):
+        dry_run(parse_run(content))
+    content["data"] |= {"sequence_length": 16, "tokenizer": {"vocab_size": 258}}
     with pytest.raises(ConfigError, match="no room for the tokens that stand for what is hidden"):
         dry_run(parse_run(content))
     content["data"]["tokenizer"] = {"vocab_size": 300}

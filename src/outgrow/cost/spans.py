@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from outgrow.errors import ConfigError
+
 MASK_SHARE = 0.15
 """Of a sequence's places, those that BERT hides (arXiv 1810.04805), and T5."""
 MEAN_SPAN = 3
@@ -36,11 +38,17 @@ class SpanLengths:
 
 
 def span_lengths(length: int, share: float = MASK_SHARE) -> SpanLengths:
-    """How a text of `length` tokens, two at least, is divided.
+    """How a text of `length` tokens is divided; ConfigError where there is nothing left to read beside what is hidden.
 
     >>> made = span_lengths(512)
     >>> made.hidden, made.spans, made.encoder, made.decoder
     (77, 26, 461, 104)
     """
+    if length < 2:
+        raise ConfigError(
+            "a text of one token has no span to hide",
+            got=f"sequences of {length}",
+            fix="give a data.sequence_length of at least 2",
+        )
     hidden = min(max(1, round(share * length)), length - 1)
     return SpanLengths(length, hidden, min(max(1, round(hidden / MEAN_SPAN)), length - hidden))
