@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch.distributed.launcher.api as launcher
 from typer.testing import CliRunner
 
 from outgrow.cli import app
 from outgrow.errors import ConfigError
+from outgrow.parallel.launch import launch
 from outgrow.parallel.ranks import ALONE, start_ranks
 
 WHOLE = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -48,3 +52,19 @@ def test_what_processes_do_not_share_is_done_by_the_first(rank: str, monkeypatch
     done = CliRunner().invoke(app, ["operators"])
     assert done.exit_code == 0
     assert ("isometric" in done.stdout) == (rank == "0")
+
+
+@pytest.mark.parametrize(("own", "seconds"), [(None, 120), ("7", 7)])
+def test_ranks_have_time_to_save_before_they_are_killed(
+    own: str | None, seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's own 30 seconds are too few for a large checkpoint."""
+    seen = list[Any]()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    if own is not None:
+        monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", own)
+    monkeypatch.setattr(
+        launcher, "elastic_launch", lambda config, *_: seen.append(config) or (lambda *_: None)
+    )
+    assert launch(2, ["train", "run.yaml"]) == 0
+    assert [(one.shutdown_timeout, one.nproc_per_node) for one in seen] == [(seconds, 2)]

@@ -9,6 +9,9 @@ import sys
 import uuid
 from collections.abc import Sequence
 
+_SAVING_SECONDS = 120
+"""For the ranks to save a checkpoint after SIGTERM, before they are killed; `TORCH_ELASTIC_SHUTDOWN_TIMEOUT` sets others."""
+
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
     """Run `python -m outgrow ARGUMENTS` as so many ranks; returns the code of the one that failed first, 0 if none did.
@@ -32,6 +35,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=0.1,
+        shutdown_timeout=int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _SAVING_SECONDS)),
     )
     try:
         elastic_launch(config, sys.executable)("-m", "outgrow", *arguments)
