@@ -20,7 +20,7 @@ SIZES = {"tiny": (64, 2, 300), "30M": (384, 10, 16384), "40M": (448, 11, 16384),
 """Hidden size, layers, vocabulary. The first is not measured: it brings imports and tables into the process."""
 SEQUENCES = {"tiny": 1, "30M": 32, "40M": 8, "60M": 1}
 """Of a training step: where activations are more than gradients, about as many, and less."""
-COMMANDS = ("grow", "convert", "verify", "train", "shards")
+COMMANDS = ("grow", "convert", "verify", "train", "shards", "learn")
 """The last one is what `grow --dry-run --ranks` says of a growth into the memory of ranks: here all of it is one rank's."""
 
 
@@ -114,6 +114,29 @@ def into_shards(small: Path, to: dict[str, int], dry_run: bool) -> dict[str, Any
     return {}
 
 
+def learn(small: Path, sequences: int, to: dict[str, int], dry_run: bool) -> dict[str, Any]:
+    """A step of a fit; or what a dry run says of them."""
+    import torch
+
+    from outgrow import TrainingState
+    from outgrow.learning.fit_memory import fit_memory
+    from outgrow.learning.learn import begin, fit_operator
+    from outgrow.models.architecture import resolve
+    from outgrow.report.explain import slot_bytes
+    from outgrow.run.learn_options import LearnOptions
+
+    state = TrainingState.from_pretrained(small, headers_only=True)
+    options = LearnOptions(steps=1, start="published")
+    if dry_run:
+        form, values, _ = begin(resolve(state.config), to, options)
+        needed = fit_memory(form, values, sequences=sequences, sequence_length=16)
+        return {"memory_bytes": needed, "mapped_bytes": slot_bytes(state.source, "weight")}
+    ids = torch.zeros(sequences, 16, dtype=torch.int64)
+    batch = {"input_ids": ids, "labels": ids}
+    fit_operator(state, to, lambda step: batch, [batch], options)
+    return {}
+
+
 def work(command: str, folder: Path, size: str, dry_run: bool) -> dict[str, Any]:
     """One command, or what it says before it."""
     import io
@@ -135,6 +158,8 @@ def work(command: str, folder: Path, size: str, dry_run: bool) -> dict[str, Any]
     to = {"intermediate_size": config(size)["intermediate_size"] + 64}
     if command == "shards":
         return into_shards(small, to, dry_run)
+    if command == "learn":
+        return learn(small, SEQUENCES[size], {**to, "num_hidden_layers": SIZES[size][1] + 2}, dry_run)
     asked = [f"{name}={value}" for name, value in to.items()]
     call = GrowCall(small, large, asked, overwrite=True, dry_run=dry_run)
     return dict(grow.run(call, console).to_json()["costs"])

@@ -18,9 +18,11 @@ from outgrow.engine.progress import make_progress
 from outgrow.engine.step import Device
 from outgrow.errors import ConfigError
 from outgrow.learning.fit import Fit
+from outgrow.learning.fit_memory import fit_memory
 from outgrow.learning.learn import begin, fit_operator
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.models.architecture import resolve
+from outgrow.report.explain import slot_bytes
 from outgrow.report.fit import draw_fit, fit_table
 from outgrow.report.plot import check_picture
 from outgrow.run.learn_options import LENGTH, SEQUENCES, LearnOptions, LesaOptions
@@ -45,6 +47,10 @@ class LearnedOnData(Outcome):
     options: LearnOptions
     free: int
     """Numbers that are fitted."""
+    memory_bytes: int
+    """Of the fit, above Python's own,"""
+    mapped_bytes: int
+    """and pages of mapped files, which the system takes back where it needs them."""
     fit: Fit | None
 
     def show(self, console: Console) -> None:
@@ -58,6 +64,8 @@ class LearnedOnData(Outcome):
             "method": self.options.method,
             "start": self.options.start,
             "free": self.free,
+            "memory_bytes": self.memory_bytes,
+            "mapped_bytes": self.mapped_bytes,
             "output": str(self.call.out),
         }
         if self.fit is None:
@@ -120,7 +128,7 @@ def _learn_on_data(call: LearnCall, options: LearnOptions, console: Console) -> 
         check_picture(call.plot)
     check_result(call, options.record)
     config = load_config(call.checkpoint)
-    form, _, _ = begin(resolve(config), to, options)
+    form, values, _ = begin(resolve(config), to, options)
     of_images = form.small.spec.objective == "image"
     free = sum(_count(shape) for shape in form.shapes().values())
     console.print(
@@ -128,9 +136,12 @@ def _learn_on_data(call: LearnCall, options: LearnOptions, console: Console) -> 
         f"{amount(form.large.num_parameters)} parameters, {amount(free)} of them free in the fit; "
         f"{options.steps} steps of {sequences} {'images' if of_images else f'x {length} tokens'}."
     )
+    state = read_state(call.checkpoint, console, headers_only=call.dry_run)
+    memory = fit_memory(form, values, sequences=sequences, sequence_length=length)
+    mapped = slot_bytes(state.source, "weight")
+    console.print(f"Memory about {amount(memory)}B above Python's own and {amount(mapped)}B of mapped files.")
     if call.dry_run:
-        return LearnedOnData(call, options, free, None)
-    state = read_state(call.checkpoint, console)
+        return LearnedOnData(call, options, free, memory, mapped, None)
     data = learn_data(
         config, call.checkpoint, call.data, sequences=sequences, length=length, seed=options.seed
     )
@@ -150,7 +161,7 @@ def _learn_on_data(call: LearnCall, options: LearnOptions, console: Console) -> 
     grow_and_write(call, fitted, state)
     if call.plot is not None:
         draw_fit({options.start: fit}, call.plot, f"{options.method}: {_sizes(fitted)}")
-    return LearnedOnData(call, options, free, fit)
+    return LearnedOnData(call, options, free, memory, mapped, fit)
 
 
 def _sizes(fitted: FittedOperator) -> str:

@@ -38,9 +38,9 @@ class GrownModel:
         dtype = next(iter(small.values())).dtype
         self.small = {name: tensor.to(device) for name, tensor in stacked(form.small, small).items()}
         self.model: nn.Module = build_model(config, dtype=dtype)
-        tables = self._replace_tables()
+        replaced = self._replace_tables()
         _empty(self.model, device)
-        self.skip = frozenset(tables)
+        self.skip = frozenset(replaced)
 
     def __call__(self, *inputs: Tensor, **batch: Tensor) -> Any:
         """The model's output for a batch."""
@@ -54,7 +54,7 @@ class GrownModel:
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
             users.setdefault(owner[id(parameter)], []).append(name)
         found = []
-        for pattern, dim in _tables(self.form).items():
+        for pattern, dim in tables(self.form).items():
             modules = {name: self.model.get_submodule(name.rpartition(".")[0]) for name in users[pattern]}
             if any(type(module) not in (nn.Embedding, nn.Linear) for module in modules.values()):
                 continue  # a table with a behaviour of its own is grown whole
@@ -74,11 +74,16 @@ def making_flops(form: OperatorForm, values: Values) -> int:
     """FLOPs of making all large weights once, tables over a vocabulary left out, counted without computing them."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    small = {name: torch.empty(form.small.shape(name), device="meta") for name in form.small.parameters}
     numbers = {name: value.to("meta") for name, value in values.items()}
     with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as counter:
-        form.grown(numbers, stacked(form.small, small), frozenset(_tables(form)))
+        form.grown(numbers, hollow_values(form), frozenset(tables(form)))
     return int(counter.get_total_flops())
+
+
+def hollow_values(form: OperatorForm) -> dict[str, Tensor]:
+    """What `OperatorForm.grown` reads, without numbers: on the meta device."""
+    small = {name: torch.empty(form.small.shape(name), device="meta") for name in form.small.parameters}
+    return stacked(form.small, small)
 
 
 class _MappedEmbedding(nn.Module):
@@ -108,7 +113,7 @@ class _MappedHead(nn.Module):
         return functional.linear(narrow, grown.small[pattern], self.bias)
 
 
-def _tables(form: OperatorForm) -> dict[str, int]:
+def tables(form: OperatorForm) -> dict[str, int]:
     """Matrices over a vocabulary, by pattern, and the dimension that is not it."""
     axes = form.small.axes
     found = {}
