@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import namedtuple
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -57,6 +58,18 @@ def refused(*words: str | Path) -> str:
     assert result.returncode == 2, result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     return result.stderr
+
+
+def test_dry_runs_say_the_time_and_refuse_a_full_disk(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("grow", small, tmp_path / "large", *SIZES, "--dry-run")
+    told = json.loads(outgrow(*words, "--ranks", "2", "--json").stdout)
+    assert told["seconds"] > 0
+    assert "where each writes as fast as this disk" in outgrow(*words, "--ranks", "2").stdout
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 10, 1000))
+    assert "too full" in refused(*words)
 
 
 def test_inspect_grow_verify(small: Path, tmp_path: Path) -> None:

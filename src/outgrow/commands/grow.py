@@ -14,7 +14,7 @@ from outgrow.commands.outcome import Outcome
 from outgrow.commands.writing import read_state, writing_speed
 from outgrow.engine.progress import bytes_progress
 from outgrow.errors import ConfigError
-from outgrow.files.atomic import check_destination
+from outgrow.files.atomic import check_destination, check_space
 from outgrow.growth.plan import GrowthPlan
 from outgrow.growth.rank_costs import Placement, RankCosts, rank_costs
 from outgrow.methods.learned.fitted import FittedOperator
@@ -91,6 +91,8 @@ class RanksPlanned(Outcome):
     plan: GrowthPlan
     ranks: int
     costs: Mapping[Placement, RankCosts]
+    bytes_per_second: float | None
+    """Of a disk like that of the destination; None where nothing can be written there."""
 
     def show(self, console: Console) -> None:
         """A line for each way to place the tensors."""
@@ -101,14 +103,30 @@ class RanksPlanned(Outcome):
                 f"{_PLACEMENTS[placement]}: {self.ranks:,} ranks read {amount(cost['bytes_read'])}B and write "
                 f"{amount(cost['bytes_written'])}B, {cost['amplification']:.2f} bytes for one that is needed; "
                 f"the largest, rank {most['rank']}, reads {amount(most['bytes_read'])}B and writes "
-                f"{amount(most['bytes_written'])}B; memory at most {amount(cost['memory_bytes'])}B a rank",
+                f"{amount(most['bytes_written'])}B; memory at most {amount(cost['memory_bytes'])}B a rank"
+                + self._time(placement),
                 markup=False,
                 soft_wrap=True,
             )
 
     def to_json(self) -> dict[str, Any]:
         """The plan, and all numbers."""
-        return {**self.plan.describe(), "ranks": {name: one.describe() for name, one in self.costs.items()}}
+        return {
+            **self.plan.describe(),
+            "ranks": {name: one.describe() for name, one in self.costs.items()},
+            "seconds": None if self.bytes_per_second is None else self._seconds(self.bytes_per_second),
+        }
+
+    def _time(self, placement: Placement) -> str:
+        if placement != "files" or self.bytes_per_second is None:
+            return ""
+        return (
+            f"; about {duration(self._seconds(self.bytes_per_second))} where each writes as fast as this disk"
+        )
+
+    def _seconds(self, speed: float) -> float:
+        """Of the rank that writes most, file to file."""
+        return float(self.costs["files"].written.max()) / speed
 
 
 def run(call: GrowCall, console: Console) -> Grown | NewNames | RanksPlanned:
@@ -179,7 +197,9 @@ def _grow(
     console.print(_moments(plan, state, call.format), markup=False)
     for line in file_lines(call.checkpoint, found):
         console.print(line, markup=False, soft_wrap=True)
-    if not call.dry_run:
+    if call.dry_run:
+        check_space(call.out, outcome.costs.output_bytes)
+    else:
         assert isinstance(grown.source, GrownView)
         share_statistics(grown.source, ranks)
         with bytes_progress("writing", show=not console.quiet) as progress:
@@ -198,7 +218,7 @@ def _plan_ranks(call: GrowCall, plan: GrowthPlan, ranks: int) -> RanksPlanned:
         raise ConfigError("--ranks is a number of processes", got=ranks, expected=f"1 to {_MOST_RANKS:,}")
     slots = ("weight",) if plan.moments == "reset" else ("weight", "exp_avg", "exp_avg_sq")
     costs = {placement: rank_costs(plan, ranks, placement, slots=slots) for placement in _PLACEMENTS}
-    return RanksPlanned(plan, ranks, costs)
+    return RanksPlanned(plan, ranks, costs, writing_speed(_existing(call.out)))
 
 
 _MOST_RANKS = 1 << 16
@@ -255,9 +275,14 @@ def _moments(plan: GrowthPlan, state: TrainingState, format: str) -> str:
 
 
 def _costs(plan: GrowthPlan, state: TrainingState, out: Path, *, probe: bool) -> GrowthCosts:
-    parent = next(path for path in (out.absolute().parent, *out.absolute().parents) if path.is_dir())
+    parent = _existing(out)
     speed = writing_speed(parent) if probe else None
     return growth_costs(plan, state, bytes_per_second=speed, free_bytes=shutil.disk_usage(parent).free)
+
+
+def _existing(out: Path) -> Path:
+    """The nearest folder above a destination that is there."""
+    return next(path for path in out.absolute().parents if path.is_dir())
 
 
 def _print_plan(console: Console, plan: GrowthPlan, costs: GrowthCosts) -> None:
