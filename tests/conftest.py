@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread per worker, quiet transformers, and hypothesis that draws the same examples every time.
+"""Shared by all tests: one thread per worker, quiet transformers, a cache of its own, and hypothesis that draws the same examples every time.
 
 Workers take whole files (`--dist loadfile` in the Makefile), so that what a file's tests share is made once; the longest come first.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 gc.disable()  # what is imported is no garbage: to look for it takes a fifth of an import
@@ -45,6 +46,15 @@ LONGEST = (
     "train/test_loop.py",
 )
 """Files of many seconds: begun last, one of them would keep one core busy and leave the other idle."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Nothing of a test reaches the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OUTGROW_CACHE", str(folder))
+        yield folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -60,7 +60,7 @@ def refused(*words: str | Path) -> str:
     return result.stderr
 
 
-def test_dry_runs_say_the_time_and_refuse_a_full_disk(
+def test_dry_runs_say_the_time_and_what_a_disk_lacks(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("grow", small, tmp_path / "large", *SIZES, "--dry-run")
@@ -69,7 +69,7 @@ def test_dry_runs_say_the_time_and_refuse_a_full_disk(
     assert "where each writes as fast as this disk" in outgrow(*words, "--ranks", "2").stdout
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 10, 1000))
-    assert "too full" in refused(*words)
+    assert "1.00 KB free, TOO FEW" in outgrow(*words).stdout
 
 
 def test_inspect_grow_verify(small: Path, tmp_path: Path) -> None:

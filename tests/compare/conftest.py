@@ -1,5 +1,5 @@
-"""The corpus and cache of the training tests."""
+"""The corpus of the training tests."""
 
-from train.conftest import _as_before, cache, corpus
+from train.conftest import _as_before, corpus
 
-__all__ = ["_as_before", "cache", "corpus"]
+__all__ = ["_as_before", "corpus"]

@@ -1,4 +1,4 @@
-"""A tiny corpus, a tiny run, and a cache of its own for every test session."""
+"""A tiny corpus and a tiny run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,6 @@ import pytest
 import torch
 
 from train.tiny_corpus import write_corpus
-
-
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Nothing of a test reaches the user's cache."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OUTGROW_CACHE", str(folder))
-        yield folder
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from outgrow.commands.outcome import Outcome
 from outgrow.commands.writing import read_state, writing_speed
 from outgrow.engine.progress import bytes_progress
 from outgrow.errors import ConfigError
-from outgrow.files.atomic import check_destination, check_space
+from outgrow.files.atomic import check_destination
 from outgrow.growth.plan import GrowthPlan
 from outgrow.growth.rank_costs import Placement, RankCosts, rank_costs
 from outgrow.methods.learned.fitted import FittedOperator
@@ -197,9 +197,7 @@ def _grow(
     console.print(_moments(plan, state, call.format), markup=False)
     for line in file_lines(call.checkpoint, found):
         console.print(line, markup=False, soft_wrap=True)
-    if call.dry_run:
-        check_space(call.out, outcome.costs.output_bytes)
-    else:
+    if not call.dry_run:
         assert isinstance(grown.source, GrownView)
         share_statistics(grown.source, ranks)
         with bytes_progress("writing", show=not console.quiet) as progress:
@@ -292,7 +290,7 @@ def _print_plan(console: Console, plan: GrowthPlan, costs: GrowthCosts) -> None:
     small, large = costs.parameters
     console.print(
         f"{amount(small)} → {amount(large)} parameters; {amount(costs.output_bytes)}B to write, "
-        f"{amount(costs.free_bytes)}B free; memory about {amount(costs.memory_bytes)}B above Python's own "
+        f"{amount(costs.free_bytes)}B free{'' if costs.output_bytes < costs.free_bytes else ', TOO FEW'}; memory about {amount(costs.memory_bytes)}B above Python's own "
         f"and {amount(costs.mapped_bytes)}B of mapped files"
         + ("" if costs.seconds is None else f"; about {duration(costs.seconds)}")
         + "."
