@@ -425,6 +425,26 @@ def test_mistakes_in_outputs_are_told(old: str, new: str, says: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
+    ("width", "grow", "says"),
+    [
+        (24, "hiden_size: 42", "hiden_size is no size that grows"),
+        (24, "hidden_size: 12", "24 in example.config, 12 in example.grow"),
+        ("'24'", "hidden_size: 42", "does not accept example.config"),
+    ],
+)
+def test_mistakes_in_an_example_are_told(width: object, grow: str, says: str, tmp_path: Path) -> None:
+    heads = "num_attention_heads: 4, num_key_value_heads: 2, head_dim: 8"
+    config = f"{{hidden_size: {width}, {heads}, num_hidden_layers: 2, intermediate_size: 40, vocab_size: 37}}"
+    (tmp_path / "mistral.yaml").write_text(
+        "model_type: mistral\nclass: MistralForCausalLM\nextends: llama\n"
+        f"example: {{config: {config}, grow: {{{grow}}}}}\n"
+    )
+    result = run("architectures", "check", str(tmp_path / "mistral.yaml"))
+    assert isinstance(result.exception, ArchitectureError), result.output
+    assert says in str(result.exception)
+
+
+@pytest.mark.parametrize(
     ("name", "content", "says"),
     [
         ("gone.yaml", None, "does not exist"),

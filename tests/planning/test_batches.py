@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from outgrow.engine import memory
 from outgrow.errors import ConfigError
 from outgrow.planning.cautions import plan_cautions
 from outgrow.planning.laws import KAPLAN_BATCH, STAGED_TRAINING
@@ -122,6 +123,26 @@ def test_the_run_has_the_batches_in_whole_steps() -> None:
         assert planned.stages[index].tokens == pytest.approx(stage["tokens"], abs=own * 128 + 1)
 
 
+@pytest.mark.parametrize("sequences", [None, 64])
+def test_without_micro_batches_every_stage_is_near_its_batch(
+    sequences: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Multiples of a power of two, at most a thirty-second off: what a small machine does at once divides all of them."""
+    data = {"tokenizer": {"vocab_size": 300}, "sequence_length": 256}
+    run = {"data": data, "device": "cpu"} | ({} if sequences is None else {"batch": {"sequences": sequences}})
+    worked = work_out(parse_plan({**MODELS, "run": run}))
+    monkeypatch.setattr(memory, "device_memory", lambda device: 4e10)
+    planned, notes = planned_run(worked)
+    assert planned.batch.micro_batch is not None
+    assert not any("a step has" in note for note in notes)
+    for index, batch in enumerate(worked.batches(worked.path)):
+        assert planned.at(index).tokens_per_step == pytest.approx(batch, rel=1 / 32)
+        assert planned.at(index).batch.sequences % planned.batch.micro_batch == 0
+    coarse = {**run, "batch": {"sequences": 1 << 14, "micro_batch": 1 << 14}}
+    _, notes = planned_run(work_out(parse_plan({**MODELS, "run": coarse})))
+    assert sum("a step has" in note for note in notes) == 2
+
+
 def test_what_is_assumed_is_said(worked: WorkedPlan) -> None:
     said = " ".join(plan_cautions(worked))
     for words in (
@@ -140,6 +161,17 @@ def test_what_is_assumed_is_said(worked: WorkedPlan) -> None:
 def test_one_batch_or_each_its_own() -> None:
     with pytest.raises(ConfigError, match="leave batch_tokens out"):
         parse_plan({**SERIES, "law": {"kind": "kaplan", "batch": "critical", "batch_tokens": "5k"}})
+    fixed = {
+        "kind": "kaplan",
+        "batch_tokens": "5k",
+        "critical_batch": {"scale_tokens": "1M", "exponent": 0.2},
+    }
+    with pytest.raises(ConfigError, match="not asked for with batch_tokens"):
+        parse_plan({**SERIES, "law": fixed})
+    tiny = {"kind": "kaplan", "batch": "critical", "critical_batch": {"scale_tokens": 10, "exponent": 0.21}}
+    plan = parse_plan({**SERIES, "law": tiny})
+    with pytest.raises(ConfigError, match="less than one token"):
+        work_out(plan)
     with pytest.raises(ConfigError, match="critical_batch"):
         parse_plan(
             {**SERIES, "law": {"kind": "kaplan", "critical_batch": {"scale_tokens": 0, "exponent": 1}}}

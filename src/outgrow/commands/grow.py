@@ -96,6 +96,8 @@ class RanksPlanned(Outcome):
 
     def show(self, console: Console) -> None:
         """A line for each way to place the tensors."""
+        counted = "weights" if self.plan.moments == "reset" else "weights and AdamW's two moments"
+        console.print(f"By config.json alone, {counted} in float32:", markup=False)
         for placement, found in self.costs.items():
             cost = found.describe()
             most = cost["largest_rank"]
@@ -214,6 +216,7 @@ def _plan_ranks(call: GrowCall, plan: GrowthPlan, ranks: int) -> RanksPlanned:
         raise ConfigError("--ranks only plans", fix=fix)
     if not 1 <= ranks <= _MOST_RANKS:
         raise ConfigError("--ranks is a number of processes", got=ranks, expected=f"1 to {_MOST_RANKS:,}")
+    check_destination(call.out, overwrite=call.overwrite, sources=[call.checkpoint])
     slots = ("weight",) if plan.moments == "reset" else ("weight", "exp_avg", "exp_avg_sq")
     costs = {placement: rank_costs(plan, ranks, placement, slots=slots) for placement in _PLACEMENTS}
     return RanksPlanned(plan, ranks, costs, writing_speed(_existing(call.out)))

@@ -93,8 +93,8 @@ class KaplanConstants(Section):
 class CriticalBatchConstants(Section):
     """Tokens per step = scale_tokens / loss^(1 / exponent)."""
 
-    scale_tokens: Positive
-    exponent: Positive
+    scale_tokens: Count
+    exponent: Annotated[float, Field(ge=0.05, le=10)]
 
 
 class KaplanLaw(Section):
@@ -115,6 +115,8 @@ class KaplanLaw(Section):
     def _one_batch(self) -> KaplanLaw:
         if self.batch == "critical" and self.batch_tokens is not None:
             raise ValueError("batch: critical gives each stage a batch of its own: leave batch_tokens out")
+        if self.critical_batch is not None and self.batch_tokens is not None:
+            raise ValueError("critical_batch is not asked for with batch_tokens: leave one of them out")
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import floor, gcd, log2
 from typing import Any
 
 from outgrow.errors import ConfigError
@@ -12,6 +13,10 @@ from outgrow.planning.sizes import planned_data
 from outgrow.planning.worked import WorkedPlan
 from outgrow.run.config import RunConfig
 from outgrow.run.run_file import parse_run
+from outgrow.text.numbers import amount
+
+_NEAR = 0.1
+"""As a share of the law's batch: nearer than anybody can measure it."""
 
 
 def planned_run(worked: WorkedPlan) -> tuple[RunConfig, tuple[str, ...]]:
@@ -46,21 +51,38 @@ def planned_run(worked: WorkedPlan) -> tuple[RunConfig, tuple[str, ...]]:
         stages.append(stage)
     data = {**worked.plan.run, "model": dict(chosen[0].fields), "stages": stages}
     data.setdefault("output", "runs/plan")
+    if worked.law.batch is not None:
+        data["batch"] = {**(data.get("batch") or {}), **stages[0]["batch"]}
     run = parse_run(data, where="the plan's run.yaml")
     fields = [one.fields for one in chosen if one.fields is not None]
     micro_batch, notes = _fitted(run, fields)
+    notes = (*notes, *_departures(run, worked))
     if micro_batch is None:
         return run, notes
     return parse_run({**data, "batch": {**data.get("batch", {}), "micro_batch": micro_batch}}), notes
 
 
 def _whole_steps(tokens: float, batch_tokens: float, plan: PlanConfig) -> dict[str, Any]:
-    """A stage's `tokens` and `batch`: whole sequences, and micro-batches where the run has some, nearest to the law's batch."""
+    """A stage's `tokens` and `batch`: whole sequences, and micro-batches where the run has some, nearest to the law's batch;
+    without micro-batches a multiple of a power of two, within a thirty-second of it, so that stages have micro-batches in common."""
     length, given = planned_data(plan).sequence_length, (plan.run or {}).get("batch") or {}
-    least = given.get("micro_batch") or 1
+    least = given.get("micro_batch") or 2 ** max(0, floor(log2(max(1.0, batch_tokens / length))) - 4)
     sequences = least * max(1, round(batch_tokens / (length * least)))
     step = sequences * length
     return {"tokens": step * max(1, round(tokens / step)), "batch": {"sequences": sequences}}
+
+
+def _departures(run: RunConfig, worked: WorkedPlan) -> tuple[str, ...]:
+    """Stages whose step is further than a tenth from the law's batch."""
+    if worked.law.batch is None:
+        return ()
+    steps = [run.at(place).tokens_per_step for place in range(len(run.stages))]
+    return tuple(
+        f"size {stage.name}: a step has {amount(step)} tokens, where the law has {amount(batch)}: give run.batch a smaller "
+        "micro_batch, or shorter sequences"
+        for stage, step, batch in zip(run.stages, steps, worked.batches(worked.path), strict=True)
+        if abs(step / batch - 1) > _NEAR
+    )
 
 
 def _fitted(run: RunConfig, models: Sequence[Mapping[str, Any]]) -> tuple[int | None, tuple[str, ...]]:
@@ -87,6 +109,8 @@ def _fitted(run: RunConfig, models: Sequence[Mapping[str, Any]]) -> tuple[int | 
         return (1 if run.batch.micro_batch is None else None), (note,)
     if run.batch.micro_batch is not None:
         return None, (f"size {size}: micro_batch {given} is too large for 80 % {has}; {fitting[least]} fits",)
-    return fitting[least], (
-        f"micro_batch {fitting[least]}: of size {size}, so many sequences at once fit 80 % {has}, not all {given}",
+    common = gcd(*(run.at(place).batch.sequences for place in range(len(models))))
+    found = max(part for part in range(1, min(fitting[least], common) + 1) if common % part == 0)
+    return found, (
+        f"micro_batch {found}: of size {size}, so many sequences at once fit 80 % {has}, not all {given}",
     )

@@ -28,7 +28,7 @@ from outgrow.planning.stages import (
     sensitivity,
 )
 from outgrow.planning.stages.measured import MeasuredOperator
-from outgrow.planning.stages.paths import stage_flops
+from outgrow.planning.stages.paths import operators_along, stage_flops
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ def work_out(plan: PlanConfig, extra_curves: Sequence[CurveConfig] = ()) -> Work
     problem, paths, refused = _best_possible(plan, sizes, problem)
     baselines = tuple(best_for_loss(problem, path.losses[-1], 1)[0] for path in paths)
     _check_growths(plan, problem, refused)
-    chosen = _worth(paths, baselines, plan.worth)
+    _check_batches(law, paths)
+    chosen = _worth(problem, paths, baselines, plan.worth)
     return WorkedPlan(
         plan=plan,
         candidates=sizes,
@@ -175,15 +176,36 @@ def target_loss(plan: PlanConfig, problem: Problem) -> float:
     return float(problem.end_loss(problem.last[0], 0, plan.target.tokens))
 
 
-def _worth(paths: Sequence[StagePath], baselines: Sequence[StagePath], least: float) -> int:
+def _check_batches(law: SizeLaw, paths: Sequence[StagePath]) -> None:
+    """An error where the critical batch of a stage is less than one token."""
+    if law.batch is None:
+        return
+    smallest = min(float(law.batch.tokens(max(path.losses))) for path in paths)
+    if smallest < 1:
+        raise ConfigError(
+            "the critical batch of a stage is less than one token",
+            got=f"{smallest:.3g} tokens, by {law.batch.words()}",
+            fix="look at law.critical_batch",
+        )
+
+
+def _worth(problem: Problem, paths: Sequence[StagePath], baselines: Sequence[StagePath], least: float) -> int:
     """The number of stages after which one more no longer saves `least` of the baseline's compute."""
     chosen = 0
     for place in range(1, len(paths)):
-        if min(paths[place].tokens) < 1:
-            continue  # a stage of no tokens: the law puts a switch at its very edge, and says nothing of it
+        if min(_learning_tokens(problem, paths[place])) < 1:
+            continue  # a stage that learns nothing: the law puts a switch at its very edge, and says nothing of it
         if paths[place].saving(baselines[place]) - paths[chosen].saving(baselines[chosen]) >= least:
             chosen = place
     return chosen
+
+
+def _learning_tokens(problem: Problem, path: StagePath) -> list[float]:
+    """Of each stage, without those that its growth loses."""
+    operators = operators_along(problem, path.sizes)
+    assert operators is not None, "sizes that cannot be grown into each other"
+    lost = [0.0, *(max(0.0, one.lost_tokens) for one in operators)]
+    return [tokens - gone for tokens, gone in zip(path.tokens, lost, strict=True)]
 
 
 def _saving_interval(problem: Problem, law: SizeLaw, path: StagePath, baseline: StagePath) -> Interval | None:

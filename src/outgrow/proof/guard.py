@@ -89,6 +89,10 @@ def example(spec: ArchitectureSpec) -> dict[str, Any]:
         made = transformers.AutoConfig.for_model(spec.model_type, **settings)
     except ValueError as error:
         raise ArchitectureError(f"transformers has no model type '{spec.model_type}'", got=error) from None
+    except Exception as error:  # config classes check their own values, each with its own exceptions
+        raise ArchitectureError(
+            f"{spec.model_type}.yaml: transformers does not accept example.config", got=error
+        ) from None
     return config_dict(made)
 
 
@@ -344,6 +348,12 @@ def doubled(config: Mapping[str, Any], to: Mapping[str, Any]) -> dict[str, Any]:
     for name in to:
         field = model.spec.aliases.get(name, name)
         now = got(config, field)
+        if now is None or int(to[name]) <= int(now):
+            raise ArchitectureError(
+                f"{model.spec.model_type}.yaml: example.grow.{name} is no size that grows",
+                got=f"{now} in example.config, {to[name]} in example.grow",
+                expected="a field of the config, and more than it has",
+            )
         found[name] = 2 * (model.layers if field == model.spec.layers.count else int(now))
     return found
 
