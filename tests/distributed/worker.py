@@ -39,6 +39,7 @@ from outgrow.state.growing import grow
 from outgrow.state.training_state import TrainingState
 from outgrow.store import libraries
 from outgrow.store.source import MemorySource
+from outgrow.training import loop
 from outgrow.training.loop import train_run
 from train.tiny_corpus import write_corpus
 
@@ -211,10 +212,7 @@ def resumed(folder: Path) -> None:
     forks.run(2, lambda: trained(run))
     tell("digest killed", digest(root))
     root, run = folder / "stopped", tiny(folder, "stopped")
-    children = forks.start(2, lambda: os._exit(ended(lambda: trained(run))))
-    while not logged(root, 3):
-        time.sleep(0.002)
-    os.kill(children[1], signal.SIGTERM)  # one of them alone: the others hear of it
+    children = forks.start(2, lambda: os._exit(ended(lambda: told_to_stop(run))))
     tell("stopped", [os.waitstatus_to_exitcode(status) for status in forks.wait(children)])
     tell("logged when stopped", len([row for row in rows(root) if row["kind"] == "train"]))
     forks.run(2, lambda: trained(run))
@@ -226,6 +224,21 @@ def resumed(folder: Path) -> None:
         forks.kill_when(children, children, partial(logged, root, steps))
     forks.run(1, lambda: trained(run))
     tell("losses moved", losses(root))
+
+
+def told_to_stop(run: dict[str, Any]) -> None:
+    """Rank 1 alone gets SIGTERM, at the beginning of its third step: from outside it could come when the run is over."""
+    begun = 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal begun
+        begun += 1
+        if begun == 3 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return optimizer_step(*arguments, **options)
+
+    loop.optimizer_step = counted  # in this fork alone
+    trained(run)
 
 
 def logged(root: Path, steps: int) -> bool:
