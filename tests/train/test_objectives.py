@@ -14,8 +14,9 @@ import torch
 
 from outgrow.cost.flops import training_flops
 from outgrow.cost.spans import MASK_SHARE
+from outgrow.data.hidden_text import HiddenText
 from outgrow.data.images import flipped_and_cropped, load_images, read_images
-from outgrow.data.masked import Hiding, MaskedText
+from outgrow.data.masked import Hiding
 from outgrow.data.needs import ImageNeeds, TextNeeds, model_config
 from outgrow.data.objectives import IGNORED
 from outgrow.data.tokenizer import open_tokenizer
@@ -90,7 +91,7 @@ def test_validation_hides_the_same_places_whatever_the_share() -> None:
             return [(tokens, tokens)]
 
     usual, more = (
-        MaskedText(Text(), replace(hiding, share=share)).validation_batches(8, 4)  # type: ignore[arg-type]
+        HiddenText(Text(), replace(hiding, share=share)).validation_batches(8, 4)  # type: ignore[arg-type]
         for share in (MASK_SHARE, 0.4)
     )
     assert len(usual) == len(more) == 2

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,21 +19,20 @@ from torch import Tensor
 
 from outgrow.cost.flops import hidden_places
 from outgrow.cost.spans import MASK_SHARE
+from outgrow.data.hidden_text import HiddenText, Hider
 from outgrow.data.needs import TextNeeds
 from outgrow.data.objectives import IGNORED, Batch
 from outgrow.data.tokenizer import TextTokenizer
-from outgrow.data.windows import Data, Stretch, TrainingData
+from outgrow.data.windows import TrainingData
 from outgrow.errors import ConfigError
-from outgrow.store.assets import Asset
 
 HIDDEN, REPLACED = 0.8, 0.1
 SPECIAL_TOKENS = {"mask_token": "[MASK]", "pad_token": "[PAD]"}
 """What a tokenizer that is trained for this needs besides."""
-_TRAINING, _VALIDATION = 0, 1
 
 
 @dataclass(frozen=True)
-class Hiding:
+class Hiding(Hider):
     """The tokens that hide, that are never hidden, and those that may stand in for a hidden one."""
 
     mask: int
@@ -42,6 +40,16 @@ class Hiding:
     vocab_size: int
     share: float = MASK_SHARE
     """Of the places of a sequence that are chosen."""
+
+    @property
+    def objective(self) -> str:
+        return "masked"
+
+    def at(self, share: float) -> Hiding:
+        return replace(self, share=share)
+
+    def needs(self, text: TrainingData) -> TextNeeds:
+        return replace(text.needs, pad=text.tokenizer.pad, mask=self.mask)
 
     def apply(self, tokens: Tensor, key: Sequence[int]) -> Batch:
         """Inputs with hidden tokens, and targets that are -100 elsewhere; int64 (sequences, length).
@@ -67,49 +75,13 @@ class Hiding:
         return torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
-@dataclass(frozen=True)
-class MaskedText(Data):
-    """The same windows of text as for a causal model, with tokens hidden."""
-
-    text: TrainingData
-    hiding: Hiding
-
-    @property
-    def needs(self) -> TextNeeds:
-        return replace(self.text.needs, pad=self.text.tokenizer.pad, mask=self.hiding.mask)
-
-    @property
-    def files(self) -> tuple[Asset, ...]:
-        return self.text.files
-
-    @property
-    def summary(self) -> str:
-        return self.text.summary
-
-    @property
-    def record(self) -> dict[str, Any]:
-        return {**self.text.record, "objective": "masked"}
-
-    def batch(self, seed: int, step: int, sequences: int, *, stretch: Stretch | None = None) -> Batch:
-        inputs, _ = self.text.batch(seed, step, sequences, stretch=stretch)
-        return self.hiding.apply(inputs, (_TRAINING, seed, step))
-
-    def validation_batches(self, sequences: int, micro_batch: int) -> list[Batch]:
-        (whole,) = self.text.validation_batches(sequences, sequences)
-        inputs, targets = replace(self.hiding, share=MASK_SHARE).apply(whole[0], (_VALIDATION,))
-        return [
-            (inputs[start : start + micro_batch], targets[start : start + micro_batch])
-            for start in range(0, len(inputs), micro_batch)
-        ]
-
-
-def hide(text: TrainingData, share: float = MASK_SHARE) -> MaskedText:
+def hide(text: TrainingData, share: float = MASK_SHARE) -> HiddenText:
     """Text for a masked model; raises ConfigError where its tokenizer has no token to hide behind."""
     tokenizer = check_tokens(text.tokenizer)
     assert tokenizer.mask is not None
     found = (tokenizer.mask, tokenizer.pad, tokenizer.separator)
     special = frozenset(token for token in found if token is not None)
-    return MaskedText(text, Hiding(tokenizer.mask, special, tokenizer.vocab_size, share))
+    return HiddenText(text, Hiding(tokenizer.mask, special, tokenizer.vocab_size, share))
 
 
 def check_tokens(tokenizer: TextTokenizer) -> TextTokenizer:

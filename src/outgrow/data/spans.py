@@ -13,21 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from outgrow.cost.spans import MASK_SHARE, span_lengths
+from outgrow.data.hidden_text import HiddenText, Hider
 from outgrow.data.needs import TextNeeds
 from outgrow.data.objectives import Batch
 from outgrow.data.tokenizer import TextTokenizer
-from outgrow.data.windows import Data, Stretch, TrainingData
+from outgrow.data.windows import TrainingData
 from outgrow.errors import ConfigError
-from outgrow.store.assets import Asset
-
-_TRAINING, _VALIDATION = 0, 1
 
 
 def sentinel_tokens(longest: int, share: float) -> dict[str, str]:
@@ -37,11 +34,21 @@ def sentinel_tokens(longest: int, share: float) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Corruption:
+class Corruption(Hider):
     """The tokens that stand for hidden spans, in their order, and the share of a text that is hidden."""
 
     sentinels: tuple[int, ...]
     share: float = MASK_SHARE
+
+    @property
+    def objective(self) -> str:
+        return "denoising"
+
+    def at(self, share: float) -> Corruption:
+        return replace(self, share=share)
+
+    def needs(self, text: TrainingData) -> TextNeeds:
+        return replace(text.needs, pad=text.tokenizer.pad, begins=text.tokenizer.pad)
 
     def apply(self, tokens: torch.Tensor, key: Sequence[int]) -> Batch:
         """What the encoder reads and what the decoder writes of every text; int64 (sequences, length).
@@ -74,45 +81,11 @@ def _divided(random: np.random.Generator, rows: int, total: int, parts: int) -> 
     return np.diff(ends, axis=1, prepend=0, append=total)
 
 
-@dataclass(frozen=True)
-class SpanText(Data):
-    """The same windows of text as for a causal model, with spans hidden."""
-
-    text: TrainingData
-    corruption: Corruption
-
-    @property
-    def needs(self) -> TextNeeds:
-        return replace(self.text.needs, pad=self.text.tokenizer.pad, begins=self.text.tokenizer.pad)
-
-    @property
-    def files(self) -> tuple[Asset, ...]:
-        return self.text.files
-
-    @property
-    def summary(self) -> str:
-        return self.text.summary
-
-    @property
-    def record(self) -> dict[str, Any]:
-        return {**self.text.record, "objective": "denoising"}
-
-    def batch(self, seed: int, step: int, sequences: int, *, stretch: Stretch | None = None) -> Batch:
-        tokens, _ = self.text.batch(seed, step, sequences, stretch=stretch)
-        return self.corruption.apply(tokens, (_TRAINING, seed, step))
-
-    def validation_batches(self, sequences: int, micro_batch: int) -> list[Batch]:
-        (whole,) = self.text.validation_batches(sequences, sequences)
-        read, written = replace(self.corruption, share=MASK_SHARE).apply(whole[0], (_VALIDATION,))
-        places = range(0, len(read), micro_batch)
-        return [(read[place : place + micro_batch], written[place : place + micro_batch]) for place in places]
-
-
-def corrupt(text: TrainingData, share: float = MASK_SHARE) -> SpanText:
+def corrupt(text: TrainingData, share: float = MASK_SHARE) -> HiddenText:
     """Text for a model that writes hidden spans; raises ConfigError where its tokenizer has too few sentinels."""
     longest = max(text.train.length, text.validation.length)
     tokenizer = check_sentinels(text.tokenizer, longest, share)
-    return SpanText(text, Corruption(tokenizer.sentinels, share))
+    return HiddenText(text, Corruption(tokenizer.sentinels, share))
 
 
 def check_sentinels(tokenizer: TextTokenizer, longest: int, share: float) -> TextTokenizer:

@@ -43,7 +43,7 @@ class Stretch:
 
 
 class Data(ABC):
-    """What a run trains and validates on. Final: TrainingData (text), MaskedText, SpanText, ImageData."""
+    """What a run trains and validates on. Final: TrainingData (text), HiddenText, ImageData."""
 
     @property
     @abstractmethod

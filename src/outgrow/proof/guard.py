@@ -341,21 +341,27 @@ def _grown_model(made: GrowthPlan, small: nn.Module) -> nn.Module:
     return large
 
 
-def doubled(config: Mapping[str, Any], to: Mapping[str, Any]) -> dict[str, Any]:
+def doubled(model: Model, to: Mapping[str, Any]) -> dict[str, Any]:
     """The same sizes as `to`, each twice what it is: what `duplicate` and a LayerNorm can do."""
-    model = resolve(config)
-    found = {}
-    for name in to:
-        field = model.spec.aliases.get(name, name)
-        now = got(config, field)
-        if now is None or int(to[name]) <= int(now):
+    return {name: 2 * int(_size_now(model, name)) for name in to}
+
+
+def _size_now(model: Model, name: str) -> Any:
+    """What a field of `example.grow` is before; None for no field of the config."""
+    field = model.spec.aliases.get(name, name)
+    return model.layers if field == model.spec.layers.count else got(model.config, field)
+
+
+def _check_grows(model: Model, to: Mapping[str, Any]) -> None:
+    """An error where `example.grow` names no field of the config, or shrinks it."""
+    for name, size in to.items():
+        now = _size_now(model, name)
+        if now is None or int(size) < int(now):
             raise ArchitectureError(
                 f"{model.spec.model_type}.yaml: example.grow.{name} is no size that grows",
-                got=f"{now} in example.config, {to[name]} in example.grow",
-                expected="a field of the config, and more than it has",
+                got=f"{now} in example.config, {size} in example.grow",
+                expected="a field of the config, and no less than it has",
             )
-        found[name] = 2 * (model.layers if field == model.spec.layers.count else int(now))
-    return found
 
 
 def saved_and_opened(config: Mapping[str, Any]) -> None:
@@ -401,14 +407,15 @@ def check(spec: ArchitectureSpec, operators: tuple[str, ...] = ("isometric", "du
     """
     config = example(spec)
     model = resolve(config)
+    assert spec.example is not None
+    _check_grows(model, spec.example.grow)
     check_described(model, config)
     saved_and_opened(config)
-    assert spec.example is not None
     found, refused = [], {}
     for operator in operators:
         to = dict(spec.example.grow)
         if operator == "duplicate":
-            to = doubled(config, to)
+            to = doubled(model, to)
         elif operator == "isometric":
             to |= spec.example.isometric
         try:
