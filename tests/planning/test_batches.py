@@ -65,7 +65,7 @@ def test_compute_is_six_times_parameters_batch_and_steps(worked: WorkedPlan) -> 
 
 
 def test_the_batches_own_saving_is_one_size_at_the_same_losses(worked: WorkedPlan) -> None:
-    losses, number = worked.path.losses, worked.candidates[worked.path.sizes[-1]].parameters
+    losses, number = worked.path.losses, worked.candidates[worked.baseline.sizes[0]].parameters
     steps = [2 * float(STAGED_TRAINING.min_steps(number, loss)) for loss in losses]
     tokens = np.diff([0.0, *steps]) * KAPLAN_BATCH.tokens(losses)
     assert worked.batch_saving() == pytest.approx(

@@ -61,8 +61,8 @@ def _batches(worked: WorkedPlan) -> Iterator[str]:
     )
     if len(worked.path.sizes) > 1:
         yield (
-            f"Of the saving, {worked.batch_saving():.1%} is the batches' own: the last size from scratch saves that where "
-            "it changes its batch at the same losses."
+            f"Of the saving, {worked.batch_saving():.1%} is the batches' own: one size from scratch saves that where it "
+            "changes its batch at the same losses."
         )
     yield (
         "The law says nothing of the length of sequences, which stays as it is, nor of the learning rate: tune it for "

@@ -71,9 +71,9 @@ class WorkedPlan:
     def batch_saving(self) -> float:
         """Share of the baseline's compute that the batches of the schedule save without any growth.
 
-        The final size from scratch changes its batch at the losses at which the schedule changes its own.
+        The baseline's size from scratch changes its batch at the losses at which the schedule changes its own.
         """
-        size, losses = self.path.sizes[-1], np.array(self.path.losses)
+        size, losses = self.baseline.sizes[0], np.array(self.path.losses)
         starts = np.array([np.inf, *self.path.losses[:-1]])
         return 1 - float(stage_flops(self.problem, size, LOSS_PRESERVING, starts, losses).sum()) / (
             self.baseline.total_flops
