@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from outgrow.cli import app
-from outgrow.errors import ConfigError
+from outgrow.errors import ConfigError, OutgrowError
 from outgrow.report.run import run_report
 from outgrow.text.numbers import amount, duration
 
@@ -51,6 +51,37 @@ def test_the_command_trains_and_writes_a_page_that_stands_alone(
         "<h2>Command</h2>",
     ):
         assert words in page
+
+
+def test_a_mistake_of_a_run_stands_alone(tiny: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """The resolved run is a screen: it is shown where the run begins, or is sized, and before no message."""
+    path, taken, garbage = tmp_path / "run.yaml", tmp_path / "taken", tmp_path / "garbage.parquet"
+    path.write_text(yaml.safe_dump(tiny()))
+    taken.mkdir()
+    (taken / "thesis.txt").write_text("mine")
+    garbage.write_bytes(b"PAR1 and then nothing")
+
+    def shown(*words: str) -> tuple[bool, BaseException | None]:
+        done = CliRunner().invoke(app, ["train", str(path), *words])
+        return "log_every_steps:" in done.stderr, done.exception
+
+    begun, dry = shown(), shown("--dry-run")
+    assert (begun, dry) == ((True, None), (True, None))
+    pointer = tmp_path / "run" / "latest.json"
+    pointer.write_text(
+        pointer.read_text().replace('"finished": true', '"finished": false').replace('"step": ', '"step": 9')
+    )
+    for words in (
+        ["--dry-run", "--set", "data.source=nowhere/*.txt"],
+        ["--set", "data.source=nowhere/*.txt", "--set", f"output={tmp_path / 'new'}"],
+        ["--set", f"data.source={garbage}", "--set", f"output={tmp_path / 'new'}"],
+        ["--set", f"output={taken}"],
+        ["--set", "seed=1"],
+        [],  # latest.json names a step that its checkpoint is not of
+    ):
+        yaml_too, mistake = shown(*words)
+        assert isinstance(mistake, OutgrowError), (words, mistake)
+        assert not yaml_too, words
 
 
 def test_no_run_to_report_on(tmp_path: Path) -> None:

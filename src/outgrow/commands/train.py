@@ -85,11 +85,11 @@ def run(call: TrainCall, console: Console) -> Trained | RunSized:
     ranks = start_ranks()
     with ranks.watched():
         planned = ranks.together(lambda: load_run(call.run, call.overrides))
-        notes = open_console(errors=True, quiet=console.quiet)
-        notes.print(dump_yaml(planned.resolved()), soft_wrap=True, markup=False)
-        if call.dry_run:
-            return RunSized(dry_run(planned, max(ranks.world, call.nproc or 1)))
-        return _train(planned, ranks)
+        if not call.dry_run:
+            return _train(planned, ranks, quiet=console.quiet)
+        needs = dry_run(planned, max(ranks.world, call.nproc or 1))
+        _show_resolved(planned, quiet=console.quiet)
+        return RunSized(needs)
 
 
 def _launch(call: TrainCall, *, as_json: bool) -> None:
@@ -100,9 +100,19 @@ def _launch(call: TrainCall, *, as_json: bool) -> None:
     raise SystemExit(launch(call.nproc, ["train", str(call.run), *words]))
 
 
-def _train(planned: RunConfig, ranks: Ranks) -> Trained:
-    result = train_run(planned, before=_show_rates, ranks=ranks)
+def _train(planned: RunConfig, ranks: Ranks, *, quiet: bool) -> Trained:
+    def show(planned: RunConfig, plans: Sequence[StagePlan], root: Path) -> None:
+        _show_resolved(planned, quiet=quiet)
+        _show_rates(planned, plans, root)
+
+    result = train_run(planned, before=show, ranks=ranks)
     return Trained(result, run_report(result.output) if ranks.leads else None)
+
+
+def _show_resolved(planned: RunConfig, *, quiet: bool) -> None:
+    """The run with all its defaults, on standard error: only where no mistake is left, so that one stands alone."""
+    notes = open_console(errors=True, quiet=quiet)
+    notes.print(dump_yaml(planned.resolved()), soft_wrap=True, markup=False)
 
 
 def _show_rates(planned: RunConfig, plans: Sequence[StagePlan], root: Path) -> None:

@@ -73,7 +73,7 @@ def train_run(
     before: Callable[[RunConfig, Sequence[StagePlan], Path], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> RunResult:
-    """Do a run, or what is left of it; `before` is called with the plan and the folder before the first step.
+    """Do a run, or what is left of it; `before` is called with the plan and the folder before the first step, behind all checks.
 
     With several `ranks` every process calls this with the same run; rank 0 alone shows progress and calls `before`. Writes `run.output` (see `training/folder.py`). Raises `ConfigError` before any work for a mistake in the
     configuration, and `TrainingError` where the loss is not a finite number.
@@ -99,18 +99,22 @@ def train_run(
                 "the data is not what this run began with", got=data.record, expected=pointer.data
             )
         session = open_session(run, found, folder, data, view, pointer, ranks)
-        if before is not None and ranks.leads:
-            before(run, session.plans, folder.root)
+
+        def begins() -> None:
+            if before is not None and ranks.leads:
+                before(run, session.plans, folder.root)
+            _say_versions(session)
+
         try:
-            _work(session, pointer)
+            _work(session, pointer, begins)
         finally:
             session.close()
         return ranks.in_turn(lambda: read_result(folder))
 
 
-def _work(session: Session, pointer: Pointer | None) -> None:
-    """All stages from where the run stands."""
-    live = _begin(session) if pointer is None else _resume(session, pointer)
+def _work(session: Session, pointer: Pointer | None, begins: Callable[[], None]) -> None:
+    """All stages from where the run stands; `begins` is called once, when nothing is left to check."""
+    live = _begin(session, begins) if pointer is None else _resume(session, pointer, begins)
     while True:
         live = _train_stage(session, live)
         if live.stage == len(session.run.stages) - 1:
@@ -142,11 +146,11 @@ def _goes_on_as_it_is(run: RunConfig, stage: int) -> bool:
     return same and run.stages[stage].grow is None and run.stages[stage].distil is None
 
 
-def _begin(session: Session) -> Live:
+def _begin(session: Session, begins: Callable[[], None]) -> Live:
     """The first stage's start: fresh weights, or a checkpoint and perhaps a growth."""
     run, stage = session.run, session.run.stages[0]
     course = Course(run, session.plans).enter(0)
-    _say_versions(session)
+    begins()
     if session.start is None or stage.distil is not None:
         live = _fresh(session, course, 0)
         _write_stage(session, live)
@@ -184,9 +188,7 @@ def _fresh(session: Session, course: Course, step: int) -> Live:
     return live
 
 
-def _resume(session: Session, pointer: Pointer) -> Live:
-    session.progress.say(f"continuing after step {pointer.step} from {pointer.checkpoint}")
-    _say_versions(session)
+def _resume(session: Session, pointer: Pointer, begins: Callable[[], None]) -> Live:
     course = Course(session.run, session.plans, pointer.stages)
     if len(pointer.stages) > len(session.plans) or pointer.step < course.now.first:
         raise ConfigError(
@@ -197,6 +199,8 @@ def _resume(session: Session, pointer: Pointer) -> Live:
     path = session.folder.root / pointer.checkpoint
     state = open_saved_state(session, path)
     check_own(session.run, path, state, session.plans[course.stage].config, pointer.step)
+    begins()
+    session.progress.say(f"continuing after step {pointer.step} from {pointer.checkpoint}")
     return load_state(session, state, course, pointer.step)
 
 
