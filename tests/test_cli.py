@@ -335,6 +335,7 @@ def test_grow_says_which_layer_copies_which_what_stays_and_what_now(small: Path,
     assert "at first): 0 0* 1." in shown
     assert "Stays: intermediate_size 20, " in shown
     assert "What now:" in shown
+    assert f"or transformers.LlamaForCausalLM.from_pretrained('{tmp_path / 'large'}')" in shown
     assert "rate    a schedule of its own, with a warm-up: no optimizer comes along" in shown
     named = outgrow("grow", small, tmp_path / "other", *SIZES, "--list-new").stdout.split()
     assert len(named) == 9

@@ -37,6 +37,13 @@ def test_the_front_pages_are_short(page: str, most: int) -> None:
     assert (ROOT / page).read_text(encoding="utf-8").count("\n") <= most
 
 
+def test_no_page_opens_a_model_without_its_head() -> None:
+    """`AutoModel` drops the head's weights, and transformers prints a table about them."""
+    shown = [page for page in (*PAGES, *(ROOT / "examples").iterdir()) if page.is_file()]
+    wrong = [page.name for page in shown if "AutoModel.from_pretrained" in page.read_text(encoding="utf-8")]
+    assert not wrong
+
+
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", words(page), flags=re.M)

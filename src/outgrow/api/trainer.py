@@ -101,7 +101,7 @@ class GrowAt(TrainerCallback):  # type: ignore[misc]  # transformers is not type
                 "the checkpoint that this Trainer resumes has grown, and its model has not",
                 got=f"{small.num_parameters:,} parameters",
                 expected=f"{after:,}",
-                fix="build the Trainer with the checkpoint's model: AutoModelForCausalLM.from_pretrained(checkpoint)",
+                fix=f"build the Trainer with the checkpoint's model: {small.class_name}.from_pretrained(checkpoint)",
             )
         if grown and reached(small, self.to):
             return None

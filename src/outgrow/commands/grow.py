@@ -20,6 +20,7 @@ from outgrow.growth.rank_costs import Placement, RankCosts, rank_costs
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.methods.options import GrowthOptions
 from outgrow.models.conversion import Conversion, conversion
+from outgrow.models.model import Model
 from outgrow.parallel.ranks import Ranks, start_ranks
 from outgrow.report.explain import GrowthCosts, growth_costs
 from outgrow.report.files import file_lines
@@ -226,10 +227,10 @@ _MOST_RANKS = 1 << 16
 """The share of each is worked out: seconds for so many."""
 _PLACEMENTS: Mapping[Placement, str] = {"files": "file to file", "shards": "into FSDP2 shards"}
 _OPENED: Mapping[str, str] = {
-    "native": "`from: {out}` in a run.yaml of `outgrow train`, or AutoModel....from_pretrained({out!r})",
-    "trainer": "Trainer(model=AutoModel....from_pretrained({out!r}), callbacks=[outgrow.OwnArguments()], ...)"
+    "native": "`from: {out}` in a run.yaml of `outgrow train`, or {opened}",
+    "trainer": "Trainer(model={opened}, callbacks=[outgrow.OwnArguments()], ...)"
     ".train(resume_from_checkpoint={out!r})",
-    "hub": "AutoModel....from_pretrained({out!r}); the optimizer begins anew",
+    "hub": "{opened}; the optimizer begins anew",
 }
 _TOKENS_PER_PARAMETER = 20
 """Where Chinchilla's law ends a compute-optimal training (arXiv 2203.15556)."""
@@ -239,7 +240,9 @@ def what_next(grown: Grown) -> tuple[str, ...]:
     """What to do with the grown state: how it goes on, at which rate, for how long, what may be frozen."""
     plan, lines = grown.plan, ["What now:"]
     if grown.call.format in _OPENED:
-        lines.append(f"  open    {_OPENED[grown.call.format].format(out=str(grown.call.out))}")
+        out = str(grown.call.out)
+        opened = _opened(plan.large, out)
+        lines.append(f"  open    {_OPENED[grown.call.format].format(out=out, opened=opened)}")
     if not grown.optimizer:
         lines.append("  rate    a schedule of its own, with a warm-up: no optimizer comes along")
     elif plan.moments == "reset":
@@ -256,6 +259,13 @@ def what_next(grown: Grown) -> tuple[str, ...]:
             f"  freeze  new layers: {new}; `--list-new` names their parameters, to train them alone at first"
         )
     return tuple(lines)
+
+
+def _opened(model: Model, out: str) -> str:
+    """The call that opens a folder as a live model, by its own class: `AutoModel` would leave the head out."""
+    if model.spec.library == "timm":
+        return f"outgrow.TrainingState.from_pretrained({out!r}).to_model()"
+    return f"transformers.{model.class_name}.from_pretrained({out!r})"
 
 
 def _moments(plan: GrowthPlan, state: TrainingState, format: str) -> str:

@@ -9,6 +9,7 @@ from math import prod
 from typing import Any
 
 from outgrow.algebra.axes import Signature, parse
+from outgrow.models.bounds import class_names
 from outgrow.models.expressions import got, size_of
 from outgrow.models.spec import ArchitectureSpec, AxisSpec, ParameterSpec
 
@@ -75,6 +76,11 @@ class Model:
             for name, parameter in self.parameters.items()
             if parameter.layer is not None
         }
+
+    @property
+    def class_name(self) -> str:
+        """The class that the config names, or the one of the architecture file."""
+        return (class_names(self.config) or [self.spec.class_])[0]
 
     @property
     def axes(self) -> Mapping[str, AxisSpec]:
