@@ -8,20 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from outgrow.algebra.linear import (
-    EMPTY,
-    MEAN,
-    Dense,
-    Identity,
-    LinearMap,
-    Select,
-    compose,
-    direct_sum,
-    kron,
-    product_error,
-)
+from outgrow.algebra.linear import EMPTY, MEAN, Dense, Identity, LinearMap, Select
 from outgrow.algebra.maps import AxisMap, LayerMap, copies, copy_index, identity, padding, rescaled
 from outgrow.algebra.noise import normal_at, normal_box, normal_rows
+from outgrow.algebra.products import compose, direct_sum, kron, product_error
 from outgrow.algebra.slots import EXP_AVG, EXP_AVG_SQ, WEIGHT
 from outgrow.errors import GrowthError
 

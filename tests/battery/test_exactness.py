@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from battery import growing, zoo
 from outgrow.algebra.axes import Dim
-from outgrow.algebra.linear import direct_sum, kron
 from outgrow.algebra.maps import AxisMap, identity
+from outgrow.algebra.products import direct_sum, kron
 from outgrow.errors import GrowthError, OutgrowError
 from outgrow.growth.plan import GrowthPlan
 from outgrow.methods.build import DEPTH

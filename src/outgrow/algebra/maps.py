@@ -17,7 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from outgrow.algebra.linear import EMPTY, MEAN, Dense, Identity, LinearMap, Select, compose, product_error
+from outgrow.algebra.linear import EMPTY, MEAN, Dense, Identity, LinearMap, Select
+from outgrow.algebra.products import compose, product_error
 from outgrow.errors import GrowthError
 
 FreshSide = Literal["writers", "readers", "both", "none"]

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from outgrow.algebra.linear import EMPTY, MEAN, product_error
+from outgrow.algebra.linear import EMPTY, MEAN
 from outgrow.algebra.maps import AxisMap
+from outgrow.algebra.products import product_error
 from outgrow.growth.growth import Growth, covered
 from outgrow.growth.raw_norms import unscaled
 from outgrow.models.spec import AxisSpec

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from outgrow.algebra.axes import Atom, Dim, Product, Raw, Role, Sum
-from outgrow.algebra.linear import EMPTY, MEAN, Identity, LinearMap, Select, direct_sum, kron
+from outgrow.algebra.linear import EMPTY, MEAN, Identity, LinearMap, Select
 from outgrow.algebra.maps import AxisMap, LayerMap
+from outgrow.algebra.products import direct_sum, kron
 from outgrow.algebra.recipe import (
     Below,
     CommonRows,

@@ -15,8 +15,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from outgrow.algebra.axes import Atom, Raw, Sum
-from outgrow.algebra.linear import LinearMap, direct_sum, kron
+from outgrow.algebra.linear import LinearMap
 from outgrow.algebra.maps import AxisMap, LayerMap, identity
+from outgrow.algebra.products import direct_sum, kron
 from outgrow.errors import GrowthError
 from outgrow.growth.experts import ExpertGrowth, of_router
 from outgrow.models.model import Model, Parameter

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from outgrow.algebra.axes import Product
-from outgrow.algebra.linear import Select, kron
+from outgrow.algebra.linear import Select
 from outgrow.algebra.maps import AxisMap
+from outgrow.algebra.products import kron
 from outgrow.errors import GrowthError
 from outgrow.growth.compensation import Compensation
 from outgrow.growth.growth import Growth, product_maps
