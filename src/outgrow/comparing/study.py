@@ -6,7 +6,7 @@ branches at several budgets (arXiv 2404.06395), so that one trunk gives a whole 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,16 +14,16 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from outgrow.comparing.arm_files import with_run_files
 from outgrow.comparing.arm_schedules import OWN_STEPS, with_schedules
-from outgrow.errors import ConfigError
+from outgrow.errors import ConfigError, near
+from outgrow.files.mistakes import explain
 from outgrow.files.reading import expanded
 from outgrow.files.section import Count, Section, Seed, TokenCount
-from outgrow.files.yaml_file import Sections, apply_override, explain, read_yaml
+from outgrow.files.yaml_file import apply_override, read_yaml
 from outgrow.run.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
 from outgrow.run.config import ImageClasses, RunConfig, TrainingPrecision
 from outgrow.run.distil import DistilConfig
 from outgrow.run.grow_config import GrowConfig
 from outgrow.run.reentry import Reentry
-from outgrow.run.run_file import SECTIONS
 from outgrow.run.stage_data import StageBatchConfig, StageDataConfig
 from outgrow.run.stage_optimizer import StageOptimizerConfig
 from outgrow.run.until import Until
@@ -307,29 +307,6 @@ class StudyConfig(Section):
         return self.tuning.budget or self.arm_budgets(arm)[-1]
 
 
-_SECTIONS: Sections = {
-    "": (StudyConfig,),
-    "tuning": (TuningConfig,),
-    "tuning.refine": (RefineConfig,),
-    "early_stop": (EarlyStopConfig,),
-    "timing": (TimingConfig,),
-    "downstream": (DownstreamConfig,),
-    "downstream.tasks": (TasksConfig,),
-    "downstream.questions": (QuestionsConfig,),
-    "downstream.transfer": (TransferConfig,),
-}
-
-
-def _sections(arms: Iterable[str]) -> Sections:
-    """The places of a study in which some arms have names."""
-    stages = {place: models for place, models in SECTIONS.items() if place.startswith("stages.")}
-    found = dict(_SECTIONS)
-    for arm in arms:
-        found |= {f"arms.{arm}": (ArmConfig,), f"arms.{arm}.stages": (ArmStage,)}
-        found |= {f"arms.{arm}.{place}": models for place, models in stages.items()}
-    return found
-
-
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read a study file and apply `a.b=value` overrides. Raises `ConfigError` that names what is wrong."""
     data = read_yaml(Path(path))
@@ -344,12 +321,9 @@ def parse_study(data: dict[str, Any], where: str = "the study") -> StudyConfig:
     try:
         study = StudyConfig.model_validate(data)
     except ValidationError as error:
-        arms = data.get("arms")
-        raise ConfigError(
-            explain(error, data, where, _sections(arms if isinstance(arms, dict) else {}))
-        ) from None
+        raise ConfigError(explain(error, data, where, StudyConfig)) from None
     known = set(RunConfig.model_fields) - set(_OWN)
     for name in study.common:
         if name not in known:
-            raise ConfigError(f"{where}: unknown key common.{name}", expected=", ".join(sorted(known)))
+            raise ConfigError(f"{where}: unknown key common.{name}", expected=near(str(name), known))
     return study

@@ -1,15 +1,14 @@
-"""YAML files of ours: read safely, changed by `--set`, and their mistakes told by key."""
+"""YAML files of ours: read safely, and changed by `--set`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
-from outgrow.errors import ConfigError, brief, cut, near
+from outgrow.errors import ConfigError
 from outgrow.files.reading import read_text
 
 
@@ -22,7 +21,6 @@ _MOST_BYTES = 128 << 10
 """Of a file: more than a hundred arms of a study, and read in a few seconds."""
 _MOST_VALUES = 20_000
 """In a file, each alias counted as all that it stands for."""
-_MOST_MISTAKES = 20
 _ODD = (TypeError, ValueError, RecursionError)
 """What PyYAML lets through: a mapping as a key, a day that is none, endless nesting."""
 
@@ -129,75 +127,3 @@ def apply_override(data: dict[str, Any], override: str) -> None:
             if here.get(index) is None:
                 here[index] = {}
             here = here[index]
-
-
-Sections = Mapping[str, tuple[type[BaseModel], ...]]
-"""Dotted place in a file -> the sections that may stand there: whose keys are near a mistyped one."""
-
-
-def explain(error: ValidationError, data: Mapping[str, Any], where: str, sections: Sections) -> str:
-    """One block per mistake: the dotted key, what was found, what is expected."""
-    blocks = []
-    for problem in error.errors()[:_MOST_MISTAKES]:
-        parts = _location(problem["loc"], data, missing=problem["type"] == "missing")
-        key = ".".join(map(str, parts))
-        if problem["type"] == "too_short" and problem["input"]:
-            continue  # pydantic counts only the valid items; their own mistakes are already listed
-        kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
-        if kind == "extra_forbidden":
-            text = f"{where}: unknown key {key}\n  expected: {near(str(parts[-1]), _known_keys(parts[:-1], sections, problem['loc']))}"
-        elif kind == "union_tag_invalid" and _by_name(sections.get(key, ())):
-            tag = str(problem["ctx"]["tag"])
-            text = f"{where}: unknown {key}.name '{tag}'\n  expected: {near(tag, _by_name(sections.get(key, ())))}"
-        elif kind == "missing":
-            text = f"{where}: the key {key} is missing"
-        else:
-            got = problem["input"]
-            place = f"{where}: {key}" if key else where
-            text = f"{place}: {message}" + (
-                f"\n  got:      {brief(got)}" if not isinstance(got, dict) else ""
-            )
-        blocks.append(text)
-    if error.error_count() > _MOST_MISTAKES:
-        blocks.append(f"{where}: {error.error_count() - _MOST_MISTAKES} mistakes more")
-    return "\n".join(map(cut, blocks))
-
-
-def _location(location: tuple[int | str, ...], data: Any, *, missing: bool) -> list[int | str]:
-    """The place in the user's file: pydantic also names the branch of a union, which is not a key."""
-    parts: list[int | str] = []
-    for position, part in enumerate(location):
-        last = position == len(location) - 1
-        in_list = isinstance(data, list) and isinstance(part, int) and part < len(data)
-        if in_list or (isinstance(data, Mapping) and part in data):
-            parts.append(part)
-            data = data[part]
-        elif last and missing:
-            parts.append(part)
-    return parts
-
-
-def _known_keys(
-    parents: Sequence[int | str], sections: Sections, location: tuple[int | str, ...]
-) -> list[str]:
-    """The keys that the section at this place has; of several kinds, those of all, or of the one that was named."""
-    place = ".".join(part for part in parents if isinstance(part, str))
-    models = sections.get(place, ())
-    named = tuple(model for name, model in _by_name(models).items() if name in location)
-    return sorted(
-        {
-            field.serialization_alias or name
-            for model in named or models
-            for name, field in model.model_fields.items()
-        }
-    )
-
-
-def _by_name(models: Sequence[type[BaseModel]]) -> dict[str, type[BaseModel]]:
-    """The kinds of a section, each under the `name` that a file calls it by."""
-    return {
-        name: model
-        for model in models
-        if "name" in model.model_fields
-        for name in get_args(model.model_fields["name"].annotation)
-    }

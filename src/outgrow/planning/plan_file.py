@@ -9,49 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from outgrow.errors import ConfigError
-from outgrow.files.yaml_file import Sections, apply_override, explain, read_yaml
-from outgrow.planning.config import (
-    CandidateConfig,
-    ChinchillaConstants,
-    ChinchillaLaw,
-    CriticalBatchConstants,
-    CurveConfig,
-    FitLaw,
-    KaplanConstants,
-    KaplanLaw,
-    MeasuredConfig,
-    OperatorConfig,
-    OperatorsConfig,
-    PlanConfig,
-    SeriesConfig,
-    TargetConfig,
-)
-from outgrow.run.grow_config import PlannedGrowConfig, ProbeCandidateConfig, ProbeConfig
-from outgrow.run.learn_config import LearnConfig, LesaConfig
-from outgrow.run.reentry import Reentry
-
-_SECTIONS: Sections = {
-    "": (PlanConfig,),
-    "target": (TargetConfig,),
-    "candidates": (CandidateConfig,),
-    "series": (SeriesConfig,),
-    "law": (ChinchillaLaw, KaplanLaw, FitLaw),
-    "law.constants": (ChinchillaConstants, KaplanConstants),
-    "law.critical_batch": (CriticalBatchConstants,),
-    "law.curves": (CurveConfig,),
-    "grow": (PlannedGrowConfig,),
-    "grow.probe": (ProbeConfig,),
-    "grow.probe.candidates": (ProbeCandidateConfig,),
-    "grow.learn": (LearnConfig, LesaConfig),
-    "reentry": (Reentry,),
-    "operators": (OperatorsConfig,),
-    "operators.depth": (OperatorConfig,),
-    "operators.width": (OperatorConfig,),
-    "operators.both": (OperatorConfig,),
-    "operators.depth.measured": (MeasuredConfig,),
-    "operators.width.measured": (MeasuredConfig,),
-    "operators.both.measured": (MeasuredConfig,),
-}
+from outgrow.files.mistakes import explain
+from outgrow.files.yaml_file import apply_override, read_yaml
+from outgrow.planning.config import PlanConfig
 
 
 def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> PlanConfig:
@@ -70,4 +30,4 @@ def parse_plan(data: Mapping[str, Any], where: str = "the plan") -> PlanConfig:
     try:
         return PlanConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(explain(error, data, where, _SECTIONS)) from None
+        raise ConfigError(explain(error, data, where, PlanConfig)) from None

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from outgrow.cost.flops import training_flops_per_token
 from outgrow.errors import ConfigError, OutgrowError
-from outgrow.files.yaml_file import explain
+from outgrow.files.mistakes import explain
 from outgrow.models.architecture import resolve
 from outgrow.planning.config import CandidateConfig, OperatorConfig, PlanConfig
 from outgrow.planning.curves import ParameterCount, law_parameters
@@ -58,7 +58,7 @@ def planned_data(plan: PlanConfig) -> DataConfig:
     try:
         return DataConfig.model_validate(own)
     except ValidationError as error:
-        raise ConfigError(explain(error, own, "run.data", {})) from None
+        raise ConfigError(explain(error, own, "run.data", DataConfig)) from None
 
 
 def _by_number(name: str, parameters: float) -> Candidate:

@@ -13,26 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from outgrow.errors import ConfigError
-from outgrow.files.yaml_file import Sections, _Loader, apply_override, explain, read_yaml
-from outgrow.run.after_growth import FreezeConfig, MasksConfig, NewEntriesConfig
-from outgrow.run.config import (
-    BatchConfig,
-    CheckpointConfig,
-    DataConfig,
-    EvaluationConfig,
-    RunConfig,
-    StageConfig,
-    TokenizerConfig,
-)
-from outgrow.run.distil import DistilConfig
-from outgrow.run.grow_config import GrowConfig, ProbeCandidateConfig, ProbeConfig
-from outgrow.run.learn_config import LearnConfig, LesaConfig
-from outgrow.run.optimizer_config import OPTIMIZERS
-from outgrow.run.reentry import EqualLossPosition, Ratio, Reentry
-from outgrow.run.schedule import WSD, Constant, Cosine, Linear
-from outgrow.run.stage_data import StageBatchConfig, StageDataConfig
-from outgrow.run.stage_optimizer import StageOptimizerConfig
-from outgrow.run.until import UntilEfficiency, UntilLoss
+from outgrow.files.mistakes import explain
+from outgrow.files.yaml_file import _Loader, apply_override, read_yaml
+from outgrow.run.config import RunConfig
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -52,7 +35,7 @@ def parse_run(data: Mapping[str, Any], where: str = "the run") -> RunConfig:
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(explain(error, data, where, SECTIONS)) from None
+        raise ConfigError(explain(error, data, where, RunConfig)) from None
 
 
 _Loader.add_implicit_resolver(
@@ -60,30 +43,3 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
-
-
-SECTIONS: Sections = {
-    "": (RunConfig,),
-    "data": (DataConfig,),
-    "data.tokenizer": (TokenizerConfig,),
-    "optimizer": tuple(OPTIMIZERS.values()),
-    "schedule": (Constant, Linear, Cosine, WSD),
-    "batch": (BatchConfig,),
-    "stages": (StageConfig,),
-    "stages.grow": (GrowConfig,),
-    "stages.grow.probe": (ProbeConfig,),
-    "stages.grow.probe.candidates": (ProbeCandidateConfig,),
-    "stages.grow.learn": (LearnConfig, LesaConfig),
-    "stages.distil": (DistilConfig,),
-    "stages.data": (StageDataConfig,),
-    "stages.batch": (StageBatchConfig,),
-    "stages.optimizer": (StageOptimizerConfig,),
-    "stages.new_entries": (NewEntriesConfig,),
-    "stages.freeze": (FreezeConfig,),
-    "stages.masks": (MasksConfig,),
-    "stages.reentry": (Reentry,),
-    "stages.reentry.position": (Ratio, EqualLossPosition),
-    "stages.until": (UntilLoss, UntilEfficiency),
-    "evaluation": (EvaluationConfig,),
-    "checkpoint": (CheckpointConfig,),
-}
