@@ -7,8 +7,9 @@ import torch
 from tests.battery import zoo
 from torch import Tensor
 
+from outgrow.algebra.invisible import Invisible
 from outgrow.algebra.linear import EMPTY, MEAN, Gathered, Run, Select
-from outgrow.algebra.recipe import Invisible, Recipe, Term, evaluate_recipe
+from outgrow.algebra.recipe import Recipe, Term, evaluate_recipe
 from outgrow.growth.plan import plan
 from outgrow.methods.build import WIDTH, build
 

@@ -17,25 +17,9 @@ import torch
 from torch import Tensor
 
 from outgrow.algebra.cells import Blocks, put_blocks, within
-from outgrow.algebra.fills import Below, CommonRows, Fill, Fresh, Invisible, Level, Mask, Redrawn, Statistic
+from outgrow.algebra.fills import Fill, Statistic
 from outgrow.algebra.linear import LinearMap
 from outgrow.algebra.noise import Box
-
-__all__ = [
-    "Below",
-    "CommonRows",
-    "Fill",
-    "Fresh",
-    "Invisible",
-    "Level",
-    "Mask",
-    "Read",
-    "Recipe",
-    "Redrawn",
-    "Statistic",
-    "Term",
-    "evaluate_recipe",
-]
 
 Read = Callable[[str, slice | Tensor], Tensor]
 """(source tensor name, rows of dimension 0) -> those rows."""

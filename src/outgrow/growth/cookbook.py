@@ -19,21 +19,12 @@ import torch
 from torch import Tensor
 
 from outgrow.algebra.axes import Atom, Dim, Product, Raw, Role, Sum
+from outgrow.algebra.fills import Below, CommonRows, Fill, Fresh, Level, Mask, Redrawn
+from outgrow.algebra.invisible import Invisible
 from outgrow.algebra.linear import EMPTY, MEAN, Identity, LinearMap, Select
 from outgrow.algebra.maps import AxisMap, LayerMap
 from outgrow.algebra.products import direct_sum, kron
-from outgrow.algebra.recipe import (
-    Below,
-    CommonRows,
-    Fill,
-    Fresh,
-    Invisible,
-    Level,
-    Mask,
-    Recipe,
-    Redrawn,
-    Term,
-)
+from outgrow.algebra.recipe import Recipe, Term
 from outgrow.algebra.slots import SLOTS, WEIGHT, Moments, Slot
 from outgrow.errors import GrowthError
 from outgrow.growth.compensation import Compensation, times_ratio

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from outgrow.algebra.invisible import Invisible
 from outgrow.algebra.linear import LinearMap
-from outgrow.algebra.recipe import Invisible, Recipe
+from outgrow.algebra.recipe import Recipe
 from outgrow.growth.plan import GrowthPlan
 
 _NOISE = 4  # scale, project, map back, subtract
