@@ -464,6 +464,72 @@ def test_mistakes_in_the_file_of_a_user(name: str, content: str | None, says: st
     assert re.search(says, str(result.exception)), result.exception
 
 
+OWN = """model_type: llama
+class: LlamaForCausalLM
+extends: llama
+axes:
+  mlp: {size: intermediate_size, through: elementwise}
+parameters:
+  model.layers.{L}.mlp.up_proj.weight: {axes: mlp <- normed}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            "{size: inter",
+            "{sise: inter",
+            r"line 5: unknown key axes\.mlp\.sise\n  expected: did you mean size\?",
+        ),
+        (
+            "mlp <- normed",
+            "mlp <= normed",
+            r"line 7: parameters\..*up_proj\.weight\.axes: (.|\n)*'mlp <= normed'(.|\n)*to do",
+        ),
+        (
+            "mlp <- normed",
+            "mlp <- embd",
+            r"line 7: .*axes names 'embd', which is no axis of it \(did you mean embed",
+        ),
+        (
+            "mlp <- normed",
+            "normed <- mlp",
+            r"line 7: .*another shape(.|\n)*24, 40.*'normed <- mlp'\n  expected: .40, 24.\n",
+        ),
+        (
+            "mlp.up_proj",
+            "mlp.upp_proj",
+            r"line 7: .*no such tensor\n  got: .*0\.mlp\.upp_proj(.|\n)*expected: (.|\n)*to do",
+        ),
+        (
+            "{axes: mlp <- normed}",
+            "null",
+            r"line 6: parameters: \d tensors of Llama.* have no entry\n  got: .*0\.mlp\.up_proj",
+        ),
+        (
+            "intermediate_size",
+            "intermediat_size",
+            r"line 5: axes\.mlp\.size: (.|\n)*did you mean intermediate_size",
+        ),
+        (
+            "LlamaForCausalLM",
+            "LlamaForCasualLM",
+            r"line 2: class: .*\n  expected: did you mean LlamaForCausalLM",
+        ),
+    ],
+)
+def test_a_wrong_file_of_a_user_says_file_line_key_and_what_to_do(
+    old: str, new: str, says: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "llama.yaml"
+    file.write_text(OWN.replace(old, new))
+    said = str(run("architectures", "check", str(file)).exception)
+    assert said.startswith(f"architecture file {file}, line ")
+    assert re.search(says, said), said
+    assert "report this config" not in said
+
+
 # ---- whole states, and images ---------------------------------------------------------------------------------------
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outgrow.commands.options import ArchitecturesCall
 from outgrow.commands.outcome import Outcome
 from outgrow.models.architecture import load_architecture
-from outgrow.models.files import file_of, known
+from outgrow.models.files import file_of, is_ours, known
 from outgrow.text.table import TextTable
 
 if TYPE_CHECKING:
@@ -56,5 +55,4 @@ def run(call: ArchitecturesCall, console: Console) -> TypesListed:
 def _place(model_type: str) -> str:
     """Where a file was found; outgrow's own are not worth a path."""
     path = file_of(model_type)
-    own = Path(__file__).parents[1] / "architectures"
-    return "outgrow" if isinstance(path, Path) and path.parent == own else str(path)
+    return "outgrow" if path is None or is_ours(path) else str(path)

@@ -6,7 +6,7 @@ that no other has (`loss: 3.2`); a key of another kind is no unknown key.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_origin
 
@@ -18,15 +18,24 @@ from outgrow.errors import brief, cut, near
 _MOST_MISTAKES = 20
 
 
-def explain(error: ValidationError, data: Mapping[str, Any], where: str, form: type[BaseModel]) -> str:
-    """One block per mistake of a file of this form: the dotted key, what was found, what is expected, what to do."""
-    blocks = []
+def explain(
+    error: ValidationError,
+    data: Mapping[str, Any],
+    place: str | Callable[[Sequence[int | str]], str],
+    form: type[BaseModel],
+) -> str:
+    """One block per mistake of a file of this form: the dotted key, what was found, what is expected, what to do.
+
+    `place` is the file, or what says it with the line of a key.
+    """
+    blocks, where = [], place if isinstance(place, str) else place(())
     for problem in error.errors()[:_MOST_MISTAKES]:
         kind, given = problem["type"], problem["input"]
         if kind == "too_short" and given:
             continue  # pydantic counts only the valid items; their own mistakes are already listed
         parts = _location(problem["loc"], data, missing=kind == "missing")
         key = ".".join(map(str, parts))
+        where = place if isinstance(place, str) else place(parts)
         choices = _choices(form, data, parts) if kind.startswith("union_tag") else []
         tag = choices[0].by if choices else ""
         words = [word for one in choices for word in one.words]
@@ -40,8 +49,7 @@ def explain(error: ValidationError, data: Mapping[str, Any], where: str, form: t
         elif kind == "missing":
             text = f"{where}: the key {key} is missing"
         else:
-            place = f"{where}: {key}" if key else where
-            text = f"{place}: {problem['msg'].removeprefix('Value error, ')}"
+            text = f"{f'{where}: {key}' if key else where}: {problem['msg'].removeprefix('Value error, ')}"
             text += "" if isinstance(given, dict) else f"\n  got:      {brief(given)}"
         blocks.append(text)
     if error.error_count() > _MOST_MISTAKES:

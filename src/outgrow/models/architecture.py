@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from functools import lru_cache, reduce
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial, reduce
 from itertools import groupby
 from typing import Any
 
@@ -17,10 +17,12 @@ from pydantic import ValidationError
 
 from outgrow.algebra.axes import Signature, parse
 from outgrow.errors import ArchitectureError, near
+from outgrow.files.mistakes import explain
 from outgrow.models.bare import bare_class, without_head
 from outgrow.models.bounds import check_bounds, class_names
 from outgrow.models.expressions import factor, fields, got, size_of, with_field
 from outgrow.models.files import FOLDERS, file_of, known, merged
+from outgrow.models.lines import line_of
 from outgrow.models.model import Model, Parameter
 from outgrow.models.spec import ArchitectureSpec, KindSpec, ParameterSpec
 
@@ -46,29 +48,30 @@ def load_architecture(model_type: str) -> ArchitectureSpec:
     return _load(model_type, os.environ.get(FOLDERS, ""))
 
 
-def described(where: str, content: Mapping[str, Any]) -> ArchitectureSpec:
-    """The content of an architecture file, checked: an unknown key, axis or kind of layer is an error that names it."""
+def described(model_type: str, content: Mapping[str, Any]) -> ArchitectureSpec:
+    """The content of an architecture file, checked: an unknown key, axis or kind of layer is an error that names it and its line."""
+    where = partial(line_of, model_type)
     try:
         spec = ArchitectureSpec.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ArchitectureError(f"architecture file {where}.yaml: {place}: {first['msg']}") from None
-    for who, named in _named_axes(spec):
+        raise ArchitectureError(explain(error, content, where, ArchitectureSpec)) from None
+    for keys, named in _named_axes(spec, where):
         if named not in spec.axes:
             raise ArchitectureError(
-                f"architecture file {where}.yaml: {who} names '{named}', which is no axis of it ({near(named, spec.axes)})"
+                f"{where(keys)}: {'.'.join(keys)} names '{named}', which is no axis of it ({near(named, spec.axes)})",
+                fix="correct the name, or describe the axis under `axes`",
             )
     if (spec.objective == "features") is not bool(spec.outputs):
         raise ArchitectureError(
-            f"architecture file {where}.yaml: objective {spec.objective}, outputs {dict(spec.outputs) or 'none'}",
+            f"{where(['outputs' if spec.outputs else 'objective'])}: objective {spec.objective},"
+            f" outputs {dict(spec.outputs) or 'none'}",
             expected="`outputs` of a model without a head (objective `features`), and of no other",
             fix="name each output and the axis of its last dimension: `outputs: {last_hidden_state: final}`",
         )
     for name, one in spec.parameters.items():
         if one.inside is not None and one.inside not in spec.layers.kinds:
             raise ArchitectureError(
-                f"architecture file {where}.yaml: {name} is inside '{one.inside}', which is no kind of layer",
+                f"{where(['parameters', name, 'inside'])}: {name} is inside '{one.inside}', which is no kind of layer",
                 expected=near(one.inside, spec.layers.kinds)
                 if spec.layers.kinds
                 else "an entry of layers.kinds",
@@ -78,17 +81,41 @@ def described(where: str, content: Mapping[str, Any]) -> ArchitectureSpec:
                 one.times, reduce(lambda made, field: with_field(made, field, 1), fields(one.times or ""), {})
             )
         except ArchitectureError as error:
-            raise ArchitectureError(f"architecture file {where}.yaml: {name}: {error}") from None
+            raise ArchitectureError(f"{where(['parameters', name, 'times'])}: {name}: {error}") from None
     return spec
 
 
-def _named_axes(spec: ArchitectureSpec) -> Iterator[tuple[str, str]]:
-    """What names an axis in a file, and the axis."""
+_Keys = Sequence[str]
+
+
+def _named_axes(spec: ArchitectureSpec, where: Callable[[_Keys], str]) -> Iterator[tuple[_Keys, str]]:
+    """What names an axis in a file, by its keys, and the axis. Raises ArchitectureError for a signature that cannot be read."""
     for name, axis in spec.axes.items():
-        yield from ((f"axis '{name}'", one) for one in (axis.of, axis.with_, axis.like) if one is not None)
+        others = {"of": axis.of, "with": axis.with_, "like": axis.like}
+        yield from ((("axes", name, word), other) for word, other in others.items() if other is not None)
+    for keys, text in _signatures(spec):
+        try:
+            signature = parse(text)
+        except ArchitectureError as error:
+            told = f"{where(keys)}: {'.'.join(keys)}: {error}"
+            fix = "write rows <- columns as `mlp <- embed`; docs/reference/architectures.md has the grammar"
+            raise ArchitectureError(told, fix=None if "  to do:" in told else fix) from None
+        yield from ((keys, axis) for dim in signature.dims for axis in dim.axes)
+    yield from ((("outputs", name), axis) for name, axis in spec.outputs.items())
+
+
+def _signatures(spec: ArchitectureSpec) -> Iterator[tuple[_Keys, str]]:
+    """Every signature of a file, or dimension of one, by its keys."""
     for name, one in spec.parameters.items():
-        yield from ((name, axis) for dim in parse(one.axes).dims for axis in dim.axes)
-    yield from ((f"output '{name}'", axis) for name, axis in spec.outputs.items())
+        parts = {"axes": one.axes, "at": one.at, "over": one.over and f"({one.over})"}
+        yield from ((("parameters", name, word), text) for word, text in parts.items() if text)
+    for name, scan in spec.scans.items():
+        yield ("scans", name, "heads"), scan.heads
+    if spec.relative is not None:
+        yield ("relative", "rows"), spec.relative.rows
+    for word, text in (("sequence", spec.sequence), ("attended", spec.attended)):
+        if text is not None:
+            yield (word,), text
 
 
 @lru_cache(maxsize=64)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from outgrow.errors import ArchitectureError, GrowthError, near
+from outgrow.files.mistakes import explain
 from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.bare import bare_class
 from outgrow.models.expressions import size_of
@@ -160,12 +161,11 @@ def load_conversion(source: str, target: str) -> ConversionSpec:
         )
     name = f"{source}{_SEPARATOR}{target}.yaml"
     path = next(folder / name for folder in _folders() if (folder / name).is_file())
+    content = read(path)
     try:
-        return ConversionSpec.model_validate(read(path))
+        return ConversionSpec.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ArchitectureError(f"conversion file {path}: {where}: {first['msg']}") from None
+        raise ArchitectureError(explain(error, content, f"conversion file {path}", ConversionSpec)) from None
 
 
 def conversion(config: Mapping[str, Any], target: str) -> Conversion:

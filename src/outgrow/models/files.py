@@ -70,6 +70,11 @@ def file_of(model_type: str) -> Traversable | None:
     return next(iter(_files_of(model_type)), None)
 
 
+def is_ours(path: Traversable) -> bool:
+    """Whether a file came with outgrow, and not from a folder or a package of the user's."""
+    return isinstance(path, Path) and path.parent == Path(str(files("outgrow") / "architectures"))
+
+
 def _files_of(model_type: str) -> list[Traversable]:
     """All files of a model type: the first counts, and may extend the next."""
     if not re.fullmatch(r"[\w-]+", model_type):

@@ -10,6 +10,7 @@ All of it in float64, with every cast to float32 inside the model raised to floa
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,12 +23,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from outgrow.algebra.axes import Atom, Dim, Sum
-from outgrow.errors import ArchitectureError, GrowthError
+from outgrow.errors import ArchitectureError, GrowthError, near
 from outgrow.growth.plan import GrowthPlan, plan
 from outgrow.methods.build import build
 from outgrow.models.architecture import resolve
-from outgrow.models.expressions import got
+from outgrow.models.expressions import fields, got, size_of
 from outgrow.models.library import build_model, check_described, config_dict, model_tensors
+from outgrow.models.lines import line_of
 from outgrow.models.model import Model, Parameter
 from outgrow.models.spec import ArchitectureSpec
 from outgrow.proof.probe import output_of, probe_large, probe_small, strays
@@ -80,7 +82,7 @@ def example(spec: ArchitectureSpec) -> dict[str, Any]:
 
     if spec.example is None:
         raise ArchitectureError(
-            f"architecture file {spec.model_type}.yaml has no example to check it with",
+            f"{line_of(spec.model_type, ())} has no example to check it with",
             fix="add `example: {config: {hidden_size: 24, ...}, grow: {hidden_size: 42, ...}}`: sizes of a tiny model, all"
             " different, and odd ones to grow to",
         )
@@ -88,12 +90,42 @@ def example(spec: ArchitectureSpec) -> dict[str, Any]:
     try:
         made = transformers.AutoConfig.for_model(spec.model_type, **settings)
     except ValueError as error:
-        raise ArchitectureError(f"transformers has no model type '{spec.model_type}'", got=error) from None
-    except Exception as error:  # config classes check their own values, each with its own exceptions
+        where = line_of(spec.model_type, ["model_type"])
         raise ArchitectureError(
-            f"{spec.model_type}.yaml: transformers does not accept example.config", got=error
+            f"{where}: transformers has no model type '{spec.model_type}'", got=error
         ) from None
-    return config_dict(made)
+    except Exception as error:  # config classes check their own values, each with its own exceptions
+        where = line_of(spec.model_type, ["example", "config"])
+        raise ArchitectureError(f"{where}: transformers does not accept example.config", got=error) from None
+    _check_class(spec, type(made).__name__.removesuffix("Config"))
+    _check_sizes(spec, config := config_dict(made))
+    return config
+
+
+def _check_class(spec: ArchitectureSpec, family: str) -> None:
+    """Raise ArchitectureError where transformers has no class of this name; it has those of the family."""
+    import transformers
+
+    if not hasattr(transformers, spec.class_):
+        known = [one for one in dir(transformers) if re.fullmatch(rf"{family}(For.*|.*Model)", one)]
+        raise ArchitectureError(
+            f"{line_of(spec.model_type, ['class'])}: class: transformers has no '{spec.class_}'",
+            expected=near(spec.class_, known),
+            fix="name the class of the model with its head",
+        )
+
+
+def _check_sizes(spec: ArchitectureSpec, config: Mapping[str, Any]) -> None:
+    """Raise ArchitectureError for the first size in a file that its own example gives no value."""
+    sizes = {("axes", name, "size"): axis.size for name, axis in spec.axes.items()}
+    for keys, expression in {**sizes, ("layers", "count"): spec.layers.count}.items():
+        try:
+            size_of(expression, config)
+        except ArchitectureError as error:
+            told = f"{line_of(spec.model_type, keys)}: {'.'.join(keys)}: {error}"
+            unknown = [one for one in sorted(fields(expression)) if got(config, one) is None]
+            fix = f"{unknown[0]}: {near(unknown[0], config)}" if unknown else None
+            raise ArchitectureError(told, fix=fix) from None
 
 
 _TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -358,7 +390,7 @@ def _check_grows(model: Model, to: Mapping[str, Any]) -> None:
         now = _size_now(model, name)
         if now is None or int(size) < int(now):
             raise ArchitectureError(
-                f"{model.spec.model_type}.yaml: example.grow.{name} is no size that grows",
+                f"{line_of(model.spec.model_type, ['example', 'grow', name])}: example.grow.{name} is no size that grows",
                 got=f"{now} in example.config, {size} in example.grow",
                 expected="a field of the config, and no less than it has",
             )
