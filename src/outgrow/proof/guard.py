@@ -117,8 +117,8 @@ def _check_class(spec: ArchitectureSpec, family: str) -> None:
 
 def _check_sizes(spec: ArchitectureSpec, config: Mapping[str, Any]) -> None:
     """Raise ArchitectureError for the first size in a file that its own example gives no value."""
-    sizes = {("axes", name, "size"): axis.size for name, axis in spec.axes.items()}
-    for keys, expression in {**sizes, ("layers", "count"): spec.layers.count}.items():
+    sizes = [(["axes", name, "size"], axis.size) for name, axis in spec.axes.items()]
+    for keys, expression in (*sizes, (["layers", "count"], spec.layers.count)):
         try:
             size_of(expression, config)
         except ArchitectureError as error:
