@@ -10,22 +10,31 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 WITHIN = 0.2
-SIZES = {"tiny": (64, 2, 300), "30M": (384, 10, 16384), "40M": (448, 11, 16384), "60M": (512, 12, 16384)}
+SIZES = {"tiny": (64, 3, 300), "30M": (384, 10, 16384), "40M": (448, 11, 16384), "60M": (512, 12, 16384)}
 """Hidden size, layers, vocabulary. The first is not measured: it brings imports and tables into the process."""
+LESA_SIZES = {"tiny": (64, 3, 300), "wide": (320, 8, 300), "deep": (96, 40, 300), "deeper": (128, 48, 300)}
+"""Where an SVD needs most, and where the steps do."""
 SEQUENCES = {"tiny": 1, "30M": 32, "40M": 8, "60M": 1}
 """Of a training step: where activations are more than gradients, about as many, and less."""
-COMMANDS = ("grow", "convert", "verify", "train", "shards", "learn")
-"""The last one is what `grow --dry-run --ranks` says of a growth into the memory of ranks: here all of it is one rank's."""
+LEARNED = {"30M": ("ligo", "published"), "40M": ("mango", "published"), "60M": ("mango", "exact")}
+"""What is fitted, and from which start."""
+COMMANDS = ("grow", "convert", "verify", "train", "shards", "learn", "lesa")
+"""`shards` is what `grow --dry-run --ranks` says of a growth into the memory of ranks: here all of it is one rank's."""
+
+
+def sizes(command: str) -> dict[str, tuple[int, int, int]]:
+    return LESA_SIZES if command == "lesa" else SIZES
 
 
 def config(size: str) -> dict[str, Any]:
-    hidden, layers, vocab = SIZES[size]
+    hidden, layers, vocab = {**SIZES, **LESA_SIZES}[size]
     return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
@@ -114,7 +123,7 @@ def into_shards(small: Path, to: dict[str, int], dry_run: bool) -> dict[str, Any
     return {}
 
 
-def learn(small: Path, sequences: int, to: dict[str, int], dry_run: bool) -> dict[str, Any]:
+def learn(small: Path, size: str, to: dict[str, int], dry_run: bool) -> dict[str, Any]:
     """A step of a fit; or what a dry run says of them."""
     import torch
 
@@ -126,7 +135,8 @@ def learn(small: Path, sequences: int, to: dict[str, int], dry_run: bool) -> dic
     from outgrow.run.learn_options import LearnOptions
 
     state = TrainingState.from_pretrained(small, headers_only=True)
-    options = LearnOptions(steps=1, start="published")
+    method, start = LEARNED.get(size, LEARNED["30M"])
+    options, sequences = LearnOptions(method, start, steps=1), SEQUENCES[size]
     if dry_run:
         form, values, _ = begin(resolve(state.config), to, options)
         needed = fit_memory(form, values, sequences=sequences, sequence_length=16)
@@ -134,6 +144,21 @@ def learn(small: Path, sequences: int, to: dict[str, int], dry_run: bool) -> dic
     ids = torch.zeros(sequences, 16, dtype=torch.int64)
     batch = {"input_ids": ids, "labels": ids}
     fit_operator(state, to, lambda step: batch, [batch], options)
+    return {}
+
+
+def lesa(small: Path, layers: int, dry_run: bool) -> dict[str, Any]:
+    """A step of each fit between layers; or what a dry run says of them."""
+    from outgrow import TrainingState
+    from outgrow.learning.lesa import learn_lesa, lesa_form, lesa_memory
+    from outgrow.run.learn_options import LesaOptions
+
+    state = TrainingState.from_pretrained(small, headers_only=True)
+    to, options = {"num_hidden_layers": layers}, LesaOptions(steps=1)
+    if dry_run:
+        memory, mapped = lesa_memory(lesa_form(state.config, to, options), options, state.source)
+        return {"memory_bytes": memory, "mapped_bytes": mapped}
+    learn_lesa(state, to, options)
     return {}
 
 
@@ -159,7 +184,9 @@ def work(command: str, folder: Path, size: str, dry_run: bool) -> dict[str, Any]
     if command == "shards":
         return into_shards(small, to, dry_run)
     if command == "learn":
-        return learn(small, SEQUENCES[size], {**to, "num_hidden_layers": SIZES[size][1] + 2}, dry_run)
+        return learn(small, size, {**to, "num_hidden_layers": SIZES[size][1] + 2}, dry_run)
+    if command == "lesa":
+        return lesa(small, LESA_SIZES[size][1] + 2, dry_run)
     asked = [f"{name}={value}" for name, value in to.items()]
     call = GrowCall(small, large, asked, overwrite=True, dry_run=dry_run)
     return dict(grow.run(call, console).to_json()["costs"])
@@ -170,7 +197,7 @@ def status(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def child(folder: Path) -> dict[str, dict[str, tuple[int, int]]]:
+def child(folder: Path, commands: Sequence[str]) -> dict[str, dict[str, tuple[int, int]]]:
     """Bytes that each command says and takes, by size."""
     import ctypes
     import gc
@@ -178,10 +205,10 @@ def child(folder: Path) -> dict[str, dict[str, tuple[int, int]]]:
     import torch
 
     torch.set_num_threads(1)
-    found: dict[str, dict[str, tuple[int, int]]] = {command: {} for command in COMMANDS}
-    for size in SIZES:
+    found: dict[str, dict[str, tuple[int, int]]] = {command: {} for command in commands}
+    for size in sizes(commands[0]):
         hollow(folder / size, size)
-        for command in COMMANDS:
+        for command in commands:
             said = work(command, folder, size, dry_run=True) if size != "tiny" else {}
             gc.collect()
             ctypes.CDLL(None).malloc_trim(0)
@@ -195,13 +222,16 @@ def child(folder: Path) -> dict[str, dict[str, tuple[int, int]]]:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, tuple[int, int]]]:
-    """Of a fresh process."""
+    """Of fresh processes. LESA's tensors are so small here that the heap would keep them: each gets pages of its own."""
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("this system does not let a process begin its peak anew")
-    script = [sys.executable, __file__, str(tmp_path_factory.mktemp("sizes"))]
-    done = subprocess.run(script, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    every: dict[str, dict[str, tuple[int, int]]] = {}
+    for commands, own in ((COMMANDS[:-1], {}), (COMMANDS[-1:], {"MALLOC_MMAP_THRESHOLD_": "65536"})):
+        script = [sys.executable, __file__, str(tmp_path_factory.mktemp("sizes")), *commands]
+        done = subprocess.run(script, capture_output=True, text=True, check=False, env={**os.environ, **own})
+        assert done.returncode == 0, done.stderr
+        every |= json.loads(done.stdout.splitlines()[-1])
+    return every
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -212,8 +242,8 @@ def test_a_command_takes_the_memory_that_it_says(
         assert abs(said - took) <= WITHIN * took, (
             f"{size}: said {said / 1e6:.0f} MB, took {took / 1e6:.0f} MB"
         )
-    assert len(found[command]) == len(SIZES) - 1
+    assert len(found[command]) == len(sizes(command)) - 1
 
 
 if __name__ == "__main__":
-    print(json.dumps(child(Path(sys.argv[1]))))
+    print(json.dumps(child(Path(sys.argv[1]), sys.argv[2:])))

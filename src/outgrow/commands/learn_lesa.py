@@ -9,9 +9,10 @@ from outgrow.commands.keeping import check_result, grow_and_write, written
 from outgrow.commands.options import LearnCall, asked_sizes
 from outgrow.commands.outcome import Outcome
 from outgrow.commands.writing import read_state
-from outgrow.learning.lesa import Predicted, learn_lesa, lesa_form
+from outgrow.learning.lesa import Predicted, learn_lesa, lesa_form, lesa_memory
 from outgrow.run.learn_options import LesaOptions
 from outgrow.store.config_file import load_config
+from outgrow.text.numbers import amount
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,6 +24,10 @@ class LesaLearned(Outcome):
 
     call: LearnCall
     new_layers: int
+    memory_bytes: int
+    """Of the fits, above Python's own,"""
+    mapped_bytes: int
+    """and pages of mapped files, which the system takes back where it needs them."""
     fit: Predicted | None
 
     def show(self, console: Console) -> None:
@@ -37,7 +42,13 @@ class LesaLearned(Outcome):
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data."""
-        told = {"method": "lesa", "new_layers": self.new_layers, "output": str(self.call.out)}
+        told = {
+            "method": "lesa",
+            "new_layers": self.new_layers,
+            "memory_bytes": self.memory_bytes,
+            "mapped_bytes": self.mapped_bytes,
+            "output": str(self.call.out),
+        }
         if self.fit is None:
             return told
         return {**told, "error": self.fit.error, "error_of_mean": self.fit.error_of_mean}
@@ -53,9 +64,11 @@ def learn_by_lesa(call: LearnCall, options: LesaOptions, console: Console) -> Le
         f"lesa: {new} new layers between {form.small.layers}, each matrix predicted from its two neighbours; "
         f"{options.steps} steps for each of {len(form.patterns)} kinds of parameters, no data."
     )
+    state = read_state(call.checkpoint, console, headers_only=call.dry_run)
+    memory, mapped = lesa_memory(form, options, state.source)
+    console.print(f"Memory about {amount(memory)}B above Python's own and {amount(mapped)}B of mapped files.")
     if call.dry_run:
-        return LesaLearned(call, new, None)
-    state = read_state(call.checkpoint, console)
+        return LesaLearned(call, new, memory, mapped, None)
     fitted, fit = learn_lesa(state, to, options)
     grow_and_write(call, fitted, state)
-    return LesaLearned(call, new, fit)
+    return LesaLearned(call, new, memory, mapped, fit)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from outgrow.models.architecture import resolve
 from outgrow.run.learn_options import LesaOptions
 from outgrow.state.operator_file import sampled
 from outgrow.state.training_state import TrainingState
+from outgrow.store.source import TensorSource
 
 _NORM_WEIGHT = 5e-5  # λ of the paper
 
@@ -122,6 +124,33 @@ def lesa_flops(form: Lesa, options: LesaOptions) -> int:
     return total
 
 
+def lesa_memory(form: Lesa, options: LesaOptions, source: TensorSource) -> tuple[int, int]:
+    """Bytes at the peak of all fits: above Python's own, and of mapped files, which the system takes back where it needs them.
+
+    Kinds are fitted one after the other. Of a kind: its old layers in float32 (where they are not stored so), then an SVD of
+    them side by side (they, a copy, U and V) or the network's steps (coefficients of all layers; on the triples inputs, hidden
+    units, errors and their gradients). What is predicted stays.
+    """
+    layers, new = form.small.layers, form.large.layers - form.small.layers
+    triples, held, peak, mapped = layers - 2, 0, 0, 0
+    for pattern in form.patterns:
+        old = [source.meta(name(pattern, layer), "weight") for layer in range(layers)]
+        mapped += sum(meta.bytes for meta in old)
+        rows, columns = old[0].shape[0], prod(old[0].shape[1:])
+        read = sum(rows * columns for meta in old if meta.dtype != torch.float32)
+        work = 0
+        if len(old[0].shape) > 1:
+            short = min(rows, layers * columns)
+            rank = min(options.rank, short)
+            svd = 2 * layers * rows * columns + short * (layers * columns + rows) + 4 * short**2
+            steps = columns * (rank * (layers + 8 * triples) + 3 * options.hidden * triples)
+            work = max(svd, rows * rank + steps)
+        made = new * rows * columns
+        peak = max(peak, held + read + max(work, made))
+        held += made
+    return peak * torch.float32.itemsize, mapped
+
+
 def lesa_form(config: Mapping[str, Any], to: Mapping[str, Any], options: LesaOptions) -> Lesa:
     """Everything that can be refused, before any tensor is read."""
     small = resolve(config)
@@ -133,26 +162,30 @@ def lesa_form(config: Mapping[str, Any], to: Mapping[str, Any], options: LesaOpt
 def predict_layers(state: TrainingState, form: Lesa, options: LesaOptions) -> Predicted:
     """Fit G for every kind of matrix, and put it between the neighbours; norms and biases are their mean."""
     tensors: dict[str, Tensor] = {}
-    fits: list[_Predictor] = []
+    errors: list[tuple[float, float]] = []
     for pattern in form.patterns:
-        names = [name(pattern, layer) for layer in range(form.small.layers)]
-        values = [state.source.read(one, "weight").float() for one in names]
-        fit = None
-        if values[0].dim() > 1:
-            fit = _Predictor.fit(values, options.steps, options.hidden, options.rank, options.seed)
-            fits.append(fit)
-        for new, (left, right) in enumerate(form.order):
-            if right is not None:
-                pair = values[left], values[right]
-                made = fit.between(*pair) if fit is not None else (pair[0] + pair[1]) / 2
-                tensors[f"lesa/{name(pattern, new)}"] = made
-    if not fits:
+        errors += _predict_kind(state, form, options, pattern, tensors)
+    if not errors:
         raise GrowthError("LESA learns from matrices, and the layers of this model have none")
-    return Predicted(
-        tensors,
-        sum(fit.error for fit in fits) / len(fits),
-        sum(fit.error_of_mean for fit in fits) / len(fits),
-    )
+    own, mean = zip(*errors, strict=True)
+    return Predicted(tensors, sum(own) / len(own), sum(mean) / len(mean))
+
+
+def _predict_kind(
+    state: TrainingState, form: Lesa, options: LesaOptions, pattern: str, tensors: dict[str, Tensor]
+) -> list[tuple[float, float]]:
+    """Add one kind's tensors of the new layers; (error, error of the mean) of a fit. What it needs besides goes with it."""
+    names = [name(pattern, layer) for layer in range(form.small.layers)]
+    values = [state.source.read(one, "weight").float() for one in names]
+    fit = None
+    if values[0].dim() > 1:
+        fit = _Predictor.fit(values, options.steps, options.hidden, options.rank, options.seed)
+    for new, (left, right) in enumerate(form.order):
+        if right is not None:
+            pair = values[left], values[right]
+            made = fit.between(*pair) if fit is not None else (pair[0] + pair[1]) / 2
+            tensors[f"lesa/{name(pattern, new)}"] = made
+    return [] if fit is None else [(fit.error, fit.error_of_mean)]
 
 
 def _errors(found: Predicted) -> dict[str, float]:
@@ -172,7 +205,7 @@ class _Predictor:
     @classmethod
     def fit(cls, layers: Sequence[Tensor], steps: int, hidden: int, rank: int, seed: int) -> _Predictor:
         """Fit G on all triples of neighbours, with randomness of its own."""
-        basis = torch.linalg.svd(torch.cat(list(layers), dim=1), full_matrices=False).U[:, :rank]
+        basis = torch.linalg.svd(torch.cat(list(layers), dim=1), full_matrices=False).U[:, :rank].clone()
         found = torch.stack([basis.T @ layer for layer in layers])
         scale = max(float(found.square().mean().sqrt()), torch.finfo(torch.float32).tiny)
         found = found / scale
