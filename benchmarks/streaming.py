@@ -1,11 +1,11 @@
 """How fast and how lean is growing from file to file?
 
-Makes a random Llama checkpoint with Adam moments (float32, about 4 GB), grows it 1.5x in width and 2x in depth with the
+Makes a random Llama checkpoint with Adam moments (float32, about 4 GB; with `--weights`, a bfloat16 model alone), grows it 1.5x in width and 2x in depth with the
 streaming writer, and copies the same number of output bytes with plain synced writes of a large buffer, in turn,
 several times. Reports time as a ratio to the copy of the same round, and the peak of anonymous memory (RssAnon), each
 growth in a process of its own. `--in-memory` also does it with both models in memory through `save_pretrained`.
 
-    python benchmarks/streaming.py [--gigabytes 4] [--rounds 3] [--in-memory] [--folder DIR]
+    python benchmarks/streaming.py [--gigabytes 4] [--rounds 3] [--weights | --in-memory] [--folder DIR]
     python benchmarks/streaming.py --operators [--dtype bfloat16]
 
 `--operators` needs no disk: it computes every operator's blocks in memory, on one core, and reports numbers of output per
@@ -54,8 +54,8 @@ def config(layers: int) -> dict[str, object]:
     return config_dict(config_object(fields)) | {"architectures": ["LlamaForCausalLM"]}
 
 
-def make_source(folder: Path, gigabytes: float) -> int:
-    """A random training state of about this size; returns its bytes."""
+def make_source(folder: Path, gigabytes: float, *, weights: bool) -> int:
+    """A random training state of about this size, or a bfloat16 model; returns its bytes."""
     from outgrow.models.library import named_shapes
     from outgrow.state.training_state import TrainingState
     from outgrow.store.contents import OptimizerInfo, ParamGroup
@@ -65,17 +65,21 @@ def make_source(folder: Path, gigabytes: float) -> int:
         s[0] * (s[1] if len(s) > 1 else 1) for n, s in named_shapes(config(1)).items() if ".0." in n
     )
     rest = 32000 * 1024
-    layers = max(1, round((gigabytes * 1e9 / 12 - rest) / per_layer))
+    layers = max(1, round((gigabytes * 1e9 / (2 if weights else 12) - rest) / per_layer))
     full = config(layers)
     shapes = named_shapes(full)
     generator = torch.Generator().manual_seed(0)
+    dtype = torch.bfloat16 if weights else torch.float32
     tensors = {
         slot: {
-            name: torch.empty(shape).normal_(0, 0.02, generator=generator).abs_()
+            name: torch.empty(shape).normal_(0, 0.02, generator=generator).abs_().to(dtype)
             for name, shape in shapes.items()
         }
-        for slot in ("weight", "exp_avg", "exp_avg_sq")
+        for slot in (("weight",) if weights else ("weight", "exp_avg", "exp_avg_sq"))
     }
+    if weights:
+        TrainingState(full, MemorySource(tensors)).save_pretrained(folder)
+        return sum(path.stat().st_size for path in folder.iterdir())
     info = OptimizerInfo(
         "AdamW", (ParamGroup(tuple(shapes), {"lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8}),)
     )
@@ -253,7 +257,9 @@ def main() -> None:
     )
     parser.add_argument("--gigabytes", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--in-memory", action="store_true")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--weights", action="store_true", help="a bfloat16 model without moments")
+    what.add_argument("--in-memory", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path("runs/streaming"))
     parser.add_argument("--operators", action="store_true")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
@@ -270,7 +276,7 @@ def main() -> None:
     shutil.rmtree(arguments.folder, ignore_errors=True)
     arguments.folder.mkdir(parents=True)
     source, out = arguments.folder / "source", arguments.folder / "out"
-    size = make_source(source, arguments.gigabytes)
+    size = make_source(source, arguments.gigabytes, weights=arguments.weights)
     layers = json.loads((source / "config.json").read_text())["num_hidden_layers"]
     print(f"source: {size / 1e9:.2f} GB, {layers} layers", flush=True)
     copy_synced(out, 4 * size)  # untimed: the first write to a virtual disk pays for making its blocks

@@ -1,0 +1,140 @@
+"""Stacking layers from file to file: outgrow beside mergekit's passthrough, in turn, each in a process of its own.
+
+Makes a random Llama in bfloat16 of about this size and doubles its layers. Reports seconds, CPU-seconds and peak resident
+memory of each, and the ratio of each round. mergekit is not a dependency: it is looked for where `--mergekit` says.
+
+    pip install --no-deps --target /tmp/mergekit mergekit==0.1.5 immutables accelerate click peft
+    python benchmarks/stacking.py --mergekit /tmp/mergekit [--gigabytes 2] [--rounds 3] [--folder DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import yaml
+
+LAYER = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "vocab_size": 32000,
+    "tie_word_embeddings": True,
+}
+
+
+def make_source(folder: Path, gigabytes: float) -> int:
+    """A random model of about this size; returns its layers."""
+    from outgrow import TrainingState
+    from outgrow.models.library import config_dict, config_object, named_shapes
+    from outgrow.store.source import MemorySource
+
+    def full(layers: int) -> dict[str, object]:
+        return config_dict(config_object(LAYER | {"num_hidden_layers": layers})) | {
+            "architectures": LAYER["architectures"]
+        }
+
+    def numbers(layers: int) -> int:
+        return sum(torch.Size(shape).numel() for shape in named_shapes(full(layers)).values())
+
+    one, two = numbers(1), numbers(2)
+    layers = max(1, round((gigabytes * 1e9 / 2 - one) / (two - one)) + 1)
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        name: torch.empty(shape).normal_(0, 0.02, generator=generator).to(torch.bfloat16)
+        for name, shape in named_shapes(full(layers)).items()
+    }
+    TrainingState(full(layers), MemorySource({"weight": tensors})).save_pretrained(folder, format="hub")
+    return layers
+
+
+def timed(words: list[str], **more: str) -> tuple[float, float, float]:
+    """Seconds with the sync of what was written, CPU-seconds, and peak resident bytes of a process."""
+    os.sync()
+    began = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    peak = "import resource,subprocess,sys; c=subprocess.call(sys.argv[1:],stdout=subprocess.DEVNULL,stderr=subprocess.DEVNULL); print(c, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    done = subprocess.run(
+        [sys.executable, "-c", peak, *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **more},
+    )
+    code, memory = done.stdout.split()
+    if code != "0":
+        raise SystemExit(f"{words[0]} ended with {code}")
+    os.sync()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - began, cpu, int(memory) * 1024
+
+
+def main() -> None:
+    """Rounds in turn."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--mergekit", type=Path, required=True, help="folder that it was installed into")
+    parser.add_argument("--gigabytes", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, default=Path("runs/stacking"))
+    options = parser.parse_args()
+    shutil.rmtree(options.folder, ignore_errors=True)
+    options.folder.mkdir(parents=True)
+    source, out, recipe = (options.folder / name for name in ("source", "out", "recipe.yaml"))
+    layers = make_source(source, options.gigabytes)
+    piece = {"sources": [{"model": str(source), "layer_range": [0, layers]}]}
+    recipe.write_text(
+        yaml.safe_dump({"slices": [piece, piece], "merge_method": "passthrough", "dtype": "bfloat16"})
+    )
+    print(f"{layers} layers, {(source / 'model.safetensors').stat().st_size / 1e9:.2f} GB", flush=True)
+    ours = [
+        sys.executable,
+        "-m",
+        "outgrow",
+        "grow",
+        str(source),
+        str(out),
+        "--to",
+        f"num_hidden_layers={2 * layers}",
+    ]
+    ours += ["--depth", "gstack", "--format", "hub"]
+    theirs = [sys.executable, "-m", "mergekit.scripts.run_yaml", str(recipe), str(out), "--lazy-unpickle"]
+    for number in range(options.rounds):
+        found = {}
+        for name, words, more in (
+            ("outgrow", ours, {}),
+            (
+                "mergekit",
+                theirs,
+                {"PYTHONPATH": os.pathsep.join([str(options.mergekit), os.environ.get("PYTHONPATH", "")])},
+            ),
+        ):
+            found[name] = timed(words, **more)
+            written = json.loads((out / "config.json").read_text())["num_hidden_layers"]
+            if written != 2 * layers:
+                raise SystemExit(f"{name} wrote {written} layers")
+            shutil.rmtree(out)
+        told = "; ".join(
+            f"{name} {seconds:.1f} s, {cpu:.1f} CPU-s, {memory / 1e9:.2f} GB"
+            for name, (seconds, cpu, memory) in found.items()
+        )
+        times, cpus = (found["mergekit"][place] / found["outgrow"][place] for place in (0, 1))
+        print(f"round {number + 1}: {told}; {times:.1f} times as fast, {cpus:.1f} in CPU time", flush=True)
+    shutil.rmtree(options.folder)
+
+
+if __name__ == "__main__":
+    main()
