@@ -18,7 +18,8 @@ from outgrow.errors import TrainingError
 from outgrow.run.grow_config import GrowConfig
 from outgrow.state.training_state import TrainingState
 from outgrow.training.course import Course
-from outgrow.training.session import Session, batch_at, load_state, row_at
+from outgrow.training.log_rows import row_at
+from outgrow.training.session import Session, batch_at, load_state
 from outgrow.training.stage_plans import candidates, grow_state
 
 WARNING = (

@@ -26,7 +26,8 @@ from outgrow.state.growing import apply
 from outgrow.state.operator_file import load_operator, save_operator
 from outgrow.state.training_state import TrainingState
 from outgrow.training.course import Course
-from outgrow.training.session import Session, batch_at, row_at
+from outgrow.training.log_rows import row_at
+from outgrow.training.session import Session, batch_at
 
 
 def grow_learned(

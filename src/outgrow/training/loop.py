@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -34,18 +33,18 @@ from outgrow.engine.stopping import noted
 from outgrow.engine.teaching import Teacher
 from outgrow.engine.treatment import Treatment, make_treatment
 from outgrow.errors import ConfigError, TrainingError
-from outgrow.models.routing import NAMES as ROUTING
 from outgrow.parallel.ranks import ALONE, Ranks
 from outgrow.run.config import RunConfig
 from outgrow.state.training_state import TrainingState
 from outgrow.store.lineage import Lineage
 from outgrow.training.choose import grow_best
 from outgrow.training.course import Course
-from outgrow.training.folder import Pointer, opened_run, read_metrics
+from outgrow.training.folder import Pointer, opened_run
 from outgrow.training.learn_stage import grow_learned
+from outgrow.training.log_rows import StepWindow, log_row, write_machine, write_stage
 from outgrow.training.own_state import check_own
 from outgrow.training.preflight import preflight
-from outgrow.training.result import RunResult, machine, read_result
+from outgrow.training.result import RunResult, read_result
 from outgrow.training.session import (
     Live,
     Session,
@@ -53,7 +52,6 @@ from outgrow.training.session import (
     checkpoint_path,
     load_checkpoint,
     load_state,
-    log_row,
     open_saved_state,
     open_session,
     point,
@@ -103,7 +101,7 @@ def train_run(
         def begins() -> None:
             if before is not None and ranks.leads:
                 before(run, session.plans, folder.root)
-            _say_versions(session)
+            write_machine(session)
 
         try:
             _work(session, pointer, begins)
@@ -123,7 +121,7 @@ def _work(session: Session, pointer: Pointer | None, begins: Callable[[], None])
         end, loss, course, step = checkpoint_path(session, live), *_leave(session, live)
         if _goes_on_as_it_is(session.run, course.stage):
             live = replace(live, course=course)
-            _write_stage(session, live)
+            write_stage(session, live)
             continue
         del live  # the small model's memory is given back before the large one takes its own
         gc.collect()
@@ -136,7 +134,7 @@ def _work(session: Session, pointer: Pointer | None, begins: Callable[[], None])
             if stage.distil is not None
             else load_state(session, open_saved_state(session, end), course, step)
         )
-        _write_stage(session, live)
+        write_stage(session, live)
 
 
 def _goes_on_as_it_is(run: RunConfig, stage: int) -> bool:
@@ -153,11 +151,11 @@ def _begin(session: Session, begins: Callable[[], None]) -> Live:
     begins()
     if session.start is None or stage.distil is not None:
         live = _fresh(session, course, 0)
-        _write_stage(session, live)
+        write_stage(session, live)
         return live
     live = load_state(session, session.start, course, 0)
     if stage.grow is None:
-        _write_stage(session, live)
+        write_stage(session, live)
         return live
     before = evaluation_loss(live.model, session.validation, session.device_at(0))
     del live
@@ -240,7 +238,7 @@ def _grow(session: Session, state: TrainingState, course: Course, step: int, los
     session.write(
         {**row, "loss_before": loss_before, "loss_after": loss_after, "growth_seconds": round(seconds, 3)}
     )
-    _write_stage(session, live)
+    write_stage(session, live)
     session.progress.say(
         f"grown in {seconds:.1f} s to {session.plans[course.stage].cost.parameters:,} parameters: "
         f"validation loss {loss_before:.4f} before, {loss_after:.4f} after; "
@@ -261,7 +259,7 @@ def _train_stage(session: Session, live: Live) -> Live:
     session.progress.stage(run.stages[live.stage].name, live.step - first, last - first)
     if session.device.compiled:
         session.progress.say("compiling the layers: the first step takes a minute or so longer")
-    window, watch = _Window(session, live), Watch(session, live)
+    window, watch = StepWindow(session, live), Watch(session, live)
     treatment = make_treatment(run.stages[live.stage], session.plans[live.stage].growth, live.model)
     ended, stop = course.now.end is not None, False
     teacher = None if ended else open_teacher(session, live)
@@ -343,74 +341,3 @@ def _validate(session: Session, live: Live) -> None:
     found = measure(live.model, session.validation, session.device_at(live.stage))
     metrics = {f"val_{name}": value for name, value in found.items()}
     session.write({**log_row(session, "validation", live), **metrics})
-
-
-class _Window:
-    """Means over the steps since the last row of the log."""
-
-    def __init__(self, session: Session, live: Live) -> None:
-        self._session = session
-        pointer = session.folder.agreed_pointer(session.ranks)
-        resumed = pointer is not None and pointer.step == live.step
-        self._steps = (
-            [Step(row[0], row[1], row[2:]) for row in pointer.window]
-            if pointer is not None and resumed
-            else []
-        )
-        self._began = time.monotonic()
-
-    def rows(self) -> list[tuple[float, ...]]:
-        """Loss, gradient norm and loads of experts of the steps that are in no row yet: a resumed run writes the row that this one would have."""
-        return [(step.loss, step.gradient_norm, *step.routing) for step in self._steps]
-
-    def add(self, step: Step) -> None:
-        self._steps.append(step)
-
-    def leave_out(self, seconds: float) -> None:
-        """Do not count time that went into something else than steps."""
-        self._began += seconds
-
-    def close(self, live: Live, rate: float) -> dict[str, Any]:
-        count, now = len(self._steps), time.monotonic()
-        row = {
-            **log_row(self._session, "train", live),
-            "loss": sum(step.loss for step in self._steps) / count,
-            "lr": rate,
-            "grad_norm": sum(step.gradient_norm for step in self._steps) / count,
-            "tokens_per_second": round(
-                count * live.course.own.tokens_per_step / max(1e-9, now - self._began), 1
-            ),
-        }
-        for place, name in enumerate(ROUTING if self._steps[0].routing else ()):
-            row[name] = sum(step.routing[place] for step in self._steps) / count
-        self._steps, self._began = [], now
-        return row
-
-
-def _write_stage(session: Session, live: Live) -> None:
-    """The row that opens a stage: what its model is."""
-    plan = session.plans[live.stage]
-    row = {**log_row(session, "stage", live), "parameters": plan.cost.parameters, "stage_tokens": plan.tokens}
-    flops = {"stage_flops": plan.flops, "probe_flops": plan.probe_flops}
-    if plan.taught_steps:
-        flops["taught_tokens"] = plan.taught_steps * live.course.own.tokens_per_step
-    place = {"peak": plan.peak, "position": live.course.now.position, "schedule_tokens": live.course.total()}
-    own = live.course.own
-    reading: dict[str, Any] = {"sequences": own.batch.sequences}
-    reading["precision"] = "bf16" if session.device_at(live.stage).bf16 else "float32"
-    if (numbers := session.run.stages[live.stage].optimizer) is not None:
-        reading["optimizer"] = numbers.model_dump(mode="json")
-    if own.data.images is None:
-        asked = session.run.data.sequence_length
-        reading |= {"sequence_length": own.data.sequence_length, "validation_length": asked}
-    session.write({**row, **flops, **place, **reading, "config": plan.config})
-
-
-def _say_versions(session: Session) -> None:
-    """What trains from here on, unless the log's last machine is the same: a run may be continued on another one."""
-    if not session.ranks.leads:
-        return
-    facts = {**machine(), "device": session.device.describe()}
-    known = [row for row in read_metrics(session.folder.metrics) if row["kind"] == "machine"]
-    if not known or any(known[-1].get(name) != value for name, value in facts.items() if name != "command"):
-        session.write({"kind": "machine", **facts})

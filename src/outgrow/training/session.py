@@ -162,24 +162,6 @@ def _same_tokenizer(folder: RunFolder, start: TrainingState) -> bool:
     return own.read_bytes() == first.read_bytes()
 
 
-def log_row(session: Session, kind: str, live: Live) -> dict[str, Any]:
-    """What every row has: where the run stands, counted over all stages."""
-    return row_at(session, kind, live.course, live.step)
-
-
-def row_at(session: Session, kind: str, course: Course, step: int) -> dict[str, Any]:
-    """The same for a place in the run at which no model lives."""
-    run = session.run
-    return {
-        "kind": kind,
-        "stage": run.stages[course.stage].name,
-        "step": step,
-        "tokens": course.tokens(step),
-        "flops": course.flops(step),
-        "seconds": round(session.seconds, 3),
-    }
-
-
 def batch_at(session: Session, course: Course, step: int) -> Batch:
     """What a step of the newest stage trains on: the items that follow the tokens before it, cut to the stage's own length."""
     run, own = session.run, course.own
@@ -294,7 +276,7 @@ def pointer_to(
         checkpoint=checkpoint.relative_to(session.folder.root).as_posix(),
         stages=live.course.begun,
         step=live.step,
-        flops=log_row(session, "", live)["flops"],
+        flops=live.course.flops(live.step),
         seconds=round(session.seconds, 3),
         metrics_bytes=session.log.sync() if session.log is not None else 0,
         finished=live.course.finished and checkpoint.name == "final",

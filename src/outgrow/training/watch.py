@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from outgrow.training.session import Live, Session, log_row
+from outgrow.training.log_rows import log_row
+from outgrow.training.session import Live, Session
 from outgrow.training.trigger import Monitor
 
 
