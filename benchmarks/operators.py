@@ -27,7 +27,7 @@ from outgrow.files.locks import RunBusyError
 from outgrow.growth.plan import plan
 from outgrow.methods.build import DEPTH, WIDTH
 from outgrow.models.library import build_model
-from outgrow.proof.verify import outside
+from outgrow.proof.measures import outside
 from outgrow.run.run_file import parse_run
 from outgrow.training import train_run
 from outgrow.training.folder import RunFolder, read_metrics

@@ -122,7 +122,7 @@ def one_expert(config: dict[str, Any], weights: dict[str, Tensor]) -> Any:
 
 def expert_gradients(made: GrowthPlan, model: Any) -> dict[str, Tensor]:
     """Σ over copies of the large gradients, per tensor: Lᵀ g' where W' = L W. Rows drawn anew come from nothing."""
-    from outgrow.proof.verify import summed
+    from outgrow.proof.measures import summed
 
     _, gradients = zoo.loss_and_gradients(model, zoo.batch())
     found = {}

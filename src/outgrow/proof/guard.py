@@ -32,8 +32,8 @@ from outgrow.models.library import build_model, check_described, config_dict, mo
 from outgrow.models.lines import line_of
 from outgrow.models.model import Model, Parameter
 from outgrow.models.spec import ArchitectureSpec
+from outgrow.proof.measures import gradient_law
 from outgrow.proof.probe import output_of, probe_large, probe_small, strays
-from outgrow.proof.verify import gradient_law
 from outgrow.state.grown_view import GrownView
 from outgrow.state.training_state import TrainingState
 from outgrow.store.source import MemorySource
