@@ -45,16 +45,17 @@ def bits(folder: Path) -> dict[str, bytes]:
 def test_a_run_that_goes_on_elsewhere_says_so(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import outgrow.training.log_rows as log_rows
     import outgrow.training.loop as loop
 
     def killed(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    real, here = loop._leave, loop.machine()
+    real, here = loop._leave, log_rows.machine()
     for system in (None, "another system", "another system"):
         monkeypatch.setattr(loop, "_leave", killed)
         if system is not None:
-            monkeypatch.setattr(loop, "machine", lambda system=system: {**here, "system": system})
+            monkeypatch.setattr(log_rows, "machine", lambda system=system: {**here, "system": system})
         with pytest.raises(KeyboardInterrupt):
             train_run(parse_run(tiny()), progress=False)
     monkeypatch.setattr(loop, "_leave", real)
