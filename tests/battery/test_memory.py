@@ -23,7 +23,7 @@ LESA_SIZES = {"tiny": (64, 3, 300), "wide": (320, 8, 300), "deep": (96, 40, 300)
 """Where an SVD needs most, and where the steps do."""
 SEQUENCES = {"tiny": 1, "30M": 32, "40M": 8, "60M": 1}
 """Of a training step: where activations are more than gradients, about as many, and less."""
-LEARNED = {"30M": ("ligo", "published"), "40M": ("mango", "published"), "60M": ("mango", "exact")}
+LEARNED = {"30M": ("mango", "published"), "40M": ("ligo", "published"), "60M": ("ligo", "exact")}
 """What is fitted, and from which start."""
 COMMANDS = ("grow", "convert", "verify", "train", "shards", "learn", "lesa")
 """`shards` is what `grow --dry-run --ranks` says of a growth into the memory of ranks: here all of it is one rank's."""
@@ -135,7 +135,7 @@ def learn(small: Path, size: str, to: dict[str, int], dry_run: bool) -> dict[str
     from outgrow.run.learn_options import LearnOptions
 
     state = TrainingState.from_pretrained(small, headers_only=True)
-    method, start = LEARNED.get(size, LEARNED["30M"])
+    method, start = LEARNED.get(size, LEARNED["40M"])
     options, sequences = LearnOptions(method, start, steps=1), SEQUENCES[size]
     if dry_run:
         form, values, _ = begin(resolve(state.config), to, options)
