@@ -206,7 +206,7 @@ def test_a_users_folder_holds_conversions_too(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("OUTGROW_ARCHITECTURES", str(tmp_path))
     assert not convert(state, "qwen2").source.read("model.layers.0.self_attn.q_proj.bias", "weight").any()
     (tmp_path / "conversions" / "mistral-qwen2.yaml").write_text(text + "rename: {}\n")
-    with pytest.raises(ArchitectureError, match="rename: Extra inputs"):
+    with pytest.raises(ArchitectureError, match="unknown key rename"):
         convert(state, "qwen2")
 
 
