@@ -2,6 +2,7 @@
 
     python benchmarks/campaign.py --results runs/campaign --kills 1000 --growths 10000       all of it, hours on a core
     python benchmarks/campaign.py --results /tmp/c --kills 20 --growths 20 --every 20         a sample of each part
+    python benchmarks/campaign.py --results /tmp/t --parts kills --cases train --kills 91     one command's kills
 
 Each check is one line of `results.jsonl`; counts and what was wrong are printed at the end, and exit code 1 says that
 something was. A C compiler is needed for the parts `kills` and `failures` (Linux).
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument(
         "--kills", type=int, default=1000, help="in all, over grow, train, learn, plan, compare"
     )
+    parser.add_argument("--cases", nargs="+", choices=SHARES, default=SHARES, help="what is killed")
     parser.add_argument("--growths", type=int, default=10_000)
     parser.add_argument(
         "--every", type=int, default=1, help="of failures and hostile inputs, only each so many-th"
@@ -97,13 +99,14 @@ def _checks(part: str, options: argparse.Namespace) -> Iterator[Check]:
     _warm()
     root = sources.make(place.parent / "sources")
     if part == "kills":
-        for case in kills.CASES.values():
-            count = round(SHARES[case.name] * options.kills)
+        whole = sum(SHARES[name] for name in options.cases)
+        for name in options.cases:
+            case, count = kills.CASES[name], round(SHARES[name] / whole * options.kills)
             if not count:
                 continue
             bench = kills.Bench(case, root, place / case.name.replace(" ", "-") / "work")
-            for name, check in kills.kills(bench, count, options.seed):
-                yield f"{case.name}: {name}", _plain(check)
+            for at, check in kills.kills(bench, count, options.seed):
+                yield f"{case.name}: {at}", _plain(check)
     elif part == "failures":
         cases = [case for name, case in kills.CASES.items() if name.startswith("grow")]
         cases = cases[: max(1, len(cases) // options.every)]

@@ -1,6 +1,6 @@
 """Stacking layers from file to file: outgrow beside mergekit's passthrough, in turn, each in a process of its own.
 
-Makes a random Llama in bfloat16 of about this size and doubles its layers. Reports seconds, CPU-seconds and peak resident
+Makes the random Llama of `streaming.py --weights` and doubles its layers. Reports seconds, CPU-seconds and peak resident
 memory of each, and the ratio of each round. mergekit is not a dependency: it is looked for where `--mergekit` says.
 
     pip install --no-deps --target /tmp/mergekit mergekit==0.1.5 immutables accelerate click peft
@@ -19,44 +19,15 @@ import sys
 import time
 from pathlib import Path
 
-import torch
 import yaml
+from streaming import make_source
 
-LAYER = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 1024,
-    "intermediate_size": 2816,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "vocab_size": 32000,
-    "tie_word_embeddings": True,
-}
-
-
-def make_source(folder: Path, gigabytes: float) -> int:
-    """A random model of about this size; returns its layers."""
-    from outgrow import TrainingState
-    from outgrow.models.library import config_dict, config_object, named_shapes
-    from outgrow.store.source import MemorySource
-
-    def full(layers: int) -> dict[str, object]:
-        return config_dict(config_object(LAYER | {"num_hidden_layers": layers})) | {
-            "architectures": LAYER["architectures"]
-        }
-
-    def numbers(layers: int) -> int:
-        return sum(torch.Size(shape).numel() for shape in named_shapes(full(layers)).values())
-
-    one, two = numbers(1), numbers(2)
-    layers = max(1, round((gigabytes * 1e9 / 2 - one) / (two - one)) + 1)
-    generator = torch.Generator().manual_seed(0)
-    tensors = {
-        name: torch.empty(shape).normal_(0, 0.02, generator=generator).to(torch.bfloat16)
-        for name, shape in named_shapes(full(layers)).items()
-    }
-    TrainingState(full(layers), MemorySource({"weight": tensors})).save_pretrained(folder, format="hub")
-    return layers
+_PEAK = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""Runs its words, and says how they ended and the largest resident memory in KiB."""
 
 
 def timed(words: list[str], **more: str) -> tuple[float, float, float]:
@@ -64,9 +35,8 @@ def timed(words: list[str], **more: str) -> tuple[float, float, float]:
     os.sync()
     began = time.perf_counter()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    peak = "import resource,subprocess,sys; c=subprocess.call(sys.argv[1:],stdout=subprocess.DEVNULL,stderr=subprocess.DEVNULL); print(c, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     done = subprocess.run(
-        [sys.executable, "-c", peak, *words],
+        [sys.executable, "-c", _PEAK, *words],
         capture_output=True,
         text=True,
         check=True,
@@ -94,34 +64,20 @@ def main() -> None:
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)
     source, out, recipe = (options.folder / name for name in ("source", "out", "recipe.yaml"))
-    layers = make_source(source, options.gigabytes)
+    make_source(source, options.gigabytes, weights=True)
+    layers = json.loads((source / "config.json").read_text())["num_hidden_layers"]
     piece = {"sources": [{"model": str(source), "layer_range": [0, layers]}]}
     recipe.write_text(
         yaml.safe_dump({"slices": [piece, piece], "merge_method": "passthrough", "dtype": "bfloat16"})
     )
     print(f"{layers} layers, {(source / 'model.safetensors').stat().st_size / 1e9:.2f} GB", flush=True)
-    ours = [
-        sys.executable,
-        "-m",
-        "outgrow",
-        "grow",
-        str(source),
-        str(out),
-        "--to",
-        f"num_hidden_layers={2 * layers}",
-    ]
-    ours += ["--depth", "gstack", "--format", "hub"]
+    to = ["--to", f"num_hidden_layers={2 * layers}", "--depth", "gstack", "--format", "hub"]
+    ours = [sys.executable, "-m", "outgrow", "grow", str(source), str(out), *to]
     theirs = [sys.executable, "-m", "mergekit.scripts.run_yaml", str(recipe), str(out), "--lazy-unpickle"]
+    found_by = {"PYTHONPATH": os.pathsep.join([str(options.mergekit), os.environ.get("PYTHONPATH", "")])}
     for number in range(options.rounds):
         found = {}
-        for name, words, more in (
-            ("outgrow", ours, {}),
-            (
-                "mergekit",
-                theirs,
-                {"PYTHONPATH": os.pathsep.join([str(options.mergekit), os.environ.get("PYTHONPATH", "")])},
-            ),
-        ):
+        for name, words, more in (("outgrow", ours, {}), ("mergekit", theirs, found_by)):
             found[name] = timed(words, **more)
             written = json.loads((out / "config.json").read_text())["num_hidden_layers"]
             if written != 2 * layers:

@@ -1,9 +1,9 @@
 """How fast and how lean is growing from file to file?
 
-Makes a random Llama checkpoint with Adam moments (float32, about 4 GB; with `--weights`, a bfloat16 model alone), grows it 1.5x in width and 2x in depth with the
-streaming writer, and copies the same number of output bytes with plain synced writes of a large buffer, in turn,
-several times. Reports time as a ratio to the copy of the same round, and the peak of anonymous memory (RssAnon), each
-growth in a process of its own. `--in-memory` also does it with both models in memory through `save_pretrained`.
+Makes a random Llama checkpoint with Adam moments (float32, about 4 GB; with `--weights`, a bfloat16 model alone), grows
+it 1.5x in width and 2x in depth with the streaming writer, and copies the same number of output bytes with plain synced
+writes of a large buffer, in turn, several times. Reports time as a ratio to the copy of the same round, and the peak of
+anonymous memory (RssAnon), each growth in a process of its own. `--in-memory` also does it with both models in memory through `save_pretrained`.
 
     python benchmarks/streaming.py [--gigabytes 4] [--rounds 3] [--weights | --in-memory] [--folder DIR]
     python benchmarks/streaming.py --operators [--dtype bfloat16]

@@ -30,7 +30,7 @@ from outgrow.models.bare import bare_class
 from outgrow.models.conversion import conversion
 from outgrow.models.files import known
 from outgrow.models.library import check_described
-from outgrow.proof import guard
+from outgrow.proof import guard, tiny_model
 from outgrow.proof.probe import strays
 from outgrow.proof.verify import verify
 from outgrow.state.growing import grow
@@ -46,7 +46,7 @@ LARGER = {"hidden_size": 48, "num_attention_heads": 8, "intermediate_size": 53, 
 def bare(model_type: str) -> dict[str, Any]:
     """The config of a type's example, for its class without a head."""
     spec = load_architecture(model_type)
-    return guard.example(spec) | {"architectures": [bare_class(spec)]}
+    return tiny_model.example(spec) | {"architectures": [bare_class(spec)]}
 
 
 @pytest.mark.parametrize("model_type", TYPES)
@@ -143,11 +143,11 @@ def test_a_wrong_pooler_and_a_stray_unit_are_seen() -> None:
 
 
 def test_new_units_that_copy_nothing_stray() -> None:
-    config = guard.example(load_architecture("llama"))
+    config = tiny_model.example(load_architecture("llama"))
     to = {"hidden_size": 42, "num_attention_heads": 6, "num_key_value_heads": 3}
     made = plan(build(resolve(bare("llama")), to, width="pad"))
-    large = guard.tiny(made.config)  # random, not the grown one
-    assert strays(large, made, guard.inputs(large)) > 0.1
+    large = tiny_model.tiny(made.config)  # random, not the grown one
+    assert strays(large, made, tiny_model.inputs(large)) > 0.1
     headed = plan(build(resolve(config), to, width="pad"))
     assert strays(large, headed, {}) == 0.0  # a head reads its outputs
 
@@ -203,7 +203,7 @@ def test_a_bare_model_is_not_trained_here() -> None:
 
 def test_files_of_another_class_are_refused_with_what_is_wrong(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    guard.tiny(guard.example(load_architecture("bert"))).save_pretrained(tmp_path / "headed")
+    tiny_model.tiny(tiny_model.example(load_architecture("bert"))).save_pretrained(tmp_path / "headed")
     config = (tmp_path / "headed" / "config.json").read_text()
     (tmp_path / "headed" / "config.json").write_text(config.replace("BertForMaskedLM", "BertModel"))
     with pytest.raises(CheckpointError, match=r"unknown: cls\.predictions.*missing: pooler"):

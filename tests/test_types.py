@@ -28,8 +28,8 @@ from outgrow.growth.plan import GrowthPlan, plan
 from outgrow.methods.build import build
 from outgrow.models.architecture import described, load_architecture, resolve
 from outgrow.models.files import FOLDERS, known, merged
-from outgrow.models.library import build_model, saved_buffers
-from outgrow.proof import guard
+from outgrow.models.library import build_model, model_tensors, saved_buffers
+from outgrow.proof import guard, tiny_model
 from outgrow.state.asked import plan_growth
 from outgrow.state.growing import grow
 from outgrow.state.grown_view import GrownView
@@ -46,7 +46,7 @@ TYPES = [name for name in known() if load_architecture(name).library == "transfo
 def test_a_growth_is_planned_again_from_its_lineage(model_type: str) -> None:
     """Fields that follow (leading counts, pinned heads) and configs inside configs too."""
     spec = load_architecture(model_type)
-    config = guard.example(spec)
+    config = tiny_model.example(spec)
     assert spec.example is not None
     made = next(_plans(config, spec.example.grow))
     (entry,) = Lineage.parse(json.dumps(Lineage().then(lineage_entry(made))), "here").entries
@@ -122,7 +122,7 @@ def test_a_file_without_an_example_is_not_done() -> None:
     ("model_type", "field"), [("electra", "embedding_size"), ("opt", "word_embed_proj_dim")]
 )
 def test_embeddings_of_another_width_than_the_stream_are_refused(model_type: str, field: str) -> None:
-    config = guard.example(load_architecture(model_type)) | {field: 16}
+    config = tiny_model.example(load_architecture(model_type)) | {field: 16}
     with pytest.raises(ArchitectureError, match=rf"{field} = 16 is not described") as raised:
         resolve(config)
     assert f"{field} = hidden_size = 24" in str(raised.value)
@@ -132,7 +132,7 @@ def test_embeddings_of_another_width_than_the_stream_are_refused(model_type: str
 
 
 def promises(model_type: str, to: dict[str, int], width: str) -> guard.GrowthCheck:
-    found = guard.grown(guard.example(load_architecture(model_type)), to, width)
+    found = guard.grown(tiny_model.example(load_architecture(model_type)), to, width)
     assert found.holds, found
     return found
 
@@ -156,7 +156,7 @@ def test_an_eps_in_the_code_stays_right(model_type: str, to: dict[str, int]) -> 
 
 
 def test_an_operator_that_changes_the_rms_promises_nothing_where_no_gain_follows() -> None:
-    small = resolve(guard.example(load_architecture("nanochat")))
+    small = resolve(tiny_model.example(load_architecture("nanochat")))
     growth = build(small, {"hidden_size": 42}, width="pad")
     unscaled = replace(growth, axes={**growth.axes, "embed": padding(24, 42, fresh="readers")})
     found = plan(unscaled)
@@ -174,7 +174,7 @@ def test_copies_of_alibi_heads_are_flagged(width: str) -> None:
 
 
 def test_a_stream_that_a_nonlinearity_writes_cannot_be_scaled() -> None:
-    small = guard.example(load_architecture("whisper"))
+    small = tiny_model.example(load_architecture("whisper"))
     padded = guard.grown(
         small, {"d_model": 36, "encoder_attention_heads": 6, "decoder_attention_heads": 4}, "pad"
     )
@@ -190,26 +190,26 @@ def test_a_gated_norm_over_a_product_needs_equal_copies() -> None:
 
 
 def test_layers_among_which_features_enter_by_number_do_not_grow() -> None:
-    config = guard.example(load_architecture("qwen3_vl"))
+    config = tiny_model.example(load_architecture("qwen3_vl"))
     with pytest.raises(ArchitectureError, match="deepstack_visual_indexes"):
         guard.grown(config, {"num_hidden_layers": 5}, "pad")
 
 
 def test_layers_of_two_kinds_are_not_mixed_where_a_field_counts_the_first() -> None:
-    small = resolve(guard.example(load_architecture("deepseek_v3")))
+    small = resolve(tiny_model.example(load_architecture("deepseek_v3")))
     with pytest.raises(GrowthError, match="first_k_dense_replace only counts the first ones"):
         build(small, {"num_hidden_layers": 6}, depth="stack")
 
 
 def test_query_groups_that_stand_side_by_side_are_not_dealt_out() -> None:
-    small = resolve(guard.example(load_architecture("falcon")))
+    small = resolve(tiny_model.example(load_architecture("falcon")))
     with pytest.raises(GrowthError, match="side by side"):
         build(small, {"num_kv_heads": 4}, width="isometric")
 
 
 def test_a_silent_layer_behind_a_post_branch_norm_has_a_zero_gain_and_a_whole_matrix() -> None:
     """Zeroing the matrix would keep the function too, but its gradient would grow by 1/√eps."""
-    small = resolve(guard.example(load_architecture("gemma2")))
+    small = resolve(tiny_model.example(load_architecture("gemma2")))
     made = plan(build(small, {"num_hidden_layers": 5}, depth="identity"))
     silent = next(iter(made.growth.layers.silent))
     recipes = made.recipes["weight"]
@@ -247,14 +247,14 @@ def test_casts_inside_a_model_are_raised_to_float64() -> None:
     ],
 )
 def test_positions_grow_and_old_lengths_keep_their_logits(model_type: str, to: dict[str, int]) -> None:
-    config = guard.example(load_architecture(model_type))
+    config = tiny_model.example(load_architecture(model_type))
     found = guard.grown(config, to, "isometric" if model_type == "bert" else "pad")
     assert found.holds
     assert found.promises_function
     made = plan(build(resolve(config), to, width="isometric" if model_type == "bert" else "pad"))
     table = next((name for name in made.large.parameters if re.search("wpe|position", name)), None)
     if table is not None:
-        source = {name: one.detach() for name, one in guard.model_tensors(guard.tiny(config)).items()}
+        source = {name: one.detach() for name, one in model_tensors(tiny_model.tiny(config)).items()}
         rows = GrownView(made, MemorySource({"weight": source})).read(table, "weight")
         new = rows[made.small.shape(table)[0] :]
         assert len(new) == made.large.shape(table)[0] - made.small.shape(table)[0]
@@ -262,7 +262,7 @@ def test_positions_grow_and_old_lengths_keep_their_logits(model_type: str, to: d
 
 
 def test_a_rope_type_that_reads_the_length_is_flagged() -> None:
-    config = guard.example(load_architecture("llama"))
+    config = tiny_model.example(load_architecture("llama"))
     config["rope_parameters"] = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     made = plan(build(resolve(config), {"max_position_embeddings": 64}))
     assert not made.keeps_function
@@ -270,10 +270,10 @@ def test_a_rope_type_that_reads_the_length_is_flagged() -> None:
 
 
 def test_a_finer_grid_of_patches_resamples_its_positions() -> None:
-    config = guard.example(load_architecture("vit"))
+    config = tiny_model.example(load_architecture("vit"))
     made = plan(build(resolve(config), {"image_size": 25}))
     assert not made.keeps_function
-    source = {name: one.detach() for name, one in guard.tiny(config).named_parameters()}
+    source = {name: one.detach() for name, one in tiny_model.tiny(config).named_parameters()}
     name = "vit.embeddings.position_embeddings"
     found = GrownView(made, MemorySource({"weight": source})).read(name, "weight")
     patches = source[name][:, 1:].view(1, 3, 3, 24).permute(0, 3, 1, 2)
@@ -291,7 +291,7 @@ def test_flops_agree_with_pytorch(model_type: str) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     spec = load_architecture(model_type)
-    config = guard.example(spec)
+    config = tiny_model.example(spec)
     chunks = [one.chunk for one in spec.scans.values()]
     length = 64 if chunks else 15  # scans pad a sequence to whole chunks
     config |= {chunk: 64 for chunk in chunks if isinstance(chunk, str)}
@@ -309,7 +309,7 @@ def test_flops_agree_with_pytorch(model_type: str) -> None:
 def test_a_table_of_relative_positions_meets_every_token_and_is_projected_once(kinds: list[str]) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    config = guard.example(load_architecture("deberta-v2")) | {"pos_att_type": kinds}
+    config = tiny_model.example(load_architecture("deberta-v2")) | {"pos_att_type": kinds}
     model, cost, flops = build_model(config).eval(), model_cost(config), []
     for items in (1, 4):
         with FlopCounterMode(display=False) as counted, torch.no_grad():
@@ -538,7 +538,7 @@ def test_buffers_and_kinds_of_layers_go_through_every_file(model_type: str, tmp_
     """Train a step, write every format, open it, grow it from file to file, and load it into a live model."""
     spec = load_architecture(model_type)
     assert spec.example is not None
-    model = build_model(guard.example(spec))
+    model = build_model(tiny_model.example(spec))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     corrections = {name: one for name, one in saved_buffers(model).items() if "correction" in name}
     assert corrections
@@ -585,6 +585,6 @@ def test_a_wrapper_grows_with_its_images(model_type: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(guard, "inputs", seen)
     spec = load_architecture(model_type)
     assert spec.example is not None
-    found = guard.grown(guard.example(spec), spec.example.grow, "isometric")
+    found = guard.grown(tiny_model.example(spec), spec.example.grow, "isometric")
     assert found.promises_function
     assert found.function < 1e-12

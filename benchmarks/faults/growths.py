@@ -217,9 +217,8 @@ def _check(dice: random.Random, seed: int, kind: str, place: Path, facts: dict[s
     wrong = [*_files(grown, folder, large, dtype), *_replayed(state, grown)]
     exact = _model(config, torch.float64)
     exact.load_state_dict(source.state_dict())
-    if (
-        dtype != torch.float64
-    ):  # promises hold for real numbers: the same weights in float64, and then their rounding
+    # Promises hold for real numbers: the same weights are grown in float64, and what was saved is held against them.
+    if dtype != torch.float64:
         unrounded = outgrow.grow(outgrow.TrainingState.from_model(exact), **{**how, "moments": "reset"})
         wrong += _rounding(grown, unrounded, dtype)
         grown = unrounded

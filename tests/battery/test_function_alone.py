@@ -10,7 +10,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from outgrow.models.architecture import load_architecture, resolve
-from outgrow.proof import function, guard
+from outgrow.proof import function, guard, tiny_model
 from outgrow.proof import verify as proof
 from outgrow.state.growing import grow
 from outgrow.state.training_state import TrainingState
@@ -31,9 +31,9 @@ def held(model: nn.Module, config: dict[str, Any]) -> set[int]:
 
 @pytest.mark.parametrize("model_type", TYPES)
 def test_a_streamed_model_holds_a_layer_at_a_time_and_gives_the_same_bits(model_type: str) -> None:
-    config = guard.example(load_architecture(model_type))
-    whole = guard.tiny(config)
-    batch = guard.inputs(whole)
+    config = tiny_model.example(load_architecture(model_type))
+    whole = tiny_model.tiny(config)
+    batch = tiny_model.inputs(whole)
     model = function.streamed(TrainingState.from_model(whole), torch.float64, "cpu")  # type: ignore[arg-type]
     assert not held(model, config)
     inside = tuple(f"{path}." for path in resolve(config).layer_modules.values())
@@ -54,15 +54,15 @@ def _is_alone(found: set[int], layer: int) -> None:
 
 
 def test_a_layer_that_fails_gives_its_memory_back() -> None:
-    config = guard.example(load_architecture("llama"))
-    model = function.streamed(TrainingState.from_model(guard.tiny(config)), torch.float64, "cpu")  # type: ignore[arg-type]
+    config = tiny_model.example(load_architecture("llama"))
+    model = function.streamed(TrainingState.from_model(tiny_model.tiny(config)), torch.float64, "cpu")  # type: ignore[arg-type]
 
     def fail(*_: object) -> None:
         raise RuntimeError("a fault of the layer")
 
     model.get_submodule(f"{resolve(config).layer_modules[0]}.mlp").register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="a fault of the layer"):
-        guard.logits(model, guard.inputs(model))
+        guard.logits(model, tiny_model.inputs(model))
     assert not held(model, config)
 
 

@@ -13,7 +13,8 @@ from outgrow.growth.plan import GrowthPlan, plan
 from outgrow.methods.build import build
 from outgrow.models.architecture import known, load_architecture, resolve
 from outgrow.models.library import model_tensors
-from outgrow.proof.guard import FUNCTION, example, float64_casts, inputs, tiny
+from outgrow.proof.guard import FUNCTION, float64_casts
+from outgrow.proof.tiny_model import example, inputs, tiny
 from outgrow.state.grown_view import GrownView
 from outgrow.store.source import MemorySource
 

@@ -18,7 +18,7 @@ from outgrow.growth.experts import Routing
 from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.files import known
 from outgrow.models.routing import coefficient, has_experts, watched
-from outgrow.proof.guard import example
+from outgrow.proof.tiny_model import example
 from outgrow.run.run_file import parse_run
 from outgrow.state.growing import grow
 from outgrow.state.training_state import TrainingState

@@ -15,6 +15,7 @@ from outgrow.state.asked import plan_fitted
 from outgrow.state.growing import apply
 from outgrow.state.operator_file import FILE, digest, load_operator, save_operator
 from outgrow.state.training_state import TrainingState
+from outgrow.text.numbers import amount
 
 
 def check_result(call: LearnCall, fit: Mapping[str, Any]) -> None:
@@ -50,6 +51,11 @@ def grow_and_write(call: LearnCall, fitted: FittedOperator, state: TrainingState
             saved = save_operator(fitted, keep or temporary / "operator", overwrite=overwrite)
         plan = plan_fitted(state.config, saved, moments=call.moments)
         apply(plan, state, operator=saved).save_pretrained(call.out, overwrite=call.overwrite)
+
+
+def needed(memory: int, mapped: int) -> str:
+    """Bytes that a fit takes, in a line."""
+    return f"Memory about {amount(memory)}B above Python's own and {amount(mapped)}B of mapped files."
 
 
 def written(call: LearnCall) -> str:

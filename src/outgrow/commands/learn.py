@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from outgrow.commands.keeping import check_result, grow_and_write, written
+from outgrow.commands.keeping import check_result, grow_and_write, needed, written
 from outgrow.commands.learn_lesa import LesaLearned, learn_by_lesa
 from outgrow.commands.options import LearnCall, asked_sizes
 from outgrow.commands.outcome import Outcome
@@ -139,7 +139,7 @@ def _learn_on_data(call: LearnCall, options: LearnOptions, console: Console) -> 
     state = read_state(call.checkpoint, console, headers_only=call.dry_run)
     memory = fit_memory(form, values, sequences=sequences, sequence_length=length)
     mapped = slot_bytes(state.source, "weight")
-    console.print(f"Memory about {amount(memory)}B above Python's own and {amount(mapped)}B of mapped files.")
+    console.print(needed(memory, mapped))
     if call.dry_run:
         return LearnedOnData(call, options, free, memory, mapped, None)
     data = learn_data(

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from outgrow.commands.keeping import check_result, grow_and_write, written
+from outgrow.commands.keeping import check_result, grow_and_write, needed, written
 from outgrow.commands.options import LearnCall, asked_sizes
 from outgrow.commands.outcome import Outcome
 from outgrow.commands.writing import read_state
 from outgrow.learning.lesa import Predicted, learn_lesa, lesa_form, lesa_memory
 from outgrow.run.learn_options import LesaOptions
 from outgrow.store.config_file import load_config
-from outgrow.text.numbers import amount
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +65,7 @@ def learn_by_lesa(call: LearnCall, options: LesaOptions, console: Console) -> Le
     )
     state = read_state(call.checkpoint, console, headers_only=call.dry_run)
     memory, mapped = lesa_memory(form, options, state.source)
-    console.print(f"Memory about {amount(memory)}B above Python's own and {amount(mapped)}B of mapped files.")
+    console.print(needed(memory, mapped))
     if call.dry_run:
         return LesaLearned(call, new, memory, mapped, None)
     fitted, fit = learn_lesa(state, to, options)

@@ -162,30 +162,36 @@ def lesa_form(config: Mapping[str, Any], to: Mapping[str, Any], options: LesaOpt
 def predict_layers(state: TrainingState, form: Lesa, options: LesaOptions) -> Predicted:
     """Fit G for every kind of matrix, and put it between the neighbours; norms and biases are their mean."""
     tensors: dict[str, Tensor] = {}
-    errors: list[tuple[float, float]] = []
+    fits: list[_Predictor] = []
     for pattern in form.patterns:
-        errors += _predict_kind(state, form, options, pattern, tensors)
-    if not errors:
+        made, fit = _predict_kind(state, form, options, pattern)
+        tensors |= made
+        fits += [fit] if fit is not None else []
+    if not fits:
         raise GrowthError("LESA learns from matrices, and the layers of this model have none")
-    own, mean = zip(*errors, strict=True)
-    return Predicted(tensors, sum(own) / len(own), sum(mean) / len(mean))
+    return Predicted(
+        tensors,
+        sum(fit.error for fit in fits) / len(fits),
+        sum(fit.error_of_mean for fit in fits) / len(fits),
+    )
 
 
 def _predict_kind(
-    state: TrainingState, form: Lesa, options: LesaOptions, pattern: str, tensors: dict[str, Tensor]
-) -> list[tuple[float, float]]:
-    """Add one kind's tensors of the new layers; (error, error of the mean) of a fit. What it needs besides goes with it."""
+    state: TrainingState, form: Lesa, options: LesaOptions, pattern: str
+) -> tuple[dict[str, Tensor], _Predictor | None]:
+    """One kind's tensors of the new layers, and the fit that they come from, of matrices. The old layers are let go with it."""
     names = [name(pattern, layer) for layer in range(form.small.layers)]
     values = [state.source.read(one, "weight").float() for one in names]
     fit = None
     if values[0].dim() > 1:
         fit = _Predictor.fit(values, options.steps, options.hidden, options.rank, options.seed)
+    tensors = {}
     for new, (left, right) in enumerate(form.order):
         if right is not None:
             pair = values[left], values[right]
             made = fit.between(*pair) if fit is not None else (pair[0] + pair[1]) / 2
             tensors[f"lesa/{name(pattern, new)}"] = made
-    return [] if fit is None else [(fit.error, fit.error_of_mean)]
+    return tensors, fit
 
 
 def _errors(found: Predicted) -> dict[str, float]:

@@ -11,6 +11,7 @@ Every format names weights as the model in memory does, which `from_pretrained` 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -141,11 +142,11 @@ def check_complete(state: Contents) -> None:
     if moments and state.optimizer is None:
         raise CheckpointError("the state has moments but does not say of which optimizer")
     if state.optimizer is not None:
-        grouped = [name for group in state.optimizer.groups for name in group.names]
-        if len(set(grouped)) < len(grouped) or not set(grouped) <= set(trained):
-            wrong = some(set(grouped) - set(trained) or {one for one in grouped if grouped.count(one) > 1})
+        grouped = Counter(name for group in state.optimizer.groups for name in group.names)
+        unfit = set(grouped) - set(trained) or {name for name, count in grouped.items() if count > 1}
+        if unfit:
             raise CheckpointError(
-                "the optimizer's groups are not the model's parameters, each once at most", got=wrong
+                "the optimizer's groups are not the model's parameters, each once at most", got=some(unfit)
             )
     kept = state.optimizer.slots(trained) if state.optimizer is not None and moments else {}
     for slot in SLOTS.values():

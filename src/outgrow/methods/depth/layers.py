@@ -44,7 +44,8 @@ def repeats(index: Sequence[int | None]) -> list[int]:
     >>> repeats([0, 1, 0, 2, 1])
     [2, 4]
     """
-    return [layer for layer, source in enumerate(index) if source in index[:layer]]
+    first = {source: layer for layer, source in reversed([*enumerate(index)])}
+    return [layer for layer, source in enumerate(index) if first[source] < layer]
 
 
 def cannot(operator: str, small: Model, large: Model, why: str, instead: str) -> GrowthError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ def read_table(path: Path) -> Table:
         rows = tuple((reader.line_num, row) for row in reader)
     except (csv.Error, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as a table", got=error, expected="CSV in UTF-8") from None
-    twice = [name for place, name in enumerate(header) if name in header[:place]]
+    twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
         raise ConfigError(
             f"{path}, line 1: a column is given twice",
