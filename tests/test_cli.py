@@ -342,3 +342,16 @@ def test_grow_says_which_layer_copies_which_what_stays_and_what_now(small: Path,
     assert all(name.startswith("model.layers.1.") for name in named)
     assert not (tmp_path / "other").exists()
     assert outgrow("--version").stdout.startswith("outgrow ")
+
+
+def test_a_decoder_whose_head_was_not_saved_is_refused(small: Path, tmp_path: Path) -> None:
+    """Untied, its head is lost; tied, it is the table of embeddings, and nothing is."""
+    whole = LlamaForCausalLM.from_pretrained(small)
+    whole.model.save_pretrained(tmp_path / "bare")
+    told = refused("grow", tmp_path / "bare", tmp_path / "large", *SIZES)
+    assert "LlamaModel" in told
+    assert "no lm_head.weight" in told
+    assert not (tmp_path / "large").exists()
+    whole.config.tie_word_embeddings = True
+    whole.model.save_pretrained(tmp_path / "tied")
+    assert outgrow("grow", tmp_path / "tied", tmp_path / "large", *SIZES, "--dry-run").returncode == 0

@@ -449,8 +449,8 @@ def test_mistakes_in_an_example_are_told(width: object, grow: str, says: str, tm
     [
         ("gone.yaml", None, "does not exist"),
         ("llama2.yaml", "model_type: llama\nclass: LlamaForCausalLM\nextends: llama\n", "name it llama.yaml"),
-        ("x.yaml", "a: [", "cannot be read"),
-        ("x.yaml", "- a", "no map of keys"),
+        ("x.yaml", "a: [", "invalid YAML in .*x.yaml, line 1"),
+        ("x.yaml", "- a", "not a file of keys and values"),
         ("x.yaml", "model_type: x\nextends: y\n", "there is no file of it"),
         ("x.yaml", "model_type: x\nextends: x\n", "extends itself"),
         ("x.yaml", "model_type: x\nclass: X\nextends: llama\n", "no model type 'x'|unknown model type"),
@@ -504,6 +504,16 @@ parameters:
         ),
         (
             "{axes: mlp <- normed}",
+            "{axes: mlp <- normed}\n  model.layers.{L}.mlp.up_proj.bias: {axes: mlp, when: mlp_bais}",
+            r"line 8: parameters\..*up_proj\.bias\.when names no field(.|\n)*did you mean mlp_bias",
+        ),
+        (
+            "extends: llama\n",
+            "extends: llama\nextends: llama\n",
+            r"line 4, column 1\n.*the key 'extends' is given twice",
+        ),
+        (
+            "{axes: mlp <- normed}",
             "null",
             r"line 6: parameters: \d tensors of Llama.* have no entry\n  got: .*0\.mlp\.up_proj",
         ),
@@ -525,7 +535,7 @@ def test_a_wrong_file_of_a_user_says_file_line_key_and_what_to_do(
     file = tmp_path / "llama.yaml"
     file.write_text(OWN.replace(old, new))
     said = str(run("architectures", "check", str(file)).exception)
-    assert said.startswith(f"architecture file {file}, line ")
+    assert re.match(f"(architecture file|invalid YAML in) {file}, line ", said)
     assert re.search(says, said), said
     assert "report this config" not in said
 

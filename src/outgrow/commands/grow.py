@@ -13,12 +13,14 @@ from outgrow.commands.options import GrowCall, asked_sizes
 from outgrow.commands.outcome import Outcome
 from outgrow.commands.writing import read_state, writing_speed
 from outgrow.engine.progress import bytes_progress
-from outgrow.errors import ConfigError
+from outgrow.errors import CheckpointError, ConfigError
 from outgrow.files.atomic import check_destination
 from outgrow.growth.plan import GrowthPlan
 from outgrow.growth.rank_costs import Placement, RankCosts, rank_costs
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.methods.options import GrowthOptions
+from outgrow.models.architecture import load_architecture, resolve
+from outgrow.models.bare import head_names
 from outgrow.models.conversion import Conversion, conversion
 from outgrow.models.model import Model
 from outgrow.parallel.ranks import Ranks, start_ranks
@@ -142,6 +144,7 @@ def run(call: GrowCall, console: Console) -> Grown | NewNames | RanksPlanned:
         raise _nothing_to_grow(call)
     options = GrowthOptions(**{name: getattr(call, name) for name in _HOW})
     config = load_config(call.checkpoint)
+    _check_head(config)
     described = None if call.as_type is None else conversion(config, call.as_type)
     fitted = None if call.operator is None else load_operator(call.operator)
     config = config if described is None else dict(described.config)
@@ -153,6 +156,24 @@ def run(call: GrowCall, console: Console) -> Grown | NewNames | RanksPlanned:
     ranks = start_ranks()
     with ranks.watched():
         return _grow(call, console, plan, fitted, described, ranks)
+
+
+def _check_head(config: Mapping[str, Any]) -> None:
+    """A decoder's folder without the head is one that was saved by mistake: what scores its tokens is lost.
+
+    Encoders are published without theirs. In Python either grows.
+    """
+    bare = resolve(config)
+    whole = load_architecture(bare.spec.model_type)
+    if whole.objective != "causal" or not bare.spec.outputs:
+        return
+    lost = head_names(resolve({**config, "architectures": [whole.class_]}), bare)
+    if lost:
+        raise CheckpointError(
+            f"the source is a {bare.class_name}, a {whole.class_} without its head",
+            got=f"no {', '.join(lost)}",
+            fix=f"save the {whole.class_} and grow that; without a head it grows in Python, by `outgrow.grow`",
+        )
 
 
 _HOW = ("width", "depth", "experts", "moments", "noise", "seed")

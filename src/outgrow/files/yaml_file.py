@@ -27,7 +27,11 @@ _ODD = (TypeError, ValueError, RecursionError)
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A mapping from a YAML file, every mistake with its line. Never builds an object."""
-    text = read_text(path, _MOST_BYTES)
+    return parse_yaml(read_text(path, _MOST_BYTES), path)
+
+
+def parse_yaml(text: str, path: object) -> dict[str, Any]:
+    """A mapping from the text of a YAML file, which messages call `path`."""
     try:
         data = yaml.load(text, Loader=_Loader)  # a SafeLoader: no object is ever built
     except yaml.YAMLError as error:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 
 from outgrow.algebra.axes import Role, parse
+from outgrow.models.model import Model
 from outgrow.models.spec import ArchitectureSpec, AxisSpec, ParameterSpec
 
 _HEAD = re.compile(r"(For[A-Z]\w*|LMHeadModel)$")
@@ -53,6 +54,12 @@ def without_head(spec: ArchitectureSpec) -> ArchitectureSpec:
             "outputs": outputs,
         }
     )
+
+
+def head_names(whole: Model, bare: Model) -> tuple[str, ...]:
+    """Parameters of a model that the same model without its head lacks: none where the head is tied to the embeddings."""
+    held = set(bare.parameters)
+    return tuple(name for name in whole.parameters if not held & {name, name.partition(".")[2]})
 
 
 def _inside(spec: ArchitectureSpec) -> tuple[str, Mapping[str, ParameterSpec]]:

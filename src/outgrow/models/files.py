@@ -19,9 +19,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from outgrow.errors import ArchitectureError, near
+from outgrow.errors import ArchitectureError, ConfigError, near
+from outgrow.files.yaml_file import parse_yaml
 from outgrow.models.expressions import FIELD, fields
 
 FOLDERS = "OUTGROW_ARCHITECTURES"
@@ -102,12 +101,11 @@ def merged(model_type: str, inner: tuple[str, ...] = ()) -> dict[str, Any]:
 def read(path: Traversable) -> dict[str, Any]:
     """One architecture file as plain data."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return parse_yaml(path.read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
         raise ArchitectureError(f"architecture file {path} cannot be read", got=error) from error
-    if not isinstance(content, dict):
-        raise ArchitectureError(f"architecture file {path} is no map of keys to values")
-    return content
+    except ConfigError as error:
+        raise ArchitectureError(str(error)) from None
 
 
 def _put_together(content: dict[str, Any], inner: tuple[str, ...]) -> dict[str, Any]:

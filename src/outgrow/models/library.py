@@ -22,7 +22,8 @@ from outgrow.errors import ArchitectureError, CheckpointError, near
 from outgrow.models import timm_models
 from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.bounds import check_bounds
-from outgrow.models.files import FOLDERS, file_of, is_ours
+from outgrow.models.expressions import got
+from outgrow.models.files import FOLDERS, file_of, is_ours, read
 from outgrow.models.lines import line_of
 from outgrow.models.model import Model, Parameter
 
@@ -356,6 +357,7 @@ def decay_names(model: PreTrainedModel) -> tuple[str, ...]:
 def check_described(model: Model, config: Mapping[str, Any]) -> None:
     """Raises ArchitectureError where transformers builds other tensors from a config than its architecture file says."""
     expected = named_shapes(config)
+    _check_conditions(model, config)
     ours = {name: model.shape(name) for name in model.parameters}
     if ours == expected:
         return
@@ -367,6 +369,24 @@ def check_described(model: Model, config: Mapping[str, Any]) -> None:
             expected=model.spec.class_,
         )
     raise _unlike(model, ours, expected)
+
+
+def _check_conditions(model: Model, config: Mapping[str, Any]) -> None:
+    """Raises where a condition names no field of the config: it would never hold, in silence. What is inherited may."""
+    kind, fields = model.spec.model_type, config_dict(config_object(config))
+    path = file_of(kind)
+    stated = {} if path is None else read(path).get("parameters") or {}
+    for pattern, one in stated.items():
+        for key in ("when", "when_tied"):
+            condition = (one or {}).get(key)
+            *outer, last = (condition or "").removeprefix("not ").split(".")
+            inside = got(fields, ".".join(outer)) if outer else fields
+            if condition and last not in (inside or {}):
+                raise ArchitectureError(
+                    f"{line_of(kind, ['parameters', pattern, key])}: parameters.{pattern}.{key} names no field of the config",
+                    got=condition,
+                    expected=near(last, inside or fields),
+                )
 
 
 def _unlike(model: Model, ours: Mapping[str, Shape], expected: Mapping[str, Shape]) -> ArchitectureError:
