@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.expressions import size_of
@@ -101,6 +100,8 @@ def correct(model: nn.Module, tokens: Tensor, rate: float) -> None:
 
     `tokens` (layers, experts) are those of a step. A router without a selection bias is left alone.
     """
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
     router = _router(model)
     if not rate or router.correction is None:
         return

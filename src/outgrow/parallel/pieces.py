@@ -10,18 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
 from outgrow.algebra.noise import Box
 from outgrow.store.source import TensorSource
 
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor.placement_types import Placement
+
 LocalRun = tuple[int, int]
 
 BLOCK_BYTES = 16 << 20
+
+
+def is_cut(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether a tensor is cut among processes. What tells costs a CPU-second to import, so a growth of files never asks."""
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
 
 
 def local_blocks(tensor: Tensor) -> Iterator[tuple[Box, Tensor]]:
@@ -32,7 +42,7 @@ def local_blocks(tensor: Tensor) -> Iterator[tuple[Box, Tensor]]:
     >>> [(box, memory.shape) for box, memory in local_blocks(torch.zeros(2, 3))]
     [(((0, 2), (0, 3)), torch.Size([2, 3]))]
     """
-    if not isinstance(tensor, DTensor):
+    if not is_cut(tensor):
         yield tuple((0, size) for size in tensor.shape), tensor.detach()
     elif tensor.device_mesh.get_coordinate() is not None:
         yield from blocks(held(tensor), local(tensor))
@@ -46,12 +56,12 @@ def blocks(held: Sequence[Tensor], memory: Tensor) -> Iterator[tuple[Box, Tensor
 def local(tensor: Tensor) -> Tensor:
     """The memory of a tensor in this process: all of a plain one, the shard of another."""
     plain = tensor.detach()
-    return plain._local_tensor if isinstance(plain, DTensor) else plain
+    return plain._local_tensor if is_cut(plain) else plain
 
 
 def held(tensor: Tensor) -> list[Tensor]:
     """For each dimension the whole tensor's units that this process holds, int64, in the order of its memory."""
-    if not isinstance(tensor, DTensor):
+    if not is_cut(tensor):
         return [torch.arange(size) for size in tensor.shape]
     mesh, here = tensor.device_mesh, tensor.device_mesh.get_coordinate()
     assert here is not None, "a process outside of the mesh holds nothing"
@@ -70,9 +80,13 @@ def units(
     DTensor cuts by ceil(size / parts), mesh dimension by mesh dimension; a strided shard stands for a cut that was made
     after those to its right, so it is made inside each of their parts. Here the numbers of the units are cut so.
 
+    >>> from torch.distributed.tensor import Shard
     >>> units(10, 0, [Shard(0)], [4], [3]), units(2, 0, [Shard(0)], [4], [3])
     (tensor([9]), tensor([], dtype=torch.int64))
     """
+    from torch.distributed.tensor import Shard
+    from torch.distributed.tensor.placement_types import _StridedShard
+
     index = torch.arange(size)
     for place, count, mine in zip(placements, mesh, here, strict=True):
         if isinstance(place, _StridedShard) and place.dim == dim:
