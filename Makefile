@@ -9,7 +9,7 @@ run: $(VENV)/installed
 	$(BIN)/outgrow quickstart
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 check: $(VENV)/installed
 	$(BIN)/ruff format --check src tests benchmarks tools

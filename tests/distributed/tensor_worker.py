@@ -18,7 +18,19 @@ from torch.distributed.tensor import DTensor
 
 from distributed import forks
 from distributed.tensor_types import compared, config_of_type
-from distributed.worker import WAYS, answer, differing, logged, losses, rows, steps, tell, tiny, trained
+from distributed.worker import (
+    WAYS,
+    answer,
+    differing,
+    killed,
+    logged,
+    losses,
+    rows,
+    steps,
+    tell,
+    tiny,
+    trained,
+)
 from outgrow.engine.optimizers import build_optimizer
 from outgrow.engine.step import build_for_training, choose_device, optimizer_step
 from outgrow.parallel.pieces import local
@@ -44,7 +56,7 @@ LARGE = {
     "hidden_size": 28,
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "intermediate_size": 34,
 }
 STEPS = 3
@@ -67,17 +79,17 @@ def sliced(folder: Path, output: str, parallel: dict[str, Any], **replace: Any) 
 
 
 def runs(folder: Path) -> None:
-    """The same run on one rank, on slices, and on slices of shards; and on slices, then on shards, then on slices again."""
+    """The same run on one rank and on slices of shards; and on slices, then on shards, then on slices again, each killed."""
     forks.run(1, partial(trained, sliced(folder, "alone", {})))
-    for name in ("tensor", "tensor and shard"):
-        world, parallel = MESHES[name]
-        forks.run(world, partial(trained, sliced(folder, name, parallel)))
-    run = partial(sliced, folder, "moved", checkpoint={"every_steps": 2, "asynchronous": True})
-    for parallel, done in (({"tensor": 2}, 2), ({"activation_checkpointing": True}, STEPS + 1)):
-        children = forks.start(2, partial(trained, run(parallel)))
-        forks.kill_when(children, children, partial(logged, folder / "moved", done))
+    asynchronous = {"every_steps": 2, "asynchronous": True}
+    both = sliced(folder, "tensor and shard", MESHES["tensor and shard"][1], checkpoint=asynchronous)
+    forks.run(4, partial(trained, both))
+    root, run = folder / "moved", partial(sliced, folder, "moved", checkpoint={"every_steps": 1})
+    for parallel, done in (({"tensor": 2}, STEPS + 1), ({"activation_checkpointing": True}, STEPS + 2)):
+        killed(2, run(parallel), partial(logged, root, done))
     forks.run(2, partial(trained, run({"tensor": 2, "activation_checkpointing": True})))
-    for name in ("alone", "tensor", "tensor and shard", "moved"):
+    tell("ranks moved", [row["device"] for row in rows(root) if row["kind"] == "machine"])
+    for name in ("alone", "tensor and shard", "moved"):
         tell(f"losses {name}", losses(folder / name))
         tell(f"norms {name}", [row["grad_norm"] for row in rows(folder / name) if row["kind"] == "train"])
 
@@ -85,7 +97,7 @@ def runs(folder: Path) -> None:
 def grown(folder: Path, name: str, ways: Sequence[dict[str, str]]) -> None:
     """A state that slices saved, grown into the parts of a larger model."""
     ranks = start_ranks()
-    state = TrainingState.from_pretrained(folder / f"tensor/stages/1-small/step-{STEPS:08d}")
+    state = TrainingState.from_pretrained(folder / f"moved/stages/1-small/step-{STEPS:08d}")
     run = sliced(folder, "unused", MESHES[name][1])
     answer(f"grown {name}", differing(state, run, ranks, {**LARGE, "vocab_size": 312}, ways))
 
@@ -103,7 +115,7 @@ def copies(folder: Path) -> None:
     optimizer = build_optimizer(model, run.optimizer)
     for step in range(4):
         tokens = torch.randint(config["vocab_size"], (8, 16), generator=torch.Generator().manual_seed(step))
-        options: dict[str, Any] = {"learning_rate": 3e-2, "micro_batch": 2, "clip": 0.5}
+        options: dict[str, Any] = {"learning_rate": 3e-2, "micro_batch": 8, "clip": 0.5}
         optimizer_step(model, optimizer, (tokens, tokens), device=device, seed=(0, step), **options)
     whole = {
         name: hashlib.sha256(local(one).contiguous().numpy().tobytes()).hexdigest()
@@ -134,7 +146,7 @@ def held_whole() -> None:
 def stepped(folder: Path) -> None:
     """Losses and norms of steps with Muon on slices of shards beside those of one process."""
     ranks = start_ranks()
-    state = TrainingState.from_pretrained(folder / f"tensor/stages/1-small/step-{STEPS:08d}")
+    state = TrainingState.from_pretrained(folder / f"moved/stages/1-small/step-{STEPS:08d}")
     muon = {"optimizer": {"name": "muon", "learning_rate": 1e-3}}
     for name, among in (("alone", ALONE), ("tensor and shard", ranks)):
         run = sliced(folder, "unused", MESHES[name][1] if among is ranks else {}, **muon)

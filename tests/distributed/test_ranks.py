@@ -18,14 +18,13 @@ from distributed.worker import STEPS, tiny
 from outgrow.errors import ConfigError
 from outgrow.parallel.mesh import MeshSizes
 from outgrow.parallel.ranks import Ranks
-from outgrow.run.run_file import load_run, parse_run
+from outgrow.run.run_file import parse_run
 from outgrow.training.dry import dry_run
-from outgrow.training.folder import opened_run
 from outgrow.training.preflight import preflight
 from train.tiny_corpus import write_corpus
 
 ROUNDING = 2e-6
-"""Sums over ranks have another order: a few units in the last place of a loss near 5, kept small by twelve steps."""
+"""Sums over ranks have another order: a few units in the last place of a loss near 5, kept small by ten steps."""
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +41,15 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {line["fact"]: line["value"] for line in lines}
 
 
-@pytest.mark.parametrize("other", ["two", "four", "moved"])
+@pytest.mark.parametrize("other", ["two", "moved"])
 def test_losses_do_not_depend_on_the_ranks(facts: dict[str, Any], other: str) -> None:
     alone, ranks = facts["losses alone"], facts[f"losses {other}"]
     assert ranks[0] == alone[0], "the first loss has the same bits: data, dropout and sum are the same"
     assert ranks == pytest.approx(alone, abs=ROUNDING, rel=0)
     assert len(alone) == 2 * STEPS + 8
+    assert (
+        len(facts["ranks moved"]) == 3
+    )  # four with replicas, two, one: each went on where another one was killed
 
 
 @pytest.mark.parametrize("optimizer", ["lion", "muon"])
@@ -70,17 +72,16 @@ def test_stages_with_a_batch_a_precision_and_an_optimizer_of_their_own(facts: di
     # The last stage's step and validation are in bf16: ranks gather weights in it, where one process keeps norms in float32.
     assert ranks[-2:] == pytest.approx(alone[-2:], abs=0, rel=2**-8)
     assert ranks[-2:] != pytest.approx(alone[-2:], abs=ROUNDING, rel=0)
-    assert facts["digest own-killed"] == facts["digest own-2"]
 
 
-def test_killed_ranks_end_in_the_same_bits(facts: dict[str, Any]) -> None:
+def test_ranks_that_are_killed_and_told_to_stop_end_in_the_same_bits(facts: dict[str, Any]) -> None:
     assert facts["digest killed"] == facts["digest two"]
 
 
 def test_ranks_that_are_told_to_stop_save_and_say_so(facts: dict[str, Any]) -> None:
     assert facts["stopped"] == [143, 143]
-    assert 3 <= facts["logged when stopped"] < 2 * STEPS
-    assert facts["digest stopped"] == facts["digest two"]
+    assert 3 <= len(facts["logged when stopped"]) < 2 * STEPS
+    assert facts["saved when stopped"].endswith(f"/step-{facts['logged when stopped'][-1]:08d}")
 
 
 def test_only_the_newest_checkpoints_stay(facts: dict[str, Any]) -> None:
@@ -91,7 +92,7 @@ def test_every_placement_is_filled_as_dtensor_cuts_it(facts: dict[str, Any]) -> 
     assert facts["filled"] == []
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize("world", [3, 4])
 def test_growth_into_shards_has_the_bits_of_one_process(facts: dict[str, Any], world: int) -> None:
     assert facts[f"grown {world}"] == []
 
@@ -113,6 +114,11 @@ def test_every_rank_hears_of_a_mistake(facts: dict[str, Any]) -> None:
         assert heard["full"].startswith("rank 1 cannot write")
         assert "No space left on device" in heard["full"]
         assert heard["pointed to"] == "False"
+    assert zero["held"].startswith("RunBusyError: another run is working in")
+    assert "choose another output" in zero["held"]
+    assert one["held"] == two["held"] == zero["held"].replace("RunBusyError", "ElsewhereError: rank 0")
+    before, after = facts["a folder in use"]
+    assert after == before != {}
     assert "rank 0: torch 1.0; rank 1: torch 2.0" in facts["other versions"]
     assert two["elsewhere"] == "ConfigError: the corpus is not on this host"
     assert zero["elsewhere"] == one["elsewhere"] == "ElsewhereError: rank 2: the corpus is not on this host"
@@ -162,23 +168,3 @@ def test_the_command_tells_a_mistake_once(tmp_path: Path) -> None:
     assert done.stderr.count("outgrow: ") == 1
     assert "2 ranks cannot share the micro-batches of a step evenly" in done.stderr
     assert not (tmp_path / "out").exists()
-
-
-def test_a_second_job_on_a_folder_is_told_once(tmp_path: Path) -> None:
-    """Two processes on the folder of a run that another one holds: one message, the code of a mistake, nothing changed."""
-    write_corpus(tmp_path / "text.txt")
-    run = tmp_path / "run.yaml"
-    run.write_text(yaml.safe_dump(tiny(tmp_path, "out")))
-    command = [sys.executable, "-m", "outgrow", "train", str(run), "--nproc", "2"]
-    with opened_run(load_run(run)) as folder:
-
-        def found() -> dict[Path, bytes]:
-            return {path: path.read_bytes() for path in folder.root.rglob("*") if path.is_file()}
-
-        before = found()
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert found() == before
-    assert done.returncode == 2
-    assert done.stderr.count("outgrow: ") == 1
-    assert "another run is working in" in done.stderr
-    assert "choose another output" in done.stderr

@@ -48,12 +48,13 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {line["fact"]: line["value"] for line in lines}
 
 
-@pytest.mark.parametrize("other", ["tensor", "tensor and shard", "moved"])
+@pytest.mark.parametrize("other", ["tensor and shard", "moved"])
 def test_losses_and_norms_are_those_of_one_rank(facts: dict[str, Any], other: str) -> None:
     for what in ("losses", "norms"):
         alone, cut = facts[f"{what} alone"], facts[f"{what} {other}"]
         assert cut == pytest.approx(alone, abs=ROUNDING, rel=0)
     assert len(facts["norms alone"]) == 2 * STEPS
+    assert len(facts["ranks moved"]) == 3  # slices, shards, slices: each went on where another one was killed
 
 
 @pytest.mark.parametrize("mesh", MESHES)

@@ -40,15 +40,16 @@ from outgrow.state.training_state import TrainingState
 from outgrow.store import libraries
 from outgrow.store.source import MemorySource
 from outgrow.training import loop
+from outgrow.training.folder import opened_run
 from outgrow.training.loop import train_run
 from train.tiny_corpus import write_corpus
 
-STEPS = 6
+STEPS = 5
 LARGE = {
     "hidden_size": 24,
     "num_attention_heads": 3,
     "num_key_value_heads": 3,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "intermediate_size": 31,
 }
 """Sizes that four ranks cannot share evenly."""
@@ -141,22 +142,19 @@ def digest(folder: Path) -> str:
 
 
 def runs(folder: Path) -> None:
-    """The same run on 1, 2 and 4 ranks; killed ones resumed on as many ranks and on fewer."""
+    """The same run on one rank and on two; killed ones resumed on as many ranks and on fewer."""
+    asynchronous = {"checkpoint": {"every_steps": 2, "keep": 1, "asynchronous": True}}
     forks.run(1, lambda: trained(tiny(folder, "alone")))
-    several: dict[str, tuple[int, dict[str, Any]]] = {
-        "two": (2, {"checkpoint": {"every_steps": 2, "keep": 1, "asynchronous": True}}),
-        "four": (4, {"parallel": {"replicate": 2, "activation_checkpointing": True}}),
-    }
-    for name, (world, own) in several.items():
-        forks.run(world, partial(trained, tiny(folder, name, **own)))
-    for name in ("alone", *several):
+    forks.run(2, lambda: trained(tiny(folder, "two", **asynchronous)))
+    for name in ("alone", "two"):
         tell(f"losses {name}", losses(folder / name))
-        tell(f"digest {name}", digest(folder / name))
+    tell("digest two", digest(folder / "two"))
     tell(
         "folders",
         sorted(path.parent.name + "/" + path.name for path in (folder / "two" / "stages").glob("*/*")),
     )
-    resumed(folder)
+    resumed(folder, tiny(folder, "killed", **asynchronous))
+    moved(folder)
     own_batches(folder)
     change: dict[str, dict[str, Any]] = {"muon": {}, "lion": {"model": EXPERTS, "bias_rate": 0.01}}
     for name in change:
@@ -176,54 +174,57 @@ def runs(folder: Path) -> None:
 
 
 def own_batches(folder: Path) -> None:
-    """Stages with a batch, a length, a precision and an optimizer of their own, on one rank and on two, the second killed after the boundary."""
-    for name, world in (("own-1", 1), ("own-2", 2), ("own-killed", 2)):
+    """Stages with a batch, a length, a precision and an optimizer of their own, on one rank and on two, which are killed after the boundary."""
+    for name, world in (("own-1", 1), ("own-2", 2)):
         run = tiny(folder, name)
         small, large = run["stages"]
-        small |= {"data": {"sequence_length": 8}}
-        large |= {"data": {"sequence_length": 32}, "batch": {"sequences": 12, "micro_batch": 3}}
+        small |= {"tokens": 64 * 2, "data": {"sequence_length": 8}}
+        large |= {
+            "tokens": 384 * 3,
+            "data": {"sequence_length": 32},
+            "batch": {"sequences": 12, "micro_batch": 3},
+        }
         last = {
             "name": "last",
             "tokens": 64,
             "precision": "bf16",
             "optimizer": {"eps": 1e-6, "gradient_clip": None},
         }
-        run["stages"] = [{**small, "tokens": 64 * 4}, {**large, "tokens": 384 * 4}, last]
-        if name == "own-killed":
-            children = forks.start(world, partial(trained, run))
-            forks.kill_when(children, children, partial(logged, folder / name, 6))
+        run["stages"] = [small, large, last]
+        if world == 2:
+            killed(world, run, partial(logged, folder / name, 4))
         forks.run(world, partial(trained, run))
         tell(f"losses {name}", losses(folder / name))
-        tell(f"digest {name}", digest(folder / name))
 
 
-def resumed(folder: Path) -> None:
-    """Kills of one rank, then of all: while a checkpoint is written, in the small and in the large stage."""
+def killed(world: int, run: dict[str, Any], due: Callable[[], bool], victim: int = 0) -> None:
+    """Start a run; when it is due, kill one rank, then the others."""
+    children = forks.start(world, partial(trained, run))
+    forks.kill_when(children, [children[victim]], due)
+
+
+def resumed(folder: Path, run: dict[str, Any]) -> None:
+    """One run that is killed while a checkpoint is written, told to stop, killed while the large model trains, and then let go on to its end."""
     root = folder / "killed"
-    moments: list[tuple[str, int, int, Callable[[], bool]]] = [
-        ("a checkpoint is written", 2, 0, lambda: any(root.glob("stages/1-*/step-*/*.distcp"))),
-        ("after a checkpoint", 2, 1, lambda: logged(root, 5)),
-        ("the large model trains", 2, 1, lambda: logged(root, STEPS + 3)),
-    ]
-    run = tiny(folder, "killed", checkpoint={"every_steps": 2, "keep": 1, "asynchronous": True})
-    for _, world, victim, due in moments:
-        children = forks.start(world, lambda: trained(run))
-        forks.kill_when(children, [children[victim]], due)
-    forks.run(2, lambda: trained(run))
-    tell("digest killed", digest(root))
-    root, run = folder / "stopped", tiny(folder, "stopped")
+    killed(2, run, lambda: any(root.glob("stages/1-*/step-*/*.distcp")))
     children = forks.start(2, lambda: os._exit(ended(lambda: told_to_stop(run))))
     tell("stopped", [os.waitstatus_to_exitcode(status) for status in forks.wait(children)])
-    tell("logged when stopped", len([row for row in rows(root) if row["kind"] == "train"]))
+    tell("logged when stopped", [row["step"] for row in rows(root) if row["kind"] == "train"])
+    tell("saved when stopped", json.loads((root / "latest.json").read_text())["checkpoint"])
+    killed(2, run, partial(logged, root, STEPS + 3), victim=1)
     forks.run(2, lambda: trained(run))
-    tell("digest stopped", digest(root))
-    root = folder / "moved"
-    run = tiny(folder, "moved")
-    for world, steps in ((4, 3), (2, STEPS + 4)):
-        children = forks.start(world, lambda: trained(run))
-        forks.kill_when(children, children, partial(logged, root, steps))
-    forks.run(1, lambda: trained(run))
+    tell("digest killed", digest(root))
+
+
+def moved(folder: Path) -> None:
+    """Four ranks, half of them replicas, grow and are killed; two go on and are killed; one ends it."""
+    root, run = folder / "moved", partial(tiny, folder, "moved", checkpoint={"every_steps": 1})
+    four = {"replicate": 2, "activation_checkpointing": True}
+    killed(4, run(parallel=four), partial(logged, root, STEPS + 2))
+    killed(2, run(), partial(logged, root, STEPS + 4))
+    forks.run(1, lambda: trained(run()))
     tell("losses moved", losses(root))
+    tell("ranks moved", [row["device"] for row in rows(root) if row["kind"] == "machine"])
 
 
 def told_to_stop(run: dict[str, Any]) -> None:
@@ -297,12 +298,12 @@ def filled() -> None:
     answer("filled", wrong)
 
 
-def grown(folder: Path) -> None:
+def grown(folder: Path, ways: Sequence[dict[str, str]]) -> None:
     """A saved state grown into the shards of a larger model: every bit that lies here against a whole growth in memory."""
     ranks = start_ranks()
     state = TrainingState.from_pretrained(folder / f"two/stages/1-small/step-{STEPS:08d}")
     run = tiny(folder, "unused", parallel={"replicate": 2 if ranks.world == 4 else 1})
-    answer(f"grown {ranks.world}", differing(state, run, ranks, {**LARGE, "vocab_size": 311}))
+    answer(f"grown {ranks.world}", differing(state, run, ranks, {**LARGE, "vocab_size": 311}, ways))
 
 
 def differing(
@@ -418,14 +419,15 @@ def answer(fact: str, value: list[Any]) -> None:
 
 
 def mistakes(folder: Path) -> None:
-    """What every rank hears of: another file on one host, an error on one rank, a disk that is full there; told by rank 0."""
+    """What every rank hears of: another file on one host, an error on one rank, a folder in use, a full disk there; told by rank 0."""
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
     ranks = start_ranks()
-    heard = {}
+    heard, batch = {}, {"sequences": 6, "micro_batch": 2}
     for what, work in {
         "another file": lambda: ranks.agree("the run's configuration", {"seed": ranks.rank // 2}),
         "elsewhere": lambda: ranks.together(_only_on_two),
+        "held": lambda: train_run(parse_run(tiny(folder, "held", batch=batch)), progress=False, ranks=ranks),
     }.items():
         try:
             work()
@@ -439,14 +441,26 @@ def mistakes(folder: Path) -> None:
 
         FileSystemWriter.write_data = full  # type: ignore[method-assign]
     try:
-        run = tiny(folder, "full", batch={"sequences": 6, "micro_batch": 2})
-        train_run(parse_run(run), progress=False, ranks=ranks)
+        train_run(parse_run(tiny(folder, "full", batch=batch)), progress=False, ranks=ranks)
     except OutgrowError as error:
         heard["full"] = str(error)
     heard["pointed to"] = str((folder / "full" / "latest.json").exists())
     found = ranks.gather(heard)
     if ranks.leads:
         tell("mistakes", found)
+
+
+def beside_another(folder: Path) -> None:
+    """The mistakes, while this process holds the folder of a run that they begin too."""
+    with opened_run(parse_run(tiny(folder, "held"))) as held:
+
+        def found() -> dict[str, str]:
+            files = (path for path in held.root.rglob("*") if path.is_file())
+            return {str(path.relative_to(held.root)): path.read_bytes().hex() for path in files}
+
+        before = found()
+        forks.run(3, partial(mistakes, folder))
+        tell("a folder in use", [before, found()])
 
 
 def other_versions() -> None:
@@ -494,9 +508,10 @@ def main(folder: Path) -> None:
     forks.run(4, filled)
     forks.run(2, partial(stepped, folder))
     for world in (2, 3, 4):
-        forks.run(world, partial(grown, folder))
         forks.run(world, muon)
-    forks.run(3, partial(mistakes, folder))
+    for world, ways in ((3, WAYS), (4, WAYS[:1])):
+        forks.run(world, partial(grown, folder, ways))
+    beside_another(folder)
     forks.run(2, other_versions)
     forks.run(3, lost)
 
