@@ -34,14 +34,14 @@ settings.register_profile("search", max_examples=500, deadline=None, suppress_he
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 LONGEST = (
-    "distributed/test_ranks.py",
-    "distributed/test_tensor.py",
     "battery/test_exactness.py",
-    "test_tutorials.py",
+    "distributed/test_ranks.py",
     "test_types.py",
+    "distributed/test_tensor.py",
+    "battery/test_memory.py",
+    "test_tutorials.py",
     "train/test_compiled.py",
     "faults/test_campaign.py",
-    "battery/test_memory.py",
     "distributed/test_shards.py",
     "train/test_loop.py",
 )
