@@ -118,3 +118,29 @@ def test_no_reader_sees_noise_of_units_copied_in_any_order(dim: int) -> None:
     assert torch.equal(found == 0, expected == 0)
     # the mean of 4,096 squares of a normal number has a spread of √(2/4096) = 2.2 %
     torch.testing.assert_close(found, expected, rtol=0.1, atol=0.0)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_noise_of_units_copied_in_any_order_has_the_law_of_a_projection(dim: int) -> None:
+    """Any weights in F, also below zero: N F = 0, and the covariance of a unit's copies is I - f fᵀ / |f|²."""
+    dice = torch.Generator().manual_seed(1)
+    index = torch.randint(5, (23,), generator=dice)
+    weight = torch.randn(23, generator=dice, dtype=torch.float64)
+    forward = Select(index, weight, 5)
+    lengths = torch.zeros(5, dtype=torch.float64).index_add_(0, index, weight.square())
+    fill = Invisible(1.0, 3, "w", dim, forward, Select(index, weight / lengths[index], 5))
+    assert fill.groups is None
+    shape = (23, 4096) if dim == 0 else (4096, 23)
+    whole = tuple((0, size) for size in shape)
+    noise = fill.block(whole, shape, lambda name, which: 1.0, torch.float64)
+    assert float(forward.transposed(noise, dim).abs().max()) < 1e-13  # sums of a dozen numbers of about 1
+    rows = noise if dim == 0 else noise.T
+    expected = torch.eye(23, dtype=torch.float64)
+    expected -= (index[:, None] == index) * torch.outer(weight, weight) / lengths[index]
+    # an entry of the covariance of 4,096 normal vectors has a spread of at most √(2/4096) = 2.2 %
+    torch.testing.assert_close(rows @ rows.T / 4096, expected, rtol=0.0, atol=0.1)
+    for dtype in (torch.float32, torch.float64):
+        all_of_it = fill.block(whole, shape, lambda name, which: 1.0, dtype)
+        box = tuple((size // 3, size - size // 4) for size in shape)
+        part = all_of_it[tuple(slice(start, stop) for start, stop in box)]
+        assert torch.equal(fill.block(box, shape, lambda name, which: 1.0, dtype), part)

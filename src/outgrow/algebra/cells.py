@@ -47,6 +47,11 @@ class Blocks:
         return any(isinstance(one, Gathered) for dim in self.dims for one in dim)
 
     @cached_property
+    def fills_all(self) -> bool:
+        """Whether every entry reads something."""
+        return not any(_is_empty(one) for dim in self.dims for one in dim)
+
+    @cached_property
     def starts(self) -> tuple[list[int], ...]:
         """Where the stretches of each dimension begin."""
         return tuple([one.start for one in dim] for dim in self.dims)

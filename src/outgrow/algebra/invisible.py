@@ -3,7 +3,7 @@
     N' = N - N F Gᵀ along a read dimension, so N' F = 0 and (W + N') F = W F        (Gᵀ F = I)
 
 F writes a unit's copies, G says how readers share them. Stretches of units that are copied alike are cooked as blocks
-(`groups`); units copied in any order lie in a table of their copies (`Ranked`).
+(`groups`); units copied in any order lie in a table of their copies (`Ranked`), where G is taken to share as F writes.
 """
 
 from __future__ import annotations
@@ -129,103 +129,110 @@ class Invisible(Fill):
             yield place, noises[place] - seen * copies[place].read
 
     def block(self, box: Box, shape: tuple[int, ...], statistic: Statistic, dtype: torch.dtype) -> Tensor:
-        """The same for units that are copied in any order, all copies of those in the box.
-
-        The noise lies in a table: first copies, second ones, and so on, the units that are copied most in front. So what a
-        reader sees of it is a sum of its leading parts, and only the end of the work gathers.
-        """
-        ranked, (begin, end) = self._ranked, box[self.dim]
-        gather, counts = ranked.gather.part(begin, end), ranked.sizes
-        along_rows = self.dim == len(shape) - 1 and self.dim > 0
-        places = torch.arange(len(ranked.written))
-        if not along_rows:  # rows are drawn alone: those of the units in the box
-            kept = torch.unique(ranked.units[begin:end])
-            kept = kept[kept >= 0]
-            counts = tuple(int((kept < size).sum()) for size in ranked.sizes)
-            places = torch.cat(
-                [kept[:count] + start for count, start in zip(counts, ranked.starts, strict=True)]
-            )
-            index = torch.searchsorted(places, gather.index.clamp(min=0))
-            gather = Select(torch.where(gather.index >= 0, index, EMPTY), gather.weight, len(places))
-        noise = self._drawn(places, box, shape, absolute_std(self.std, self.of, statistic), dtype)
-        view = [-1 if dim == self.dim else 1 for dim in range(len(shape))]
-        parts = torch.split(noise, list(counts), self.dim)
-        written, read = (
-            torch.split(one[places].to(dtype).view(view), list(counts), self.dim)
-            for one in (ranked.written, ranked.read)
-        )
-        seen = torch.zeros_like(parts[0])
-        for part, weight in zip(parts, written, strict=True):
-            seen.narrow(self.dim, 0, part.shape[self.dim]).addcmul_(part, weight)
-        for part, weight in zip(parts, read, strict=True):
-            part.addcmul_(seen.narrow(self.dim, 0, part.shape[self.dim]), weight, value=-1.0)
-        return gather.apply(noise, self.dim)
+        """The same for units that are copied in any order, as `Ranked` has it, all copies of those in the box."""
+        dim, std = self.dim, absolute_std(self.std, self.of, statistic)
+        along_rows = 0 < dim == len(shape) - 1
+        ranked = self._ranked if along_rows else self._ranked.of_units(*box[dim])  # rows are drawn alone
+        place = ranked.place[slice(*box[dim])] if along_rows else ranked.place
+        drawn = self._drawn(ranked, box, shape, std, dtype)
+        view = [-1 if one == dim else 1 for one in range(len(shape))]
+        sizes = list(ranked.sizes)
+        parts = torch.split(drawn, sizes[1:], dim)
+        _, *weights = torch.split(ranked.weights.to(dtype).view(view), sizes, dim)
+        first, *shares = torch.split(ranked.shares.to(dtype).view(view), sizes, dim)
+        seen = parts[0] * weights[0]
+        for part, weight in zip(parts[1:], weights[1:], strict=True):
+            seen.narrow(dim, 0, part.shape[dim]).addcmul_(part, weight)
+        for part, share in zip(parts, shares, strict=True):
+            part.addcmul_(seen.narrow(dim, 0, part.shape[dim]), share, value=-1.0)
+        nothing = drawn.new_zeros([1 if one == dim else size for one, size in enumerate(drawn.shape)])
+        return torch.cat([seen.mul_(-first), drawn, nothing], dim).index_select(dim, place)
 
     @cached_property
     def _ranked(self) -> Ranked:
-        return Ranked.of(self.forward, self.backward)
+        return Ranked.of(self.forward)
 
     def _drawn(
-        self, places: Tensor, box: Box, shape: tuple[int, ...], std: float, dtype: torch.dtype
+        self, ranked: Ranked, box: Box, shape: tuple[int, ...], std: float, dtype: torch.dtype
     ) -> Tensor:
-        """Noise at some places of the table along the read dimension, in the box's range of the others."""
-        table = len(self._ranked.written)
-        if self.dim == len(shape) - 1 and self.dim > 0:
-            whole = (*box[:-1], (0, table))
-            return normal_box(self.seed, self.name, (*shape[:-1], table), whole, std=std, dtype=dtype)
-        sizes = [table if dim == self.dim else size for dim, size in enumerate(shape)]
+        """The numbers of the table along the read dimension, in the box's range of the others."""
+        sizes = [len(self._ranked.entries) if dim == self.dim else size for dim, size in enumerate(shape)]
+        if 0 < self.dim == len(shape) - 1:
+            whole = (*box[:-1], (ranked.sizes[0], len(ranked.entries)))
+            return normal_box(self.seed, self.name, tuple(sizes), whole, std=std, dtype=dtype)
         ranges = [np.arange(start, stop) for start, stop in box]
-        ranges[self.dim] = places.numpy()
+        ranges[self.dim] = ranked.entries[ranked.sizes[0] :].numpy()
         *leading, (first, last) = box if len(box) > 1 else (*box, (0, 1))
         rows = np.zeros(1, np.int64)
         for size, some in zip(sizes, ranges[: len(leading)], strict=False):
             rows = (rows[:, None] * size + some).reshape(-1)
-        drawn = normal(self.seed, self.name, rows, first, last, std=std, dtype=dtype)
-        return drawn.view([len(some) for some in ranges])
+        numbers = normal(self.seed, self.name, rows, first, last, std=std, dtype=dtype)
+        return numbers.view([len(some) for some in ranges])
 
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """Units that are copied more than once, those with most copies first, and a table of their copies: all first ones in this
-    order, then all second ones, ..."""
+    """The noise of units that are copied more than once, as a table: all first copies, all second ones, ..., and a zero.
 
-    units: Tensor  # int64 (outputs,): the place of the unit that an output copies in this order; -1 where it has no other copy
-    gather: Select
-    """From the table to the outputs."""
+    The units that are copied most stand in front, so that what a reader sees is a sum of leading parts. Of a unit whose
+    copies have weights f in F, w = f / |f|, all copies but the first draw a number z:
+
+        n_k = z_k - w_k s / (1 + |w_0|),    n_0 = -sign(w_0) s,    s = Σ_k>0 w_k z_k
+
+    These are the entries of (0, z) after the reflection that takes the first copy's direction to w. So n f = 0, and n has
+    the law of N - N F F⁺: that of N - N F Gᵀ where readers share as writers write (G = F (FᵀF)⁻¹).
+    """
+
+    entries: Tensor  # int64: which entries of the table these are, in order
+    place: Tensor  # int64 (outputs,): where an output's entry stands among them; the zero's where it has no other copy
     sizes: tuple[int, ...]
     """How many units have a first copy, a second one, ..."""
-    starts: tuple[int, ...]
-    """Where those begin in the table."""
-    written: Tensor  # float64 (table,): the weight of each copy in F
-    read: Tensor  # float64 (table,): and in G
+    weights: Tensor  # float64 (entries,): w
 
     @classmethod
-    def of(cls, forward: Select, backward: Select) -> Ranked:
-        """Those of two maps; readers read what is written, or nothing."""
-        both = backward.covered() & forward.covered()
-        assert torch.equal(forward.index[both], backward.index[both]), (
-            "a reader reads another unit than is written"
-        )
-        index = torch.where(forward.covered() & (forward.index >= 0), forward.index, EMPTY)
+    def of(cls, forward: Select) -> Ranked:
+        """The whole table."""
+        covered = forward.covered() & (forward.index >= 0)
+        index = torch.where(covered, forward.index, EMPTY)
         numbers = Select(index, forward.weight, forward.units).copy_numbers
-        copies = torch.bincount(index[index >= 0], minlength=forward.units)
+        copies = torch.bincount(index[covered], minlength=forward.units)
         order = copies.argsort(descending=True, stable=True)
-        place = torch.empty_like(order)
-        place[order] = torch.arange(len(order))
-        several = (index >= 0) & (copies[index.clamp(min=0)] > 1)
-        units = torch.where(several, place[index.clamp(min=0)], EMPTY)
-        sizes = [int((copies > max(1, number)).sum()) for number in range(max(1, int(copies.max())))]
-        starts = [sum(sizes[:number]) for number in range(len(sizes))]
-        table = torch.tensor(starts)[numbers[several]] + units[several]
-        weights = []
-        for map_ in (forward, backward):
-            weight = torch.zeros(sum(sizes), dtype=torch.float64)
-            weight[table] = torch.where(map_.covered(), map_.weight, 0.0)[several].double()
-            weights.append(weight)
-        place = torch.full_like(units, EMPTY)
-        place[several] = table
-        gather = Select(place, several.to(torch.float64), sum(sizes))
-        return cls(units, gather, tuple(sizes), tuple(starts), *weights)
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(order))
+        several = covered & (copies[index.clamp(min=0)] > 1)
+        sizes = tuple(int((copies > max(1, number)).sum()) for number in range(max(2, int(copies.max()))))
+        unit, weight = index[several], forward.weight[several].double()
+        lengths = torch.zeros(forward.units, dtype=torch.float64).index_add_(0, unit, weight.square()).sqrt()
+        place = torch.full_like(index, sum(sizes))
+        place[several] = torch.tensor(_starts(sizes))[numbers[several]] + rank[unit]
+        weights = torch.zeros(sum(sizes), dtype=torch.float64)
+        weights[place[several]] = weight / lengths[unit]
+        return cls(torch.arange(sum(sizes)), place, sizes, weights)
+
+    def of_units(self, begin: int, end: int) -> Ranked:
+        """The entries of the units that some outputs copy, and those outputs alone."""
+        place = self.place[begin:end]
+        units = torch.unique(self._units[place[place < len(self.entries)]])
+        sizes = tuple(int((units < size).sum()) for size in self.sizes)
+        entries = torch.cat(
+            [units[:size] + start for size, start in zip(sizes, _starts(self.sizes), strict=True)]
+        )
+        return Ranked(entries, torch.searchsorted(entries, place), sizes, self.weights[entries])
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """float64 (entries,): what is taken away of s."""
+        first = self.weights[: self.sizes[0]]
+        return torch.cat([first.sign(), (self.weights / (1 + first.abs()[self._units]))[self.sizes[0] :]])
+
+    @cached_property
+    def _units(self) -> Tensor:
+        """int64 (entries,): whose copy an entry is, as a place among the units with a first copy."""
+        return torch.cat([torch.arange(size) for size in self.sizes])
+
+
+def _starts(sizes: Sequence[int]) -> list[int]:
+    return [sum(sizes[:number]) for number in range(len(sizes))]
 
 
 def _at(runs: Sequence[Run], place: int) -> Run:

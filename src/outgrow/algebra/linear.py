@@ -205,7 +205,7 @@ class Select(LinearMap):
         assert self.index.dtype == torch.int64
         assert self.weight.is_floating_point()
         assert self.index.shape == self.weight.shape
-        assert not len(self.index) or int(self.index.max()) < self.units
+        assert not self.outputs or int(self.index.max()) < self.units
 
     @property
     def inputs(self) -> int:
@@ -213,7 +213,7 @@ class Select(LinearMap):
 
     @property
     def outputs(self) -> int:
-        return len(self.index)
+        return self.index.numel()  # a tenth of the time of `len`
 
     def covered(self) -> Tensor:
         return (self.index != EMPTY) & (self.weight != 0)
@@ -343,7 +343,7 @@ class Select(LinearMap):
         if self._contiguous is not None:
             y = x.narrow(dim, self._contiguous, self.outputs)
         else:
-            y = x.index_select(dim, self.index.clamp(min=0).to(x.device, torch.int32))  # faster than int64
+            y = x.index_select(dim, self._places.to(x.device))
         if not self._scales:
             return y
         shape = [1] * x.dim()
@@ -354,7 +354,12 @@ class Select(LinearMap):
             y = torch.where(mean, mean_along(x, dim), y)
         y = y.mul_(weight) if self._gathered else y * weight
         # Not 0 * x: that is -0.0 or NaN by what the first unit holds, and which one is first depends on the rows read.
-        return y.index_fill_(dim, self._silent.to(x.device), 0.0) if len(self._silent) else y
+        return y.index_fill_(dim, self._silent.to(x.device), 0.0) if self._silent.numel() else y
+
+    @cached_property
+    def _places(self) -> Tensor:
+        """The inputs that are gathered, and any one for an output that copies none; int32 is faster than int64."""
+        return self.index.clamp(min=0).to(torch.int32)
 
     @cached_property
     def _silent(self) -> Tensor:
@@ -383,13 +388,14 @@ class Select(LinearMap):
     def sources(self) -> tuple[slice | Tensor, LinearMap]:
         if self.averages or not self.outputs:
             return slice(0, self.units), self
-        used = torch.unique(self.index[self.index >= 0])
-        if not len(used):
+        used, compact = torch.unique(self.index, return_inverse=True)
+        if int(used[0]) == EMPTY:
+            used, compact = used[1:], compact - 1  # the lowest of all: EMPTY again
+        if not used.numel():
             return slice(0, 0), Select(self.index, self.weight, 0)
-        compact = torch.where(self.index >= 0, torch.searchsorted(used, self.index.clamp(min=0)), self.index)
         first, last = int(used[0]), int(used[-1])
-        rows: slice | Tensor = slice(first, last + 1) if last - first + 1 == len(used) else used
-        return rows, Select(compact, self.weight, len(used))
+        rows: slice | Tensor = slice(first, last + 1) if last - first + 1 == used.numel() else used
+        return rows, Select(compact, self.weight, used.numel())
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,25 +85,16 @@ def normal(
     key = blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
     row_keys = _permuted(rows, key[:8])[:, None]
     column_keys = _column_keys(key[8:], begin, end)[None, :]
-    values = _values(std, dtype)
-    words = end - begin
-    step = max(1, min(count, _AT_ONCE // (2 * words)))
-    word, scratch = np.empty((step, words), np.uint32), np.empty((step, words), np.uint32)
-    place = np.empty((step, 2 * words), np.int32)
-    whole = last - first == 2 * words
+    values, target = _values(std, dtype), _bits(out)
+    step = max(1, min(count, _AT_ONCE // (2 * (end - begin))))
+    word, scratch = np.empty((2, step, end - begin), np.uint32)
+    skip = first - 2 * begin
     for start in range(0, count, step):
         here = min(step, count - start)
         np.add(row_keys[start : start + here], column_keys, out=word[:here])
         _mix(word[:here], scratch[:here])
-        place[:here] = word[:here].astype("<u4", copy=False).view("<u2")
-        chosen = torch.from_numpy(place[:here])
-        if whole:
-            target = out[start : start + here].view(-1)
-            torch.index_select(values, 0, chosen.view(-1), out=target)
-        else:
-            skip = first - 2 * begin
-            wanted = chosen[:, skip : skip + last - first].reshape(-1)
-            out[start : start + here] = values.index_select(0, wanted).view(here, -1)
+        halves = word[:here].astype("<u4", copy=False).view("<u2")[:, skip : skip + last - first]
+        np.take(values, halves, out=target[start : start + here], mode="clip")  # clip: no copy of `out`
     return out
 
 
@@ -134,9 +125,16 @@ def _mix(words: Words, scratch: Words) -> None:
 
 
 @lru_cache(maxsize=16)
-def _values(std: float, dtype: torch.dtype) -> Tensor:
-    """The numbers that can be drawn."""
-    return (_quantiles() * std).to(dtype)
+def _values(std: float, dtype: torch.dtype) -> NDArray[Any]:
+    """The numbers that can be drawn, as bits."""
+    return _bits((_quantiles() * std).to(dtype))
+
+
+def _bits(numbers: Tensor) -> NDArray[Any]:
+    """The same memory as whole numbers: numpy has no bfloat16."""
+    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[numbers.itemsize]
+    bits: NDArray[Any] = numbers.view(whole).numpy()
+    return bits
 
 
 @cache

@@ -151,7 +151,8 @@ class _Kitchen:
 
     def by_cells(self, layout: Layout, box: Box, dtype: torch.dtype) -> Tensor:
         """Block copies; where numbers are added or gathered, a few rows at a time in the wider dtype."""
-        out = torch.zeros([stop - start for start, stop in box], dtype=dtype)
+        begun = torch.empty if layout.terms and layout.terms[0].fills_all else torch.zeros
+        out = begun([stop - start for start, stop in box], dtype=dtype)
         (first, last), others = box[0], box[1:]
         numbers = max(1, prod(stop - start for start, stop in others))
         step = max(1, CHUNK // numbers) if layout.sums or layout.gathers else max(1, last - first)
@@ -161,7 +162,7 @@ class _Kitchen:
             if not layout.sums:
                 self._place(target, layout, here)
                 continue
-            total = torch.zeros(target.shape, dtype=self.wide)
+            total = begun(target.shape, dtype=self.wide)
             self._place(total, layout, here)
             for fill in layout.added:
                 fill.add_to(total, here, self.recipe.shape, self.statistic)

@@ -23,7 +23,7 @@ from torch import Tensor
 from outgrow.errors import CheckpointError
 from outgrow.files.identity import FileIdentity
 from outgrow.files.reading import check_regular, unique_keys
-from outgrow.store.source import Rows, TensorMeta
+from outgrow.store.source import Rows, TensorMeta, taken
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -99,7 +99,7 @@ class Entry:
         if first % self.meta.dtype.itemsize:
             view = view.clone()
         tensor = view.view(self.meta.dtype).view(shape)
-        return tensor if rows is None else tensor[rows]
+        return taken(tensor, rows)
 
 
 @dataclass(frozen=True)

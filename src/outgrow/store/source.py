@@ -19,6 +19,13 @@ Rows = slice | Tensor | None
 """Rows of dimension 0: a slice, an int64 index, or None for all."""
 
 
+def taken(tensor: Tensor, rows: Rows) -> Tensor:
+    """These rows of a tensor in memory. Of an index, `index_select` copies several times as fast as `tensor[rows]`."""
+    if rows is None:
+        return tensor
+    return tensor.index_select(0, rows) if isinstance(rows, Tensor) else tensor[rows]
+
+
 @dataclass(frozen=True)
 class TensorMeta:
     """Shape and dtype of a tensor that has not been read."""
@@ -86,5 +93,4 @@ class MemorySource(TensorSource):
         return TensorMeta(tuple(tensor.shape), tensor.dtype)
 
     def read(self, name: str, slot: str, rows: Rows = None) -> Tensor:
-        tensor = self.tensors[slot][name].detach()
-        return tensor if rows is None else tensor[rows]
+        return taken(self.tensors[slot][name].detach(), rows)
