@@ -60,12 +60,12 @@ def hollow(folder: Path, size: str) -> Path:
     """A model folder in bfloat16 whose weights are holes."""
     import torch
 
-    from outgrow.models.library import config_dict, config_object, named_shapes
+    from outgrow.models.library import config_dict, config_object, model_names
     from outgrow.store.safetensors_file import header_bytes
     from outgrow.store.source import TensorMeta
 
     full = config_dict(config_object(config(size))) | {"architectures": ["LlamaForCausalLM"]}
-    tensors = [(name, TensorMeta(shape, torch.bfloat16)) for name, shape in named_shapes(full).items()]
+    tensors = [(name, TensorMeta(shape, torch.bfloat16)) for name, shape in model_names(full).shapes.items()]
     head, _ = header_bytes(tensors, {"format": "pt"})
     folder.mkdir()
     with (folder / "model.safetensors").open("wb") as file:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from outgrow.errors import CheckpointError
-from outgrow.models.library import model_names
+from outgrow.models.library import library_names
 from outgrow.state.training_state import TrainingState
 from outgrow.store.config_file import load_config
 from outgrow.store.optimizer_order import in_memory
@@ -75,7 +75,7 @@ def test_orders_of_older_transformers(tmp_path: Path, kind: str) -> None:
     moments = written(tmp_path, kind)
     state = TrainingState.from_pretrained(tmp_path)
     assert not state.unread
-    names, seen = model_names(load_config(tmp_path)), set()
+    names, seen = library_names(load_config(tmp_path)), set()
     for old, value in moments.items():
         piece = in_memory(old, names)
         assert piece is not None

@@ -29,7 +29,7 @@ from tiny_models import (
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, GPT2Model
 
 from outgrow.errors import CheckpointError
-from outgrow.models.library import build_model, decay_names, named_shapes
+from outgrow.models.library import build_model, decay_names, model_names
 from outgrow.parallel.ranks import ALONE
 from outgrow.state.training_state import TrainingState
 from outgrow.store import layouts
@@ -354,7 +354,7 @@ def test_manifest(state: TrainingState, tmp_path: Path) -> None:
 @pytest.mark.skipif(not STORIES.is_dir(), reason="the shared data is not there")
 def test_a_model_that_nobody_here_trained(tmp_path: Path) -> None:
     state = TrainingState.from_pretrained(STORIES)
-    assert named_shapes(load_config(STORIES)) == {
+    assert model_names(load_config(STORIES)).shapes == {
         n: state.source.meta(n, "weight").shape for n in state.source.names("weight")
     }
     check_finite(state.source)

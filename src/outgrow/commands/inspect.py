@@ -9,7 +9,7 @@ from outgrow.commands.options import InspectCall
 from outgrow.commands.outcome import Outcome
 from outgrow.commands.writing import read_state
 from outgrow.models.architecture import growable, resolve
-from outgrow.models.library import check_described
+from outgrow.models.library import check_config
 from outgrow.models.model import Model
 from outgrow.report.explain import axis_table, size_table, state_facts
 from outgrow.state.training_state import TrainingState
@@ -49,5 +49,5 @@ def run(call: InspectCall, console: Console) -> Inspected:
     """Open the state, reading every byte once."""
     state = read_state(call.checkpoint, console, allow_nonfinite=call.allow_nonfinite)
     model = resolve(state.config)
-    check_described(model, state.config)
+    check_config(model, state.config)
     return Inspected(state, model)

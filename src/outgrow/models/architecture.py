@@ -152,7 +152,7 @@ def resolve(config: Mapping[str, Any]) -> Model:
     layers = 0 if type(count) is int and count == 0 else size_of(spec.layers.count, config)
     for expression in spec.whole:
         size_of(expression, config)
-    tied: dict[str, list[tuple[Signature, str | None]]] = {}
+    tied: dict[str, list[tuple[str, Signature, str | None]]] = {}
     owners: list[tuple[str, Signature, ParameterSpec]] = []
     for pattern, parameter in spec.parameters.items():
         if not _is_there(parameter.when, config) or (parameter.bare and not spec.outputs):
@@ -160,7 +160,8 @@ def resolve(config: Mapping[str, Any]) -> Model:
         if parameter.of_class not in (None, *(class_names(config) or [spec.class_])):
             continue
         if parameter.tied_to is not None and got(config, parameter.when_tied or ""):
-            tied.setdefault(parameter.tied_to, []).append((parse(parameter.axes), parameter.times))
+            twin = (pattern.partition("@")[0], parse(parameter.axes), parameter.times)
+            tied.setdefault(parameter.tied_to, []).append(twin)
         else:
             owners.append((pattern, parse(parameter.axes), parameter))
     parameters: dict[str, Parameter] = {}
@@ -181,8 +182,9 @@ def resolve(config: Mapping[str, Any]) -> Model:
                     layer,
                     signature,
                     one,
-                    tuple(twin for twin, _ in twins),
-                    tuple(times for _, times in twins),
+                    tuple(twin for _, twin, _ in twins),
+                    tuple(called for called, _, _ in twins),
+                    tuple(times for _, _, times in twins),
                 )
     return Model(spec, dict(config), sizes, parameters)
 

@@ -48,6 +48,7 @@ def without_head(spec: ArchitectureSpec) -> ArchitectureSpec:
     return spec.model_copy(
         update={
             "class_": bare_class(spec),
+            "prefix": prefix.removesuffix(".") or spec.prefix,
             "objective": "features",
             "parameters": kept,
             "axes": _used(spec, kept, outputs.values()),

@@ -23,7 +23,7 @@ from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.bare import bare_class
 from outgrow.models.expressions import size_of
 from outgrow.models.files import folders, known, read
-from outgrow.models.library import check_described, config_dict, config_object, default_fields
+from outgrow.models.library import check_config, config_dict, config_object, default_fields
 from outgrow.models.model import Model, Parameter
 
 _SEPARATOR = "-"
@@ -184,7 +184,7 @@ def conversion(config: Mapping[str, Any], target: str) -> Conversion:
     small = resolve(config)
     full = config_dict(config_object(_fields(spec, small)))
     large = resolve(full)
-    check_described(large, full)
+    check_config(large, full)
     rules = dict(spec.parameters)
     tensors = {name: _made(small, one, rules) for name, one in large.parameters.items()}
     used = {source for one in tensors.values() for source in one.sources}

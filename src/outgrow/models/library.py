@@ -1,6 +1,7 @@
 """Everything that is asked of `transformers` (or `timm`) about a model: its config, its class, its parameter names.
 
-A model is never loaded to learn its names: it is built on the meta device, which holds shapes and no numbers.
+A model is never loaded to learn its names: they follow from its architecture file (`names`). Where no test holds that file
+against the library, the model is built on the meta device, which holds shapes and no numbers.
 Code that comes with a checkpoint is never run. Interfaces of `transformers` that may change between versions are touched
 here, in `trainer_files` (Trainer's state), `engine/step.py` (a new model's fields) and `comparing/finetune.py`.
 """
@@ -24,13 +25,13 @@ from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.bounds import check_bounds
 from outgrow.models.expressions import got
 from outgrow.models.files import FOLDERS, file_of, is_ours, read
+from outgrow.models.late_activations import import_validators
 from outgrow.models.lines import line_of
-from outgrow.models.model import Model, Parameter
+from outgrow.models.model import Model
+from outgrow.models.names import ModelNames, Shape, described_names, is_tested, parts_in_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
-
-Shape = tuple[int, ...]
 
 
 def config_of(model: torch.nn.Module) -> dict[str, Any]:
@@ -72,6 +73,7 @@ def config_object(config: Mapping[str, Any]) -> PreTrainedConfig:
     """The `transformers` config object of `config`."""
     from transformers import CONFIG_MAPPING
 
+    import_validators()
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         fix = "outgrow runs no code from a checkpoint; the model type must be one that transformers knows"
@@ -95,6 +97,7 @@ def default_fields(model_type: str | None) -> frozenset[str]:
     """
     from transformers import CONFIG_MAPPING, PreTrainedConfig
 
+    import_validators()
     made = PreTrainedConfig() if model_type is None else CONFIG_MAPPING[model_type]()
     return frozenset(config_dict(made)) | {"_name_or_path"}
 
@@ -151,9 +154,14 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -
         made._experts_implementation = "eager"
     cls = model_class(config)
     try:
-        return cast("PreTrainedModel", cls._from_config(made, dtype=dtype))
+        model = cast("PreTrainedModel", cls._from_config(made, dtype=dtype))
     except Exception as error:  # any: as above
         raise CheckpointError(f"{cls.__name__} cannot be built from this config", got=error) from error
+    if is_tested(config):  # what a growth of files takes from the file alone
+        _compare(
+            resolve(config), config, {name: tuple(one.shape) for name, one in model_tensors(model).items()}
+        )
+    return model
 
 
 def hollow_model(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -224,31 +232,6 @@ def _can_group(model: Model, dtype: torch.dtype) -> bool:
 
 
 @dataclass(frozen=True)
-class ModelNames:
-    """What a model's parameters are called, where they are tied, and what its files may call them."""
-
-    shapes: Mapping[str, Shape]
-    """In-memory name to shape, tied weights once, in `named_parameters()` order, and behind them the saved buffers."""
-    aliases: Mapping[str, str]
-    """Further names of tied weights, to the name above that owns them."""
-    prefix: str
-    """`base_model_prefix`: hub files of some models lack it."""
-    ignored: tuple[str, ...] = ()
-    """Tensors in published files that are no parameters, as the architecture file says: patterns of `fnmatch`."""
-    disk: Mapping[str, str] = field(default_factory=dict)
-    """Parts of names in published files -> in memory, replaced one after the other."""
-    apart: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
-    """A parameter that files may hold in parts: the parts' names, per unit of its first dimension."""
-    buffers: frozenset[str] = frozenset()
-    """Those of the names that are buffers: saved, but not trained."""
-
-    @property
-    def trained(self) -> dict[str, Shape]:
-        """The parameters, without the buffers."""
-        return {name: shape for name, shape in self.shapes.items() if name not in self.buffers}
-
-
-@dataclass(frozen=True)
 class _Asked:
     """A config as a key: equal where its text is."""
 
@@ -258,16 +241,18 @@ class _Asked:
     config: Mapping[str, Any] = field(compare=False)
 
 
-def model_names(config: Mapping[str, Any]) -> ModelNames:
-    """Names, shapes and ties of the model that `config` describes. Raises where no architecture file describes it.
+def library_names(config: Mapping[str, Any]) -> ModelNames:
+    """Names, shapes and ties of the model that the library builds from `config`, in the order of `named_parameters()`.
+
+    Raises where no architecture file is of its type. What a growth of files needs follows from the file (`names.model_names`).
 
     Kept for the configs last asked for: every checkpoint of a run asks again, and a model of many layers takes seconds.
     """
-    return _model_names(_Asked(json.dumps(config, default=repr), os.environ.get(FOLDERS, ""), config))
+    return _library_names(_Asked(json.dumps(config, default=repr), os.environ.get(FOLDERS, ""), config))
 
 
 @lru_cache(maxsize=16)
-def _model_names(asked: _Asked) -> ModelNames:
+def _library_names(asked: _Asked) -> ModelNames:
     config = asked.config
     architecture = load_architecture(str(config["model_type"]))
     model = meta_model(config)
@@ -292,7 +277,7 @@ def _model_names(asked: _Asked) -> ModelNames:
             fix="describe them in the file as parameters with `buffer: true`",
         )
     prefix = getattr(model, "base_model_prefix", "")
-    apart = {one.name: parts for one in described.values() if (parts := _parts(one, shapes))}
+    apart = {one.name: parts for one in described.values() if (parts := parts_in_files(one, shapes))}
     shapes |= buffers
     return ModelNames(
         shapes, aliases, prefix, architecture.ignored, architecture.disk, apart, frozenset(buffers)
@@ -325,22 +310,6 @@ def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return dict(model.named_parameters()) | saved_buffers(model)
 
 
-def _parts(parameter: Parameter, shapes: Mapping[str, Shape]) -> tuple[tuple[str, ...], ...]:
-    """What files call the parts of a parameter: `mlp.experts.3.w1.weight` beside `mlp.experts.gate_up_proj`."""
-    if not parameter.apart or parameter.name not in shapes:
-        return ()
-    module = parameter.name.rsplit(".", 1)[0]
-    units = range(shapes[parameter.name][0])
-    return tuple(
-        tuple(f"{module}.{re.sub('{.*}', str(unit), part)}" for part in parameter.apart) for unit in units
-    )
-
-
-def named_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
-    """In-memory parameter names and shapes, tied weights once."""
-    return dict(model_names(config).shapes)
-
-
 def decay_names(model: PreTrainedModel) -> tuple[str, ...]:
     """The parameters that `Trainer` decays, in `named_parameters()` order: its optimizer's group 0."""
     from transformers import Trainer
@@ -354,10 +323,35 @@ def decay_names(model: PreTrainedModel) -> tuple[str, ...]:
     return tuple(name for name, _ in model.named_parameters() if name in decayed)
 
 
+def model_names(config: Mapping[str, Any]) -> ModelNames:
+    """Names, shapes and ties of the model that `config` describes: by its file, where a test holds that, else by the library.
+
+    Raises where no architecture file is of its type.
+    """
+    return described_names(resolve(config)) if is_tested(config) else library_names(config)
+
+
+def check_config(model: Model, config: Mapping[str, Any]) -> None:
+    """Raises where the library refuses a config, or may build other tensors from it than the architecture file says.
+
+    The second is asked where no test holds it: it imports the model's class and all of transformers, for seconds.
+    """
+    if is_tested(config):
+        full = resolve(config_dict(config_object(config)))
+        if described_names(full).shapes == described_names(model).shapes:
+            return
+    check_described(model, config)
+
+
 def check_described(model: Model, config: Mapping[str, Any]) -> None:
     """Raises ArchitectureError where transformers builds other tensors from a config than its architecture file says."""
-    expected = named_shapes(config)
+    expected = library_names(config).shapes
     _check_conditions(model, config)
+    _compare(model, config, expected)
+
+
+def _compare(model: Model, config: Mapping[str, Any], expected: Mapping[str, Shape]) -> None:
+    """Raises ArchitectureError unless these are the tensors that the architecture file describes."""
     ours = {name: model.shape(name) for name in model.parameters}
     if ours == expected:
         return

@@ -25,6 +25,8 @@ class Parameter:
     spec: ParameterSpec
     tied: tuple[Signature, ...] = ()
     """Signatures of the parameters that share this tensor, as their own role reads it."""
+    tied_names: tuple[str, ...] = ()
+    """What those parameters are called."""
     tied_times: tuple[str | None, ...] = ()
     """By what the model multiplies it in those roles (`ParameterSpec.times`)."""
 

@@ -288,6 +288,10 @@ class ArchitectureSpec(_Strict):
     class_: str = Field(alias="class")
     bare_class: str | None = None
     """The class without the head, where it is not `class` with `Model` for what begins with `For`."""
+    prefix: str | None = None
+    """`base_model_prefix` of the class, where it is not what the names of layers begin with."""
+    same: dict[str, str] = {}
+    """Further names that the class has for a parameter in the same role, each with the parameter's own."""
     library: Literal["transformers", "timm"] = "transformers"
     objective: Literal["causal", "masked", "denoising", "image", "seq2seq", "features"]
     """What it is trained to predict; `features`: nothing, it has no head."""

@@ -13,7 +13,7 @@ from outgrow.methods.build import build
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.methods.options import USUAL, GrowthOptions
 from outgrow.models.architecture import resolve
-from outgrow.models.library import check_described
+from outgrow.models.library import check_config
 from outgrow.store.contents import Contents
 
 
@@ -104,9 +104,9 @@ def plan_fitted(
 
 
 def _checked(growth_plan: GrowthPlan) -> GrowthPlan:
-    """The plan, where transformers builds the same tensors from its config."""
+    """The plan, where transformers takes its config."""
     try:
-        check_described(growth_plan.large, growth_plan.config)
+        check_config(growth_plan.large, growth_plan.config)
     except CheckpointError as error:
         raise GrowthError(f"transformers refuses the target's config: {error}") from None
     return growth_plan

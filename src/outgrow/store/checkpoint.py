@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from outgrow.errors import CheckpointError
-from outgrow.models.library import ModelNames, model_names
+from outgrow.models.library import library_names, model_names
 from outgrow.store.config_file import raw_config, read_json
 from outgrow.store.contents import Contents, Unread
 from outgrow.store.growth_log import logged_lineage
@@ -71,7 +71,7 @@ def open_checkpoint(folder: Path, config: dict[str, Any]) -> OpenedCheckpoint:
     names = model_names(config)
     weights = SafetensorsSource.open(folder, names)
     beside = _read_records(folder)
-    found = _read_optimizer(folder, config, replace(names, shapes=names.trained), beside)
+    found = _read_optimizer(folder, config, beside)
     contents = Contents(
         config,
         weights
@@ -87,15 +87,15 @@ def open_checkpoint(folder: Path, config: dict[str, Any]) -> OpenedCheckpoint:
     return OpenedCheckpoint(contents, tuple(beside.names), used, beside.refused)
 
 
-def _read_optimizer(
-    folder: Path, config: Mapping[str, Any], names: ModelNames, beside: _Beside
-) -> OptimizerFile | None:
+def _read_optimizer(folder: Path, config: Mapping[str, Any], beside: _Beside) -> OptimizerFile | None:
     """The optimizer's state; None where there is none, or none that can be carried."""
     path = next((folder / name for name in OPTIMIZERS if (folder / name).is_file()), None)
     if path is None:
         beside.unread += _elsewhere(folder)
         return None
     version = raw_config(folder).get("transformers_version")
+    names = library_names(config)  # torch numbers parameters by their places in the model's own code
+    names = replace(names, shapes=names.trained)
     try:
         return read_optimizer_file(path, config, names, version if isinstance(version, str) else None)
     except CheckpointError as error:

@@ -23,7 +23,8 @@ from typing import Any
 from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
 from outgrow.files.atomic import json_text
-from outgrow.models.library import ModelNames, Shape, model_names
+from outgrow.models.library import model_names
+from outgrow.models.names import ModelNames, Shape
 from outgrow.store.assets import TEMPLATES, is_asset
 from outgrow.store.card import CARD
 from outgrow.store.config_file import read_json
@@ -252,13 +253,14 @@ def _read_optimizer(
     unknown = set(disk) - {moment_key(name, slot) for slot, shapes in expected.items() for name in shapes}
     if unknown:
         raise CheckpointError(f"{folder} holds moments of unknown parameters", got=some(unknown))
-    return info, {name: steps[name] for name in names.trained if name in steps}, moments
+    return info, {name: step for name, step in steps.items() if name in names.trained}, moments
 
 
 def _slot_entries(
     folder: Path, disk: Mapping[str, Entry], shapes: Mapping[str, Shape], slot: str
 ) -> dict[str, Place]:
-    plain = {name: disk[moment_key(name, slot)] for name in shapes if moment_key(name, slot) in disk}
+    names = {moment_key(name, slot): name for name in shapes}
+    plain = {names[key]: entry for key, entry in disk.items() if key in names}
     try:
         return match_names(folder, plain, ModelNames(shapes, {}, ""))
     except CheckpointError as error:

@@ -20,7 +20,7 @@ from torch import Tensor
 from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
 from outgrow.files.identity import FileIdentity
-from outgrow.models.library import ModelNames, Shape
+from outgrow.models.names import ModelNames, Shape
 from outgrow.store.contents import OptimizerInfo, ParamGroup
 from outgrow.store.optimizer_order import ParameterPart, Reading, in_memory, read_order
 from outgrow.store.optimizer_rules import (

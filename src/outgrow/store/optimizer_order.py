@@ -25,7 +25,8 @@ from torch import Tensor
 
 from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
-from outgrow.models.library import ModelNames, Shape, decay_names, meta_model
+from outgrow.models.library import decay_names, meta_model
+from outgrow.models.names import ModelNames, Shape
 from outgrow.store.safetensors_folder import spellings
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from outgrow.errors import CheckpointError
 from outgrow.files.identity import FileIdentity
-from outgrow.models.library import ModelNames
+from outgrow.models.names import ModelNames
 from outgrow.store.config_file import read_json
 from outgrow.store.foreign import refuse_tensors
 from outgrow.store.lineage import Lineage
@@ -162,7 +162,7 @@ S = TypeVar("S", bound=Stored)
 
 
 def match_names(folder: Path, disk: Mapping[str, S], names: ModelNames) -> dict[str, S]:
-    """Disk entries under in-memory names, in the model's order; unknown, missing and misshapen tensors are errors."""
+    """Disk entries under in-memory names, in the order of the files; unknown, missing and misshapen tensors are errors."""
     found: dict[str, str] = {}
     unknown = []
     for name in disk:
@@ -198,7 +198,7 @@ def match_names(folder: Path, disk: Mapping[str, S], names: ModelNames) -> dict[
             raise CheckpointError(
                 f"{name} in {folder} has the wrong shape", got=matched[name].meta.shape, expected=shape
             )
-    return {name: matched[name] for name in names.shapes}
+    return matched
 
 
 def spellings(name: str, names: ModelNames) -> list[str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from outgrow.errors import CheckpointError
 from outgrow.files.identity import FileIdentity
-from outgrow.models.library import ModelNames
+from outgrow.models.names import ModelNames
 from outgrow.store.safetensors_file import Entry
 from outgrow.store.source import Rows, TensorMeta
 

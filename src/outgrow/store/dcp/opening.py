@@ -17,7 +17,8 @@ from typing import Any
 
 from outgrow.algebra.slots import SLOTS
 from outgrow.errors import CheckpointError
-from outgrow.models.library import ModelNames, model_names
+from outgrow.models.library import model_names
+from outgrow.models.names import ModelNames
 from outgrow.store import native
 from outgrow.store.checkpoint import read_trainer_records
 from outgrow.store.contents import Contents, OptimizerInfo, ParamGroup
