@@ -10,8 +10,10 @@ import pytest
 
 import outgrow
 from outgrow.errors import GrowthError
+from outgrow.growth.target import target
 from outgrow.methods.build import build
 from outgrow.methods.options import USUAL, GrowthOptions
+from outgrow.models.architecture import resolve
 from outgrow.run.grow_config import GrowConfig
 
 NAMES = [field.name for field in dataclasses.fields(GrowthOptions)]
@@ -104,3 +106,17 @@ def test_a_run_file_says_what_it_says(name: str) -> None:
 def test_a_callback_refuses_its_options_when_it_is_made() -> None:
     with pytest.raises(GrowthError, match="unknown option of a growth: 'dept'"):
         outgrow.GrowAt(steps=1, to={"n_layer": 2}, dept="stack")
+
+
+def test_more_key_value_heads_than_heads_are_refused() -> None:
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "vocab_size": 11,
+        "num_hidden_layers": 1,
+        "head_dim": 8,
+    }
+    small = resolve({"model_type": "llama", **sizes, "num_attention_heads": 4, "num_key_value_heads": 2})
+    with pytest.raises(GrowthError, match="6 key/value heads are more than the heads") as refused:
+        target(small, {"num_attention_heads": 5, "num_key_value_heads": 6})
+    assert "num_attention_heads=6" in str(refused.value)

@@ -177,6 +177,12 @@ def _follow_heads(small: Model, asked: Collection[str], config: dict[str, Any]) 
         return
     ratio = before // int(small.config.get(shared) or before)
     choices = [count for count in range(keys, now + 1) if not now % count]
+    if not choices:
+        raise GrowthError(
+            f"{keys} key/value heads are more than the heads that would share them ({shared} and {heads} of {small.spec.model_type})",
+            expected=f"{heads} a multiple of {keys}",
+            fix=f"ask for {heads}={-(-now // keys) * keys}, or for fewer {shared}",
+        )
     same = now // ratio if now % ratio == 0 and now // ratio >= keys else choices[0]
     raise GrowthError(
         f"{now} heads cannot share {keys} key/value heads evenly ({heads} and {shared} of {small.spec.model_type})",

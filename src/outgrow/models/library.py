@@ -244,7 +244,7 @@ class _Asked:
 def library_names(config: Mapping[str, Any]) -> ModelNames:
     """Names, shapes and ties of the model that the library builds from `config`, in the order of `named_parameters()`.
 
-    Raises where no architecture file is of its type. What a growth of files needs follows from the file (`names.model_names`).
+    Raises where no architecture file is of its type. What a growth of files needs follows from the file (`model_names`).
 
     Kept for the configs last asked for: every checkpoint of a run asks again, and a model of many layers takes seconds.
     """

@@ -26,7 +26,7 @@ class ModelNames:
     """What a model's parameters are called, where they are tied, and what its files may call them."""
 
     shapes: Mapping[str, Shape]
-    """In-memory name to shape, tied weights once, in `named_parameters()` order, and behind them the saved buffers."""
+    """In-memory name to shape, tied weights once, and behind them the saved buffers."""
     aliases: Mapping[str, str]
     """Further names of tied weights, to the name above that owns them."""
     prefix: str
