@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, cast
 
@@ -34,8 +35,11 @@ class _Late(Mapping[str, Any]):
 
 
 def import_validators() -> None:
-    """Import transformers' checks of config values alone; nothing to do where they, or its activations, are there already."""
-    if {_VALIDATORS, _ACTIVATIONS} & set(sys.modules):
+    """Import transformers' checks of config values alone; nothing to do where they, or its activations, are there already.
+
+    A version of transformers without such checks imports what it imports.
+    """
+    if {_VALIDATORS, _ACTIVATIONS} & set(sys.modules) or find_spec(_VALIDATORS) is None:
         return
     stand_in = ModuleType(_ACTIVATIONS)
     vars(stand_in)["ACT2FN"] = _Late()
