@@ -61,13 +61,13 @@ def target(shape: str) -> dict[str, int]:
 
 def make_hollow(folder: Path, shape: str) -> int:
     """A model folder whose weights are holes; returns its parameters."""
-    from outgrow.models.library import named_shapes
+    from outgrow.models.library import model_names
     from outgrow.store.safetensors_file import header_bytes
     from outgrow.store.source import TensorMeta
 
     folder.mkdir(parents=True)
     full = config(shape)
-    tensors = [(name, TensorMeta(tuple(size), torch.bfloat16)) for name, size in named_shapes(full).items()]
+    tensors = [(name, TensorMeta(tuple(size), torch.bfloat16)) for name, size in model_names(full).shapes.items()]
     head, _ = header_bytes(tensors, {"format": "pt"})
     data = sum(meta.bytes for _, meta in tensors)
     with (folder / "model.safetensors").open("wb") as file:

@@ -56,18 +56,18 @@ def config(layers: int) -> dict[str, object]:
 
 def make_source(folder: Path, gigabytes: float, *, weights: bool) -> int:
     """A random training state of about this size, or a bfloat16 model; returns its bytes."""
-    from outgrow.models.library import named_shapes
+    from outgrow.models.library import model_names
     from outgrow.state.training_state import TrainingState
     from outgrow.store.contents import OptimizerInfo, ParamGroup
     from outgrow.store.source import MemorySource
 
     per_layer = sum(
-        s[0] * (s[1] if len(s) > 1 else 1) for n, s in named_shapes(config(1)).items() if ".0." in n
+        s[0] * (s[1] if len(s) > 1 else 1) for n, s in model_names(config(1)).shapes.items() if ".0." in n
     )
     rest = 32000 * 1024
     layers = max(1, round((gigabytes * 1e9 / (2 if weights else 12) - rest) / per_layer))
     full = config(layers)
-    shapes = named_shapes(full)
+    shapes = model_names(full).shapes
     generator = torch.Generator().manual_seed(0)
     dtype = torch.bfloat16 if weights else torch.float32
     tensors = {
@@ -209,7 +209,7 @@ def operators_table(dtype: torch.dtype) -> None:
     """Every width operator at 1.5 and 2 times, and a stack of layers."""
     from outgrow.errors import GrowthError
     from outgrow.methods.build import WIDTH
-    from outgrow.models.library import named_shapes
+    from outgrow.models.library import model_names
     from outgrow.state.asked import plan_growth
     from outgrow.state.grown_view import GrownView
     from outgrow.store.source import MemorySource
@@ -220,7 +220,7 @@ def operators_table(dtype: torch.dtype) -> None:
     tensors = {
         slot: {
             name: torch.empty(shape).normal_(0, 0.02, generator=generator).abs_().to(dtype)
-            for name, shape in named_shapes(full).items()
+            for name, shape in model_names(full).shapes.items()
         }
         for slot in ("weight", "exp_avg_sq")
     }

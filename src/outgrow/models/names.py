@@ -63,6 +63,7 @@ def is_tested(config: Mapping[str, Any]) -> bool:
 def described_names(model: Model) -> ModelNames:
     """The names that an architecture file gives: parameters, then saved buffers, layer by layer.
 
+    >>> from outgrow.models.architecture import resolve
     >>> config = {"model_type": "gpt2", "n_embd": 6, "n_head": 2, "n_layer": 1, "n_positions": 7, "vocab_size": 11}
     >>> found = described_names(resolve(config | {"tie_word_embeddings": True}))
     >>> found.prefix, dict(found.aliases)
