@@ -67,7 +67,9 @@ def make_hollow(folder: Path, shape: str) -> int:
 
     folder.mkdir(parents=True)
     full = config(shape)
-    tensors = [(name, TensorMeta(tuple(size), torch.bfloat16)) for name, size in model_names(full).shapes.items()]
+    tensors = [
+        (name, TensorMeta(tuple(size), torch.bfloat16)) for name, size in model_names(full).shapes.items()
+    ]
     head, _ = header_bytes(tensors, {"format": "pt"})
     data = sum(meta.bytes for _, meta in tensors)
     with (folder / "model.safetensors").open("wb") as file:
