@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from outgrow.errors import GrowthError
 from outgrow.growth.target import target
 from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.bare import bare_class
@@ -21,6 +22,7 @@ from outgrow.models.files import known
 from outgrow.models.library import config_dict, config_object, library_names, model_names
 from outgrow.models.names import described_names, is_tested
 from outgrow.proof import tiny_model
+from outgrow.state.asked import plan_growth
 
 HEAVY = (
     "accelerate",
@@ -57,6 +59,40 @@ def test_a_file_says_the_names_that_transformers_has(model_type: str) -> None:
         assert (ours.prefix, ours.buffers, ours.apart) == (theirs.prefix, theirs.buffers, theirs.apart)
         assert (ours.disk, ours.ignored) == (theirs.disk, theirs.ignored)
         assert model_names(config) == ours
+
+
+def test_a_list_that_must_be_as_long_as_what_grows_is_left_to_the_library() -> None:
+    """longrope has a factor for each pair of a head's numbers, which no shape of a tensor tells."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 16}
+    config = LlamaConfig(
+        vocab_size=11,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        bos_token_id=1,
+        eos_token_id=2,
+        rope_parameters={"rope_theta": 10000.0, "rope_type": "longrope", "factor": 4.0, **factors},
+    )
+    small = config_dict(config) | {"architectures": ["LlamaForCausalLM"]}
+    with pytest.raises(GrowthError, match="transformers refuses the target's config"):
+        plan_growth(small, to={"head_dim": 16})
+    assert plan_growth(small, to={"num_hidden_layers": 4}).config["num_hidden_layers"] == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_act": "gelo"},
+        {"pad_token_id": 999},
+        {"rope_parameters": {"rope_type": "nowhere", "rope_theta": 1e4}},
+    ],
+    ids=str,
+)
+def test_what_only_the_class_refuses_is_refused(change: dict[str, Any]) -> None:
+    config = tiny_model.example(load_architecture("llama")) | change
+    with pytest.raises(GrowthError, match="transformers refuses the target's config"):
+        plan_growth(config, to={"num_hidden_layers": 4})
 
 
 def test_activations_that_came_late_are_those_of_transformers() -> None:

@@ -88,18 +88,22 @@ def config_object(config: Mapping[str, Any]) -> PreTrainedConfig:
         raise CheckpointError(f"the config of this {model_type} is not valid", got=error) from error
 
 
-@lru_cache(maxsize=64)
 def default_fields(model_type: str | None) -> frozenset[str]:
     """Config fields that transformers gives a model type; with None, those that it gives every model.
 
     >>> sorted(default_fields("mixtral") - default_fields("mistral"))[:2]
     ['num_experts_per_tok', 'num_local_experts']
     """
+    return frozenset(_default_config(model_type)) | {"_name_or_path"}
+
+
+@lru_cache(maxsize=64)
+def _default_config(model_type: str | None) -> Mapping[str, Any]:
+    """The config that transformers gives a model type, and with None what it gives every model."""
     from transformers import CONFIG_MAPPING, PreTrainedConfig
 
     import_validators()
-    made = PreTrainedConfig() if model_type is None else CONFIG_MAPPING[model_type]()
-    return frozenset(config_dict(made)) | {"_name_or_path"}
+    return config_dict(PreTrainedConfig() if model_type is None else CONFIG_MAPPING[model_type]())
 
 
 def _floats(value: Any) -> Any:
@@ -334,13 +338,58 @@ def model_names(config: Mapping[str, Any]) -> ModelNames:
 def check_config(model: Model, config: Mapping[str, Any]) -> None:
     """Raises where the library refuses a config, or may build other tensors from it than the architecture file says.
 
-    The second is asked where no test holds it: it imports the model's class and all of transformers, for seconds.
+    The second is asked where no test holds it, and where the config has more than sizes and switches of its own: it imports
+    the model's class and all of transformers, for seconds.
     """
     if is_tested(config):
-        full = resolve(config_dict(config_object(config)))
-        if described_names(full).shapes == described_names(model).shapes:
+        full = config_dict(config_object(config))
+        same = described_names(resolve(full)).shapes == described_names(model).shapes
+        if same and _is_usual(full):
             return
     check_described(model, config)
+
+
+_NAMING = {
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "model_type",
+    "problem_type",
+    "transformers_version",
+}
+"""Fields that say what a model is called or holds, which no class refuses."""
+
+
+def _is_usual(config: Mapping[str, Any]) -> bool:
+    """Whether a model's class can find nothing to refuse but sizes: it has the words (activations, kinds of positions) and the
+    lists of numbers (factors for each pair of a head's) of its type, and a padding token that every table has.
+    """
+    usual = _telling(_default_config(str(config["model_type"])))
+    tables = [config[name] for name in ("vocab_size", "max_position_embeddings") if config.get(name)]
+    padding = config.get("pad_token_id")
+    inside = padding is None or (type(padding) is int and 0 <= padding < min(tables, default=0))
+    return inside and all(usual.get(where) == value for where, value in _telling(config).items())
+
+
+def _telling(config: Mapping[str, Any], inside: str = "") -> dict[str, Any]:
+    """Words and lists of numbers in a config and in those inside it, by where they stand.
+
+    >>> _telling({"hidden_size": 8, "rope": {"rope_type": "longrope", "factors": [1.0, 2.0]}, "kinds": ["full"]})
+    {'.rope.rope_type': 'longrope', '.rope.factors': [1.0, 2.0]}
+    """
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        where = f"{inside}.{name}"
+        if name in _NAMING:
+            continue
+        if isinstance(value, Mapping):
+            found |= _telling(value, where)
+        elif isinstance(value, str) or (
+            isinstance(value, list) and not all(type(one) is str for one in value)
+        ):
+            found[where] = value
+    return found
 
 
 def check_described(model: Model, config: Mapping[str, Any]) -> None:
