@@ -25,11 +25,11 @@ from outgrow.data.objectives import objective_of
 from outgrow.errors import ArchitectureError, CheckpointError
 from outgrow.growth.plan import plan
 from outgrow.methods.build import build
+from outgrow.models.agreement import check_described
 from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.bare import bare_class
 from outgrow.models.conversion import conversion
 from outgrow.models.files import known
-from outgrow.models.library import check_described
 from outgrow.proof import guard, tiny_model
 from outgrow.proof.probe import strays
 from outgrow.proof.verify import verify

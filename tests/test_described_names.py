@@ -89,8 +89,11 @@ def test_a_list_that_must_be_as_long_as_what_grows_is_left_to_the_library() -> N
     ],
     ids=str,
 )
-def test_what_only_the_class_refuses_is_refused(change: dict[str, Any]) -> None:
-    config = tiny_model.example(load_architecture("llama")) | change
+@pytest.mark.parametrize("model_type", ["llama", "gemma3"])
+def test_what_only_the_class_refuses_is_refused(model_type: str, change: dict[str, Any]) -> None:
+    """In a config, and in that of the text inside a wrapper's."""
+    config = tiny_model.example(load_architecture(model_type))
+    config |= {"text_config": config["text_config"] | change} if "text_config" in config else change
     with pytest.raises(GrowthError, match="transformers refuses the target's config"):
         plan_growth(config, to={"num_hidden_layers": 4})
 

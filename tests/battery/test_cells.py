@@ -144,3 +144,25 @@ def test_noise_of_units_copied_in_any_order_has_the_law_of_a_projection(dim: int
         box = tuple((size // 3, size - size // 4) for size in shape)
         part = all_of_it[tuple(slice(start, stop) for start, stop in box)]
         assert torch.equal(fill.block(box, shape, lambda name, which: 1.0, dtype), part)
+
+
+@pytest.mark.parametrize("name", WIDER)
+def test_readers_of_units_copied_in_any_order_share_as_writers_write(name: str) -> None:
+    """G = F (FᵀF)⁻¹ at every unit with several copies: the noise of such units has the law that is promised, by F alone."""
+    met = set()
+    for width in (width for of, width in CASES if of == name):
+        made = plan(build(zoo.resolved(name), WIDER[name], width=width, noise=0.3))
+        for fill in (fill for recipe in made.recipes["weight"].values() for fill in recipe.fills):
+            if not isinstance(fill, Invisible) or fill.groups is not None:
+                continue
+            met.add(width)
+            forward, backward = fill.forward, fill.backward
+            several = forward.covered() & (forward.index >= 0)
+            copies = torch.bincount(forward.index[several], minlength=forward.units)
+            several &= copies[forward.index.clamp(min=0)] > 1
+            units, written = forward.index[several], forward.weight[several].double()
+            squares = torch.zeros(forward.units, dtype=torch.float64).index_add_(0, units, written.square())
+            assert torch.equal(backward.index[several], units)
+            shares = written / squares[units]
+            torch.testing.assert_close(backward.weight[several].double(), shares, rtol=1e-12, atol=0.0)
+    assert met >= {"net2net", "aki"}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from outgrow.commands.options import InspectCall
 from outgrow.commands.outcome import Outcome
 from outgrow.commands.writing import read_state
+from outgrow.models.agreement import check_config
 from outgrow.models.architecture import growable, resolve
-from outgrow.models.library import check_config
 from outgrow.models.model import Model
 from outgrow.report.explain import axis_table, size_table, state_facts
 from outgrow.state.training_state import TrainingState

@@ -19,11 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from outgrow.errors import ArchitectureError, GrowthError, near
 from outgrow.files.mistakes import explain
+from outgrow.models.agreement import check_config
 from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.bare import bare_class
 from outgrow.models.expressions import size_of
 from outgrow.models.files import folders, known, read
-from outgrow.models.library import check_config, config_dict, config_object, default_fields
+from outgrow.models.library import config_dict, config_object, default_fields
 from outgrow.models.model import Model, Parameter
 
 _SEPARATOR = "-"

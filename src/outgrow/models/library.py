@@ -19,16 +19,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from outgrow.errors import ArchitectureError, CheckpointError, near
+from outgrow.errors import CheckpointError, near
 from outgrow.models import timm_models
 from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.bounds import check_bounds
-from outgrow.models.expressions import got
-from outgrow.models.files import FOLDERS, file_of, is_ours, read
+from outgrow.models.built import check_tensors
+from outgrow.models.files import FOLDERS
 from outgrow.models.late_activations import import_validators
-from outgrow.models.lines import line_of
 from outgrow.models.model import Model
-from outgrow.models.names import ModelNames, Shape, described_names, is_tested, parts_in_files
+from outgrow.models.names import ModelNames, described_names, is_tested, parts_in_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -94,11 +93,11 @@ def default_fields(model_type: str | None) -> frozenset[str]:
     >>> sorted(default_fields("mixtral") - default_fields("mistral"))[:2]
     ['num_experts_per_tok', 'num_local_experts']
     """
-    return frozenset(_default_config(model_type)) | {"_name_or_path"}
+    return frozenset(default_config(model_type)) | {"_name_or_path"}
 
 
 @lru_cache(maxsize=64)
-def _default_config(model_type: str | None) -> Mapping[str, Any]:
+def default_config(model_type: str | None) -> Mapping[str, Any]:
     """The config that transformers gives a model type, and with None what it gives every model."""
     from transformers import CONFIG_MAPPING, PreTrainedConfig
 
@@ -162,7 +161,7 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -
     except Exception as error:  # any: as above
         raise CheckpointError(f"{cls.__name__} cannot be built from this config", got=error) from error
     if is_tested(config):  # what a growth of files takes from the file alone
-        _compare(
+        check_tensors(
             resolve(config), config, {name: tuple(one.shape) for name, one in model_tensors(model).items()}
         )
     return model
@@ -333,138 +332,3 @@ def model_names(config: Mapping[str, Any]) -> ModelNames:
     Raises where no architecture file is of its type.
     """
     return described_names(resolve(config)) if is_tested(config) else library_names(config)
-
-
-def check_config(model: Model, config: Mapping[str, Any]) -> None:
-    """Raises where the library refuses a config, or may build other tensors from it than the architecture file says.
-
-    The second is asked where no test holds it, and where the config has more than sizes and switches of its own: it imports
-    the model's class and all of transformers, for seconds.
-    """
-    if is_tested(config):
-        full = config_dict(config_object(config))
-        same = described_names(resolve(full)).shapes == described_names(model).shapes
-        if same and _is_usual(full):
-            return
-    check_described(model, config)
-
-
-_NAMING = {
-    "architectures",
-    "dtype",
-    "id2label",
-    "label2id",
-    "model_type",
-    "problem_type",
-    "transformers_version",
-}
-"""Fields that say what a model is called or holds, which no class refuses."""
-
-
-def _is_usual(config: Mapping[str, Any]) -> bool:
-    """Whether a model's class can find nothing to refuse but sizes: it has the words (activations, kinds of positions) and the
-    lists of numbers (factors for each pair of a head's) of its type, and a padding token that every table has.
-    """
-    usual = _telling(_default_config(str(config["model_type"])))
-    tables = [config[name] for name in ("vocab_size", "max_position_embeddings") if config.get(name)]
-    padding = config.get("pad_token_id")
-    inside = padding is None or (type(padding) is int and 0 <= padding < min(tables, default=0))
-    return inside and all(usual.get(where) == value for where, value in _telling(config).items())
-
-
-def _telling(config: Mapping[str, Any], inside: str = "") -> dict[str, Any]:
-    """Words and lists of numbers in a config and in those inside it, by where they stand.
-
-    >>> _telling({"hidden_size": 8, "rope": {"rope_type": "longrope", "factors": [1.0, 2.0]}, "kinds": ["full"]})
-    {'.rope.rope_type': 'longrope', '.rope.factors': [1.0, 2.0]}
-    """
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        where = f"{inside}.{name}"
-        if name in _NAMING:
-            continue
-        if isinstance(value, Mapping):
-            found |= _telling(value, where)
-        elif isinstance(value, str) or (
-            isinstance(value, list) and not all(type(one) is str for one in value)
-        ):
-            found[where] = value
-    return found
-
-
-def check_described(model: Model, config: Mapping[str, Any]) -> None:
-    """Raises ArchitectureError where transformers builds other tensors from a config than its architecture file says."""
-    expected = library_names(config).shapes
-    _check_conditions(model, config)
-    _compare(model, config, expected)
-
-
-def _compare(model: Model, config: Mapping[str, Any], expected: Mapping[str, Shape]) -> None:
-    """Raises ArchitectureError unless these are the tensors that the architecture file describes."""
-    ours = {name: model.shape(name) for name in model.parameters}
-    if ours == expected:
-        return
-    (kind,) = config.get("architectures") or (model.spec.class_,)
-    if kind != model.spec.class_:
-        raise ArchitectureError(
-            f"the architecture file of {model.spec.model_type} describes another class of model",
-            got=kind,
-            expected=model.spec.class_,
-        )
-    raise _unlike(model, ours, expected)
-
-
-def _check_conditions(model: Model, config: Mapping[str, Any]) -> None:
-    """Raises where a condition names no field of the config: it would never hold, in silence. What is inherited may."""
-    kind, fields = model.spec.model_type, config_dict(config_object(config))
-    path = file_of(kind)
-    stated = {} if path is None else read(path).get("parameters") or {}
-    for pattern, one in stated.items():
-        for key in ("when", "when_tied"):
-            condition = (one or {}).get(key)
-            *outer, last = (condition or "").removeprefix("not ").split(".")
-            inside = got(fields, ".".join(outer)) if outer else fields
-            if condition and last not in (inside or {}):
-                raise ArchitectureError(
-                    f"{line_of(kind, ['parameters', pattern, key])}: parameters.{pattern}.{key} names no field of the config",
-                    got=condition,
-                    expected=near(last, inside or fields),
-                )
-
-
-def _unlike(model: Model, ours: Mapping[str, Shape], expected: Mapping[str, Shape]) -> ArchitectureError:
-    """The first thing that an architecture file says other than transformers builds: a shape, a name too many, names too few."""
-    kind, built = model.spec.model_type, f"{model.class_name} of {model.spec.library}"
-    missing = [name for name in expected if name not in ours]
-    extra = [name for name in ours if name not in expected]
-    other = [name for name in ours if name in expected and ours[name] != expected[name]]
-    path = file_of(kind)
-    theirs = path is None or not is_ours(path)
-    incomplete = "report this config: the file in src/outgrow/architectures is incomplete"
-    if not (other or extra):
-        return ArchitectureError(
-            f"{line_of(kind, ['parameters'])}: parameters: {len(missing)} tensors of {built} have no entry",
-            got=", ".join(f"{name} {expected[name]}" for name in missing[:3]),
-            expected="an entry for each, with `{L}` for the number of a layer",
-            fix="write them, and of one that is there already look at `when` and `inside`"
-            if theirs
-            else incomplete,
-        )
-    name = (other or extra)[0]
-    one = model.parameters[name]
-    where = f"{line_of(kind, ['parameters', one.pattern])}: parameters.{one.pattern}"
-    if other:
-        return ArchitectureError(
-            f"{where}: {built} builds another shape",
-            got=f"{ours[name]}, by axes '{one.spec.axes}'",
-            expected=expected[name],
-            fix="correct its `axes`, or the `size` of one of them" if theirs else incomplete,
-        )
-    return ArchitectureError(
-        f"{where}: {built} builds no such tensor",
-        got=name,
-        expected=near(name, missing) if missing else f"the names of {built} alone",
-        fix="correct the name, take it out (`null`, where it is extended), or say `when` it is there"
-        if theirs
-        else incomplete,
-    )

@@ -25,9 +25,10 @@ from outgrow.algebra.axes import Atom, Dim, Sum
 from outgrow.errors import ArchitectureError, GrowthError
 from outgrow.growth.plan import GrowthPlan, plan
 from outgrow.methods.build import build
+from outgrow.models.agreement import check_described
 from outgrow.models.architecture import resolve
 from outgrow.models.expressions import got
-from outgrow.models.library import build_model, check_described, model_tensors
+from outgrow.models.library import build_model, model_tensors
 from outgrow.models.model import Model
 from outgrow.models.spec import ArchitectureSpec
 from outgrow.proof.measures import gradient_law

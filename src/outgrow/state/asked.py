@@ -12,8 +12,8 @@ from outgrow.growth.target import check_sizes
 from outgrow.methods.build import build
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.methods.options import USUAL, GrowthOptions
+from outgrow.models.agreement import check_config
 from outgrow.models.architecture import resolve
-from outgrow.models.library import check_config
 from outgrow.store.contents import Contents
 
 
