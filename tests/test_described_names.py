@@ -81,15 +81,16 @@ def test_a_list_that_must_be_as_long_as_what_grows_is_left_to_the_library() -> N
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("model_type", "change"),
     [
-        {"hidden_act": "gelo"},
-        {"pad_token_id": 999},
-        {"rope_parameters": {"rope_type": "nowhere", "rope_theta": 1e4}},
+        ("llama", {"hidden_act": "gelo"}),
+        ("llama", {"pad_token_id": 999}),
+        ("llama", {"rope_parameters": {"rope_type": "nowhere", "rope_theta": 1e4}}),
+        ("gemma3", {"hidden_activation": "gelo"}),
+        ("gemma3", {"pad_token_id": 999}),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("model_type", ["llama", "gemma3"])
 def test_what_only_the_class_refuses_is_refused(model_type: str, change: dict[str, Any]) -> None:
     """In a config, and in that of the text inside a wrapper's."""
     config = tiny_model.example(load_architecture(model_type))
