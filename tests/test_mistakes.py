@@ -138,3 +138,27 @@ def test_sections_that_had_been_forgotten() -> None:
     study = {"common": {}, "arms": {"a": {"model": SIZES, "stages": [{"grow": {"too": {}}}]}}}
     with pytest.raises(ConfigError, match=r"arms\.a\.stages\.0\.grow\.too(.|\n)*did you mean to\?"):
         parse_study(study)
+
+
+def test_mistakes_are_told_in_the_words_of_a_file() -> None:
+    """Python's (tuples, dictionaries, instances of a class) are none of them."""
+    study = {
+        "arms": {"a": {"model": SIZES, "budgets": []}, "b": None},
+        "budgets": 4,
+        "early_stop": True,
+        "common": {},
+    }
+    with pytest.raises(ConfigError) as caught:
+        parse_study(
+            {**study, "output": 5, "seeds": [0.5], "baseline": "a", "tuning": {"rates": [1e-3]}}, "s.yaml"
+        )
+    for line in (
+        "output: expected text",
+        "arms.a.budgets: expected 1 or more",
+        "arms.b: expected keys and values, as {key: value}",
+        "budgets: expected a list, as [1, 2]",
+        "seeds.0: expected a whole number",
+        "early_stop: expected keys and values, as {key: value}",
+    ):
+        assert f"s.yaml: {line}\n" in str(caught.value)
+    assert "compile: expected true or false" in refused_run(compile="maybe")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 _LONGEST = 1200
@@ -84,6 +85,25 @@ def _told(value: object) -> str:
     """A part of a message, safe to print."""
     endless = isinstance(value, int | list | tuple | set | frozenset | dict)
     return printable(cut(brief(value, _LONGEST) if endless else str(value)))
+
+
+@contextmanager
+def within(place: str) -> Iterator[None]:
+    """What goes wrong inside is told with this place before it; with none, as it is.
+
+    >>> with within("arm small"):
+    ...     raise OutgrowError("too short", got=3)
+    Traceback (most recent call last):
+    ...
+    outgrow.errors.OutgrowError: arm small: too short
+      got:      3
+    """
+    try:
+        yield
+    except OutgrowError as error:
+        if place:
+            error.args = (f"{place}: {error}",)
+        raise
 
 
 class GrowthError(OutgrowError):

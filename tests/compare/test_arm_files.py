@@ -86,6 +86,7 @@ def test_a_run_file_keeps_the_moments_of_a_learned_growth(corpus: Path, tmp_path
         ({"run": "missing.yaml"}, {}, r"cannot be read: missing\.yaml"),
         ({"run": "planned.yaml"}, {"model": None}, "begins with a checkpoint"),
         ({"run": "planned.yaml"}, {"stages": []}, r"planned\.yaml: stages"),
+        ({"run": "nowhere.yaml"}, {}, r"arms\.planned\.run: the file cannot be read: nowhere\.yaml"),
         ({"run": "planned.yaml"}, {"peak": 1e-3}, r"arms\.planned: stages\[1\]\.reentry\.peak"),
         (
             {"model": SMALL, "stages": [{"batch": {"sequence": 4}}]},

@@ -15,7 +15,7 @@ from outgrow.commands.console import open_console
 from outgrow.commands.options import CompareCall
 from outgrow.comparing import parse_study, run_study
 from outgrow.comparing.check import check_study
-from outgrow.errors import ConfigError
+from outgrow.errors import ConfigError, OutgrowError
 from outgrow.text.table import TextTable
 
 HEADER, RIGHT = "sentence\tlabel\n", "a good one\t1\n"
@@ -56,6 +56,7 @@ def test_texts_are_looked_into_before_training(corpus: Path, tmp_path: Path) -> 
     broken.write_bytes(b"no xz")
     for asked, says in (
         ({"perplexity": {"other": str(short)}}, "perplexity.other: the text is shorter than one sequence"),
+        ({"perplexity": {"other": "nowhere"}}, r"downstream\.perplexity\.other finds no text"),
         ({"lambada": str(broken)}, "cannot be read: .*broken"),
     ):
         with pytest.raises(ConfigError, match=says):
@@ -69,6 +70,59 @@ def test_a_dry_run_checks_what_is_asked_downstream(corpus: Path, tmp_path: Path)
     )
     with pytest.raises(ConfigError, match="no such file: nowhere"):
         run(CompareCall(study, dry_run=True), open_console())
+
+
+def test_arms_that_learn_different_things_are_refused(corpus: Path, tmp_path: Path) -> None:
+    """With a tokenizer that is brought they would read the same text, and losses of two kinds would be compared."""
+    found = text_study(corpus, tmp_path / "out")
+    found["arms"]["scratch"]["model"] = {**SMALL, "model_type": "bert", "num_hidden_layers": 2}
+    says = r"learn different things(.|\n)*scratch: masked; stack, identity: causal"
+    with pytest.raises(ConfigError, match=says):
+        run_study(parse_study(found), lambda _: None)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (
+            {"max_position_embeddings": 8},
+            r"arm stack: data\.sequence_length is longer than the model's positions",
+        ),
+        ({"num_attention_heads": 3}, "arm stack: model: llama does not accept these fields"),
+        ({"model_type": "lama"}, "arm stack: no architecture file for model type 'lama'"),
+    ],
+)
+def test_a_mistake_names_its_arm(corpus: Path, tmp_path: Path, model: dict[str, Any], says: str) -> None:
+    found = text_study(corpus, tmp_path / "out")
+    found["arms"]["stack"]["model"] = SMALL | model
+    with pytest.raises(OutgrowError, match=says):
+        check_study(parse_study(found), lambda _: None)
+
+
+@pytest.mark.parametrize("name", ["output", "pieces"])
+def test_folders_are_no_files(corpus: Path, tmp_path: Path, name: str) -> None:
+    found = text_study(corpus, tmp_path / "out") | {name: str(corpus)}
+    with pytest.raises(ConfigError, match=f"{name} is a file"):
+        run_study(parse_study(found), lambda _: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rounding_that_makes_another_study_is_said(corpus: Path, tmp_path: Path) -> None:
+    """Steps of 7 sequences in a study of 4: pieces end at every 28 sequences, 448 tokens."""
+    found = text_study(corpus, tmp_path / "out")
+    said: list[str] = []
+    check_study(parse_study(found), said.append)
+    assert said == []
+    found["arms"]["stack"]["stages"] = [{"tokens": 256, "batch": {"sequences": 7}}, {"grow": GROW}]
+    found["arms"]["identity"]["stages"][1] = {"grow": GROW, "batch": {"sequences": 7}}
+    found["arms"]["identity"]["budgets"] = [320]
+    check_study(parse_study(found), said.append)
+    assert "arm 'stack'" in said[0]
+    assert "the 256 tokens of stages[0] become 448" in said[0]
+    assert "arm 'identity'" in said[1]
+    assert "the budget of 320 tokens becomes 896, 50% of them a decay instead of 20%" in said[1]
+    assert len(said) == 2
 
 
 def test_a_trigger_that_cannot_fire_is_said_and_can_be_mended(corpus: Path, tmp_path: Path) -> None:

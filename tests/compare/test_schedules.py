@@ -318,6 +318,7 @@ def test_a_twin_changes_where_the_arm_does(
             "the stages are those of the arm that it names",
         ),
         ({"fair": {"schedule_of": "scratch"}}, "'scratch' has no schedule"),
+        ({"compound": {"model": SMALL, "stages": "many"}}, r"arms\.compound\.stages: expected a list"),
         (
             {"compound": {"model": SMALL, "stages": [{**STAGES[0], "until": {"loss": 3.0}}, STAGES[1]]}},
             "a trigger ends a stage of 'compound'",
@@ -334,6 +335,12 @@ def test_mistakes_are_named(corpus: Path, tmp_path: Path, arms: dict[str, Any], 
     found["arms"] |= arms
     with pytest.raises(ConfigError, match=says):
         parse_study(found)
+
+
+def test_a_schedule_without_a_baseline_says_so(corpus: Path, tmp_path: Path) -> None:
+    says = r"arms\.fair\.schedule_of: the model is the baseline's(.|\n)*got: +baseline: scrach"
+    with pytest.raises(ConfigError, match=says):
+        parse_study(content(corpus, tmp_path, baseline="scrach"))
 
 
 @pytest.mark.parametrize(

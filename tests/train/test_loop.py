@@ -233,6 +233,10 @@ def test_divergence_names_the_step_and_the_last_checkpoint(
         ),
         ({"model": {"model_type": "llama", "vocab_size": 100}}, "fewer vocabulary rows"),
         ({"data": {"source": "nowhere/*.txt", "tokenizer": {"vocab_size": 300}}}, "finds no text"),
+        (
+            {"data": {"validation_source": "nowhere.txt", "tokenizer": {"vocab_size": 300}}},
+            r"data\.validation_source finds no text",
+        ),
         ({"data": {"tokenizer": {"path": "nowhere"}}}, "no tokenizer.json"),
     ],
 )

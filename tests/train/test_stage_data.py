@@ -199,10 +199,12 @@ def test_positions_grow_with_the_length(tiny: Tiny) -> None:
         {"name": "short", "tokens": 64 * 2, **own(8, sequences=8)},
         {"name": "long", "tokens": 64 * 2, **own(32, sequences=2)},
     ]
-    with pytest.raises(
-        ConfigError, match=r"stages\.1\.data\.sequence_length is longer than the model's positions"
-    ):
-        preflight(parse_run(tiny(model=model, stages=stages)))
+    for stage, way_out in ((0, r"model\.n_positions: 32"), (1, r"stages\.1\.grow\.to\.n_positions: 32")):
+        short, long = own(8, sequences=8), own(32, sequences=2)
+        tried = [{**one, **(long if place == stage else short)} for place, one in enumerate(stages)]
+        says = rf"stages\.{stage}\.data\.sequence_length is longer than the model's positions(.|\n)*{way_out}"
+        with pytest.raises(ConfigError, match=says):
+            preflight(parse_run(tiny(model=model, stages=tried)))
     stages[1]["grow"] = {"to": {"n_positions": 32}}
     result = train_run(parse_run(tiny(model=model, stages=stages)), progress=False)
     assert result.stages[1].loss_after_growth == pytest.approx(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from outgrow.errors import ConfigError
+from outgrow.errors import ConfigError, within
 from outgrow.files.reading import expanded
 from outgrow.run.config import StageConfig
 from outgrow.run.run_file import load_run
@@ -42,7 +42,8 @@ def _read(arm: Mapping[str, Any], where: str) -> dict[str, Any]:
             got=f"run: {arm['run']!r}" + "".join(f" and {key}" for key in others),
             expected="run: FILE, and budgets at most",
         )
-    run = load_run(expanded(arm["run"]))
+    with within(f"{where}.run"):
+        run = load_run(expanded(arm["run"]))
     if run.model is None:
         raise ConfigError(
             f"{where}.run: {arm['run']} begins with a checkpoint, whose compute nobody counted",

@@ -52,8 +52,17 @@ def _scheduled(study: Mapping[str, Any], arms: Mapping[str, Any], name: str, whe
         raise ConfigError(
             f"{place}: no such arm with stages", got=wanted, expected=f"one of {', '.join(map(str, others))}"
         )
-    found = source.get("stages")
-    stages = [one for one in found if isinstance(one, Mapping)] if isinstance(found, list | tuple) else []
+    baseline = arms.get(str(study.get("baseline")))
+    model = arm.get("model") or (baseline.get("model") if isinstance(baseline, Mapping) else None)
+    if model is None:
+        raise ConfigError(
+            f"{place}: the model is the baseline's, and that has none",
+            got=f"baseline: {study.get('baseline')}",
+            expected=f"one of {', '.join(str(one) for one in arms if one != name)}",
+        )
+    stages = source.get("stages", [])
+    if not isinstance(stages, list | tuple) or not all(isinstance(one, Mapping) for one in stages):
+        return {"model": model}  # what is wrong with the stages is told of the arm that has them
     if any(stage.get("until") is not None for stage in stages):
         raise ConfigError(
             f"{place}: a trigger ends a stage of '{wanted}', so its schedule is not known beforehand",
@@ -64,7 +73,5 @@ def _scheduled(study: Mapping[str, Any], arms: Mapping[str, Any], name: str, whe
             f"{place}: '{wanted}' has no schedule: no stage of it has {', '.join(OWN_STEPS)} of its own",
             fix="leave this arm out: the baseline is what it would be",
         )
-    baseline = arms.get(str(study.get("baseline")))
-    model = arm.get("model") or (baseline.get("model") if isinstance(baseline, Mapping) else None)
     own = [{key: stage[key] for key in _TAKEN if key in stage} for stage in stages]
     return {"model": model, "stages": own} | ({"budgets": arm["budgets"]} if "budgets" in arm else {})

@@ -10,6 +10,7 @@ import math
 from statistics import stdev
 
 from outgrow.comparing.result import StudyResult, trial_losses
+from outgrow.comparing.rounding import rounded_far
 from outgrow.comparing.twins import has_schedule, twin_of
 
 TOKENS_PER_PARAMETER = 20
@@ -23,6 +24,7 @@ def study_cautions(result: StudyResult) -> tuple[str, ...]:
         _early,
         _second_baseline,
         _no_twin,
+        _rounded,
         _edges,
         _open_rates,
         _outside,
@@ -106,6 +108,11 @@ def _no_twin(result: StudyResult) -> list[str]:
         f"what the growth saves apart from that is not known; add an arm {{schedule_of: {arm}}}"
         for arm in alone
     ]
+
+
+def _rounded(result: StudyResult) -> list[str]:
+    """Numbers are of what was trained; what was asked for may be another study."""
+    return rounded_far(result.study)
 
 
 def _edges(result: StudyResult) -> list[str]:

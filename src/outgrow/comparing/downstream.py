@@ -75,7 +75,8 @@ def check_downstream(study: StudyConfig, models: Mapping[str, Mapping[str, Any]]
                 f"downstream.perplexity: '{name}' cannot name a score",
                 expected=f"letters, digits, '_', '-' and '.', and none of {', '.join(sorted(others))}",
             )
-        _check_length(name, open_corpus(source), common_run(study).data.sequence_length)
+        corpus = open_corpus(source, place=f"downstream.perplexity.{name}")
+        _check_length(name, corpus, common_run(study).data.sequence_length)
     for path, name, part in _task_parts(study):
         read_task(path, name, part)
     _check_questions(study, models)

@@ -73,7 +73,7 @@ class ArmConfig(Section):
     model: dict[str, Any]
     """`model_type` and config fields of the first stage."""
     stages: Annotated[tuple[ArmStage, ...], Field(min_length=1)] = (ArmStage(),)
-    budgets: tuple[Count, ...] | None = None
+    budgets: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     """Tokens of the last stage, decay included, at which this arm is decayed; default: the study's."""
 
     @model_validator(mode="after")
@@ -270,6 +270,8 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> StudyConfig:
+        if not all(arm.strip() for arm in self.arms):
+            raise ValueError("arms: an arm has no name")
         if self.baseline not in self.arms:
             raise ValueError(f"baseline '{self.baseline}' is no arm; arms: {', '.join(self.arms)}")
         if not self.arms[self.baseline].is_scratch:

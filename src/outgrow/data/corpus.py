@@ -47,8 +47,9 @@ def open_corpus(
     text_field: str = "text",
     split: str = "train",
     subset: str | None = None,
+    place: str = "data.source",
 ) -> Corpus:
-    """Find a source of text; nothing is read yet but names, sizes and times.
+    """Find a source of text; nothing is read yet but names, sizes and times. `place`: where the user named it, for messages.
 
     >>> next(open_corpus("stdlib").documents())[:0]
     ''
@@ -58,12 +59,10 @@ def open_corpus(
     elif source.startswith("hub:"):
         corpus = _hub(source.removeprefix("hub:"), subset, split, text_field)
     else:
-        paths = _find(source)
+        paths = _find(source, place)
         tables = [path for path in paths if path.suffix in _TABLES]
         if tables and len(tables) < len(paths):
-            raise ConfigError(
-                f"data.source mixes tables and text files: {source}", fix="give one kind of file"
-            )
+            raise ConfigError(f"{place} mixes tables and text files: {source}", fix="give one kind of file")
         corpus = _tables(paths, split, text_field) if tables else _texts(paths)
     if limit_bytes is None:
         return corpus
@@ -93,7 +92,7 @@ def _standard_library() -> Corpus:
     )
 
 
-def _find(source: str) -> list[Path]:
+def _find(source: str, place: str) -> list[Path]:
     path = expanded(source)
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in _TEXTS | set(_TABLES))
@@ -103,7 +102,7 @@ def _find(source: str) -> list[Path]:
         found = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
     if not found:
         raise ConfigError(
-            f"data.source finds no text: {source}",
+            f"{place} finds no text: {source}",
             expected="stdlib, a file, a glob, a folder with text files, or hub:<name of a dataset>",
             fix="check the path; it is relative to where the command is started",
         )

@@ -128,7 +128,7 @@ def text_data(
     if objective == "masked":
         check_tokens(tokenizer)
     length = min(length, longest_sequence(config) or length)
-    tokens, _ = encoded(open_corpus(source, limit_bytes=limit_bytes), tokenizer)
+    tokens, _ = encoded(open_corpus(source, limit_bytes=limit_bytes, place="--data"), tokenizer)
     cut = len(tokens) - max(round(len(tokens) * validation_share), length + 1)
     train, held_out = Windows(tokens[: max(cut, 0)], length), Windows(tokens[max(cut, 0) :], length)
     if not len(train) or not len(held_out):

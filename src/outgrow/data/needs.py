@@ -9,7 +9,7 @@ from typing import Any
 
 from outgrow.errors import ConfigError, near
 from outgrow.models import timm_models
-from outgrow.models.architecture import load_architecture, longest_sequence, resolve
+from outgrow.models.architecture import load_architecture, longest_sequence, resolve, with_positions
 
 
 class Needs(ABC):
@@ -62,7 +62,8 @@ class TextNeeds(Needs):
             raise ConfigError(
                 "data.sequence_length is longer than the model's positions",
                 got=self.sequence_length,
-                expected=positions,
+                expected=f"at most {positions}",
+                fix=f"shorten it, or give the model {with_positions(config, self.sequence_length)}",
             )
 
 

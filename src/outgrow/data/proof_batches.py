@@ -43,7 +43,7 @@ def proof_batches(
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(0, int(state.config["vocab_size"]), (wanted,), generator=generator)
         return _cut(tokens, count, sequences, length), "random tokens (the state has no tokenizer.json)"
-    corpus = open_corpus(source or "stdlib")
+    corpus = open_corpus(source or "stdlib", place="--data")
     tokenizer = open_tokenizer(folder)
     tokens = torch.tensor(_take(corpus.documents(), tokenizer, wanted))
     if len(tokens) < wanted:

@@ -16,6 +16,24 @@ from pydantic.fields import FieldInfo
 from outgrow.errors import brief, cut, near
 
 _MOST_MISTAKES = 20
+_WANTED = {
+    "tuple_type": "a list, as [1, 2]",
+    "list_type": "a list, as [1, 2]",
+    "dict_type": "keys and values, as {{key: value}}",
+    "model_type": "keys and values, as {{key: value}}",
+    "model_attributes_type": "keys and values, as {{key: value}}",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "too_short": "{min_length} or more",
+    "too_long": "{max_length} at most",
+}
+"""What pydantic says in Python's words, in those of a file."""
 
 
 def explain(
@@ -49,12 +67,19 @@ def explain(
         elif kind == "missing":
             text = f"{where}: the key {key} is missing"
         else:
-            text = f"{f'{where}: {key}' if key else where}: {problem['msg'].removeprefix('Value error, ')}"
+            text = f"{f'{where}: {key}' if key else where}: {_said(kind, problem)}"
             text += "" if isinstance(given, dict) else f"\n  got:      {brief(given)}"
         blocks.append(text)
     if error.error_count() > _MOST_MISTAKES:
         blocks.append(f"{where}: {error.error_count() - _MOST_MISTAKES} mistakes more")
     return "\n".join(map(cut, blocks))
+
+
+def _said(kind: str, problem: Mapping[str, Any]) -> str:
+    """What is wrong with a value."""
+    if kind in _WANTED:
+        return "expected " + _WANTED[kind].format(**problem.get("ctx", {}))
+    return str(problem["msg"]).removeprefix("Value error, ")
 
 
 def _location(location: tuple[int | str, ...], data: Any, *, missing: bool) -> list[int | str]:

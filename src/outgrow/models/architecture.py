@@ -282,6 +282,18 @@ def longest_sequence(config: Mapping[str, Any]) -> int | None:
     return int(found) - (int(config.get("pad_token_id") or 0) + 1 if behind else 0)
 
 
+def with_positions(config: Mapping[str, Any], tokens: int) -> str:
+    """What gives a model positions for so many tokens, as a config says it.
+
+    >>> with_positions({"model_type": "gpt2", "n_positions": 64}, 128)
+    'n_positions: 128'
+    >>> with_positions({"model_type": "roberta", "max_position_embeddings": 66, "pad_token_id": 1}, 128)
+    'max_position_embeddings: 130'
+    """
+    field = "max_position_embeddings" if "max_position_embeddings" in config else "n_positions"
+    return f"{field}: {tokens + int(config[field]) - (longest_sequence(config) or 0)}"
+
+
 def fixed(spec: ArchitectureSpec) -> dict[str, str]:
     """Config fields that count units of axes that cannot grow, and of no other, with the axis.
 

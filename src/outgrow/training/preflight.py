@@ -13,7 +13,7 @@ from outgrow.data.opening import run_objective, special_tokens
 from outgrow.data.spans import check_sentinels
 from outgrow.data.tokenizer import find_tokenizer
 from outgrow.engine.step import check_compiler, choose_device
-from outgrow.errors import ConfigError
+from outgrow.errors import ConfigError, within
 from outgrow.files.reading import expanded
 from outgrow.parallel.mesh import MeshSizes
 from outgrow.parallel.ranks import ALONE, Ranks
@@ -43,11 +43,17 @@ class Preflight:
 
 
 def preflight(
-    run: RunConfig, ranks: Ranks = ALONE, *, headers_only: bool = False, show: bool = False
+    run: RunConfig,
+    ranks: Ranks = ALONE,
+    *,
+    headers_only: bool = False,
+    show: bool = False,
+    place: str = "",
 ) -> Preflight:
     """Check device, ranks, sources, tokenizer, models and every growth; raises the first mistake.
 
     Every byte of the checkpoint that the run starts from is read, unless `headers_only`; `show`: with a bar.
+    `place` stands before what is wrong with models and stages: whose they are, where runs share the rest.
     """
     check_ranks(run, ranks.world)
     device = choose_device(run, ranks)
@@ -56,11 +62,13 @@ def preflight(
     check_compiler(device)
     if run.tensorboard:
         check_tensorboard()
-    objective = run_objective(run)
+    with within(place):
+        objective = run_objective(run)
     needs, description = _images(run) if objective == "image" else _text(run, objective)
     start = open_start(run, headers_only=headers_only, show=show)
-    plans = plan_stages(run, needs, start)
-    check_slices(run, plans, start, ranks.world)
+    with within(place):
+        plans = plan_stages(run, needs, start)
+        check_slices(run, plans, start, ranks.world)
     for plan in plans:
         if isinstance(plan.position, EqualLossPosition):
             read_curve(plan.position)
@@ -134,9 +142,9 @@ def _images(run: RunConfig) -> tuple[Needs, str]:
 
 def _text(run: RunConfig, objective: str) -> tuple[Needs, str]:
     """What the text asks of a model, as far as can be known before it is read, and a line about it."""
-    corpus = _check_source(run.data, run.data.source)
+    corpus = _check_source(run.data, run.data.source, "data.source")
     if run.data.validation_source is not None:
-        _check_source(run.data, run.data.validation_source)
+        _check_source(run.data, run.data.validation_source, "data.validation_source")
     tokenizer, special = run.data.tokenizer, special_tokens(run, objective)
     if tokenizer is not None and tokenizer.vocab_size is not None:
         least = 257 + len(special)
@@ -172,6 +180,7 @@ def _trigger_warnings(run: RunConfig) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _check_source(config: DataConfig, source: str) -> str:
-    corpus = open_corpus(source, text_field=config.text_field, split=config.split, subset=config.subset)
-    return corpus.description
+def _check_source(config: DataConfig, source: str, place: str) -> str:
+    return open_corpus(
+        source, text_field=config.text_field, split=config.split, subset=config.subset, place=place
+    ).description

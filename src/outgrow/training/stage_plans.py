@@ -22,7 +22,7 @@ from outgrow.files.atomic import check_apart
 from outgrow.files.reading import expanded
 from outgrow.growth.plan import GrowthPlan
 from outgrow.learning.in_run import begun_state, check_operator, learning_flops
-from outgrow.models.architecture import load_architecture, longest_sequence, resolve
+from outgrow.models.architecture import load_architecture, longest_sequence, resolve, with_positions
 from outgrow.run.after_growth import steps_within
 from outgrow.run.config import DataConfig, RunConfig, StageConfig
 from outgrow.run.distil import DistilConfig
@@ -151,11 +151,14 @@ def _check_length(run: RunConfig, config: Mapping[str, Any], index: int) -> None
     """A stage's own length fits the positions of its model."""
     length, positions = run.at(index).data.sequence_length, longest_sequence(config)
     if run.stages[index].data is not None and positions is not None and positions < length:
+        new = index == 0 and run.model is not None
+        own = run.stages[index].distil is not None
+        where = "model" if new else f"stages.{index}.{'distil.into' if own else 'grow.to'}"
         raise ConfigError(
             f"stages.{index}.data.sequence_length is longer than the model's positions",
             got=length,
             expected=f"at most {positions}",
-            fix=f"shorten it, or grow the positions: stages.{index}.grow.to.max_position_embeddings: {length}",
+            fix=f"shorten it, or {'give' if new else 'grow'} the positions: {where}.{with_positions(config, length)}",
         )
 
 
