@@ -256,6 +256,27 @@ def test_a_verdict_says_that_the_schedule_alone_is_better(corpus: Path, tmp_path
     )
 
 
+def test_a_verdict_is_not_of_the_only_arm_that_can_be_read(corpus: Path, tmp_path: Path) -> None:
+    """An arm that ends better than the whole baseline is no worse than one that ends on it."""
+    costs = {"scratch": (1e12, 2e12, 4e12), "compound": (7e11, 1.2e12, 3e12)}
+    result = made(corpus, tmp_path, costs)
+    outside = " Not read, because better than every budget of the baseline: compound."
+    assert study_verdict(result).endswith("nothing can be said of a saving." + outside)
+    arms = {**result.study.arms, "late": result.study.arms["compound"]}
+    study = result.study.model_copy(update={"arms": arms})
+    late = tuple(
+        replace(point, arm="late", flops=1.2 * point.flops)
+        for point in result.points
+        if point.arm == "scratch"
+    )
+    points = tuple(
+        replace(one, loss=result.points[0].loss - 0.01) if one.budget == 1280 else one for one in late
+    )
+    both = StudyResult(study, result.points + points, (), {**result.rates, "late": 1e-2}, 0.0)
+    assert study_verdict(both).startswith("late loses")
+    assert study_verdict(both).endswith(outside)
+
+
 def test_a_schedule_without_a_twin_is_warned_of(corpus: Path, tmp_path: Path) -> None:
     costs = {"scratch": (1e12, 2e12, 4e12), "compound": (7e11, 1.2e12, 2e12), "fair": (8e11, 1.6e12, 3.2e12)}
     alone = made(corpus, tmp_path, {arm: costs[arm] for arm in ("scratch", "compound")})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from statistics import fmean, stdev
 
@@ -68,18 +68,31 @@ def study_verdict(result: StudyResult) -> str:
     flops = result.savings("flops")
     grown = [arm for arm, config in result.study.arms.items() if not config.is_scratch]
     ends = {arm: flops[arm][-1] for arm in grown if flops[arm][-1].saving is not None}
+    outside = _outside({arm: flops[arm][-1] for arm in grown if arm not in ends})
     if not ends:
-        return "No arm that grows ends on the baseline's frontier, so nothing can be said of a saving."
+        return (
+            "No arm that grows ends on the baseline's frontier, so nothing can be said of a saving." + outside
+        )
     best = max(ends, key=lambda arm: ends[arm].saving or 0.0)
     one, ratio = ends[best], result.tokens_per_parameter(ends[best].loss)
-    among = f", the best of {len(grown)} arms," if len(grown) > 1 else ""
+    among = f", the best of {len(ends)} arms," if len(ends) > 1 else ""
     where = "" if ratio is None else f", read at {ratio:.0f} tokens per parameter"
     said = f"{best}{among} {_does(one.saving)} of the FLOPs{_interval(one)} at equal decayed loss{where}."
     said += _parts(result.parts().get(best, ()))
     any_size, _ = result.any_size(one.loss)
     if any_size is not None:
         said += f" Against the best size from scratch it {_does(1 - one.compute / any_size)}."
-    return said
+    return said + outside
+
+
+def _outside(ends: Mapping[str, Saving]) -> str:
+    """Arms that the best is not chosen from: their loss has no place on the baseline's frontier, and on which side it lies."""
+    sides: dict[str, list[str]] = {}
+    for arm, one in ends.items():
+        sides.setdefault(one.side, []).append(arm)
+    return "".join(
+        f" Not read, because {side} of the baseline: {', '.join(arms)}." for side, arms in sides.items()
+    )
 
 
 def _parts(parts: Sequence[SavingParts | NoParts]) -> str:
