@@ -165,6 +165,13 @@ def test_scores_of_a_file_that_has_changed_are_computed_again(corpus: Path, tmp_
     )
     content["arms"] = {"scratch": content["arms"]["scratch"]}
     first = run_study(parse_study({**content, "seeds": [0]}), lambda _: None).scores("scratch")
+    (kept,) = (tmp_path / "out" / "downstream").iterdir()
+    whole = kept.read_text()
+    for damaged in (whole[:10], '{"books_perplexity": "low"}', "[]"):
+        kept.write_text(damaged)
+        with pytest.raises(ConfigError, match=f"{kept.name} is damaged"):
+            run_study(parse_study({**content, "seeds": [0]}), lambda _: None)
+    kept.write_text(whole)
     books.write_bytes(bytes(reversed(corpus.read_bytes()))[:7_000])
     second = run_study(parse_study({**content, "seeds": [0, 1]}), lambda _: None).scores("scratch")
     assert second["books_perplexity"][0] != first["books_perplexity"][0]

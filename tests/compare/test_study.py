@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -405,3 +406,35 @@ def test_one_folder_spelled_twice_is_one_study(
 
 def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda log: log.write_bytes(log.read_bytes()[:-30]), r"metrics\.jsonl has lost its end"),
+        (lambda log: log.unlink(), r"metrics\.jsonl has lost its end(.|\n)*got: +0 bytes"),
+        (
+            lambda log: log.write_text(
+                re.sub(r'"val_loss": [0-9.]+', '"val_loss": ' + "NaN" * 9, log.read_text())
+            ),
+            "not JSON",
+        ),
+        (
+            lambda log: log.write_text(
+                re.sub(r'"val_loss": [0-9.]+', '"val_loss": Infinity             ', log.read_text())
+            ),
+            "a finished run has validation losses",
+        ),
+    ],
+)
+def test_a_damaged_log_is_never_read_as_a_result(
+    corpus: Path, tmp_path: Path, damage: Callable[[Path], Any], says: str
+) -> None:
+    """A log without its end would give an earlier, higher loss; one piece of many, and nobody would see it."""
+    content = study(corpus, tmp_path, budgets=[320], seeds=[0])
+    content["arms"] = {"scratch": content["arms"]["scratch"]}
+    config = parse_study(content)
+    result = run_study(config, lambda _: None)
+    damage(Path(config.pieces_folder) / result.points[0].folder / "metrics.jsonl")
+    with pytest.raises(ConfigError, match=says):
+        run_study(config, lambda _: None)

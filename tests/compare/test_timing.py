@@ -49,9 +49,11 @@ def test_models_take_turns_and_are_measured_once(
     assert len(order) == 6 + 2 * 3 * 3  # another batch: all again
     content = json.loads((tmp_path / "timing.json").read_text())
     assert content["machine"]["processors"]
-    (tmp_path / "timing.json").write_text("{}")
-    with pytest.raises(ConfigError, match="damaged"):
-        timing.study_speeds(models, run, study.timing, tmp_path)
+    speeds = [{**one, "seconds_per_token": 0.0} for one in content["models"]]
+    for damaged in ("{}", "[]", "[" * 100_000, json.dumps({**content, "models": speeds})):
+        (tmp_path / "timing.json").write_text(damaged)
+        with pytest.raises(ConfigError, match="damaged"):
+            timing.study_speeds(models, run, study.timing, tmp_path)
 
 
 def test_a_grown_model_is_timed_with_its_equal_from_scratch() -> None:

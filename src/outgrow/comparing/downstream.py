@@ -217,13 +217,26 @@ def _kept(
     piece = Path(study.pieces_folder) / branch.piece.key
     with nullcontext() if path.is_file() else locked(piece):
         if path.is_file():
-            kept: Scores = json.loads(path.read_text(encoding="utf-8"))
-            return kept
+            return _read_scores(path)
         found = measure(piece / "final", common_run(study))
         path.parent.mkdir(exist_ok=True)
         write_json_atomic(path, found)
     say(f"downstream: {branch.arm}, seed {branch.seed}: {_words(found)}")
     return found
+
+
+def _read_scores(path: Path) -> Scores:
+    """Scores that were kept. Raises `ConfigError` where the file is damaged."""
+    try:
+        kept: Scores = json.loads(path.read_bytes())
+        whole = isinstance(kept, dict) and all(type(one) in (int, float) for one in kept.values())
+    except (ValueError, RecursionError):
+        whole = False
+    if not whole:
+        raise ConfigError(
+            f"{path} is damaged", expected="names and numbers", fix="delete it: it is computed again"
+        )
+    return kept
 
 
 def _words(scores: Scores) -> str:

@@ -21,7 +21,7 @@ from outgrow.comparing.study import ArmStage, StudyConfig
 from outgrow.errors import ConfigError
 from outgrow.run.config import RunConfig
 from outgrow.run.run_file import parse_run
-from outgrow.training.folder import RunFolder, read_metrics
+from outgrow.training.folder import RunFolder, finished_metrics
 from outgrow.training.stage_plans import StagePlan
 
 
@@ -76,7 +76,7 @@ class Piece:
         run = RunFolder(Path(folder) / self.key)
         if not run.is_finished:
             return self.tokens
-        return int([row for row in read_metrics(run.metrics) if row["kind"] == "validation"][-1]["tokens"])
+        return int([row for row in finished_metrics(run) if row["kind"] == "validation"][-1]["tokens"])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from outgrow.comparing.pieces import Piece
 from outgrow.files.atomic import write_json_atomic
-from outgrow.training.folder import RunFolder, read_metrics
+from outgrow.training.folder import RunFolder, finished_metrics, read_metrics
 
 _DIVERGED = "diverged.json"
 
@@ -35,7 +35,7 @@ class Ran:
 
 def ran(piece: Piece, folder: str) -> Ran:
     """Read the log of a finished piece."""
-    rows = read_metrics(RunFolder(Path(folder) / piece.key).metrics)
+    rows = finished_metrics(RunFolder(Path(folder) / piece.key))
     last = [row for row in rows if row["kind"] == "validation"][-1]
     stage = next(row for row in rows if row["kind"] == "stage")
     return Ran(

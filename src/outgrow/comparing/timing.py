@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import statistics
 import time
 from collections.abc import Iterable, Mapping
@@ -122,8 +123,10 @@ def known_speeds(path: Path, models: Models, run: RunConfig, timing: TimingConfi
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         speeds = {one["model"]: float(one["seconds_per_token"]) for one in found["models"]}
+        if not all(0 < one < math.inf for one in speeds.values()):
+            raise ValueError("seconds_per_token is no finite number above 0")
         same = found.get("settings") == _settings(run, timing)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged", got=error, fix="delete it: it is measured again") from None
     return speeds if same and models.keys() <= speeds.keys() else None
 

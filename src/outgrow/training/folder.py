@@ -12,6 +12,7 @@ tokenizer/
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -246,6 +247,36 @@ class MetricsLog:
     def close(self) -> None:
         """Done."""
         self._file.close()
+
+
+def finished_metrics(run: RunFolder) -> list[dict[str, Any]]:
+    """All rows of a finished run, the last of which say what it came to.
+
+    Raises ConfigError where the log has lost its end, so that an earlier loss is never taken for the last, and where a
+    validation loss is no finite number.
+    """
+    pointer = run.pointer()
+    assert pointer is not None, "it is finished"
+    fix = f"the file is damaged: bring it back, or delete {run.root}, which is then trained again"
+    size = run.metrics.stat().st_size if run.metrics.is_file() else 0
+    if size < pointer.metrics_bytes:
+        raise ConfigError(
+            f"{run.metrics} has lost its end",
+            got=f"{size:,} bytes",
+            expected=f"{pointer.metrics_bytes:,}, as its run left it",
+            fix=fix,
+        )
+    rows = read_metrics(run.metrics)
+    losses = [row["val_loss"] for row in rows if row["kind"] == "validation"]
+    if not losses or not all(map(math.isfinite, losses)):
+        got = next((one for one in losses if not math.isfinite(one)), "none")
+        raise ConfigError(
+            f"{run.metrics}: a finished run has validation losses",
+            got=got,
+            expected="finite numbers",
+            fix=fix,
+        )
+    return rows
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 from outgrow.store.libraries import versions
 from outgrow.text.numbers import amount, duration
 from outgrow.text.table import TextTable
-from outgrow.training.folder import RunFolder, read_metrics
+from outgrow.training.folder import RunFolder, finished_metrics, read_metrics
 from outgrow.training.run_log import LoggedStage, RunLog
 
 
@@ -164,7 +164,7 @@ def read_result(folder: RunFolder) -> RunResult:
 
 def read_log(folder: RunFolder) -> RunLog:
     """The log of a run, finished or not; empty where there is none."""
-    return RunLog.of(read_metrics(folder.metrics))
+    return RunLog.of(finished_metrics(folder) if folder.is_finished else read_metrics(folder.metrics))
 
 
 def stage_results(log: RunLog) -> tuple[StageResult, ...]:
