@@ -88,10 +88,10 @@ def _told(value: object) -> str:
 
 
 @contextmanager
-def within(place: str) -> Iterator[None]:
+def told_of(place: str) -> Iterator[None]:
     """What goes wrong inside is told with this place before it; with none, as it is.
 
-    >>> with within("arm small"):
+    >>> with told_of("arm small"):
     ...     raise OutgrowError("too short", got=3)
     Traceback (most recent call last):
     ...

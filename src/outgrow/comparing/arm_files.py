@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from outgrow.errors import ConfigError, within
+from outgrow.errors import ConfigError, told_of
 from outgrow.files.reading import expanded
 from outgrow.run.config import StageConfig
 from outgrow.run.run_file import load_run
@@ -42,7 +42,7 @@ def _read(arm: Mapping[str, Any], where: str) -> dict[str, Any]:
             got=f"run: {arm['run']!r}" + "".join(f" and {key}" for key in others),
             expected="run: FILE, and budgets at most",
         )
-    with within(f"{where}.run"):
+    with told_of(f"{where}.run"):
         run = load_run(expanded(arm["run"]))
     if run.model is None:
         raise ConfigError(

@@ -9,7 +9,7 @@ from outgrow.comparing.downstream import check_downstream
 from outgrow.comparing.pieces import arm_run
 from outgrow.comparing.rounding import rounded_far
 from outgrow.comparing.study import StudyConfig
-from outgrow.errors import ConfigError, within
+from outgrow.errors import ConfigError, told_of
 from outgrow.models.architecture import load_architecture
 from outgrow.training.preflight import preflight
 from outgrow.training.stage_plans import StagePlan
@@ -48,7 +48,7 @@ def _check_objectives(study: StudyConfig) -> None:
     """All arms learn the same: losses over hidden tokens and over the next one do not compare, even on one text."""
     found: dict[str, list[str]] = {}
     for arm, config in study.arms.items():
-        with within(f"arm {arm}"):
+        with told_of(f"arm {arm}"):
             objective = load_architecture(str(config.model["model_type"])).objective
         found.setdefault(objective, []).append(arm)
     if len(found) > 1:

@@ -13,7 +13,7 @@ from outgrow.data.opening import run_objective, special_tokens
 from outgrow.data.spans import check_sentinels
 from outgrow.data.tokenizer import find_tokenizer
 from outgrow.engine.step import check_compiler, choose_device
-from outgrow.errors import ConfigError, within
+from outgrow.errors import ConfigError, told_of
 from outgrow.files.reading import expanded
 from outgrow.parallel.mesh import MeshSizes
 from outgrow.parallel.ranks import ALONE, Ranks
@@ -62,11 +62,11 @@ def preflight(
     check_compiler(device)
     if run.tensorboard:
         check_tensorboard()
-    with within(place):
+    with told_of(place):
         objective = run_objective(run)
     needs, description = _images(run) if objective == "image" else _text(run, objective)
     start = open_start(run, headers_only=headers_only, show=show)
-    with within(place):
+    with told_of(place):
         plans = plan_stages(run, needs, start)
         check_slices(run, plans, start, ranks.world)
     for plan in plans:
