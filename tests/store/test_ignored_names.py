@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+    FalconConfig,
+    FalconForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import outgrow
 from outgrow.errors import ArchitectureError
+from outgrow.models.architecture import load_architecture
+from outgrow.models.files import known
+from outgrow.models.library import config_dict, config_object, meta_model
+from outgrow.proof import tiny_model
 from outgrow.state.training_state import TrainingState
+from outgrow.store.safetensors_folder import NO_PARAMETERS
 
+TYPES = [name for name in known() if load_architecture(name).library == "transformers"]
 TINY = BertConfig(
     vocab_size=20,
     hidden_size=8,
@@ -50,3 +67,45 @@ def test_another_head_is_named_for_what_it_is(tmp_path: Path) -> None:
     with_positions(tmp_path, "bert.embeddings.position_ids")
     with pytest.raises(ArchitectureError, match="another class of model"):
         outgrow.plan_growth(TrainingState.from_pretrained(tmp_path), to={"intermediate_size": 14})
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_what_a_class_of_transformers_ignores_is_ignored(model_type: str) -> None:
+    """Published files of DeepSeek-V3, GLM-4.5 and Qwen3-Next predict one more token; T5's hold an old table."""
+    spec = load_architecture(model_type)
+    config = config_dict(config_object({**tiny_model.example(spec), "architectures": [spec.class_]}))
+    theirs = meta_model(config)._keys_to_ignore_on_load_unexpected or ()
+    patterns = (*NO_PARAMETERS, *spec.ignored)
+    for pattern in theirs:
+        name = re.sub(r"\.?\*$", ".x", pattern.removeprefix("^").replace("\\", ""))
+        spellings = (name, f"a.{name}", f"a.{name}.weight")
+        if not name.startswith("crossattention"):  # of a class that is not described
+            assert any(fnmatchcase(one, ours) for one in spellings for ours in patterns), pattern
+
+
+def test_tables_that_every_model_makes_itself_are_no_parameters(tmp_path: Path) -> None:
+    """Llama's, Mistral's and Falcon's files of 2023 hold the frequencies of every layer."""
+    config = FalconConfig(
+        vocab_size=20,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        new_decoder_architecture=True,
+    )
+    FalconForCausalLM(config).save_pretrained(tmp_path)
+    with_positions(tmp_path, "transformer.h.0.self_attention.maybe_rotary.rotary_emb.inv_freq")
+    assert TrainingState.from_pretrained(tmp_path)
+
+
+def test_tensors_that_are_no_parameters_are_named_as_left_behind(tmp_path: Path) -> None:
+    config = T5Config(
+        vocab_size=20, d_model=8, d_kv=4, d_ff=12, num_layers=1, num_decoder_layers=1, num_heads=2
+    )
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    name = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({**tensors, name: torch.rand(32, 2)}, tmp_path / "model.safetensors", {"format": "pt"})
+    state = TrainingState.from_pretrained(tmp_path)
+    (left,) = (file for file in state.files if file.fate("native", moments=False)[0] == "left behind")
+    assert left.name == f"tensors: {name}"
+    assert "no parameters" in left.why

@@ -55,12 +55,13 @@ class _Beside:
 
 @dataclass(frozen=True)
 class OpenedCheckpoint:
-    """The contents of a folder, the files that its records and moments came from, and why others were refused."""
+    """The contents of a folder, the files that its records and moments came from, why others were refused, ignored tensors."""
 
     contents: Contents
     records: tuple[str, ...]
     optimizer: tuple[str, ...]
     refused: Mapping[str, str]
+    ignored: tuple[str, ...]
 
 
 def open_checkpoint(folder: Path, config: dict[str, Any]) -> OpenedCheckpoint:
@@ -74,9 +75,7 @@ def open_checkpoint(folder: Path, config: dict[str, Any]) -> OpenedCheckpoint:
     found = _read_optimizer(folder, config, beside)
     contents = Contents(
         config,
-        weights
-        if found is None
-        else SafetensorsSource({**weights.entries, **found.moments}, weights.metadata),
+        weights if found is None else replace(weights, entries={**weights.entries, **found.moments}),
         {} if found is None else found.steps,
         None if found is None else found.info,
         beside.records,
@@ -84,7 +83,7 @@ def open_checkpoint(folder: Path, config: dict[str, Any]) -> OpenedCheckpoint:
         unread=tuple(beside.unread),
     )
     used = tuple(name for name in OPTIMIZERS if found is not None and (folder / name).is_file())[:1]
-    return OpenedCheckpoint(contents, tuple(beside.names), used, beside.refused)
+    return OpenedCheckpoint(contents, tuple(beside.names), used, beside.refused, weights.ignored)
 
 
 def _read_optimizer(folder: Path, config: Mapping[str, Any], beside: _Beside) -> OptimizerFile | None:

@@ -10,7 +10,7 @@ Nothing of a source vanishes without being named: an inventory holds each file o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from outgrow.store.assets import TEMPLATES, is_asset
 from outgrow.store.card import CARD
+from outgrow.store.safetensors_folder import some
 
 Fate = Literal["grown", "rewritten", "carried", "left behind"]
 FATES: tuple[Fate, ...] = ("grown", "rewritten", "carried", "left behind")
@@ -68,12 +69,14 @@ def take_inventory(
     records: Iterable[str] = (),
     unread: Mapping[str, str] = _NONE,
     dropped: Mapping[str, str] = _NONE,
+    ignored: Collection[str] = (),
     grown: bool = False,
 ) -> tuple[SourceFile, ...]:
     """Every file of a model folder; folders inside it count as one.
 
     `weights` and `optimizer` were read as tensors, `records` as records; `unread` could not be read, and `dropped` are
-    fields of the config that do not hold for another model, each with its reason. A `grown` state has a card of its own.
+    fields of the config that do not hold for another model, each with its reason. `ignored` are tensors that are no
+    parameters. A `grown` state has a card of its own.
     """
     read, moments, kept = set(weights), set(optimizer), set(records)
 
@@ -95,7 +98,8 @@ def take_inventory(
         return "left", _why_left(name)
 
     found = [SourceFile(name, *kind(name)) for name in _names(folder)]
-    return (*found, *(SourceFile(f"config.json: {field}", "left", why) for field, why in dropped.items()))
+    found += [SourceFile(f"config.json: {field}", "left", why) for field, why in dropped.items()]
+    return (*found, *([SourceFile(f"tensors: {some(ignored)}", "left", _IGNORED)] if ignored else []))
 
 
 def fates(files: Iterable[SourceFile], format: str, *, moments: bool) -> dict[str, Any]:
@@ -117,6 +121,7 @@ def _names(folder: Path) -> Iterator[str]:
             yield path.name + "/" * path.is_dir()
 
 
+_IGNORED = "no parameters of this class of model: transformers does not load them either"
 _OWN = frozenset({"config.json", "outgrow.json"})
 
 _LEFT: Mapping[str, str] = {

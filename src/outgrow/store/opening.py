@@ -58,6 +58,7 @@ def open_state(
         raise CheckpointError(f"{folder} was left by an interrupted save", fix="delete it and save again")
     config = load_config(folder)
     refused: Mapping[str, str] = {}
+    ignored: tuple[str, ...] = ()
     if is_sharded_folder(folder) and not (folder / INCOMPLETE).exists():
         contents = checked(open_sharded(folder, config), {})
         weights, optimizer, records = _sharded_names(folder)
@@ -74,6 +75,7 @@ def open_state(
         contents = checked(found.contents, {})
         weights = [path.name for path in weight_files(folder)]
         optimizer, records, refused = list(found.optimizer), list(found.records), found.refused
+        ignored = found.ignored
     if contents.unread and not refused:
         refused = dict.fromkeys(optimizer, "its numbers are not finite")
     raw, assets = raw_config(folder), find_assets(folder, grown=bool(contents.lineage))
@@ -84,6 +86,7 @@ def open_state(
         records=records,
         unread=refused,
         dropped={name: why for name, why in DROPPED.items() if name in raw},
+        ignored=ignored,
         grown=bool(contents.lineage),
     )
     if not (folder / GENERATION).is_file() and (made := generation_asset(raw)) is not None:

@@ -31,6 +31,9 @@ GROWN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 LINEAGE = "outgrow_lineage"
 
+NO_PARAMETERS = ("*rotary_emb.inv_freq", "*.position_ids", "position_ids")
+"""Tables that files of any type may hold and every model makes itself."""
+
 
 @dataclass(frozen=True)
 class SafetensorsSource(TensorSource):
@@ -40,6 +43,8 @@ class SafetensorsSource(TensorSource):
     """Slot, then name, to the place of the tensor."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """`__metadata__` of the files."""
+    ignored: tuple[str, ...] = ()
+    """Tensors of the files that are no parameters of the model, and are not read."""
 
     @classmethod
     def open(cls, folder: Path, names: ModelNames) -> SafetensorsSource:
@@ -59,7 +64,8 @@ class SafetensorsSource(TensorSource):
         whole = (
             disk if not names.apart else joined_parts(folder, disk, names, partial(spellings, names=names))
         )
-        return cls({"weight": match_names(folder, whole, names)}, metadata)
+        matched, ignored = _matched(folder, whole, names)
+        return cls({"weight": matched}, metadata, ignored)
 
     def names(self, slot: str) -> tuple[str, ...]:
         return tuple(self.entries.get(slot, {}))
@@ -163,14 +169,20 @@ S = TypeVar("S", bound=Stored)
 
 def match_names(folder: Path, disk: Mapping[str, S], names: ModelNames) -> dict[str, S]:
     """Disk entries under in-memory names, in the order of the files; unknown, missing and misshapen tensors are errors."""
+    return _matched(folder, disk, names)[0]
+
+
+def _matched(folder: Path, disk: Mapping[str, S], names: ModelNames) -> tuple[dict[str, S], tuple[str, ...]]:
+    """As `match_names`, and which of the entries are no parameters."""
     found: dict[str, str] = {}
-    unknown = []
+    unknown, left = [], []
     for name in disk:
         candidates = spellings(name, names)
         known = next((c for c in candidates if c in names.shapes or c in names.aliases), None)
         if known is None:
-            ignored = any(fnmatchcase(c, pattern) for c in candidates for pattern in names.ignored)
-            unknown += [] if ignored else [name]
+            patterns = (*NO_PARAMETERS, *names.ignored)
+            ignored = any(fnmatchcase(c, pattern) for c in candidates for pattern in patterns)
+            (left if ignored else unknown).append(name)
         elif known in found:
             raise CheckpointError(f"{folder} holds {known} twice", got=f"{found[known]} and {name}")
         else:
@@ -198,7 +210,7 @@ def match_names(folder: Path, disk: Mapping[str, S], names: ModelNames) -> dict[
             raise CheckpointError(
                 f"{name} in {folder} has the wrong shape", got=matched[name].meta.shape, expected=shape
             )
-    return matched
+    return matched, tuple(left)
 
 
 def spellings(name: str, names: ModelNames) -> list[str]:
