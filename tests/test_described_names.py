@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from outgrow.errors import GrowthError
+from outgrow.errors import GrowthError, OutgrowError
 from outgrow.growth.target import target
 from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.bare import bare_class
@@ -59,6 +59,20 @@ def test_a_file_says_the_names_that_transformers_has(model_type: str) -> None:
         assert (ours.prefix, ours.buffers, ours.apart) == (theirs.prefix, theirs.buffers, theirs.apart)
         assert (ours.disk, ours.ignored) == (theirs.disk, theirs.ignored)
         assert model_names(config) == ours
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_a_size_that_grows_alone_gives_the_shapes_that_transformers_has(model_type: str) -> None:
+    """Helium's class takes for granted that its heads together are as wide as the stream."""
+    spec = load_architecture(model_type)
+    assert spec.example is not None
+    small = config_dict(config_object({**tiny_model.example(spec), "architectures": [spec.class_]}))
+    for name in {"hidden_size", "num_attention_heads", "head_dim"} & set(spec.example.grow):
+        try:
+            large = plan_growth(small, to={name: spec.example.grow[name]}).config
+        except OutgrowError:
+            continue
+        assert dict(described_names(resolve(large)).shapes) == dict(library_names(large).shapes), name
 
 
 def test_a_list_that_must_be_as_long_as_what_grows_is_left_to_the_library() -> None:
