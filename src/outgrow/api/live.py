@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from outgrow.state.grown_view import GrownView
 from outgrow.state.live import make_optimizer
 from outgrow.state.shared_statistics import know_statistics
 from outgrow.state.training_state import TrainingState
+from outgrow.state.wrappers import plain_optimizer
 from outgrow.store.contents import OptimizerInfo
 from outgrow.store.lineage import Lineage
 
@@ -36,7 +38,8 @@ def grow_model(
     """A larger model that continues this one, its optimizer with moments and steps, and the plan by which both grew.
 
     The old objects stay as they are. `how` is what `plan_growth` takes: `width`, `depth`, `moments`, `noise`, `seed`.
-    The new optimizer has the class, groups and options of the old one; a learning-rate scheduler has to be made anew.
+    The new optimizer has the class, groups and options of the old one, without Accelerate's wrapper; a learning-rate
+    scheduler has to be made anew.
 
     A model that is cut among ranks grows into one that is cut by `shard`, the function that cut the old one. It may use
     `fully_shard`, `parallelize_module` or both. All ranks call this together, and each computes its own parts. One tensor of
@@ -56,6 +59,7 @@ def grow_model(
     check_live(model)
     _check_sharded(model, shard)
     let_go(model)
+    optimizer = None if optimizer is None else plain_optimizer(optimizer)
     state = TrainingState.from_model(model, optimizer)
     plan = plan_options(state.config, to, options)
     grown = apply(plan, state)
@@ -93,7 +97,10 @@ def grow_in_place(model: PreTrainedModel, optimizer: torch.optim.Optimizer, plan
 def built_like(
     model: PreTrainedModel, grown: TrainingState, shard: Callable[[torch.nn.Module], object] | None = None
 ) -> PreTrainedModel:
-    """A fresh model of the grown sizes, in the dtype, on the device and in the mode of the old one; cut by `shard`."""
+    """A fresh model of the grown sizes, in the dtype, on the device and in the mode of the old one; cut by `shard`.
+
+    It generates as the old one does.
+    """
     like = next(model.parameters())
     if shard is None:
         large = build_model(grown.config, like.dtype).to(like.device)
@@ -101,6 +108,8 @@ def built_like(
         large = _cut(grown.config, like, shard)
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         large.gradient_checkpointing_enable()
+    if (generation := getattr(model, "generation_config", None)) is not None:
+        large.generation_config = deepcopy(generation)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             fix = "grow before freezing, or freeze anew afterwards (`plan.new_parameters` names what is new)"

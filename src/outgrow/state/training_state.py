@@ -20,7 +20,7 @@ from outgrow.errors import CheckpointError, GrowthError
 from outgrow.growth.summary import sizes_of
 from outgrow.models.architecture import resolve
 from outgrow.parallel.ranks import ALONE, Ranks
-from outgrow.store.assets import Asset
+from outgrow.store.assets import GENERATION, Asset, generation_settings, live_generation
 from outgrow.store.contents import Contents, training_step
 from outgrow.store.source import MemorySource, TensorSource
 from outgrow.text.numbers import amount
@@ -112,6 +112,8 @@ class TrainingState(Contents):
             info, steps = live.info, live.steps
             tensors |= live.moments
         carried = tuple(one if isinstance(one, Asset) else Asset.of(one) for one in assets)
+        if GENERATION not in {one.name for one in carried}:
+            carried += live_generation(model)
         source = GatheredSource(tensors) if is_sharded_model(model) else MemorySource(tensors)
         return cls(config, source, steps, info, dict(records or {}), assets=carried)
 
@@ -167,6 +169,8 @@ class TrainingState(Contents):
     ) -> PreTrainedModel | tuple[PreTrainedModel, torch.optim.Optimizer]:
         """A live model with these weights, in the dtype they are stored in; and an optimizer that goes on, if its class is given.
 
+        It generates as the state's `generation_config.json` says.
+
         The optimizer has the state's groups and options (learning rate, betas ...), its moments and its steps.
         Raises `CheckpointError` where the state has no optimizer, or another one.
 
@@ -181,6 +185,8 @@ class TrainingState(Contents):
 
         dtypes = {self.source.meta(name, "weight").dtype for name in self.source.names("weight")}
         model = build_model(self.config, dtypes.pop() if len(dtypes) == 1 else torch.float32).to(device)
+        if (settings := generation_settings(self.assets)) is not None:
+            model.generation_config = settings
         if optimizer is None:
             self.load_into(model)
             return model

@@ -5,17 +5,21 @@ Growing changes nothing in them. Each has a name in the folder, and bytes that l
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from outgrow.errors import CheckpointError
 from outgrow.store.card import CARD
 from outgrow.store.config_file import read_json
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 TEMPLATES = "additional_chat_templates"
 """The one folder of a model folder: further chat templates."""
@@ -158,6 +162,39 @@ def generation_asset(content: Mapping[str, Any]) -> Asset | None:
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise CheckpointError("the generation defaults in config.json are not valid", got=error) from error
     return Asset(GENERATION, content=text.encode())
+
+
+def live_generation(model: Any) -> tuple[Asset, ...]:
+    """How a live model generates, as an asset; none where that follows from its config."""
+    from transformers import GenerationConfig
+
+    found = getattr(model, "generation_config", None)
+    if not isinstance(found, GenerationConfig):
+        return ()
+    usual = GenerationConfig.from_model_config(model.config)
+    same = {"_from_model_config", "transformers_version"}
+    ours, theirs = (
+        {name: value for name, value in one.to_dict().items() if name not in same} for one in (found, usual)
+    )
+    return (
+        () if ours == theirs else (Asset(GENERATION, content=found.to_json_string(use_diff=True).encode()),)
+    )
+
+
+def generation_settings(assets: Iterable[Asset]) -> GenerationConfig | None:
+    """How a model generates, as the file among its assets says; None without one."""
+    from transformers import GenerationConfig
+
+    for asset in assets:
+        if asset.name == GENERATION:
+            content = asset.content if asset.path is None else asset.path.read_bytes()
+            try:
+                return GenerationConfig.from_dict(json.loads(content))
+            except (TypeError, ValueError, AttributeError) as error:
+                raise CheckpointError(
+                    f"{GENERATION} is not valid", got=error, fix="mend or remove it"
+                ) from error
+    return None
 
 
 _NOT_SAMPLING = frozenset(

@@ -175,7 +175,8 @@ def match_names(folder: Path, disk: Mapping[str, S], names: ModelNames) -> dict[
 def _matched(folder: Path, disk: Mapping[str, S], names: ModelNames) -> tuple[dict[str, S], tuple[str, ...]]:
     """As `match_names`, and which of the entries are no parameters."""
     found: dict[str, str] = {}
-    unknown, left = [], []
+    unknown: list[str] = []
+    left: list[str] = []
     for name in disk:
         candidates = spellings(name, names)
         known = next((c for c in candidates if c in names.shapes or c in names.aliases), None)
