@@ -179,6 +179,24 @@ def test_every_file_of_a_tokenizer_goes_along(small: Path, tmp_path: Path) -> No
     assert names <= {path.name for path in (tmp_path / "large").iterdir()}
 
 
+def test_a_tokenizer_that_is_ahead_of_the_model_is_told(small: Path, tmp_path: Path) -> None:
+    """`add_tokens` without `resize_token_embeddings`: the weights grow, and what is missing is said before."""
+    source, rows = tmp_path / "small", json.loads((small / "config.json").read_text())["vocab_size"]
+    shutil.copytree(small, source)
+    for tokens, said in ((rows, False), (rows + 3, True)):
+        vocabulary = {f"t{place}": place for place in range(tokens)}
+        model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "t0"}
+        (source / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model}))
+        done = outgrow("grow", source, tmp_path / f"large-{tokens}", *SIZES)
+        assert done.returncode == 0, done.stderr
+        assert (f"needs {tokens} rows of the vocabulary" in done.stderr + done.stdout) == said
+        assert (f"--to vocab_size={tokens}" in done.stderr + done.stdout) == said
+    (source / "tokenizer.json").write_text("{")
+    done = outgrow("grow", source, tmp_path / "carried", *SIZES, "--json")
+    assert "not a tokenizer" in json.loads(done.stdout)["cautions"][0]
+    assert (tmp_path / "carried" / "tokenizer.json").read_text() == "{"
+
+
 def test_dry_run_touches_nothing(small: Path, tmp_path: Path) -> None:
     result = outgrow("grow", small, tmp_path / "large", *SIZES, "--dry-run", "--json")
     plan = json.loads(result.stdout)

@@ -54,6 +54,7 @@ class Grown(Outcome):
     files: Mapping[str, Any]
     optimizer: bool
     """Whether one comes along, with its schedule."""
+    cautions: tuple[str, ...] = ()
 
     def show(self, console: Console) -> None:
         """What to do now, and where the state is; what is kept was printed before the work."""
@@ -68,7 +69,7 @@ class Grown(Outcome):
     def to_json(self) -> dict[str, Any]:
         """The plan, what it costs, and what becomes of every file."""
         own = {"costs": self.costs.describe(), "files": self.files, "output": str(self.call.out)}
-        return {**self.plan.describe(), **own}
+        return {**self.plan.describe(), **own, "cautions": list(self.cautions)}
 
 
 @dataclass(frozen=True)
@@ -216,11 +217,14 @@ def _grow(
     check_writable(grown, call.format, ranks)
     found = fates(grown.files, call.format, moments=call.format != "hub" and has_moments(grown.source))
     optimizer = grown.optimizer is not None and call.format != "hub"
-    outcome = Grown(call, plan, _costs(plan, state, call.out, probe=call.dry_run), found, optimizer)
+    costs = _costs(plan, state, call.out, probe=call.dry_run)
+    outcome = Grown(call, plan, costs, found, optimizer, _cautions(plan.large, call.checkpoint))
     _print_plan(console, plan, outcome.costs)
     console.print(_moments(plan, state, call.format), markup=False)
     for line in file_lines(call.checkpoint, found):
         console.print(line, markup=False, soft_wrap=True)
+    for caution in outcome.cautions:
+        console.print(f"caution: {caution}", style="yellow", markup=False, soft_wrap=True)
     if not call.dry_run:
         assert isinstance(grown.source, GrownView)
         share_statistics(grown.source, ranks)
@@ -304,6 +308,25 @@ def _moments(plan: GrowthPlan, state: TrainingState, format: str) -> str:
         "reset": "begin anew",
     }
     return f"Moments: {how.get(plan.moments, plan.moments)}."
+
+
+def _cautions(large: Model, folder: Path) -> tuple[str, ...]:
+    """What stops no growth, and surprises later: a tokenizer that cannot be read, or that is ahead of the model."""
+    rows = large.sizes.get("vocab")
+    if rows is None or not (folder / "tokenizer.json").is_file():
+        return ()
+    from outgrow.data.tokenizer import open_tokenizer
+
+    try:
+        tokens = open_tokenizer(folder).vocab_size
+    except ConfigError as error:
+        return (f"tokenizer.json is carried as it is: {error}",)
+    if tokens <= rows:
+        return ()
+    ahead = f"tokenizer.json needs {tokens:,} rows of the vocabulary, and the grown model has {rows:,}"
+    return (
+        f"{ahead}: a text with one of the last tokens fails; --to {large.spec.axes['vocab'].size}={tokens} gives rows to all",
+    )
 
 
 def _costs(plan: GrowthPlan, state: TrainingState, out: Path, *, probe: bool) -> GrowthCosts:

@@ -108,5 +108,5 @@ def _checked(growth_plan: GrowthPlan) -> GrowthPlan:
     try:
         check_config(growth_plan.large, growth_plan.config)
     except CheckpointError as error:
-        raise GrowthError(f"transformers refuses the target's config: {error}") from None
+        raise GrowthError(f"no model can be built of the target's config: {error}") from None
     return growth_plan
