@@ -154,7 +154,7 @@ def test_mistakes_are_told_in_the_words_of_a_file() -> None:
         )
     for line in (
         "output: expected text",
-        "arms.a.budgets: expected 1 or more",
+        "arms.a.budgets: expected at least 1 of them",
         "arms.b: expected keys and values, as {key: value}",
         "budgets: expected a list, as [1, 2]",
         "seeds.0: expected a whole number",

@@ -30,8 +30,8 @@ _WANTED = {
     "int_from_float": "a whole number",
     "float_type": "a number",
     "float_parsing": "a number",
-    "too_short": "{min_length} or more",
-    "too_long": "{max_length} at most",
+    "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} of them",
 }
 """What pydantic says in Python's words, in those of a file."""
 
