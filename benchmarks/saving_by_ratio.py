@@ -79,10 +79,11 @@ def law_saving(ratio: int, tokens_per_parameter: float) -> float:
 def rows_of(page: str, study: dict[str, Any]) -> list[Row]:
     """Every stacked arm of a `study.json` whose saving could be read, with its interval."""
     config, found = study["study"], []
-    several = sum(len(_depths(arm)) == 1 for arm in config["arms"].values()) > 1
+    whole = {depths[0] for arm in config["arms"].values() if len(depths := _depths(arm)) == 1}
+    several = len(whole) > 1
     for arm, savings in study["savings"]["flops"].items():
         depths = _depths(config["arms"][arm])
-        if len(depths) < 2:
+        if len(depths) < 2 or _has_schedule(config["arms"][arm]):
             continue
         ends = {point["budget"]: point for point in study["points"] if point["arm"] == arm}
         budgets = sorted(ends)
@@ -108,6 +109,11 @@ def rows_of(page: str, study: dict[str, Any]) -> list[Row]:
                 )
             )
     return found
+
+
+def _has_schedule(arm: dict[str, Any]) -> bool:
+    """Whether a stage has a length or a batch of its own: what that saves is not the depth's."""
+    return any(stage.get("data") or stage.get("batch") for stage in arm.get("stages") or [])
 
 
 def _depths(arm: dict[str, Any]) -> list[int]:
