@@ -16,7 +16,9 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from outgrow.planning.plan_file import parse_plan
@@ -49,7 +51,7 @@ class Row:
     low: float
     high: float
     against_any_size: bool | None
-    """Whether it saves against the best model from scratch of any size, too; None where no other size was trained."""
+    """Whether it saves against the best model from scratch of any size, too; None where no other size was trained to this loss."""
 
     @property
     def ratio(self) -> float:
@@ -79,8 +81,7 @@ def law_saving(ratio: int, tokens_per_parameter: float) -> float:
 def rows_of(page: str, study: dict[str, Any]) -> list[Row]:
     """Every stacked arm of a `study.json` whose saving could be read, with its interval."""
     config, found = study["study"], []
-    whole = {depths[0] for arm in config["arms"].values() if len(depths := _depths(arm)) == 1}
-    several = len(whole) > 1
+    lowest = _lowest_of_other_sizes(study)
     for arm, savings in study["savings"]["flops"].items():
         depths = _depths(config["arms"][arm])
         if len(depths) < 2 or _has_schedule(config["arms"][arm]):
@@ -94,6 +95,7 @@ def rows_of(page: str, study: dict[str, Any]) -> list[Row]:
             low, middle, high = (round(100 * saving[key], 1) for key in ("low", "saving", "high"))
             optimizer = {"adamw": "AdamW", "muon": "Muon"}[config["common"]["optimizer"].get("name", "adamw")]
             parameters, seeds = ends[budget]["parameters"], len(config["seeds"])
+            loss = fmean(point["loss"] for point in study["points"] if _is_end(point, arm, budget))
             found.append(
                 Row(
                     page=page,
@@ -105,10 +107,25 @@ def rows_of(page: str, study: dict[str, Any]) -> list[Row]:
                     saving=middle,
                     low=low,
                     high=high,
-                    against_any_size=saving["compute"] < any_size if several else None,
+                    against_any_size=saving["compute"] < any_size if lowest <= loss else None,
                 )
             )
     return found
+
+
+def _lowest_of_other_sizes(study: dict[str, Any]) -> float:
+    """The lowest mean loss of a model from scratch of another depth than the baseline's: only what reaches a loss tells at it."""
+    arms, baseline = study["study"]["arms"], study["study"]["baseline"]
+    others = [
+        arm for arm in arms if len(_depths(arms[arm])) == 1 and _depths(arms[arm]) != _depths(arms[baseline])
+    ]
+    ends = {(point["arm"], point["budget"]) for point in study["points"] if point["arm"] in others}
+    means = [fmean(point["loss"] for point in study["points"] if _is_end(point, *end)) for end in ends]
+    return min(means, default=inf)
+
+
+def _is_end(point: dict[str, Any], arm: str, budget: int) -> bool:
+    return bool(point["arm"] == arm and point["budget"] == budget)
 
 
 def _has_schedule(arm: dict[str, Any]) -> bool:
