@@ -54,7 +54,7 @@ class Grown(Outcome):
     files: Mapping[str, Any]
     optimizer: bool
     """Whether one comes along, with its schedule."""
-    cautions: tuple[str, ...] = ()
+    cautions: tuple[str, ...]
 
     def show(self, console: Console) -> None:
         """What to do now, and where the state is; what is kept was printed before the work."""
