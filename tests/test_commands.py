@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import gc
 import io
 import json
 from importlib import import_module
@@ -87,6 +88,19 @@ def test_a_call_in_python_is_the_command() -> None:
         assert said in told.file.getvalue()  # type: ignore[attr-defined]
         done = CliRunner().invoke(app, ["operators", *([name] if name else []), "--json"])
         assert json.loads(done.stdout) == json.loads(json.dumps(outcome.to_json()))
+
+
+def test_garbage_is_looked_for_while_a_command_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`main` puts the collector off for the imports alone: a model in a cycle would stay for a whole training."""
+    module = import_module("outgrow.commands.operators")
+    run, found = module.run, []
+    monkeypatch.setattr(module, "run", lambda *given: (found.append(gc.isenabled()), run(*given))[1])
+    gc.disable()
+    try:
+        assert CliRunner().invoke(app, ["operators"]).exit_code == 0
+    finally:
+        gc.enable()
+    assert found == [True]
 
 
 def test_of_several_processes_the_first_prints(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,9 @@ def _do(place: str, call: Any, *, as_json: bool) -> None:
     if place not in _SHARED and not leads():
         return
     console = open_console(quiet=as_json or not leads())
-    outcome = import_module(f"outgrow.commands.{place}").run(call, console)
+    module = import_module(f"outgrow.commands.{place}")
+    gc.enable()
+    outcome = module.run(call, console)
     if not as_json:
         outcome.show(console)
     elif leads():
@@ -147,7 +149,9 @@ for _words, (_call, _place) in COMMANDS.items():
 
 def main() -> None:
     """Entry point: `ending` says how it ends."""
-    # before imports: they make a million objects that are no garbage, and to look for it there was a fifth of the start
+    # before imports: they make a million objects that are no garbage, and to look for it there was a fifth of the start;
+    # `_do` turns it on, for a command that works, and those of transformers come after that
+    gc.disable()
     gc.set_threshold(50_000)
     # before torch: spinning threads starve a shared machine
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -155,6 +159,7 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     say_bus_errors()
     code = ended(app)
+    gc.freeze()  # the system takes all memory back at once; to look for cycles before took as long as a small growth
     if launched():
         end_process(code)
     sys.exit(code)
