@@ -133,8 +133,8 @@ def evaluate_recipe(
     return total.to(dtype)
 
 
-CHUNK = 1 << 19
-"""Numbers that are summed at once: few enough for the cache, enough that a call of torch does not count."""
+CHUNK = 1 << 20
+"""Numbers that are summed at once: few enough for the cache, enough that what a gather looks up first does not count."""
 PANEL_ROWS = 256
 """Rows of a learned tensor that are computed at once."""
 
