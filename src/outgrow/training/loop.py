@@ -42,7 +42,7 @@ from outgrow.training.course import Course
 from outgrow.training.folder import Pointer, opened_run
 from outgrow.training.learn_stage import grow_learned
 from outgrow.training.log_rows import StepWindow, log_row, write_machine, write_stage
-from outgrow.training.own_state import check_data, check_finished, check_own
+from outgrow.training.own_state import check_data_of_run, check_finished, check_own
 from outgrow.training.preflight import preflight
 from outgrow.training.result import RunResult, read_result
 from outgrow.training.session import (
@@ -94,7 +94,7 @@ def train_run(
         view.say(f"data: {data.summary}")
         ranks.agree("the data", data.record)
         if pointer is not None:
-            check_data(pointer.data, data.record)
+            check_data_of_run(pointer.data, data.record)
         session = open_session(run, found, folder, data, view, pointer, ranks)
 
         def begins() -> None:

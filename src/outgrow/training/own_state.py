@@ -48,7 +48,7 @@ def _check_configuration(run: RunConfig, path: Path, before: Mapping[str, Any]) 
         raise _foreign(path, f"another configuration: {', '.join(changed[:5])}", "this run's")
 
 
-def check_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_data_of_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise ConfigError where the data are not those that a run began with; where they lie may have changed."""
     changed = [key for key in sorted({*before, *now} - {"description"}) if before.get(key) != now.get(key)]
     if changed:
