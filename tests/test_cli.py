@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from outgrow import TrainingState
 from outgrow.cli import main
 
 SIZES = ["--to", "hidden_size=24", "--to", "num_hidden_layers=3", "--depth", "identity"]
@@ -373,3 +374,20 @@ def test_a_decoder_whose_head_was_not_saved_is_refused(small: Path, tmp_path: Pa
     whole.config.tie_word_embeddings = True
     whole.model.save_pretrained(tmp_path / "tied")
     assert outgrow("grow", tmp_path / "tied", tmp_path / "large", *SIZES, "--dry-run").returncode == 0
+
+
+def test_export_and_convert_name_what_the_format_leaves_behind(small: Path, tmp_path: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(small)
+    optimizer = torch.optim.AdamW(model.parameters())
+    ids = torch.arange(3, 19).view(2, 8)
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    TrainingState.from_model(model, optimizer).save_pretrained(tmp_path / "state")
+    for words in (
+        ("export", tmp_path / "state", tmp_path / "a"),
+        ("convert", tmp_path / "state", tmp_path / "b"),
+    ):
+        told = outgrow(*words, *(("--as", "mistral") if words[0] == "convert" else ()), "--format", "hub")
+        assert "left behind: optimizer.safetensors (the format hub is the model alone)" in told.stdout
+    done = outgrow("export", tmp_path / "state", tmp_path / "c", "--json")
+    assert json.loads(done.stdout)["left_behind"] == {}

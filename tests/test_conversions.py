@@ -147,6 +147,20 @@ def test_a_converted_state_is_written_opened_proved_and_grown(tmp_path: Path) ->
     assert verify(small, again, [{"input_ids": zoo.batch(), "labels": zoo.batch()}], steps=1).passed
 
 
+@pytest.mark.parametrize(("source", "target"), [("llama", "qwen2"), ("qwen2", "llama")])
+def test_biases_that_a_conversion_made_break_no_proof(source: str, target: str, tmp_path: Path) -> None:
+    """They begin at zero and have a gradient of their own: the small model has none to hold it against."""
+    small = TrainingState.from_model(made(source).float())
+    small.save_pretrained(tmp_path / "small")
+    arguments = [str(tmp_path / "small"), str(tmp_path / "large"), "--as", target]
+    result = CliRunner().invoke(app, ["convert", *arguments])
+    assert result.exit_code == 0, result.output
+    large = TrainingState.from_pretrained(tmp_path / "large")
+    report = verify(small, large, [{"input_ids": zoo.batch(), "labels": zoo.batch()}], steps=1)
+    assert report.passed
+    assert report.gradient
+
+
 @pytest.mark.parametrize(
     ("source", "fields", "target", "error", "words"),
     [

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from outgrow.errors import ConfigError
+from outgrow.planning.config import CurveConfig, FitLaw
 from outgrow.planning.curves import CurveFile, read_curves, select
+from outgrow.planning.plan_law import fitted_law
 
 CONFIG = {
     "model_type": "llama",
@@ -223,3 +225,19 @@ def test_files_that_are_no_curves(tmp_path: Path) -> None:
     other = tmp_path / "notes.txt"
     other.write_text("hello")
     assert "not a curve file" in refused(CurveFile(other))
+
+
+def test_a_curve_that_does_not_fall_and_one_that_is_given_twice_are_refused(tmp_path: Path) -> None:
+    """A law of a constant fits an accuracy with R² 1, and a run that is given twice counts double."""
+
+    def table(name: str, loss: Callable[[int], float]) -> CurveConfig:
+        lines = "".join(f"{1000 * k},{loss(k)},50000\n" for k in range(1, 13))
+        (tmp_path / name).write_text("tokens,loss,parameters\n" + lines)
+        return CurveConfig(path=str(tmp_path / name))
+
+    falls = table("falls.csv", lambda k: 3 + 1 / k)
+    for flat in (table("flat.csv", lambda k: 3.0), table("rises.csv", lambda k: k / 13)):
+        with pytest.raises(ConfigError, match="the loss does not fall"):
+            fitted_law(FitLaw(kind="fit", form="per_size"), [falls, flat])
+    with pytest.raises(ConfigError, match="given twice"):
+        fitted_law(FitLaw(kind="fit", form="per_size"), [falls, falls])

@@ -16,6 +16,7 @@ from outgrow.planning.laws import (
     KAPLAN_FRONTIER,
     KAPLAN_STEPS,
     STAGED_TRAINING,
+    Chinchilla,
     PowerCurve,
     Saturation,
 )
@@ -106,3 +107,11 @@ def test_constants_are_checked() -> None:
         PowerCurve(2.0, 1e6, -0.5)
     with pytest.raises(ConfigError, match="scale_tokens"):
         PowerCurve(2.0, float("nan"), 0.5)
+
+
+def test_an_exponent_of_nearly_zero_is_told() -> None:
+    flat = Chinchilla(1.0, 1.0, 1e-20, 400.0, 1e-20)
+    with pytest.raises(ConfigError, match="too near to 0"):
+        flat.curve(1e6)
+    with pytest.raises(ConfigError, match="too near to 0"):
+        flat.cheapest(2.0)

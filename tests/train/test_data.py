@@ -50,6 +50,37 @@ def test_a_table_is_read_by_its_column(tmp_path: Path) -> None:
         list(open_corpus(str(path)).documents())
 
 
+@pytest.mark.parametrize("name", ["a.ndjson", "A.JSONL", "a.jsonl.gz", "a.json.xz", "a.tsv", "a.csv.gz"])
+def test_a_table_is_a_table_by_any_name(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("datasets")
+    raw = "".join(json.dumps({"text": word}) + "\n" for word in ("one", "two")).encode()
+    if "sv" in name:
+        raw = b"text,n\none,1\ntwo,2\n".replace(b",", b"\t" if "tsv" in name else b",")
+    pack = {".gz": gzip.compress, ".xz": lzma.compress}.get(Path(name).suffix, bytes)
+    (tmp_path / name).write_bytes(pack(raw))
+    for source in (tmp_path / name, tmp_path):
+        assert list(open_corpus(str(source)).documents()) == ["one", "two"]
+
+
+@pytest.mark.parametrize("value", [{"role": "user"}, [1, 2], 5, 0.5, True])
+def test_a_column_of_something_else_is_not_turned_into_words(tmp_path: Path, value: object) -> None:
+    pytest.importorskip("datasets")
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": value, "story": "a"}) + "\n" for _ in range(3)))
+    with pytest.raises(ConfigError, match="holds no text") as told:
+        list(open_corpus(str(path)).documents())
+    assert "a column of text: story" in str(told.value)
+
+
+def test_kinds_of_tables_are_not_mixed_and_a_mark_of_byte_order_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\na\n")
+    (tmp_path / "b.jsonl").write_text('{"text": "b"}\n')
+    with pytest.raises(ConfigError, match="mixes kinds of files"):
+        open_corpus(str(tmp_path))
+    (tmp_path / "c.txt").write_bytes(b"\xef\xbb\xbfhello\n")
+    assert list(open_corpus(str(tmp_path / "c.txt")).documents()) == ["hello\n"]
+
+
 def test_the_standard_library_is_text_without_tests() -> None:
     corpus = open_corpus("stdlib", limit_bytes=100_000)
     documents = list(corpus.documents())

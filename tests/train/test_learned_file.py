@@ -301,3 +301,28 @@ def test_data_tokenizer_and_vocabulary_must_agree(checkpoint: Path, corpus: Path
     data = text_data(config, checkpoint, str(corpus), sequences=2, length=99)
     assert data.batch(3)["input_ids"].shape == (2, 32)  # as many positions as the model has
     assert torch.equal(data.batch(3)["input_ids"], data.batch(3)["input_ids"])
+
+
+def test_an_operator_takes_no_models_place(checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+    """Not even with --overwrite: the model that is read, or another, would be gone before it is grown."""
+    words = (
+        "--to",
+        "num_hidden_layers=3",
+        "--data",
+        str(corpus),
+        "--steps",
+        "1",
+        "--length",
+        "16",
+        "--overwrite",
+    )
+    before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    for out, keep, what in (
+        (tmp_path / "out", checkpoint, "no operator's folder"),
+        (tmp_path / "out", tmp_path / "out" / "op", "cannot share a folder"),
+        (tmp_path / "op" / "out", tmp_path / "op", "cannot share a folder"),
+    ):
+        told = refused("learn", str(checkpoint), str(out), *words, "--save-operator", str(keep))
+        assert what in told
+    assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
+    assert not list(tmp_path.iterdir())

@@ -74,3 +74,17 @@ def test_the_run_that_comes_along_is_the_example(tmp_path: Path) -> None:
     assert [stage.name for stage in staged.stages] == ["small", "large"]
     with pytest.raises(ConfigError, match="no finished run"):
         read_beside(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("stages=[{name: one, tokens: 1024}]", "nothing grows"),
+        ("stages.1.grow={as: mixtral, to: {num_local_experts: 2, num_experts_per_tok: 1}}", "another type"),
+    ],
+)
+def test_a_run_without_a_twin_is_refused_before_any_training(tmp_path: Path, change: str, what: str) -> None:
+    call = QuickstartCall(tmp_path / "mine", [*TINY, change])
+    with pytest.raises(ConfigError, match=what):
+        run(call, open_console(quiet=True))
+    assert not (tmp_path / "mine").exists()

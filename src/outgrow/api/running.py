@@ -11,7 +11,7 @@ from outgrow.commands.console import open_console
 from outgrow.comparing import StudyResult, load_study
 from outgrow.comparing.runner import measure_savings, with_scores
 from outgrow.report.run import run_report
-from outgrow.run.run_file import load_run
+from outgrow.training.folder import load_to_train
 from outgrow.training.loop import train_run
 from outgrow.training.result import RunResult
 
@@ -24,7 +24,7 @@ def train(path: str | Path, overrides: Sequence[str] = (), *, progress: bool = T
     >>> train("examples/quickstart.yaml").stages[-1].final_loss  # doctest: +SKIP
     4.292
     """
-    result = train_run(load_run(path, overrides), progress=progress)
+    result = train_run(load_to_train(path, overrides), progress=progress)
     run_report(result.output)
     return result
 

@@ -13,8 +13,11 @@ from outgrow.engine.progress import bytes_progress
 from outgrow.files.atomic import check_destination
 from outgrow.models.conversion import Conversion, conversion
 from outgrow.report.explain import slot_bytes
+from outgrow.report.files import left_lines
 from outgrow.state.converting import converted
 from outgrow.store.config_file import load_config
+from outgrow.store.contents import has_moments
+from outgrow.store.inventory import fates
 from outgrow.store.streaming_memory import streaming_memory
 from outgrow.store.writer import BLOCK_BYTES, WORKERS
 from outgrow.text.numbers import amount
@@ -32,6 +35,8 @@ class Converted(Outcome):
     output_bytes: int
     memory_bytes: int
     """Above Python's own; of mapped files, as many pages as are written."""
+    left_behind: dict[str, str]
+    """Files of the source that the result has no place for, and why."""
 
     @property
     def new(self) -> list[str]:
@@ -51,6 +56,8 @@ class Converted(Outcome):
             f"{amount(self.output_bytes)}B; memory about {amount(self.memory_bytes)}B above Python's own "
             f"and {amount(self.output_bytes)}B of mapped files."
         )
+        for line in left_lines(self.left_behind):
+            console.print(line, markup=False, soft_wrap=True)
         if not call.dry_run:
             proof = f"outgrow verify {call.checkpoint} {call.out}"
             console.print(f"Written: {call.out}   (prove it: {proof})", soft_wrap=True)
@@ -59,7 +66,7 @@ class Converted(Outcome):
         """The conversion as a lineage tells it, and what is new."""
         own: dict[str, Any] = {"moments": self.call.moments, "new": self.new, "output": str(self.call.out)}
         own |= {"output_bytes": self.output_bytes, "memory_bytes": self.memory_bytes}
-        own |= {"mapped_bytes": self.output_bytes}
+        own |= {"mapped_bytes": self.output_bytes, "left_behind": self.left_behind}
         return {**self.conversion.describe(), **own}
 
 
@@ -78,4 +85,6 @@ def run(call: ConvertCall, console: Console) -> Converted:
         with bytes_progress("writing", show=not console.quiet) as progress:
             state.save_pretrained(call.out, format=call.format, overwrite=call.overwrite, progress=progress)
     written = sum(slot_bytes(state.source, slot) for slot in SLOTS)
-    return Converted(call, found, written, streaming_memory(WORKERS, BLOCK_BYTES))
+    moments = call.format != "hub" and has_moments(state.source)
+    left = fates(state.files, call.format, moments=moments)["left_behind"]
+    return Converted(call, found, written, streaming_memory(WORKERS, BLOCK_BYTES), left)

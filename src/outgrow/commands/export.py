@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,9 @@ from outgrow.commands.writing import read_state
 from outgrow.engine.progress import bytes_progress
 from outgrow.files.atomic import check_destination
 from outgrow.parallel.ranks import start_ranks
+from outgrow.report.files import left_lines
+from outgrow.store.contents import has_moments
+from outgrow.store.inventory import fates
 from outgrow.text.numbers import amount
 
 if TYPE_CHECKING:
@@ -25,14 +28,18 @@ class Exported(Outcome):
     output: Path
     format: str
     bytes: int
+    left_behind: dict[str, str]
+    """Files of the source that this format has no place for, and why."""
 
     def show(self, console: Console) -> None:
-        """One line."""
+        """Where it is, and what is not in it."""
         console.print(f"Written: {self.output} ({amount(self.bytes)}B)", soft_wrap=True)
+        for line in left_lines(self.left_behind):
+            console.print(line, markup=False, soft_wrap=True)
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data."""
-        return {"output": str(self.output), "format": self.format, "bytes": self.bytes}
+        return {**asdict(self), "output": str(self.output)}
 
 
 def run(call: ExportCall, console: Console) -> Exported:
@@ -47,4 +54,5 @@ def run(call: ExportCall, console: Console) -> Exported:
                 call.out, format=call.format, overwrite=call.overwrite, progress=progress, ranks=ranks
             )
     size = sum(path.stat().st_size for path in call.out.rglob("*") if path.is_file())
-    return Exported(call.out, call.format, size)
+    found = fates(state.files, call.format, moments=call.format != "hub" and has_moments(state.source))
+    return Exported(call.out, call.format, size, found["left_behind"])

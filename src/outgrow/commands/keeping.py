@@ -13,7 +13,7 @@ from outgrow.files.leftovers import clear_leftovers, held_folder
 from outgrow.methods.learned.fitted import FittedOperator
 from outgrow.state.asked import plan_fitted
 from outgrow.state.growing import apply
-from outgrow.state.operator_file import FILE, digest, load_operator, save_operator
+from outgrow.state.operator_file import FILE, check_place, digest, load_operator, save_operator
 from outgrow.state.training_state import TrainingState
 from outgrow.text.numbers import amount
 
@@ -24,12 +24,19 @@ def check_result(call: LearnCall, fit: Mapping[str, Any]) -> None:
     An operator that was fitted in the same way, without the state that it grows, is what a killed start left: it stays.
     """
     out, keep, overwrite = call.out, call.save_operator, call.overwrite or call.dry_run
-    if keep is not None and keep.resolve() == out.resolve():
-        raise ConfigError("the operator and the grown model cannot share a folder", got=out)
+    if keep is not None:
+        places = keep.resolve(), out.resolve()
+        if any(one == other or one in other.parents for one, other in (places, places[::-1])):
+            raise ConfigError(
+                "the operator and the grown model cannot share a folder",
+                got=f"{keep} and {out}",
+                fix="choose two folders beside each other",
+            )
     clear_leftovers(out.parent, _scratch(out).name)
     check_destination(out, overwrite=overwrite, sources=[call.checkpoint])
     if keep is None:
         return
+    check_place(keep)
     if (
         overwrite
         or out.exists()

@@ -17,7 +17,7 @@ from outgrow.run.config import RunConfig
 from outgrow.run.run_file import load_run
 from outgrow.training.loop import train_run
 from outgrow.training.result import machine
-from outgrow.training.scratch import scratch_twin
+from outgrow.training.scratch import check_twin, scratch_twin
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,6 +55,7 @@ class BothTrained(Outcome):
 def run(call: QuickstartCall, console: Console) -> BothTrained:
     """Do both runs, or what is left of them."""
     staged = quickstart_run(call.output, call.overrides)
+    check_twin(staged)
     root, notes = Path(staged.output), open_console(errors=True, quiet=console.quiet)
     notes.print(
         f"1 of 2: a small model trains, grows, trains on (configuration: {root / 'run.yaml'})", soft_wrap=True

@@ -14,8 +14,8 @@ from outgrow.files.yaml_file import dump_yaml
 from outgrow.parallel.ranks import Ranks, start_ranks
 from outgrow.report.run import RunReport, run_report
 from outgrow.run.config import RunConfig
-from outgrow.run.run_file import load_run
 from outgrow.training.dry import DryRun, dry_run
+from outgrow.training.folder import load_to_train
 from outgrow.training.loop import train_run
 from outgrow.training.result import RunResult
 from outgrow.training.stage_plans import StagePlan
@@ -84,7 +84,7 @@ def run(call: TrainCall, console: Console) -> Trained | RunSized:
         _launch(call, as_json=console.quiet)
     ranks = start_ranks()
     with ranks.watched():
-        planned = ranks.together(lambda: load_run(call.run, call.overrides))
+        planned = ranks.together(lambda: load_to_train(call.run, call.overrides))
         if not call.dry_run:
             return _train(planned, ranks, quiet=console.quiet)
         needs = dry_run(planned, max(ranks.world, call.nproc or 1))

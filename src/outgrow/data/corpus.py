@@ -2,7 +2,8 @@
 
     "stdlib" | file | glob | folder | .xz | .gz | json/csv/parquet | "hub:<name>"  ->  Corpus(key, documents())
 
-Text files are split into documents at lines `<|endoftext|>`; every other file is one document.
+Text files are split into documents at lines `<|endoftext|>`; every other file is one document. Tables may be packed too,
+as .jsonl.gz is; of a table a column of text is read, and nothing else is turned into words.
 """
 
 from __future__ import annotations
@@ -26,8 +27,18 @@ from outgrow.errors import ConfigError
 from outgrow.files.reading import LONGEST_LINE, check_regular, expanded
 
 DOCUMENT_BREAK = "<|endoftext|>"
-_TABLES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+_TABLES = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
 _TEXTS = {".txt", ".text", ".md", ".py", ".rst", ".xz", ".gz"}
+_WORDS = {"string", "large_string", "string_view", "null"}
+"""Types of columns; one without a single value is `null`, and has no text."""
+_PACKED = {".gz", ".xz", ".bz2", ".zst"}
 _NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
@@ -60,10 +71,12 @@ def open_corpus(
         corpus = _hub(source.removeprefix("hub:"), subset, split, text_field)
     else:
         paths = _find(source, place)
-        tables = [path for path in paths if path.suffix in _TABLES]
-        if tables and len(tables) < len(paths):
-            raise ConfigError(f"{place} mixes tables and text files: {source}", fix="give one kind of file")
-        corpus = _tables(paths, split, text_field) if tables else _texts(paths)
+        kinds = sorted({_table_kind(path) or "text" for path in paths})
+        if len(kinds) > 1:
+            raise ConfigError(
+                f"{place} mixes kinds of files: {source}", got=", ".join(kinds), fix="give one kind of file"
+            )
+        corpus = _texts(paths) if kinds == ["text"] else _tables(paths, kinds[0], split, text_field)
     if limit_bytes is None:
         return corpus
     return Corpus(
@@ -92,10 +105,24 @@ def _standard_library() -> Corpus:
     )
 
 
+def _table_kind(path: Path) -> str | None:
+    """The kind of table that a file's name says, packed or not; None for text.
+
+    >>> [_table_kind(Path(name)) for name in ("a.jsonl", "a.JSON.gz", "a.txt.gz", "a.gz")]
+    ['json', 'json', None, None]
+    """
+    endings = [ending.lower() for ending in path.suffixes]
+    if endings and endings[-1] in _PACKED:
+        endings.pop()
+    return _TABLES.get(endings[-1]) if endings else None
+
+
 def _find(source: str, place: str) -> list[Path]:
     path = expanded(source)
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in _TEXTS | set(_TABLES))
+        found = sorted(
+            p for p in path.rglob("*") if p.is_file() and (p.suffix.lower() in _TEXTS or _table_kind(p))
+        )
     elif path.is_file():
         found = [path]
     else:
@@ -120,7 +147,7 @@ def _texts(paths: list[Path]) -> Corpus:
 @contextmanager
 def open_text(path: Path, *, encoding: str = "utf-8", newline: str | None = None) -> Iterator[IO[str]]:
     """A text file, .xz and .gz unpacked; ConfigError where it is missing, broken or no text, also in the middle of reading."""
-    opener: Any = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
+    opener: Any = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix.lower(), open)
     try:
         check_regular(path)
         with opener(path, "rt", encoding=encoding, newline=newline) as file:
@@ -131,7 +158,7 @@ def open_text(path: Path, *, encoding: str = "utf-8", newline: str | None = None
 
 def _split(path: Path) -> Iterator[str]:
     lines: list[str] = []
-    with open_text(path) as file:
+    with open_text(path, encoding="utf-8-sig") as file:
         for line in iter(lambda: file.readline(LONGEST_LINE + 1), ""):
             if len(line) > LONGEST_LINE or "\0" in line:
                 raise ConfigError(
@@ -147,12 +174,12 @@ def _split(path: Path) -> Iterator[str]:
         yield "".join(lines)
 
 
-def _tables(paths: list[Path], split: str, text_field: str) -> Corpus:
-    kind = _TABLES[paths[0].suffix]
+def _tables(paths: list[Path], kind: str, split: str, text_field: str) -> Corpus:
     files = [str(path) for path in paths]
+    name, tabs = ("csv", {"sep": "\t"}) if kind == "tsv" else (kind, {})
 
     def documents() -> Iterator[str]:
-        rows = _load_dataset(kind, data_files={split: files}, split=split)
+        rows = _load_dataset(name, data_files={split: files}, split=split, **tabs)
         yield from _column(rows, text_field, ", ".join(files))
 
     return Corpus(_key("tables", _stamps(paths), split, text_field), _describe(paths), documents)
@@ -180,8 +207,11 @@ def _load_dataset(*arguments: Any, **options: Any) -> Any:
     try:
         return datasets.load_dataset(*arguments, **options)
     except Exception as error:  # any of a dozen kinds: not found, no network, damaged file, unknown split
+        files = [path for paths in options.get("data_files", {}).values() for path in paths]
+        reason = error.__cause__ or error  # what failed to be generated is all that the outer one says
         raise ConfigError(
-            f"the dataset cannot be read: {arguments[0]}", got=f"{type(error).__name__}: {error}"
+            f"the dataset cannot be read: {', '.join(files) or arguments[0]}",
+            got=f"{type(reason).__name__}: {reason}",
         ) from error
 
 
@@ -191,6 +221,15 @@ def _column(rows: Any, text_field: str, where: str) -> Iterator[str]:
             f"{where} has no column {text_field!r}",
             expected=", ".join(rows.column_names),
             fix="set data.text_field",
+        )
+    kind = getattr(rows.features[text_field], "dtype", None)
+    if kind not in _WORDS:
+        words = [name for name, one in rows.features.items() if getattr(one, "dtype", None) in _WORDS]
+        raise ConfigError(
+            f"{where}: the column {text_field!r} holds no text",
+            got=kind or rows.features[text_field],
+            expected=f"a column of text: {', '.join(words) or 'it has none'}",
+            fix="set data.text_field, or write each document as one text",
         )
     for row in rows.select_columns([text_field]):
         if row[text_field]:

@@ -107,7 +107,7 @@ def fit_step(
     if not bool(torch.isfinite(loss)):
         raise TrainingError(
             f"the loss of the fit is not finite at step {step}",
-            got=float(loss),
+            got=float(loss.detach()),
             fix="choose a smaller --learning-rate or another --start",
         )
     nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], GRADIENT_CLIP)

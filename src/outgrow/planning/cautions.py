@@ -94,6 +94,11 @@ def _operators(worked: WorkedPlan) -> Iterator[str]:
                 f"The growth in {kind} is taken to be perfect (no loss gap, no lost tokens): measure it on a pilot and "
                 f"put it into operators.{kind}."
             )
+        if kind in used and kind not in worked.measured and cost.loss_gap < 0:
+            yield (
+                f"The growth in {kind} is said to lower the loss by {-cost.loss_gap:.3g} for nothing: an operator that keeps "
+                "the function has a loss gap of 0, and others raise the loss."
+            )
 
 
 def _used(worked: WorkedPlan) -> dict[str, list[tuple[int, int]]]:

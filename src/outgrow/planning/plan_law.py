@@ -13,7 +13,7 @@ import numpy as np
 from outgrow.errors import ConfigError
 from outgrow.files.reading import expanded
 from outgrow.planning.config import ChinchillaLaw, CurveConfig, FitLaw, KaplanLaw, PlanConfig
-from outgrow.planning.curves import Curve, CurveFile, read_curves, select
+from outgrow.planning.curves import Curve, CurveFile, check_falls, read_curves, select
 from outgrow.planning.laws import (
     CHINCHILLA,
     CHINCHILLA_REPLICATED,
@@ -93,19 +93,35 @@ def _kaplan(law: KaplanLaw, target_loss: float | None) -> SizeLaw:
 
 def fitted_law(law: FitLaw, extra: Sequence[CurveConfig] = ()) -> SizeLaw:
     """A law fitted to all curves of the section and `extra`."""
-    curves = tuple(
-        select(curve, law.points, law.from_tokens)
+    read = [
+        curve
         for config in (*law.curves, *extra)
         for path in matching_files(config.path)
         for curve in read_curves(
             CurveFile(path, config.parameters, config.tokens_per_step, config.tag), law.count
         )
-    )
+    ]
+    _check_differ(read)
+    curves = tuple(select(check_falls(curve), law.points, law.from_tokens) for curve in read)
     if not curves:
         raise ConfigError(
             "law.kind is fit, but no curves are given", fix="name them in law.curves, or with --fit FILE"
         )
     return _per_size(law, curves) if law.form == "per_size" else _joint(law, curves)
+
+
+def _check_differ(curves: Sequence[Curve]) -> None:
+    """No run is given twice, by its file and its folder, say: it would count double, and its interval be too narrow."""
+    seen: dict[bytes, str] = {}
+    for curve in curves:
+        points = np.concatenate([[curve.parameters], curve.tokens, curve.loss]).tobytes()
+        if points in seen:
+            raise ConfigError(
+                "a curve is given twice: these have the same points",
+                got=f"{seen[points]} and {curve.source}",
+                fix="give every run once",
+            )
+        seen[points] = curve.source
 
 
 def matching_files(pattern: str) -> list[Path]:

@@ -8,7 +8,7 @@ first updates    AdamW's, of old and of new entries, in learning rates
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -30,11 +30,16 @@ def moved(batch: ModelInputs, model: torch.nn.Module) -> ModelInputs:
 
 
 def gradient_law(
-    plan: GrowthPlan, small: Mapping[str, Tensor], large: Mapping[str, Tensor]
+    plan: GrowthPlan,
+    small: Mapping[str, Tensor],
+    large: Mapping[str, Tensor],
+    *,
+    made: Collection[str] = (),
 ) -> tuple[TensorLaw, ...]:
     """Error of every large gradient against its transport g' = G_o g F_iᵀ, worst first.
 
-    Entries that the small model does not determine are left out. A gradient that vanishes in exact arithmetic (a key
+    Entries that the small model does not determine are left out, and what grew from tensors that a conversion `made`, as
+    biases of zero: the small model has no gradient of them. A gradient that vanishes in exact arithmetic (a key
     bias, under softmax) is measured against the largest gradient, at 1e-6 of it, for its own norm is rounding.
     """
     moments = {name: gradient.cpu() for name, gradient in small.items()}
@@ -47,7 +52,7 @@ def gradient_law(
     found = []
     for name, gradient in large.items():
         covered = determined(plan, name)
-        if covered is None:
+        if covered is None or any(term.source in made for term in plan.recipes["exp_avg"][name].terms):
             continue
         if is_routed(
             plan, name

@@ -95,7 +95,7 @@ def verify(
         if small.lineage:
             fix = "give the small state first, then the one that was grown from it"
         raise CheckpointError("the large state has no lineage", fix=fix)
-    before, gradients_as = _described(small, large)
+    before, gradients_as, made = _described(small, large)
     entry = large.lineage.last
     plan = replay(before.config, entry, large.assets)
     _check_sizes(plan, large)
@@ -122,7 +122,7 @@ def verify(
     matches = _matches(apply(plan, before), large)
     loss_large, large_gradients = loss_and_gradients(large_model, batches[0])
     strayed = strays(large_model, plan, moved(batches[0], large_model))
-    laws = gradient_law(law_plan, small_gradients, large_gradients)
+    laws = gradient_law(law_plan, small_gradients, large_gradients, made=made)
     updates = first_updates(plan, large, large_gradients)
     experts_start = experts_measured(plan, large_model, batches[0])
     escape_start = outside(law_plan, dict(large_model.named_parameters()))
@@ -165,11 +165,12 @@ def _stored(state: TrainingState) -> str:
     return ", ".join(sorted(dtype.removeprefix("torch.") for dtype in dtypes))
 
 
-def _described(small: TrainingState, large: TrainingState) -> tuple[TrainingState, Carry]:
-    """The small state as the model type that the last growth began with, and its gradients under that type's names."""
+def _described(small: TrainingState, large: TrainingState) -> tuple[TrainingState, Carry, frozenset[str]]:
+    """The small state as the model type that the last growth began with, its gradients under that type's names, and the
+    tensors that were made for it."""
     told = described_since(small.config, large.lineage)
     if told is None:
-        return small, lambda gradients: gradients
+        return small, lambda gradients: gradients, frozenset()
     found = conversion(small.config, told.after)
 
     def carry(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -177,7 +178,8 @@ def _described(small: TrainingState, large: TrainingState) -> tuple[TrainingStat
         view = ConvertedView(found, MemorySource({"weight": here, "exp_avg": here}))
         return {name: view.read(name, "exp_avg") for name in found.tensors}
 
-    return converted(small, found, moments=told.moments, seed=told.seed), carry
+    made = frozenset(name for name, one in found.tensors.items() if not one.sources)
+    return converted(small, found, moments=told.moments, seed=told.seed), carry, made
 
 
 def loss_and_gradients(model: torch.nn.Module, batch: ModelInputs) -> tuple[float, dict[str, Tensor]]:

@@ -22,6 +22,11 @@ def file_lines(folder: Path, fates: Mapping[str, Any]) -> Iterator[str]:
     for fate in ("grown", "rewritten", "carried"):
         if fates[fate]:
             yield f"  {fate + ':':12} {_listed(fates[fate])}"
+    yield from left_lines(left)
+
+
+def left_lines(left: Mapping[str, str]) -> Iterator[str]:
+    """A line for each file that stays behind, with the reason."""
     for name, why in left.items():
         yield f"  left behind: {name} ({why})"
 

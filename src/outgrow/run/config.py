@@ -67,7 +67,7 @@ class DataConfig(_Section):
     """The text: where it is, how it becomes tokens, what is held out."""
 
     source: str = "stdlib"
-    """`stdlib` (this Python's own sources), a text file, a glob, a folder, a json/csv/parquet file, or `hub:<name>`."""
+    """`stdlib` (this Python's own sources), a text file, a glob, a folder, a json/csv/tsv/parquet file (packed too), or `hub:<name>`."""
     limit_bytes: TokenCount | None = None
     """Use at most this many bytes of text."""
     tokenizer: TokenizerConfig | None = None

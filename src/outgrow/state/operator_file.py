@@ -29,7 +29,7 @@ from outgrow.store.assets import Asset
 from outgrow.store.safetensors_file import read_header
 from outgrow.store.source import TensorSource
 
-FILE = "operator.safetensors"
+FILE, DESCRIPTION = "operator.safetensors", "operator.json"
 OPERATOR_FORMAT_VERSION = 1
 
 
@@ -71,13 +71,25 @@ def save_operator(operator: FittedOperator, folder: Path, *, overwrite: bool = F
         **{name: getattr(operator, name) for name in _FIELDS},
         "digest": digest(operator.values),
     }
+    check_place(folder)
     with publishing(folder, overwrite=overwrite) as temporary:
         values = {name: value.contiguous() for name, value in operator.values.items()}
         # One key: safetensors writes several in any order, and the same operator is the same bits.
         # Written by Python: the library's own writer hides what the system said.
         (temporary / FILE).write_bytes(safetensors(values, metadata={"outgrow": json.dumps(content)}))
-        (temporary / "operator.json").write_text(json_text(content), encoding="utf-8")
+        (temporary / DESCRIPTION).write_text(json_text(content), encoding="utf-8")
     return replace(operator, digest=content["digest"], file=folder / FILE)
+
+
+def check_place(folder: Path) -> None:
+    """An operator replaces an operator alone. Raises CheckpointError for a model's folder, which would be lost."""
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if set(found) - {FILE, DESCRIPTION}:
+        raise CheckpointError(
+            f"{folder} is no operator's folder, so no operator takes its place",
+            got=", ".join(found[:5]),
+            fix="choose another folder",
+        )
 
 
 def kept_operator(operator: FittedOperator) -> FittedOperator:

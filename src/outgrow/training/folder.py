@@ -37,6 +37,12 @@ from outgrow.run.run_file import load_run
 
 _MAY_CHANGE = (  # has no influence on the weights but for the order of sums
     "output",
+    *(
+        "data.source",
+        "data.validation_source",
+        "data.images",
+        "data.validation_images",
+    ),  # what they hold is compared
     "checkpoint.keep",
     "checkpoint.asynchronous",
     "tensorboard",
@@ -46,7 +52,7 @@ _MAY_CHANGE = (  # has no influence on the weights but for the order of sums
     "parallel.reshard_after_forward",
     "parallel.activation_checkpointing",
 )
-
+_BRING_BACK = "bring the file back, choose another output, or delete the run"
 
 Natural = Annotated[int, Field(ge=0)]
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -77,7 +83,7 @@ class Pointer:
     metrics_bytes: Natural
     finished: bool
     data: dict[str, Any]
-    window: tuple[tuple[float, ...], ...] = ()
+    window: tuple[Annotated[tuple[float, ...], Field(min_length=2)], ...] = ()
 
 
 @cache  # building it takes longer than reading a pointer, and a study reads hundreds
@@ -157,6 +163,9 @@ def opened_run(config: RunConfig, ranks: Ranks = ALONE) -> Iterator[RunFolder]:
 def _held(config: RunConfig) -> Iterator[None]:
     root = expanded(config.output)
     run_file = root / "run.yaml"
+    if (root / "latest.json").is_file() and run_file.is_file():
+        with suppress(OSError):  # `claim` says so better
+            (root / ".lock").touch()  # a copy may be without hidden files
     new = [path for path in (root, *root.parents) if not path.exists()]
     claim(root, run_file.name)
     with locked(root), _undone(new):
@@ -166,6 +175,7 @@ def _held(config: RunConfig) -> Iterator[None]:
         if (root / "latest.json").is_file():
             _check_same(run_file, config)
         else:  # nothing to continue: a start that failed early may be started again with another configuration
+            _check_not_begun(root)
             shutil.rmtree(folder.tokenizer, ignore_errors=True)
             shutil.rmtree(folder.carried, ignore_errors=True)
             write_text_atomic(run_file, dump_yaml(config.resolved()))
@@ -186,16 +196,43 @@ def _undone(new: Sequence[Path]) -> Iterator[None]:
         raise
 
 
+def _check_not_begun(root: Path) -> None:
+    """A lost `latest.json` is told: to begin again would write over what the run has reached. A first state may have none yet."""
+    states = sorted(path.parent for path in root.glob("stages/*/step-*/outgrow.json"))
+    later = [path for path in states if not path.parent.name.startswith("1-")]
+    if later or len(states) > 1:
+        raise ConfigError(
+            f"{root} has the states of a run, but not its latest.json, which says where to go on",
+            got=f"{len(states)} states, the last {states[-1].relative_to(root)}",
+            fix="bring latest.json back, choose another output, or delete the run",
+        )
+
+
+def load_to_train(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run of a file. Raises ConfigError for the one in a run's folder that was moved: the old place would begin anew."""
+    config, run_file = load_run(path, overrides), Path(path)
+    folder = run_file.absolute().parent
+    own = run_file.name == "run.yaml" and (folder / "latest.json").is_file()
+    said = any(one.partition("=")[0].strip() == "output" for one in overrides)
+    if own and not said and folder.resolve() != expanded(config.output).resolve():
+        raise ConfigError(
+            f"{run_file} is of the run in its folder, but names another output: the folder was moved, or the command"
+            " was started elsewhere",
+            got=config.output,
+            expected=f"output: {folder}",
+            fix=f"to go on with it, add --set output={folder}; for a new run, --set output=NEW",
+        )
+    return config
+
+
 def _check_same(run_file: Path, config: RunConfig) -> None:
-    before = _flat(load_run(run_file).resolved())  # with the defaults of keys that it is too old for
-    now = _flat(config.resolved())
-    changed = sorted(
-        key
-        for key in before.keys() | now.keys()
-        if before.get(key) != now.get(key) and key not in _MAY_CHANGE
-    )
-    if changed:
-        lines = ", ".join(f"{key} (was {before.get(key)!r}, is {now.get(key)!r})" for key in changed)
+    then, now = (
+        load_run(run_file).resolved(),
+        config.resolved(),
+    )  # with the defaults of keys that it is too old for
+    if changed := differences(then, now):
+        before, after = _flat(then), _flat(now)
+        lines = ", ".join(f"{key} (was {before.get(key)!r}, is {after.get(key)!r})" for key in changed)
         raise ConfigError(
             f"{run_file.parent} holds a run with another configuration",
             got=lines,
@@ -204,10 +241,10 @@ def _check_same(run_file: Path, config: RunConfig) -> None:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Keys of two configurations that differ and matter; a key that one is too old for does not."""
+    """Keys of two resolved configurations that differ and matter; a section that only one has differs in each key."""
     first, second = _flat(dict(before)), _flat(dict(now))
-    both = first.keys() & second.keys()
-    return sorted(key for key in both if first[key] != second[key] and key not in _MAY_CHANGE)
+    keys = (first.keys() | second.keys()) - {*_MAY_CHANGE}
+    return sorted(key for key in keys if first.get(key) != second.get(key))
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -227,11 +264,8 @@ class MetricsLog:
     """metrics.jsonl, cut to what belongs to the checkpoint and then appended to."""
 
     def __init__(self, path: Path, keep_bytes: int) -> None:
+        _check_rows(path, keep_bytes)
         self._file: IO[bytes] = path.open("ab")
-        if self._file.tell() < keep_bytes:
-            raise ConfigError(
-                f"{path} is shorter than the checkpoint says", got=self._file.tell(), expected=keep_bytes
-            )
         self._file.truncate(keep_bytes)
 
     def write(self, row: dict[str, Any]) -> None:
@@ -247,6 +281,25 @@ class MetricsLog:
     def close(self) -> None:
         """Done."""
         self._file.close()
+
+
+def _check_rows(path: Path, keep_bytes: int) -> None:
+    """The log has what belongs to the checkpoint, and a row ends there: else the whole rest would be trained, and not reported."""
+    size = path.stat().st_size if path.is_file() else 0
+    if size < keep_bytes:
+        raise ConfigError(
+            f"{path} is shorter than the checkpoint says", got=size, expected=keep_bytes, fix=_BRING_BACK
+        )
+    if keep_bytes:
+        with path.open("rb") as file:
+            file.seek(keep_bytes - 1)
+            last = file.read(1)
+        if last != b"\n":
+            raise ConfigError(
+                f"{path} is not as its run left it: no row ends where the checkpoint says",
+                got=f"{last!r} at byte {keep_bytes - 1:,}",
+                fix=_BRING_BACK,
+            )
 
 
 def finished_metrics(run: RunFolder) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ from outgrow.training.course import Course
 from outgrow.training.folder import Pointer, opened_run
 from outgrow.training.learn_stage import grow_learned
 from outgrow.training.log_rows import StepWindow, log_row, write_machine, write_stage
-from outgrow.training.own_state import check_own
+from outgrow.training.own_state import check_data_of_run, check_finished, check_own
 from outgrow.training.preflight import preflight
 from outgrow.training.result import RunResult, read_result
 from outgrow.training.session import (
@@ -84,6 +84,7 @@ def train_run(
     with opened_run(run, ranks) as folder, make_progress(progress and ranks.leads) as view:
         pointer = folder.agreed_pointer(ranks)
         if pointer is not None and pointer.finished:
+            ranks.first(lambda: check_finished(run, folder.root / pointer.checkpoint))
             view.say(f"{folder.root}: this run is finished, nothing to do")
             return replace(read_result(folder), already_finished=True)
         for warning in found.warnings:
@@ -92,10 +93,8 @@ def train_run(
         data = ranks.in_turn(lambda: open_data(run, folder.tokenizer))
         view.say(f"data: {data.summary}")
         ranks.agree("the data", data.record)
-        if pointer is not None and pointer.data != data.record:
-            raise ConfigError(
-                "the data is not what this run began with", got=data.record, expected=pointer.data
-            )
+        if pointer is not None:
+            check_data_of_run(pointer.data, data.record)
         session = open_session(run, found, folder, data, view, pointer, ranks)
 
         def begins() -> None:

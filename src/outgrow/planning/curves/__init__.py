@@ -6,8 +6,17 @@ A law describes trainings from scratch at a learning rate that has not decayed, 
 """
 
 from outgrow.planning.curves.counting import ParameterCount, law_parameters
-from outgrow.planning.curves.curve import Curve, Points, select
+from outgrow.planning.curves.curve import Curve, Points, check_falls, select
 from outgrow.planning.curves.curve_file import CurveFile
 from outgrow.planning.curves.reading import read_curves
 
-__all__ = ["Curve", "CurveFile", "ParameterCount", "Points", "law_parameters", "read_curves", "select"]
+__all__ = [
+    "Curve",
+    "CurveFile",
+    "ParameterCount",
+    "Points",
+    "check_falls",
+    "law_parameters",
+    "read_curves",
+    "select",
+]

@@ -118,6 +118,20 @@ def stable_part(tokens: Sequence[float], rate: Sequence[float]) -> tuple[float, 
     return float(at_peak[0]), float(at_peak[-1])
 
 
+def check_falls(curve: Curve) -> Curve:
+    """The curve itself. Raises `ConfigError` where its last third is not below its first: an accuracy, or a run that diverged."""
+    third = max(1, len(curve.loss) // 3)
+    first, last = float(curve.loss[:third].mean()), float(curve.loss[-third:].mean())
+    if not last < first:
+        raise ConfigError(
+            f"{curve.source}: the loss does not fall, so no law of training describes it",
+            got=f"{first:.4g} in the first third of the points, {last:.4g} in the last",
+            expected="a loss in nats per token, that falls",
+            fix="give the series of the loss, or leave out a run that diverged",
+        )
+    return curve
+
+
 def select(curve: Curve, points: Points, from_tokens: float = 0) -> Curve:
     """The points of a curve that a law may be fitted to, at most 120 of them: others are averaged in equal steps of log tokens.
 

@@ -78,8 +78,8 @@ class Chinchilla:
                 "no size reaches this loss", got=loss, expected=f"more than {self.irreducible_loss:.4g}"
             )
         a, b = self.parameter_exponent, self.token_exponent
-        parameters = (self.parameter_coefficient * (a + b) / (b * excess)) ** (1 / a)
-        tokens = (self.token_coefficient * (a + b) / (a * excess)) ** (1 / b)
+        parameters = _root(self.parameter_coefficient * (a + b) / (b * excess), a)
+        tokens = _root(self.token_coefficient * (a + b) / (a * excess), b)
         return Optimum(loss, parameters, tokens, 6 * parameters * tokens)
 
     def best_for_flops(self, flops: float) -> Optimum:
@@ -97,7 +97,20 @@ class Chinchilla:
 
     @property
     def _scale_tokens(self) -> float:
-        return float(self.token_coefficient ** (1 / self.token_exponent))
+        return _root(self.token_coefficient, self.token_exponent)
+
+
+def _root(value: float, exponent: float) -> float:
+    """value ** (1 / exponent), where a number can hold it: an exponent of nearly 0 is no law."""
+    try:
+        return float(float(value) ** (1 / float(exponent)))
+    except OverflowError:
+        raise ConfigError(
+            "the law's loss hardly falls: one of its exponents is too near to 0",
+            got=f"{exponent:.3g}, beside a coefficient of {value:.3g}",
+            expected="published exponents are 0.05 to 0.5",
+            fix="give other constants, or curves that fall further",
+        ) from None
 
 
 CHINCHILLA = Chinchilla(1.69, 406.4, 0.34, 410.7, 0.28)
