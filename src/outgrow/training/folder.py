@@ -37,12 +37,10 @@ from outgrow.run.run_file import load_run
 
 _MAY_CHANGE = (  # has no influence on the weights but for the order of sums
     "output",
-    *(
-        "data.source",
-        "data.validation_source",
-        "data.images",
-        "data.validation_images",
-    ),  # what they hold is compared
+    "data.source",  # of data what they hold is compared
+    "data.validation_source",
+    "data.images",
+    "data.validation_images",
     "checkpoint.keep",
     "checkpoint.asynchronous",
     "tensorboard",
@@ -226,10 +224,8 @@ def load_to_train(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def _check_same(run_file: Path, config: RunConfig) -> None:
-    then, now = (
-        load_run(run_file).resolved(),
-        config.resolved(),
-    )  # with the defaults of keys that it is too old for
+    # with the defaults of keys that it is too old for
+    then, now = load_run(run_file).resolved(), config.resolved()
     if changed := differences(then, now):
         before, after = _flat(then), _flat(now)
         lines = ", ".join(f"{key} (was {before.get(key)!r}, is {after.get(key)!r})" for key in changed)
