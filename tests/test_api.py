@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 import outgrow
+from outgrow.api.live import grow_in_place
 from outgrow.errors import CheckpointError, ConfigError, GrowthError
 from outgrow.methods.learned.fitted import FittedOperator
 
@@ -66,7 +67,7 @@ def trainer(folder: Path, steps: int, model: Any, **options: Any) -> Trainer:
         disable_tqdm=True,
         **options,
     )
-    return Trainer(model, arguments, train_dataset=ROWS)  # type: ignore[arg-type]
+    return Trainer(model, arguments, train_dataset=ROWS, eval_dataset=ROWS[:4])  # type: ignore[arg-type]
 
 
 def assert_same(one: outgrow.TrainingState, other: outgrow.TrainingState) -> None:
@@ -173,6 +174,137 @@ def test_what_a_trainer_cannot_grow_is_refused_when_training_begins(tmp_path: Pa
         outgrow.GrowAt(to=TO)
     with pytest.raises(ConfigError, match="2000000, 2e6 or 2M"):
         outgrow.GrowAt(tokens="many", to=TO)
+
+
+def test_a_trainer_loads_no_small_model_as_its_best(tmp_path: Path) -> None:
+    """The first evaluation is the best by this measure: without care Trainer loads its small model into the large one."""
+    run = trainer(
+        tmp_path,
+        6,
+        small_model(),
+        load_best_model_at_end=True,
+        eval_strategy="steps",
+        eval_steps=1,
+        metric_for_best_model="loss",
+        greater_is_better=True,
+    )
+    run.args.save_steps = run.args.eval_steps = 1
+    run.add_callback(outgrow.GrowAt(steps=3, to={"num_hidden_layers": 4}))
+    run.train()
+    best = Path(str(run.state.best_model_checkpoint))
+    assert int(best.name.removeprefix("checkpoint-")) >= 3
+    with_layers = LlamaForCausalLM.from_pretrained(best)
+    assert with_layers.config.num_hidden_layers == 4
+    for name, parameter in with_layers.named_parameters():
+        assert torch.equal(parameter, run.model.get_parameter(name)), name
+
+
+def test_what_hangs_on_a_model_goes_on_in_the_grown_one(tmp_path: Path) -> None:
+    """NEFTune's noise, whose hook Trainer removes at its end; hooks of the user's; but recorders hang on new layers too."""
+    seen = list[str]()
+    model = small_model()
+    run = trainer(tmp_path, 3, model, neftune_noise_alpha=5.0)
+    model.register_forward_hook(lambda *_: seen.append("whole"))
+    handle = model.model.layers[1].register_forward_hook(lambda *_: seen.append("layer"))
+    model(input_ids=torch.tensor([[3, 4]]), output_hidden_states=True)
+    run.add_callback(outgrow.GrowAt(steps=1, to={"num_hidden_layers": 3}))
+    noise = list[bool]()
+
+    class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+        def on_step_begin(self, *_: Any, **live: Any) -> None:
+            embedding = live["model"].get_input_embeddings()
+            noise.append(hasattr(embedding, "neftune_noise_alpha") and len(embedding._forward_hooks) == 1)
+
+    run.add_callback(Watch())
+    seen.clear()
+    run.train()
+    assert noise == [True] * 3
+    assert seen == ["layer", "whole"] * 3
+    assert not run.model.get_input_embeddings()._forward_hooks
+    handle.remove()
+    assert len(run.model(input_ids=torch.tensor([[3, 4]]), output_hidden_states=True).hidden_states) == 4
+    assert seen == [*["layer", "whole"] * 3, "whole"]
+
+
+def test_a_live_model_that_is_not_what_its_config_says_is_refused(tmp_path: Path) -> None:
+    """The large model is built by the config: what was changed or added beside it would be lost without a word."""
+
+    def head_with_bias(model: Any) -> None:
+        model.lm_head = torch.nn.Linear(12, 19)
+
+    def own_buffer(model: Any) -> None:
+        model.register_buffer("average", torch.zeros(3))
+
+    def other_eps(model: Any) -> None:
+        model.model.norm.variance_epsilon = 1e-2
+
+    def frozen(model: Any) -> None:
+        model.model.embed_tokens.weight.requires_grad_(False)
+
+    def elsewhere(model: Any) -> None:
+        model.model.layers[1].to("meta")
+
+    for change, says in (
+        (head_with_bias, "lm_head.bias"),
+        (own_buffer, "average"),
+        (other_eps, r"model\.norm\.variance_epsilon is 0\.01, and 1e-06 by the config"),
+        (frozen, "frozen"),
+        (elsewhere, "holds no numbers"),
+    ):
+        model = small_model()
+        change(model)
+        with pytest.raises(outgrow.OutgrowError, match=says):
+            outgrow.grow_model(model, to=TO)
+        if change is not elsewhere:
+            run = trainer(tmp_path, 2, model)
+            run.add_callback(outgrow.GrowAt(steps=2, to={"num_hidden_layers": 3}))
+            with pytest.raises(outgrow.OutgrowError, match=says):
+                run.train()
+            assert run.state.global_step == 0
+
+    tied = LlamaForCausalLM(LlamaConfig(**{**small_model().config.to_dict(), "tie_word_embeddings": True}))
+    tied.lm_head.weight = torch.nn.Parameter(tied.lm_head.weight.detach() + 1)
+    with pytest.raises(CheckpointError, match=r"lm_head.weight(.|\n)*tie_word_embeddings = False"):
+        outgrow.grow_model(tied, to={"num_hidden_layers": 3})
+    tied.config.tie_word_embeddings = False
+    large, _, _ = outgrow.grow_model(tied, to={"num_hidden_layers": 3})
+    assert torch.equal(large.lm_head.weight, tied.lm_head.weight)
+
+
+def test_an_optimizer_that_is_not_known_is_refused_when_training_begins(tmp_path: Path) -> None:
+    run = trainer(tmp_path, 2, small_model(), optim="rmsprop")
+    run.add_callback(outgrow.GrowAt(steps=2, to={"num_hidden_layers": 3}))
+    with pytest.raises(CheckpointError, match="RMSprop"):
+        run.train()
+    assert run.state.global_step == 0
+
+
+def test_a_grown_optimizer_numbers_its_parameters_as_one_made_anew() -> None:
+    """torch loads an optimizer's state by numbers: in another order a checkpoint's moments would be those of other parameters."""
+    model = small_model()
+    optimizer = torch.optim.AdamW(model.named_parameters(), lr=1e-2)
+    large, made, _ = outgrow.grow_model(model, optimizer, to=TO, **HOW)
+    assert made is not None
+    assert list(map(id, made.param_groups[0]["params"])) == list(map(id, large.parameters()))
+    plan = outgrow.plan_growth(outgrow.TrainingState.from_model(model), to=TO, **HOW)
+    grow_in_place(model, optimizer, plan)
+    assert list(map(id, optimizer.param_groups[0]["params"])) == list(map(id, model.parameters()))
+    assert optimizer.param_groups[0]["param_names"] == [name for name, _ in model.named_parameters()]
+
+
+def test_a_live_model_keeps_its_dtypes_its_code_and_the_random_numbers() -> None:
+    model = small_model()
+    model.model.to(torch.bfloat16)
+    model.set_attn_implementation("eager")
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    large, _, _ = outgrow.grow_model(model, to={"num_hidden_layers": 3})
+    assert torch.equal(torch.rand(3), expected)
+    assert {one.dtype for one in large.model.parameters()} == {torch.bfloat16}
+    assert large.lm_head.weight.dtype == torch.float32
+    assert torch.equal(large.lm_head.weight, model.lm_head.weight)
+    assert large.config._attn_implementation == "eager"
 
 
 def test_a_live_model_grows_in_one_line() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import assert_same_tensors, tiny_llama
-from transformers import Trainer, TrainingArguments
+from transformers import SchedulerType, Trainer, TrainerCallback, TrainingArguments
 
 from outgrow.errors import CheckpointError
 from outgrow.state.growing import grow
@@ -411,6 +411,44 @@ def test_another_rate_and_a_schedule_that_begins_anew(run: Path, tmp_path: Path)
         assert set(asked.steps.values()) == {3.0}
     with pytest.raises(CheckpointError, match="no optimizer"):
         rescheduled(TrainingState.from_model(tiny_llama()), learning_rate=1e-3)
+
+
+def test_a_warm_up_that_begins_anew_begins_low(run: Path, tmp_path: Path) -> None:
+    """Trainer takes the first step's rate from the optimizer's file, where the peak stands."""
+    from transformers import AutoModelForCausalLM
+
+    from outgrow import OwnArguments
+    from outgrow.state.rescheduling import rescheduled
+
+    grown = grow(TrainingState.from_pretrained(run / "checkpoint-3"), to={"num_hidden_layers": 3})
+    written = rescheduled(grown, reset_schedule=True).save_pretrained(tmp_path / "grown", format="trainer")
+    resumed = trainer(tmp_path / "go", 5, AutoModelForCausalLM.from_pretrained(written))
+    resumed.args.lr_scheduler_type, resumed.args.warmup_steps = SchedulerType.LINEAR, 2
+    taken = list[float]()
+
+    class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+        def on_pre_optimizer_step(self, *_: Any, **live: Any) -> None:
+            taken.append(live["optimizer"].param_groups[1]["lr"])
+
+    resumed.add_callback(OwnArguments())
+    resumed.add_callback(Watch())
+    resumed.train(resume_from_checkpoint=str(written))
+    assert taken == pytest.approx([0.0, 5e-3, 1e-2, 1e-2 * 2 / 3, 1e-2 / 3])
+    logged = [row["learning_rate"] for row in resumed.state.log_history if "learning_rate" in row]
+    assert logged == pytest.approx(taken)
+
+
+def test_a_peak_that_is_not_the_first_rate_is_scaled_too() -> None:
+    """OneCycleLR begins at a 25th of its peak, and reads both from the optimizer's groups."""
+    from outgrow.state.rescheduling import rescheduled
+
+    model = tiny_llama()
+    optimizer = torch.optim.AdamW(model.parameters())
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=10)
+    state = rescheduled(TrainingState.from_model(model, optimizer), learning_rate=5e-3)
+    assert state.optimizer is not None
+    options = state.optimizer.groups[0].options
+    assert [options[name] for name in ("max_lr", "initial_lr", "min_lr")] == pytest.approx([5e-3, 2e-4, 2e-8])
 
 
 @pytest.mark.parametrize("own", [True, False])

@@ -11,17 +11,18 @@ import torch
 from outgrow.errors import GrowthError
 from outgrow.growth.plan import GrowthPlan
 from outgrow.methods.options import GrowthOptions
-from outgrow.models.library import build_model, hollow_model, tie, tied_names
+from outgrow.models.library import build_model, hollow_model, model_tensors, tie, tied_names, unlike_config
 from outgrow.parallel.sharding import is_sharded_model, let_go
 from outgrow.state.asked import plan_options
 from outgrow.state.growing import apply
 from outgrow.state.grown_view import GrownView
-from outgrow.state.live import make_optimizer
+from outgrow.state.live import in_model_order, make_optimizer
 from outgrow.state.shared_statistics import know_statistics
 from outgrow.state.training_state import TrainingState
 from outgrow.state.wrappers import plain_optimizer
 from outgrow.store.contents import OptimizerInfo
 from outgrow.store.lineage import Lineage
+from outgrow.store.source import TensorSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,7 +38,7 @@ def grow_model(
 ) -> tuple[PreTrainedModel, torch.optim.Optimizer | None, GrowthPlan]:
     """A larger model that continues this one, its optimizer with moments and steps, and the plan by which both grew.
 
-    The old objects stay as they are. `how` is what `plan_growth` takes: `width`, `depth`, `moments`, `noise`, `seed`.
+    The old objects stay as they are, with their hooks. `how` is what `plan_growth` takes: `width`, `depth`, `moments`, `noise`, `seed`.
     The new optimizer has the class, groups and options of the old one, without Accelerate's wrapper; a learning-rate
     scheduler has to be made anew.
 
@@ -85,6 +86,7 @@ def grow_in_place(model: PreTrainedModel, optimizer: torch.optim.Optimizer, plan
     large = built_like(model, grown)
     grown.load_into(large)
     assert grown.optimizer is not None, "a state of a live optimizer has one"
+    _keep_hooks(model, large)
     old = dict(vars(model))
     vars(model).clear()
     kept = {name: old[name] for name in _KEPT if name in old}
@@ -97,33 +99,37 @@ def grow_in_place(model: PreTrainedModel, optimizer: torch.optim.Optimizer, plan
 def built_like(
     model: PreTrainedModel, grown: TrainingState, shard: Callable[[torch.nn.Module], object] | None = None
 ) -> PreTrainedModel:
-    """A fresh model of the grown sizes, in the dtype, on the device and in the mode of the old one; cut by `shard`.
+    """A fresh model of the grown sizes, in the dtypes, on the device and in the mode of the old one; cut by `shard`.
 
-    It generates as the old one does.
+    It generates, and computes attention and experts, as the old one does. The user's random numbers stay as they are.
     """
+    check_growable(model)
     like = next(model.parameters())
-    if shard is None:
-        large = build_model(grown.config, like.dtype).to(like.device)
-    else:
-        large = _cut(grown.config, like, shard)
+    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, and overwritten
+        if shard is None:
+            large = _in_own_dtypes(build_model(grown.config, like.dtype, model), grown.source).to(like.device)
+        else:
+            large = _cut(grown, model, shard)
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         large.gradient_checkpointing_enable()
     if (generation := getattr(model, "generation_config", None)) is not None:
         large.generation_config = deepcopy(generation)
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            fix = "grow before freezing, or freeze anew afterwards (`plan.new_parameters` names what is new)"
-            raise GrowthError("a model with frozen parameters is not grown", got=name, fix=fix)
     return large.train(model.training)
 
 
+def _in_own_dtypes(large: PreTrainedModel, source: TensorSource) -> PreTrainedModel:
+    """Every tensor in the dtype of its source: a head in float32 stays so over a body in bfloat16."""
+    for name, tensor in model_tensors(large).items():
+        tensor.data = tensor.data.to(source.meta(name, "weight").dtype)
+    return large
+
+
 def _cut(
-    config: Mapping[str, Any], like: torch.Tensor, shard: Callable[[torch.nn.Module], object]
+    grown: TrainingState, model: PreTrainedModel, shard: Callable[[torch.nn.Module], object]
 ) -> PreTrainedModel:
     """A model whose parameters are never whole: cut on the meta device, then given memory for its shards."""
-    large = hollow_model(config)
-    for parameter in large.parameters():
-        parameter.data = parameter.data.to(like.dtype)
+    like = next(model.parameters())
+    large = _in_own_dtypes(hollow_model(grown.config, like.dtype, model), grown.source)
     buffers = {name: buffer.clone() for name, buffer in large.named_buffers()}
     tied = tied_names(large)
     shard(large)
@@ -158,6 +164,36 @@ def check_live(model: object) -> None:
     )
 
 
+def check_growable(model: torch.nn.Module) -> None:
+    """Raises GrowthError where parameters are frozen, or modules are not what the config says: the large model is built by it."""
+    if (number := unlike_config(model)) is not None:
+        fix = "set it in model.config too; or as the config says now, and anew after the growth"
+        raise GrowthError("the model is not what its config says", got=number, fix=fix)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            fix = "grow before freezing, or freeze anew afterwards (`plan.new_parameters` names what is new)"
+            raise GrowthError("a model with frozen parameters is not grown", got=name, fix=fix)
+
+
+def _keep_hooks(model: torch.nn.Module, large: torch.nn.Module) -> None:
+    """What hangs on modules that are still there, as NEFTune's noise, goes on, and its handles remove it.
+
+    What transformers hangs on every layer to record outputs it hangs anew, on new layers too.
+    """
+    vars(model).pop("_output_capturing_hooks_installed", None)
+    found = dict(large.named_modules())
+    for name, part in model.named_modules():
+        new = found[name].__dict__ if name in found else {}
+        for key, hung in vars(part).items():
+            if key == "neftune_noise_alpha":
+                new[key] = hung
+            elif "_hooks" in key and isinstance(hung, dict) and not new.get(key):
+                for number in [n for n, hook in hung.items() if getattr(hook, "__module__", "") == _RECORDER]:
+                    del hung[number]
+                new[key] = hung
+
+
+_RECORDER = "transformers.utils.output_capturing"
 _KEPT = ("generation_config", "forward", "_original_forward", "name_or_path")
 """What belongs to the user or to accelerate, and not to the sizes; bound to the model, whose identity stays."""
 
@@ -167,6 +203,7 @@ def _regroup(model: torch.nn.Module, optimizer: torch.optim.Optimizer, info: Opt
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     for group, named in zip(optimizer.param_groups, info.groups, strict=True):
-        group["params"] = [parameters[name] for name in named.names]
+        names = in_model_order(named.names, parameters)
+        group["params"] = [parameters[name] for name in names]
         if "param_names" in group:
-            group["param_names"] = list(named.names)
+            group["param_names"] = names

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
-from outgrow.api.live import check_live, grow_in_place
+from outgrow.api.live import check_growable, check_live, grow_in_place
 from outgrow.errors import ConfigError, GrowthError
 from outgrow.files.section import parse_count
 from outgrow.growth.plan import GrowthPlan
@@ -19,6 +20,8 @@ from outgrow.models.architecture import resolve
 from outgrow.models.library import config_of
 from outgrow.parallel.sharding import is_sharded_model
 from outgrow.state.asked import plan_options
+from outgrow.state.growing import apply
+from outgrow.state.training_state import TrainingState
 from outgrow.store.growth_log import GROWTHS, logged_lineage
 from outgrow.store.lineage import Lineage
 
@@ -90,6 +93,10 @@ class GrowAt(TrainerCallback):  # type: ignore[misc]  # transformers is not type
             args.include_num_input_tokens_seen = "all"  # else Trainer counts none
         self.plan = self._plan(config_of(model), logged_lineage({"log_history": state.log_history}))
         if self.plan is not None:
+            check_growable(model)
+            apply(
+                self.plan, TrainingState.from_model(model, _inner(live["optimizer"]))
+            )  # lazy: names and rules
             _LOG.info("to grow after %s %s:\n%s", f"{self.at:,}", self.unit, self.plan)
 
     def _plan(self, config: Mapping[str, Any], grown: Lineage) -> GrowthPlan | None:
@@ -124,6 +131,7 @@ class GrowAt(TrainerCallback):  # type: ignore[misc]  # transformers is not type
                 return
         entries = grow_in_place(model, _inner(optimizer), self.plan)
         state.log_history.append({"step": state.global_step, GROWTHS: [*before, *entries]})
+        state.best_model_checkpoint = state.best_metric = state.best_global_step = None  # of the small model
         _LOG.warning("grown at step %d: %r", state.global_step, self.plan)
         self.plan = None
 
@@ -134,6 +142,8 @@ class OwnArguments(TrainerCallback):  # type: ignore[misc]
     A Trainer that resumes takes `logging_steps`, `eval_steps`, `save_steps` and `train_batch_size` from the checkpoint. After
     a growth those are the small model's. This sets them from `TrainingArguments` when training begins, as a new run does;
     shares of the run, as `save_steps=0.1`, are of its `max_steps`. Step, schedule, log and data go on.
+    Where they begin anew (`--reset-schedule`), the first step has the rate that the schedule begins with; Trainer itself
+    would take the peak, a warm-up or not.
 
     With `auto_find_batch_size` Trainer has found its batch before any callback is asked: it searches downward from the
     checkpoint's, and that number stays.
@@ -154,6 +164,12 @@ class OwnArguments(TrainerCallback):  # type: ignore[misc]
         state.compute_steps(args, state.max_steps)
         if not args.auto_find_batch_size:
             state.train_batch_size = args.train_batch_size
+        schedule = live.get("lr_scheduler")
+        if state.global_step == 0 and isinstance(schedule, LambdaLR):  # every schedule of Trainer's but two
+            shares = [share(schedule.last_epoch) for share in schedule.lr_lambdas]
+            schedule._last_lr = [peak * share for peak, share in zip(schedule.base_lrs, shares, strict=True)]
+            for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
+                group["lr"] = rate
 
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer:

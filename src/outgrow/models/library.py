@@ -44,6 +44,24 @@ def config_of(model: torch.nn.Module) -> dict[str, Any]:
     return config | {"architectures": [cls.__name__], "dtype": str(dtype).removeprefix("torch.")}
 
 
+def unlike_config(model: torch.nn.Module) -> str | None:
+    """A number of a live module, as a dropout's or an eps, that is not what the model's config says; None where all are."""
+    if _own_class(model).__module__.startswith("timm."):
+        return None
+    built = dict(meta_model(config_of(model)).named_modules())
+    for place, module in model.named_modules():
+        said = vars(built[place]) if place in built else {}
+        for name, value in vars(module).items():
+            number = isinstance(said.get(name), float) and isinstance(value, int | float)
+            if number and value != said[name] and name not in _MOVING:
+                return f"{place}.{name} is {value}, and {said[name]} by the config"
+    return None
+
+
+_MOVING = ("attention_scaling",)
+"""Numbers that a module sets itself while it runs: rotary positions that stretch."""
+
+
 def model_type_of(model: torch.nn.Module) -> str:
     """The model type of a live model of transformers or timm.
 
@@ -148,11 +166,20 @@ def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
         raise CheckpointError(f"{cls.__name__} cannot be built from this config", got=error) from error
 
 
-def build_model(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A real model with fresh weights, its rotary tables in float32 as `from_pretrained` leaves them."""
+def build_model(
+    config: Mapping[str, Any], dtype: torch.dtype = torch.float32, like: torch.nn.Module | None = None
+) -> PreTrainedModel:
+    """A real model with fresh weights, its rotary tables in float32 as `from_pretrained` leaves them.
+
+    It computes attention and experts by the code that the model `like` has chosen: packed sequences need theirs.
+    """
     if timm_models.is_timm(config.get("model_type")):
         return cast("PreTrainedModel", timm_models.build_timm(config).to(dtype))
     made = config_object(config)
+    if like is not None:
+        chosen = cast("PreTrainedModel", like).config
+        made._attn_implementation = _chosen(chosen, "_attn_implementation")
+        made._experts_implementation = _chosen(chosen, "_experts_implementation")
     if not _can_group(resolve(config), dtype):
         made._experts_implementation = "eager"
     cls = model_class(config)
@@ -167,10 +194,18 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -
     return model
 
 
-def hollow_model(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def _chosen(config: PreTrainedConfig, name: str) -> dict[str, Any]:
+    """What a config, and each config inside it, has chosen, as transformers takes it."""
+    inner = {key: one for key in config.sub_configs if (one := getattr(config, key, None)) is not None}
+    return {"": getattr(config, name), **{key: _chosen(one, name) for key, one in inner.items()}}
+
+
+def hollow_model(
+    config: Mapping[str, Any], dtype: torch.dtype = torch.float32, like: torch.nn.Module | None = None
+) -> PreTrainedModel:
     """The model with its parameters on the meta device and its buffers real: to be placed, cut and filled."""
     with _parameters_on_meta():
-        return build_model(config, dtype)
+        return build_model(config, dtype, like)
 
 
 def replace_parameters(

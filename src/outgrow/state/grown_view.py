@@ -24,6 +24,7 @@ from outgrow.files.identity import FileIdentity
 from outgrow.growth.plan import GrowthPlan
 from outgrow.growth.rank_costs import in_reading_order
 from outgrow.store.check import row_blocks
+from outgrow.store.safetensors_folder import some
 from outgrow.store.source import Rows, TensorMeta, TensorSource
 
 BLOCK_ROWS_BYTES = 2 << 20
@@ -45,6 +46,14 @@ class GrownView(TensorSource):
             missing = set(self.plan.small.parameters) - names if slot is WEIGHT and names else ()
             for name in missing:
                 raise CheckpointError(f"the source has no weight for '{name}'", expected="one per parameter")
+            unknown = sorted(names - set(self.plan.small.parameters)) if slot is WEIGHT else ()
+            if unknown:
+                raise CheckpointError(
+                    "the source has weights that its model, as its config says it, has not",
+                    got=some(unknown),
+                    fix="what was added to a live model is taken off first, and put on the grown one; "
+                    "where a tie was broken, say so: model.config.tie_word_embeddings = False",
+                )
             for name in names & set(self.plan.small.parameters):
                 got = self.source.meta(name, slot.name).shape
                 expected = slot.shape(self.plan.small.shape(name))

@@ -6,7 +6,7 @@ is changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,7 +71,7 @@ def make_optimizer(
     """A new optimizer over these parameters, with the groups and options that `info` says."""
     groups = [
         {
-            "params": [parameters[name] for name in group.names],
+            "params": [parameters[name] for name in in_model_order(group.names, parameters)],
             **{
                 key: tuple(value) if isinstance(value, list) else value
                 for key, value in group.options.items()
@@ -87,6 +87,12 @@ def make_optimizer(
             got=error,
             fix="make one yourself, and use load_into(model, optimizer)",
         ) from error
+
+
+def in_model_order(names: Iterable[str], parameters: Mapping[str, Tensor]) -> list[str]:
+    """Names in the order of the model's parameters: torch numbers them, and an optimizer made anew has this order."""
+    place = {name: number for number, name in enumerate(parameters)}
+    return sorted(names, key=place.__getitem__)
 
 
 def check_optimizer(

@@ -18,7 +18,9 @@ from outgrow.store.trainer_files import trainer_state
 
 _INTERVALS = ("logging_steps", "eval_steps", "save_steps", "train_batch_size", "stateful_callbacks")
 """What a Trainer that resumes takes from the checkpoint instead of its own arguments."""
-_RATES = ("lr", "initial_lr", "base_lrs", "_last_lr", "peak")
+_RATES = ("lr", "initial_lr", "max_lr", "min_lr", "base_lrs", "max_lrs", "_last_lr", "peak")
+_PEAKS = ("max_lr", "initial_lr", "lr")
+"""Where a group's peak stands: the first that is there. OneCycleLR begins far below its own, `max_lr`."""
 
 
 def rescheduled(
@@ -55,7 +57,7 @@ def _with_peak(state: TrainingState, peak: float) -> TrainingState:
             fix="set the rate where you train; a checkpoint of weights alone does not hold one",
         )
     groups = state.optimizer.groups
-    before = max(float(group.options.get("initial_lr") or group.options.get("lr") or 0.0) for group in groups)
+    before = max(float(next(filter(None, map(one.options.get, _PEAKS)), 0.0)) for one in groups)
     if not before > 0:
         raise CheckpointError("the optimizer's learning rate is 0, which nothing scales", got=before)
     factor = peak / before

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from outgrow.errors import CheckpointError
 from outgrow.files.identity import FileIdentity
 
 Rows = slice | Tensor | None
@@ -93,4 +94,8 @@ class MemorySource(TensorSource):
         return TensorMeta(tuple(tensor.shape), tensor.dtype)
 
     def read(self, name: str, slot: str, rows: Rows = None) -> Tensor:
-        return taken(self.tensors[slot][name].detach(), rows)
+        tensor = self.tensors[slot][name].detach()
+        if tensor.is_meta:
+            fix = "load the weights first; of a model that is offloaded, open the folder that it came from"
+            raise CheckpointError(f"{slot} of {name} holds no numbers: it is on the meta device", fix=fix)
+        return taken(tensor, rows)
