@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import gc
+import inspect
 import io
 import json
 from importlib import import_module

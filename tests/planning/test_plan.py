@@ -295,6 +295,8 @@ def test_warnings_in_plain_words() -> None:
     assert "already decayed" in " ".join(plan_cautions(decayed))
     measured = {**base, "operators": {"both": {"loss_gap": 0.01, "lost_tokens": "10k"}}}
     assert "taken to be perfect" not in " ".join(plan_cautions(work_out(parse_plan(measured))))
+    lowered = {**base, "operators": {"both": {"loss_gap": -0.01, "lost_tokens": "10k"}}}
+    assert "lower the loss by 0.01 for nothing" in " ".join(plan_cautions(work_out(parse_plan(lowered))))
 
 
 def test_a_growth_that_the_operators_refuse_is_planned_around() -> None:

@@ -15,6 +15,7 @@ from transformers import SchedulerType, Trainer, TrainerCallback, TrainingArgume
 
 from outgrow.errors import CheckpointError
 from outgrow.state.growing import grow
+from outgrow.state.rescheduling import rescheduled
 from outgrow.state.training_state import TrainingState
 from outgrow.store.source import MemorySource
 
@@ -353,6 +354,19 @@ def test_nonsense_in_a_schedule_is_not_carried(run: Path, tmp_path: Path, key: s
     path = small / "scheduler.pt"
     torch.save({**torch.load(path), key: value}, path)
     left_behind(small, path.name)
+
+
+def test_several_schedules_in_one_go_on_or_are_refused(run: Path, tmp_path: Path) -> None:
+    """Trainer would load the one that is written for them, and fail."""
+    small = copied(run / "checkpoint-3", tmp_path / "small")
+    first = torch.load(small / "scheduler.pt")
+    several = {"_milestones": [2], "last_epoch": 3, "_last_lr": first["_last_lr"], "_schedulers": [first] * 2}
+    torch.save(several, small / "scheduler.pt")
+    state = TrainingState.from_pretrained(small)
+    state.save_pretrained(tmp_path / "on", format="trainer")
+    assert torch.load(tmp_path / "on" / "scheduler.pt") == several
+    with pytest.raises(CheckpointError, match="2 schedules in one"):
+        rescheduled(state, reset_schedule=True)
 
 
 @pytest.mark.parametrize("depth", ["identity", "stack"])

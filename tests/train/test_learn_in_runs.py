@@ -23,6 +23,7 @@ from outgrow.run.learn_options import LearnOptions, LesaOptions
 from outgrow.run.run_file import parse_run
 from outgrow.state.operator_file import load_operator, save_operator
 from outgrow.training import dry_run, train_run
+from outgrow.training.scratch import scratch_twin
 from train.test_loop import Tiny, bits, rows_without_times
 
 LEARN = {"steps": 4, "learning_rate": 3e-3}
@@ -159,6 +160,11 @@ def test_a_fitted_operator_between_stages(tiny: Tiny, tmp_path: Path, operator: 
     assert result.stages[1].loss_after_growth is not None
     resolved = parse_run(parse_run(run).resolved())
     assert resolved.stages[1].grow == parse_run(run).stages[1].grow
+    twin = scratch_twin(parse_run(run), result, str(tmp_path / "twin"))
+    assert twin.model is not None
+    assert {
+        key: final.config[key] for key in twin.model
+    } == twin.model  # the operator's sizes, which `grow.to` need not name
 
     for changes, grow, says in (
         ({}, {"to": {"intermediate_size": 48}}, "other sizes than intermediate_size=48"),

@@ -32,7 +32,8 @@ def rescheduled(
     their ratios. `reset_schedule` sets the steps of the run to 0 and drops schedule, log and place in the data: warm-up,
     `max_steps` and data count from here. Moments, and their own steps, stay.
 
-    Raises ConfigError for a rate that is no positive number, CheckpointError where the state has no rate to change.
+    Raises ConfigError for a rate that is no positive number, CheckpointError where the state has no rate to change, or its
+    schedule is made of several and is to begin anew.
 
     >>> from transformers import LlamaConfig, LlamaForCausalLM
     >>> import torch
@@ -81,6 +82,12 @@ def _scaled(value: Any, factor: float, rate: bool = False) -> Any:
 
 
 def _at_the_beginning(state: TrainingState) -> TrainingState:
+    if isinstance(schedule := state.records.get("scheduler"), dict) and "_schedulers" in schedule:
+        raise CheckpointError(
+            "a schedule that is made of several (SequentialLR, ChainedScheduler) is not set back to its beginning",
+            got=f"{len(schedule['_schedulers'])} schedules in one",
+            fix="grow without --reset-schedule: it goes on; or with --format hub, and optimizer and schedule begin anew",
+        )
     dropped = ("scheduler", "schedule", "data", "run", "trainer")
     records = {name: record for name, record in state.records.items() if name not in dropped}
     fresh: dict[str, Any] = {"run": {"step": 0}}
