@@ -28,7 +28,7 @@ from outgrow.comparing.twins import twin_of
 from outgrow.cost.flops import training_flops
 from outgrow.errors import ConfigError
 from outgrow.report.compare_parts import parts_table
-from outgrow.report.compare_tables import sections, study_verdict
+from outgrow.report.compare_tables import saving_rows, sections, study_verdict
 from outgrow.training.folder import RunFolder, read_metrics
 
 LARGE = {**SMALL, "num_hidden_layers": 2}
@@ -224,6 +224,19 @@ def made(corpus: Path, output: Path, costs: Mapping[str, Sequence[float]]) -> St
         for budget, cost in zip((320, 640, 1280), several, strict=True)
     )
     return StudyResult(study, points, (), dict.fromkeys(costs, 1e-2), 0.0)
+
+
+def test_a_size_that_ends_above_the_loss_may_reach_it_for_less(corpus: Path, tmp_path: Path) -> None:
+    """`fair` needs 0.8 of the baseline at every loss, and is trained to no loss of `compound`: 0.6 of 0.8 is saved, not of 1."""
+    costs = {"scratch": (1e12, 2e12, 4e12), "compound": (1.2e12, 1.5e12, 2e12), "fair": (8e11, 1e12, 1.2e12)}
+    result = made(corpus, tmp_path, costs)
+    loss = result.savings("flops")["compound"][-1].loss
+    assert result.unread_sizes(loss) == ["fair"]
+    assert "saves 40.0 %, or less: what fair would cost at this loss is not known." in study_verdict(result)
+    assert [row[-1] for row in saving_rows(result) if row[0] == "compound"][-1] == "at most 40.0 %"
+    longer = made(corpus, tmp_path, {**costs, "fair": (8e11, 1.6e12, 3.2e12)})
+    assert longer.unread_sizes(loss) == []
+    assert "Against the best size from scratch it saves 25.0 %." in study_verdict(longer)
 
 
 def test_the_report_tells_schedule_and_growth_apart(corpus: Path, tmp_path: Path) -> None:

@@ -259,6 +259,16 @@ class StudyResult:
         scratch = [self.frontier(arm) for arm, config in self.study.arms.items() if config.is_scratch]
         return least_compute(scratch, loss)
 
+    def unread_sizes(self, loss: float) -> list[str]:
+        """Arms from scratch that end above a loss for less than the second baseline needs: they may reach it for less yet."""
+        best, _ = self.any_size(loss)
+        scratch = {arm: self.frontier(arm) for arm, one in self.study.arms.items() if one.is_scratch}
+        return [
+            arm
+            for arm, own in scratch.items()
+            if best is not None and min(own.mean()) > loss and own.compute[-1] < best
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         costs: tuple[CostKind, ...] = ("flops", "seconds", "flops_sunk")

@@ -34,7 +34,8 @@ SAVINGS_NOTE = (
     "baseline's frontier by a monotone cubic, never beyond it; in brackets the 90 % interval over seeds. Read at: tokens per parameter "
     "(without embeddings) of the baseline at that loss; below about 20 savings are larger. Time: tokens times the seconds per token of each "
     "model, measured in turns on one machine, and the growth. Against any size: FLOPs saved against the best model from scratch of "
-    "any size in the study. The sweep of learning rates is the same for all arms, or goes by the same rule, and is not counted."
+    "any size in the study; at most so much where a size ends above this loss, and may reach it for less. "
+    "The sweep of learning rates is the same for all arms, or goes by the same rule, and is not counted."
 )
 WORTHS = ("arm", "budget", "small tokens", "share", "worth", "cost", "FLOPs saved")
 WORTHS_NOTE = (
@@ -79,10 +80,16 @@ def study_verdict(result: StudyResult) -> str:
     where = "" if ratio is None else f", read at {ratio:.0f} tokens per parameter"
     said = f"{best}{among} {_does(one.saving)} of the FLOPs{_interval(one)} at equal decayed loss{where}."
     said += _parts(result.parts().get(best, ()))
+    return said + _against_any_size(result, one) + outside
+
+
+def _against_any_size(result: StudyResult, one: Saving) -> str:
     any_size, _ = result.any_size(one.loss)
-    if any_size is not None:
-        said += f" Against the best size from scratch it {_does(1 - one.compute / any_size)}."
-    return said + outside
+    if any_size is None:
+        return ""
+    said = f" Against the best size from scratch it {_does(1 - one.compute / any_size)}"
+    unread = " and ".join(result.unread_sizes(one.loss))
+    return f"{said}, or less: what {unread} would cost at this loss is not known." if unread else said + "."
 
 
 def _outside(ends: Mapping[str, Saving]) -> str:
@@ -131,6 +138,7 @@ def saving_rows(result: StudyResult) -> list[tuple[str, ...]]:
     for arm in result.study.arms:
         for one, timed in zip(flops[arm], seconds[arm], strict=True):
             any_size, side = result.any_size(one.loss)
+            most = "at most " if result.unread_sizes(one.loss) else ""
             ratio = result.tokens_per_parameter(one.loss)
             rows.append(
                 (
@@ -145,7 +153,7 @@ def saving_rows(result: StudyResult) -> list[tuple[str, ...]]:
                         if arm == result.study.baseline
                         else (saved_cell(one), saved_cell(timed))
                     ),
-                    side if any_size is None else percent(1 - one.compute / any_size),
+                    side if any_size is None else most + percent(1 - one.compute / any_size),
                 )
             )
     return rows
