@@ -160,6 +160,7 @@ def test_a_class_without_description_is_named(small: Path, tmp_path: Path) -> No
         refused("grow", tmp_path / "other", tmp_path / "large", *SIZES),
     ):
         assert "describes another class of model" in message
+        assert "grow_model(AutoModel" in message
         assert "LlamaForSequenceClassification" in message
 
 

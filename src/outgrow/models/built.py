@@ -23,6 +23,7 @@ def check_tensors(model: Model, config: Mapping[str, Any], expected: Mapping[str
             f"the architecture file of {model.spec.model_type} describes another class of model",
             got=kind,
             expected=model.spec.class_,
+            fix="a head for a task is put on after the growth: grow_model(AutoModel.from_pretrained(FOLDER), to=...)",
         )
     raise _unlike(model, ours, expected)
 
