@@ -28,6 +28,7 @@ from outgrow.comparing.twins import twin_of
 from outgrow.cost.flops import training_flops
 from outgrow.errors import ConfigError
 from outgrow.report.compare_parts import parts_table
+from outgrow.report.compare_sizes import sizes_table
 from outgrow.report.compare_tables import saving_rows, sections, study_verdict
 from outgrow.training.folder import RunFolder, read_metrics
 
@@ -237,6 +238,11 @@ def test_a_size_that_ends_above_the_loss_may_reach_it_for_less(corpus: Path, tmp
     longer = made(corpus, tmp_path, {**costs, "fair": (8e11, 1.6e12, 3.2e12)})
     assert longer.unread_sizes(loss) == []
     assert "Against the best size from scratch it saves 25.0 %." in study_verdict(longer)
+    beside = {row[1:3]: row[3:] for row in sizes_table(longer).rows}
+    assert list(beside) == [("320", "fair"), ("640", "fair"), ("1.28 K", "fair")]
+    assert beside["640", "fair"] == ("25.0 % (25.0 to 25.0)",) * 2
+    assert longer.to_json()["beside"]["compound"]["fair"][1]["saving"] == pytest.approx(0.25)
+    assert {row[3] for row in sizes_table(result).rows if row[1] == "1.28 K"} == {"better than every budget"}
 
 
 def test_the_report_tells_schedule_and_growth_apart(corpus: Path, tmp_path: Path) -> None:
@@ -246,7 +252,7 @@ def test_the_report_tells_schedule_and_growth_apart(corpus: Path, tmp_path: Path
     assert [row[:3] for row in rows[:2]] == [("compound", "320", "FLOPs"), ("compound", "320", "time")]
     assert rows[0][3:] == ("40.0 % (40.0 to 40.0)", *["20.0 % (20.0 to 20.0)"] * 2, "25.0 % (25.0 to 25.0)")
     assert rows[-1][3:] == ("better than every budget", "", "", "")
-    assert sections(result)[1].rows == rows
+    assert sections(result)[2].rows == rows
     study = result.study.model_copy(update={"budgets": (320, 640)})
     shorter = StudyResult(study, tuple(p for p in result.points if p.budget < 1280), (), result.rates, 0.0)
     assert "Of that, the schedule saves 20.0 % without any growth, and the growth 20.0 %." in study_verdict(

@@ -141,6 +141,11 @@ class StudyResult:
             for arm in self.study.arms
         }
 
+    def saved_beside(self, arm: str, other: str, cost: CostKind = "flops") -> tuple[Saving, ...]:
+        """An arm against another than the baseline, over the seeds that both have: what the same loss costs there."""
+        seeds = [seed for seed in self.seeds_of(arm) if seed in self.seeds_of(other)]
+        return savings(self.frontier(arm, cost, seeds), self.frontier(other, cost, seeds))
+
     def savings_of_two_means(self) -> dict[str, tuple[Saving, ...]]:
         """FLOPs saved, with the interval that arms would have whose seeds have nothing in common."""
         base = self.study.baseline
@@ -310,6 +315,15 @@ class StudyResult:
             "read_at_tokens_per_parameter": {
                 arm: [self.tokens_per_parameter(float(loss)) for loss in self.frontier(arm).mean()]
                 for arm in self.study.arms
+            },
+            "beside": {
+                arm: {
+                    other: [asdict(one) for one in self.saved_beside(arm, other)]
+                    for other, rival in self.study.arms.items()
+                    if rival.is_scratch and other != self.study.baseline
+                }
+                for arm, config in self.study.arms.items()
+                if not config.is_scratch
             },
             "any_size_flops": {
                 arm: [self.any_size(float(loss))[0] for loss in self.frontier(arm).mean()]

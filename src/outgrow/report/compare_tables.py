@@ -15,6 +15,7 @@ from outgrow.errors import printable
 from outgrow.report.compare_cells import percent, saved_cell
 from outgrow.report.compare_parts import parts_table
 from outgrow.report.compare_readings import legend, paired_table, readings_table, stopped_table
+from outgrow.report.compare_sizes import sizes_table
 from outgrow.text.numbers import amount, duration
 from outgrow.text.table import TextTable
 
@@ -52,6 +53,7 @@ def sections(result: StudyResult) -> tuple[TextTable, ...]:
     readings = readings_table(result)
     tables = (
         savings,
+        sizes_table(result),
         parts_table(result),
         paired_table(result),
         worths,
