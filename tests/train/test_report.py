@@ -29,6 +29,7 @@ def test_the_command_trains_and_writes_a_page_that_stands_alone(
         assert done.exit_code == 0, done.output
         return done.stdout
 
+    assert re.search(r"┃ +last ┃$", train("--dry-run"), re.MULTILINE)  # no column for notes that nobody has
     dry = json.loads(train("--dry-run", "--json"))
     assert [stage["name"] for stage in dry["stages"]] == ["small", "large"]
     result = json.loads(train("--set", "stages.1.tokens=256", "--json"))
@@ -54,7 +55,7 @@ def test_the_command_trains_and_writes_a_page_that_stands_alone(
 
 
 def test_a_mistake_of_a_run_stands_alone(tiny: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    """The resolved run is a screen: it is shown where the run begins, or is sized, and before no message."""
+    """The resolved run is a screen and more: a line says where it stands where the run begins, and before no message."""
     path, taken, garbage = tmp_path / "run.yaml", tmp_path / "taken", tmp_path / "garbage.parquet"
     path.write_text(yaml.safe_dump(tiny()))
     taken.mkdir()
@@ -63,10 +64,12 @@ def test_a_mistake_of_a_run_stands_alone(tiny: Callable[..., dict[str, Any]], tm
 
     def shown(*words: str) -> tuple[bool, BaseException | None]:
         done = CliRunner().invoke(app, ["train", str(path), *words])
-        return "log_every_steps:" in done.stderr, done.exception
+        assert "log_every_steps:" not in done.stderr
+        return f"with their defaults: {tmp_path / 'run' / 'run.yaml'}" in done.stderr, done.exception
 
     begun, dry = shown(), shown("--dry-run")
-    assert (begun, dry) == ((True, None), (True, None))
+    assert (begun, dry) == ((True, None), (False, None))
+    assert "log_every_steps:" in (tmp_path / "run" / "run.yaml").read_text()
     pointer = tmp_path / "run" / "latest.json"
     pointer.write_text(
         pointer.read_text().replace('"finished": true', '"finished": false').replace('"step": ', '"step": 9')
@@ -79,9 +82,9 @@ def test_a_mistake_of_a_run_stands_alone(tiny: Callable[..., dict[str, Any]], tm
         ["--set", "seed=1"],
         [],  # latest.json names a step that its checkpoint is not of
     ):
-        yaml_too, mistake = shown(*words)
+        told, mistake = shown(*words)
         assert isinstance(mistake, OutgrowError), (words, mistake)
-        assert not yaml_too, words
+        assert not told, words
 
 
 def test_no_run_to_report_on(tmp_path: Path) -> None:
