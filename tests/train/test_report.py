@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from typer.testing import CliRunner
 
 from outgrow.cli import app
 from outgrow.errors import ConfigError, OutgrowError
+from outgrow.report.rates import rate_table
 from outgrow.report.run import run_report
 from outgrow.text.numbers import amount, duration
+from outgrow.training.rates import StageRates
 
 
 def test_the_command_trains_and_writes_a_page_that_stands_alone(
@@ -29,7 +32,6 @@ def test_the_command_trains_and_writes_a_page_that_stands_alone(
         assert done.exit_code == 0, done.output
         return done.stdout
 
-    assert re.search(r"┃ +last ┃$", train("--dry-run"), re.MULTILINE)  # no column for notes that nobody has
     dry = json.loads(train("--dry-run", "--json"))
     assert [stage["name"] for stage in dry["stages"]] == ["small", "large"]
     result = json.loads(train("--set", "stages.1.tokens=256", "--json"))
@@ -85,6 +87,12 @@ def test_a_mistake_of_a_run_stands_alone(tiny: Callable[..., dict[str, Any]], tm
         told, mistake = shown(*words)
         assert isinstance(mistake, OutgrowError), (words, mistake)
         assert not told, words
+
+
+def test_rates_have_a_column_for_notes_where_there_is_one() -> None:
+    plain = StageRates("a", (0, 9), (0, 9), 9, 1e-3, 0.0, 1e-3, 0.0, "")
+    assert len(rate_table([plain]).columns) == 6
+    assert len(rate_table([plain, replace(plain, note="rewarmed")]).columns) == 7
 
 
 def test_no_run_to_report_on(tmp_path: Path) -> None:
