@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import tiny_llama, trained_state
 from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig, ViTForImageClassification
 
 from outgrow import TrainingState
@@ -41,6 +40,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "small"
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+def trained_once(small: Path) -> TrainingState:
+    model = LlamaForCausalLM.from_pretrained(small)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    tokens = torch.arange(3, 19)[None]
+    model(input_ids=tokens, labels=tokens).loss.backward()
+    optimizer.step()
+    return TrainingState.from_model(model, optimizer)
 
 
 def outgrow(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -382,7 +390,7 @@ def test_what_took_the_place_of_its_source_is_not_proved_by_itself(small: Path, 
         assert "│ once " in outgrow("inspect", own).stdout
 
 
-def test_what_now_knows_images_and_ended_schedules(tmp_path: Path) -> None:
+def test_what_now_knows_images_and_ended_schedules(small: Path, tmp_path: Path) -> None:
     """Twenty tokens per parameter are a law of text; a run at its last step has no rate to go on with."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2, "num_hidden_layers": 1}
@@ -391,7 +399,7 @@ def test_what_now_knows_images_and_ended_schedules(tmp_path: Path) -> None:
     )
     words = ("grow", tmp_path / "vit", tmp_path / "large", "--to", "num_hidden_layers=2", "--dry-run")
     assert "per parameter;" not in outgrow(*words).stdout
-    state = trained_state(tiny_llama())
+    state = trained_once(small)
     for steps, said in ((3, "the schedule is at its end"), (4, "go on with the schedule as it stands")):
         trainer = {"global_step": 3, "max_steps": steps, "log_history": []}
         folder = replace(state, records={"trainer": trainer}).save_pretrained(tmp_path / str(steps))
@@ -401,7 +409,7 @@ def test_what_now_knows_images_and_ended_schedules(tmp_path: Path) -> None:
 
 def test_a_proof_speaks_of_moments_where_they_follow_the_law(small: Path, tmp_path: Path) -> None:
     """Not of those that began anew, and not where there are none."""
-    trained = trained_state(tiny_llama()).save_pretrained(tmp_path / "trained")
+    trained = trained_once(small).save_pretrained(tmp_path / "trained")
     to = ("--to", "num_hidden_layers=4", "--depth", "identity")
     for name, source, options, told in (
         ("none", small, (), False),
