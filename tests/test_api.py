@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 import outgrow
 from outgrow.api.live import grow_in_place
+from outgrow.commands.convert import run as run_convert
+from outgrow.commands.grow import run as run_grow
+from outgrow.commands.options import ConvertCall, GrowCall
 from outgrow.errors import CheckpointError, ConfigError, GrowthError
 from outgrow.methods.learned.fitted import FittedOperator
+from outgrow.store.config_file import load_config
 
 ROWS = [
     {"input_ids": row, "labels": row}
@@ -442,12 +447,27 @@ def test_the_hub_gives_and_takes_folders(tmp_path: Path, monkeypatch: pytest.Mon
     state = outgrow.TrainingState.from_pretrained("org/small")
     assert not [pattern for pattern in asked["patterns"] if pattern.endswith(("bin", "pt", "py", "pkl"))]
     grown = outgrow.grow(state, to=TO, **HOW)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "small").iterdir()}
+    run_grow(GrowCall(Path("org/small"), tmp_path / "large", ["num_hidden_layers=3"]), Console(quiet=True))
+    run_convert(ConvertCall(Path("org/small"), tmp_path / "moe", "mixtral"), Console(quiet=True))
+    assert load_config(tmp_path / "large")["num_hidden_layers"] == 3
+    assert load_config(tmp_path / "moe")["model_type"] == "mixtral"
+    assert {path.name: path.read_bytes() for path in (tmp_path / "small").iterdir()} == before
     assert grown.push_to_hub("me/large") == "https://hub/me/large"
     assert asked["files"] == ["README.md", "config.json", "generation_config.json", "model.safetensors"]
     assert (
         "outgrow grow SMALL LARGE --to head_dim=6 " in asked["card"] or "--to hidden_size=18" in asked["card"]
     )
     assert "## Prove it" in asked["card"]
+
+
+def test_an_optimizer_of_another_class_is_told_which_is_which() -> None:
+    state = outgrow.TrainingState.from_model(*trained())
+    with pytest.raises(
+        CheckpointError, match=r"got: +SGD, which keeps no moments of .*\n +expected: AdamW, "
+    ):
+        state.to_model(optimizer=torch.optim.SGD)
+    assert repr(outgrow.OwnArguments()) == "OwnArguments()"
 
 
 def test_dir_shows_what_there_is() -> None:

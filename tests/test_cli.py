@@ -10,11 +10,12 @@ import subprocess
 import sys
 from collections import namedtuple
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig, ViTForImageClassification
 
 from outgrow import TrainingState
 from outgrow.cli import main
@@ -39,6 +40,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "small"
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+def trained_once(small: Path) -> TrainingState:
+    model = LlamaForCausalLM.from_pretrained(small)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    tokens = torch.arange(3, 19)[None]
+    model(input_ids=tokens, labels=tokens).loss.backward()
+    optimizer.step()
+    return TrainingState.from_model(model, optimizer)
 
 
 def outgrow(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -301,8 +311,14 @@ def test_unknown_architecture_says_how_to_add_it(small: Path, tmp_path: Path) ->
     assert "architectures check ctrl.yaml" in refused("grow", folder, tmp_path / "large", "--to", "n_embd=16")
 
 
-def test_not_a_model_folder(tmp_path: Path) -> None:
+def test_not_a_model_folder(small: Path, tmp_path: Path) -> None:
+    """The folder of a run names the last state inside it."""
     assert "config.json" in refused("inspect", tmp_path)
+    for step in (500, 1000):
+        shutil.copytree(small, tmp_path / f"checkpoint-{step}")
+    assert f"give a folder inside it: {tmp_path / 'checkpoint-1000'}" in refused("inspect", tmp_path)
+    shutil.copytree(small, tmp_path / "final")
+    assert f"give a folder inside it: {tmp_path / 'final'}" in refused("inspect", tmp_path)
 
 
 def test_help_and_exit_codes() -> None:
@@ -362,6 +378,59 @@ def test_grow_says_which_layer_copies_which_what_stays_and_what_now(small: Path,
     assert all(name.startswith("model.layers.1.") for name in named)
     assert not (tmp_path / "other").exists()
     assert outgrow("--version").stdout.startswith("outgrow ")
+
+
+def test_what_took_the_place_of_its_source_is_not_proved_by_itself(small: Path, tmp_path: Path) -> None:
+    for words in (["grow", *SIZES], ["convert", "--as", "mistral"]):
+        command, *options = words
+        own = shutil.copytree(small, tmp_path / command)
+        assert outgrow(command, own, own, *options, "--overwrite").stdout.endswith(f"Written: {own}\n")
+        shown = outgrow(command, small, tmp_path / f"{command} 2", *options).stdout
+        assert shown.endswith(f"(prove it: outgrow verify {small} '{tmp_path / f'{command} 2'}')\n")
+        assert "│ once " in outgrow("inspect", own).stdout
+
+
+def test_what_now_knows_images_and_ended_schedules(small: Path, tmp_path: Path) -> None:
+    """Twenty tokens per parameter are a law of text; a run at its last step has no rate to go on with."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2, "num_hidden_layers": 1}
+    ViTForImageClassification(ViTConfig(**sizes, image_size=8, patch_size=4)).save_pretrained(
+        tmp_path / "vit"
+    )
+    words = ("grow", tmp_path / "vit", tmp_path / "large", "--to", "num_hidden_layers=2", "--dry-run")
+    assert "per parameter;" not in outgrow(*words).stdout
+    state = trained_once(small)
+    for steps, said in ((3, "the schedule is at its end"), (4, "go on with the schedule as it stands")):
+        trainer = {"global_step": 3, "max_steps": steps, "log_history": []}
+        folder = replace(state, records={"trainer": trainer}).save_pretrained(tmp_path / str(steps))
+        shown = outgrow("grow", folder, tmp_path / "large", "--to", "num_hidden_layers=4", "--dry-run").stdout
+        assert f"rate    {said}" in shown
+
+
+def test_a_proof_speaks_of_moments_where_they_follow_the_law(small: Path, tmp_path: Path) -> None:
+    """Not of those that began anew, and not where there are none."""
+    trained = trained_once(small).save_pretrained(tmp_path / "trained")
+    to = ("--to", "num_hidden_layers=4", "--depth", "identity")
+    for name, source, options, told in (
+        ("none", small, (), False),
+        ("zero", trained, ("--moments", "keep_zero"), False),
+        ("law", trained, (), True),
+    ):
+        assert outgrow("grow", source, tmp_path / name, *to, *options).returncode == 0
+        shown = " ".join(outgrow("verify", source, tmp_path / name, "--steps", "1").stdout.split())
+        assert "its gradients are the small model's, transported" in shown
+        assert ("so the moments are exact" in shown) == told, name
+        assert "after 1 steps" not in shown
+
+
+def test_verify_names_a_state_of_another_source(small: Path, tmp_path: Path) -> None:
+    """Whatever the replay of its growth would say of these sizes."""
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    outgrow("grow", small, once, "--to", "num_hidden_layers=3", "--depth", "identity")
+    outgrow("grow", once, twice, "--to", "num_hidden_layers=4", "--depth", "identity")
+    message = refused("verify", twice, once)
+    assert "was not grown from this small one: it has other sizes" in message
+    assert "to do:    give the small state first" in message
 
 
 def test_a_decoder_whose_head_was_not_saved_is_refused(small: Path, tmp_path: Path) -> None:

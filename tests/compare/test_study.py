@@ -63,7 +63,7 @@ def test_a_study_end_to_end(corpus: Path, tmp_path: Path) -> None:
     assert equal[0].saving > 0  # the small stage was cheap
     assert equal[1].saving is None
     assert any("tokens per parameter" in caution for caution in result.cautions)
-    assert any("learning rate(s)" in caution for caution in result.cautions)
+    assert any("1 learning rate in" in caution for caution in result.cautions)
     assert "Caution" in report.markdown.read_text()
     assert 'class="warning"' in report.html.read_text()
     assert all(one.saving == pytest.approx(0) for one in result.savings()["scratch"])

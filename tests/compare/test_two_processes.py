@@ -50,4 +50,4 @@ def test_the_time_left_counts_what_another_process_has_trained(corpus: Path, tmp
     assert "% of the tokens" in said[1]
     assert " 100%" not in said[1]
     assert len(said) == 1 + len(pieces)
-    assert all("; 100% of the tokens, about 0 min left" in line for line in said[2:])
+    assert all("; 100% of the tokens, about 0.0 s left" in line for line in said[2:])

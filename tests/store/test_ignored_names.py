@@ -27,6 +27,7 @@ from outgrow.models.files import known
 from outgrow.models.library import config_dict, config_object, meta_model
 from outgrow.proof import tiny_model
 from outgrow.state.training_state import TrainingState
+from outgrow.store.inventory import take_inventory
 from outgrow.store.safetensors_folder import NO_PARAMETERS
 
 TYPES = [name for name in known() if load_architecture(name).library == "transformers"]
@@ -109,3 +110,10 @@ def test_tensors_that_are_no_parameters_are_named_as_left_behind(tmp_path: Path)
     (left,) = (file for file in state.files if file.fate("native", moments=False)[0] == "left behind")
     assert left.name == f"tensors: {name}"
     assert "no parameters" in left.why
+
+
+def test_the_lineage_beside_shards_is_no_stranger(tmp_path: Path) -> None:
+    """A sharded checkpoint keeps it in a file of its own, which is read and written anew."""
+    (tmp_path / "outgrow_lineage.json").write_text("[]")
+    (found,) = take_inventory(tmp_path, weights=())
+    assert found.fate("torchtitan", moments=True) == ("rewritten", "")

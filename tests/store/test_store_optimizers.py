@@ -180,7 +180,10 @@ def test_a_state_is_loaded_into_its_own_optimizer_alone() -> None:
     for make, words in (
         (OPTIMIZERS["MuonAdamW"], "trained with SGD, this optimizer is (Muon|AdamW)"),
         (OPTIMIZERS["Lion"], "trained with SGD, this optimizer is Lion"),
-        (OPTIMIZERS["SGD, no momentum"], r"(?s)got: .*momentum_buffer.*expected: no moments"),
+        (
+            OPTIMIZERS["SGD, no momentum"],
+            r"got: +SGD, which keeps no moments of .*\n.*SGD, of which .* momentum_buffer",
+        ),
     ):
         with pytest.raises(CheckpointError, match=words):
             state.load_into(model, make(model))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -142,8 +143,22 @@ def test_unwritable_destination(state: TrainingState, tmp_path: Path, where: str
 def test_disk_without_space(state: TrainingState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 10, 1000))
-    with pytest.raises(CheckpointError, match="too full"):
+    with pytest.raises(CheckpointError, match=r"too full\n.*1\.00 KB free\n.* MB\n"):
         state.save_pretrained(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_limit_on_files_is_no_full_disk(tmp_path: Path, format: Any) -> None:
+    """Written by us or by torch, which hides the system's error."""
+    state = trained_state(tiny_llama(hidden_size=60))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"a file is larger than .*\n.*\n.*ulimit -f"):
+            state.save_pretrained(tmp_path / "out", format=format)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
 
 

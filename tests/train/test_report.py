@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from typer.testing import CliRunner
 
 from outgrow.cli import app
 from outgrow.errors import ConfigError, OutgrowError
+from outgrow.report.rates import rate_table
 from outgrow.report.run import run_report
 from outgrow.text.numbers import amount, duration
+from outgrow.training.rates import StageRates
 
 
 def test_the_command_trains_and_writes_a_page_that_stands_alone(
@@ -54,7 +57,7 @@ def test_the_command_trains_and_writes_a_page_that_stands_alone(
 
 
 def test_a_mistake_of_a_run_stands_alone(tiny: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    """The resolved run is a screen: it is shown where the run begins, or is sized, and before no message."""
+    """The resolved run is a screen and more: a line says where it stands where the run begins, and before no message."""
     path, taken, garbage = tmp_path / "run.yaml", tmp_path / "taken", tmp_path / "garbage.parquet"
     path.write_text(yaml.safe_dump(tiny()))
     taken.mkdir()
@@ -63,10 +66,12 @@ def test_a_mistake_of_a_run_stands_alone(tiny: Callable[..., dict[str, Any]], tm
 
     def shown(*words: str) -> tuple[bool, BaseException | None]:
         done = CliRunner().invoke(app, ["train", str(path), *words])
-        return "log_every_steps:" in done.stderr, done.exception
+        assert "log_every_steps:" not in done.stderr
+        return f"with their defaults: {tmp_path / 'run' / 'run.yaml'}" in done.stderr, done.exception
 
     begun, dry = shown(), shown("--dry-run")
-    assert (begun, dry) == ((True, None), (True, None))
+    assert (begun, dry) == ((True, None), (False, None))
+    assert "log_every_steps:" in (tmp_path / "run" / "run.yaml").read_text()
     pointer = tmp_path / "run" / "latest.json"
     pointer.write_text(
         pointer.read_text().replace('"finished": true', '"finished": false').replace('"step": ', '"step": 9')
@@ -79,9 +84,15 @@ def test_a_mistake_of_a_run_stands_alone(tiny: Callable[..., dict[str, Any]], tm
         ["--set", "seed=1"],
         [],  # latest.json names a step that its checkpoint is not of
     ):
-        yaml_too, mistake = shown(*words)
+        told, mistake = shown(*words)
         assert isinstance(mistake, OutgrowError), (words, mistake)
-        assert not yaml_too, words
+        assert not told, words
+
+
+def test_rates_have_a_column_for_notes_where_there_is_one() -> None:
+    plain = StageRates("a", (0, 9), (0, 9), 9, 1e-3, 0.0, 1e-3, 0.0, "")
+    assert len(rate_table([plain]).columns) == 6
+    assert len(rate_table([plain, replace(plain, note="rewarmed")]).columns) == 7
 
 
 def test_no_run_to_report_on(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def train(path: str | Path, overrides: Sequence[str] = (), *, progress: bool = T
 
 
 def compare(path: str | Path, overrides: Sequence[str] = (), *, progress: bool = True) -> StudyResult:
-    """Do a study of `outgrow compare`, or what is left of it, and write its report; the result prints as tables.
+    """Do a study of `outgrow compare`, or what is left of it, and write its report; the result prints in a line.
 
     `overrides` change keys of the file, as `["seeds=[0]"]`. Raises `OutgrowError` before any work.
     """

@@ -157,6 +157,9 @@ class OwnArguments(TrainerCallback):  # type: ignore[misc]
     (10, 20, 4)
     """
 
+    def __repr__(self) -> str:
+        return "OwnArguments()"
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **live: Any
     ) -> None:

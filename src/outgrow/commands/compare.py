@@ -48,13 +48,14 @@ class Compared(Outcome):
     report: StudyReport
 
     def show(self, console: Console) -> None:
-        """The verdict, what to mind, and the tables."""
+        """The verdict, what to mind, and the savings; all tables are in the report."""
         console.print(study_verdict(self.result), style="bold", markup=False)
         for caution in self.result.cautions:
             console.print(f"caution: {caution}", style="yellow")
-        for section in sections(self.result):
-            console.print(section.rich())
-        console.print(f"report: {self.report.html}\npicture: {self.report.png}", soft_wrap=True)
+        savings, *others = sections(self.result)
+        console.print(savings.rich())
+        more = f"   (there too: {', '.join(one.heading for one in others)})"
+        console.print(f"report: {self.report.html}{more}\npicture: {self.report.png}", soft_wrap=True)
 
     def to_json(self) -> dict[str, Any]:
         """Ends and savings as numbers."""

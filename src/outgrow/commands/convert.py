@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from outgrow.algebra.slots import SLOTS
 from outgrow.commands.options import ConvertCall
 from outgrow.commands.outcome import Outcome
-from outgrow.commands.writing import read_state
+from outgrow.commands.writing import read_state, written_line
 from outgrow.engine.progress import bytes_progress
 from outgrow.files.atomic import check_destination
 from outgrow.models.conversion import Conversion, conversion
@@ -59,8 +59,7 @@ class Converted(Outcome):
         for line in left_lines(self.left_behind):
             console.print(line, markup=False, soft_wrap=True)
         if not call.dry_run:
-            proof = f"outgrow verify {call.checkpoint} {call.out}"
-            console.print(f"Written: {call.out}   (prove it: {proof})", soft_wrap=True)
+            console.print(written_line(call.checkpoint, call.out), soft_wrap=True)
 
     def to_json(self) -> dict[str, Any]:
         """The conversion as a lineage tells it, and what is new."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from outgrow.commands.options import GrowCall, asked_sizes
 from outgrow.commands.outcome import Outcome
-from outgrow.commands.writing import read_state, writing_speed
+from outgrow.commands.writing import read_state, writing_speed, written_line
 from outgrow.engine.progress import bytes_progress
 from outgrow.errors import CheckpointError, ConfigError
 from outgrow.files.atomic import check_destination
@@ -31,11 +30,12 @@ from outgrow.state.converting import converted
 from outgrow.state.growing import apply
 from outgrow.state.grown_view import GrownView
 from outgrow.state.operator_file import load_operator
-from outgrow.state.rescheduling import rescheduled
+from outgrow.state.rescheduling import has_ended, rescheduled
 from outgrow.state.shared_statistics import share_statistics
 from outgrow.state.training_state import TrainingState
 from outgrow.store.config_file import load_config
 from outgrow.store.contents import has_moments
+from outgrow.store.hub import local_folder
 from outgrow.store.inventory import fates
 from outgrow.store.layouts import check_writable
 from outgrow.text.numbers import amount, duration
@@ -55,6 +55,8 @@ class Grown(Outcome):
     optimizer: bool
     """Whether one comes along, with its schedule."""
     cautions: tuple[str, ...]
+    schedule_ended: bool
+    """Whether the run that the state comes from had no step left."""
 
     def show(self, console: Console) -> None:
         """What to do now, and where the state is; what is kept was printed before the work."""
@@ -62,9 +64,7 @@ class Grown(Outcome):
         for line in what_next(self):
             console.print(line, markup=False, soft_wrap=True)
         if not call.dry_run:
-            proof = shlex.join(["outgrow", "verify", str(call.checkpoint), str(call.out)])
-            hint = "" if call.checkpoint.resolve() == call.out.resolve() else f"   (prove it: {proof})"
-            console.print(f"Written: {call.out}{hint}", soft_wrap=True)
+            console.print(written_line(call.checkpoint, call.out), soft_wrap=True)
 
     def to_json(self) -> dict[str, Any]:
         """The plan, what it costs, and what becomes of every file."""
@@ -218,7 +218,8 @@ def _grow(
     found = fates(grown.files, call.format, moments=call.format != "hub" and has_moments(grown.source))
     optimizer = grown.optimizer is not None and call.format != "hub"
     costs = _costs(plan, state, call.out, probe=call.dry_run)
-    outcome = Grown(call, plan, costs, found, optimizer, _cautions(plan.large, call.checkpoint))
+    cautions = _cautions(plan.large, local_folder(call.checkpoint))
+    outcome = Grown(call, plan, costs, found, optimizer, cautions, has_ended(grown.records))
     _print_plan(console, plan, outcome.costs)
     console.print(_moments(plan, state, call.format), markup=False)
     for line in file_lines(call.checkpoint, found):
@@ -272,12 +273,15 @@ def what_next(grown: Grown) -> tuple[str, ...]:
         lines.append("  rate    a schedule of its own, with a warm-up: no optimizer comes along")
     elif plan.moments == "reset":
         lines.append("  rate    go on with the schedule, after a short warm-up: the moments begin anew")
+    elif grown.schedule_ended:
+        lines.append("  rate    the schedule is at its end: give more steps, or a new one (--reset-schedule)")
     else:
         lines.append("  rate    go on with the schedule as it stands")
     tokens = _TOKENS_PER_PARAMETER * plan.large.num_parameters
-    lines.append(
-        f"  tokens  {amount(tokens)} are {_TOKENS_PER_PARAMETER} per parameter; most of what a growth saves, it saves before"
-    )
+    if plan.large.spec.objective in ("causal", "masked", "denoising"):  # the law knows of no images or sound
+        lines.append(
+            f"  tokens  {amount(tokens)} are {_TOKENS_PER_PARAMETER} per parameter; most of what a growth saves, it saves before"
+        )
     if plan.growth.layers.grows:
         new = len({plan.large.parameters[name].layer for name in plan.new_parameters})
         lines.append(

@@ -27,6 +27,7 @@ from outgrow.report.fit import draw_fit, fit_table
 from outgrow.report.plot import check_picture
 from outgrow.run.learn_options import LENGTH, SEQUENCES, LearnOptions, LesaOptions
 from outgrow.store.config_file import load_config
+from outgrow.store.hub import local_folder
 from outgrow.text.numbers import amount
 
 if TYPE_CHECKING:
@@ -143,7 +144,12 @@ def _learn_on_data(call: LearnCall, options: LearnOptions, console: Console) -> 
     if call.dry_run:
         return LearnedOnData(call, options, free, memory, mapped, None)
     data = learn_data(
-        config, call.checkpoint, call.data, sequences=sequences, length=length, seed=options.seed
+        config,
+        local_folder(call.checkpoint),
+        call.data,
+        sequences=sequences,
+        length=length,
+        seed=options.seed,
     )
     console.print(f"Data: {data.data.summary}.")
     with make_progress(not console.quiet) as progress:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from outgrow.commands.console import open_console
 from outgrow.commands.options import TrainCall
 from outgrow.commands.outcome import Outcome
-from outgrow.files.yaml_file import dump_yaml
 from outgrow.parallel.ranks import Ranks, start_ranks
 from outgrow.report.run import RunReport, run_report
 from outgrow.run.config import RunConfig
@@ -87,9 +86,7 @@ def run(call: TrainCall, console: Console) -> Trained | RunSized:
         planned = ranks.together(lambda: load_to_train(call.run, call.overrides))
         if not call.dry_run:
             return _train(planned, ranks, quiet=console.quiet)
-        needs = dry_run(planned, max(ranks.world, call.nproc or 1))
-        _show_resolved(planned, quiet=console.quiet)
-        return RunSized(needs)
+        return RunSized(dry_run(planned, max(ranks.world, call.nproc or 1)))
 
 
 def _launch(call: TrainCall, *, as_json: bool) -> None:
@@ -102,17 +99,12 @@ def _launch(call: TrainCall, *, as_json: bool) -> None:
 
 def _train(planned: RunConfig, ranks: Ranks, *, quiet: bool) -> Trained:
     def show(planned: RunConfig, plans: Sequence[StagePlan], root: Path) -> None:
-        _show_resolved(planned, quiet=quiet)
+        notes = open_console(errors=True, quiet=quiet)
+        notes.print(f"all keys, with their defaults: {root / 'run.yaml'}", soft_wrap=True)
         _show_rates(planned, plans, root)
 
     result = train_run(planned, before=show, ranks=ranks)
     return Trained(result, run_report(result.output) if ranks.leads else None)
-
-
-def _show_resolved(planned: RunConfig, *, quiet: bool) -> None:
-    """The run with all its defaults, on standard error: only where no mistake is left, so that one stands alone."""
-    notes = open_console(errors=True, quiet=quiet)
-    notes.print(dump_yaml(planned.resolved()), soft_wrap=True, markup=False)
 
 
 def _show_rates(planned: RunConfig, plans: Sequence[StagePlan], root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 import time
 from pathlib import Path
@@ -29,6 +30,13 @@ def writing_speed(folder: Path, megabytes: int = 64) -> float | None:
             return (megabytes << 20) / (time.perf_counter() - start)
     except OSError:
         return None
+
+
+def written_line(source: Path, out: Path) -> str:
+    """Where a state is now, and how to prove it: not where it took the place of its own source."""
+    proof = shlex.join(["outgrow", "verify", str(source), str(out)])
+    hint = "" if source.resolve() == out.resolve() else f"   (prove it: {proof})"
+    return f"Written: {out}{hint}"
 
 
 def read_state(

@@ -12,6 +12,7 @@ from statistics import stdev
 from outgrow.comparing.result import StudyResult, trial_losses
 from outgrow.comparing.rounding import rounded_far
 from outgrow.comparing.twins import has_schedule, twin_of
+from outgrow.text.numbers import counted
 
 TOKENS_PER_PARAMETER = 20
 _ENOUGH = 0.95 * TOKENS_PER_PARAMETER
@@ -119,7 +120,7 @@ def _edges(result: StudyResult) -> list[str]:
     tried = {arm: result.rates_tried(arm) for arm in result.rates}
     fewest = min(map(len, tried.values()))
     if fewest < 3:
-        return [f"{fewest} learning rate(s) in the sweep: no arm can have its best inside the grid"]
+        return [f"{counted(fewest, 'learning rate')} in the sweep: no arm can have its best inside the grid"]
     return [
         f"the best learning rate of '{arm}' is the {'smallest' if rate == tried[arm][0] else 'largest'} of the sweep ({rate:g}): "
         "the true best may lie beyond"
@@ -172,7 +173,11 @@ def _cut_intervals(result: StudyResult) -> list[str]:
 
 def _few_seeds(result: StudyResult) -> list[str]:
     count = len(result.study.seeds)
-    return [f"{count} seed(s): the intervals are wide or absent, three are the least"] if count < 3 else []
+    return (
+        [f"{counted(count, 'seed')}: the intervals are wide or absent, three are the least"]
+        if count < 3
+        else []
+    )
 
 
 def _stopped(result: StudyResult) -> list[str]:

@@ -29,6 +29,7 @@ from outgrow.errors import TrainingError
 from outgrow.files.atomic import write_json_atomic, write_text_atomic
 from outgrow.files.locks import RunBusyError, claim, is_held
 from outgrow.files.yaml_file import dump_yaml
+from outgrow.text.numbers import duration
 from outgrow.training.loop import train_run
 
 Say = Callable[[str], None]
@@ -165,9 +166,9 @@ def run_pieces(
             # What other processes have trained since counts too; a piece that diverged counts nowhere.
             left = later + sum(one.tokens for one in waiting if not is_finished(one, folder))
             done = total - left
-            minutes = (time.monotonic() - began) / done * left / 60
+            seconds = (time.monotonic() - began) / done * left
             say(
-                f"{title}: {piece.name} ({piece.key}); {done / total:.0%} of the tokens, about {minutes:.0f} min left"
+                f"{title}: {piece.name} ({piece.key}); {done / total:.0%} of the tokens, about {duration(seconds)} left"
             )
         if not moved:
             time.sleep(2.0)

@@ -24,6 +24,7 @@ from outgrow.files.locks import cache_folder, write_folder
 from outgrow.files.reading import check_regular, expanded, parse_json
 from outgrow.run.config import DataConfig
 from outgrow.store.assets import TOKENIZER, Asset, find_assets
+from outgrow.store.hub import local_folder
 
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _SAMPLE_BYTES = 20_000_000  # of text to train a BPE on: more changes few merges and costs minutes
@@ -182,6 +183,7 @@ def _copy(source: Path, folder: Path) -> None:
 
 
 def _tokenizer_file(source: Path) -> Path:
+    source = local_folder(source)  # it may be a name of the hub, as the checkpoint that a run starts from
     path = source / "tokenizer.json" if source.is_dir() else source
     if not path.is_file():
         raise ConfigError(

@@ -21,6 +21,7 @@ from typing import Any
 
 from outgrow.errors import CheckpointError
 from outgrow.files.leftovers import aside, clear_leftovers, held_file, held_folder
+from outgrow.text.numbers import amount
 
 _OF_A_STATE = frozenset(
     {"pytorch_model_fsdp_0", "optimizer_0", "model_and_optim", "additional_chat_templates"}
@@ -160,8 +161,8 @@ def check_space(folder: Path, needed: int) -> None:
     if usage.total and available < needed:  # pseudo file systems have no size at all
         raise CheckpointError(
             f"the disk of {folder} is too full",
-            got=f"{available / 1e9:.2f} GB free",
-            expected=f"{needed / 1e9:.2f} GB",
+            got=f"{amount(available)}B free",
+            expected=f"{amount(needed)}B",
             fix="free some space or choose another destination",
         )
 
@@ -268,10 +269,19 @@ def _as_checkpoint_error(destination: Path) -> Iterator[None]:
             raise CheckpointError(
                 f"{destination} cannot be written: too many files are open", fix=fix
             ) from error
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno == errno.EFBIG:
+            fix = "allow larger files: ulimit -f, or another disk; nothing was changed"
+            raise CheckpointError(
+                f"{destination} cannot be written: a file is larger than this process or disk allows",
+                got=error.strerror,
+                fix=fix,
+            ) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             fix = "free some space or choose another destination; nothing was changed"
             raise CheckpointError(
                 f"the disk became full while writing {destination}", got=error.strerror, fix=fix
             ) from error
         fix = "choose a destination that you may write to"
+        if error.errno == errno.EIO:
+            fix = "look at the disk, or choose a destination on another; nothing was changed"
         raise CheckpointError(f"{destination} cannot be written", got=error, fix=fix) from error

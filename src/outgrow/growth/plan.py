@@ -107,7 +107,7 @@ class GrowthPlan:
             )
         if self.keeps_gradient_law:
             return "Function and gradients of old entries are kept exactly."
-        return "The function is kept exactly; gradients approximately, so that new units can part."
+        return "The function is kept exactly; gradients of old entries approximately, as the table says."
 
     @property
     def grows(self) -> dict[str, tuple[int, int]]:

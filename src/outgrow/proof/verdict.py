@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
+from outgrow.text.numbers import counted
 from outgrow.text.table import TextTable
 
 CAGED = 1e-6
@@ -68,6 +69,8 @@ class Report:
     """In which dtype the weights of the large state are; `dtype` is the one that the proof computes in."""
     data: str = ""
     """What the losses were measured on."""
+    moments: str = ""
+    """How the optimizer's moments grew; empty where there are none."""
 
     @property
     def function_kept(self) -> bool:
@@ -107,7 +110,7 @@ class Report:
         if not self.steps:
             parts.append("gradients were not looked at")
         elif self.gradient_kept:
-            parts.append("its gradients are the small model's, transported, so the moments are exact")
+            parts.append("its gradients are the small model's, transported" + self._moments("exact"))
         elif self.gradient_promised and self.gradient_kept is None:
             parts.append(
                 f"gradients should be transports and differ by {self.gradient_error:.1e}, which half precision alone can do"
@@ -117,18 +120,18 @@ class Report:
             parts.append(f"BROKEN: gradients should be transports, but differ by {self.gradient_error:.1e}")
         else:
             parts.append(
-                f"gradients differ from their transport by up to {self.gradient_error:.1e}, so moments are approximate"
+                f"gradients differ from their transport by up to {self.gradient_error:.1e}{self._moments('approximate')}"
             )
         if self.escape is not None and self.escape < CAGED:
             parts.append("but copies stay equal: the new capacity is caged; use noise or another operator")
         elif self.escape is not None:
             parts.append(
-                f"and copies part: {self.escape:.1%} of the weights lie outside the small subspace after {self.steps} steps"
+                f"and copies part: {self.escape:.1%} of the weights lie outside the small subspace after {counted(self.steps, 'step')}"
             )
         if self.experts:
             spread, low, high = (self.experts[name][1] for name in ("spread", "load_min", "load_max"))
             parts.append(
-                f"copies of experts are {spread:.1%} from their mean after {self.steps} steps, with loads from {low:.2f} to"
+                f"copies of experts are {spread:.1%} from their mean after {counted(self.steps, 'step')}, with loads from {low:.2f} to"
                 f" {high:.2f} of an even one"
             )
         if not self.matches_plan:
@@ -148,15 +151,19 @@ class Report:
             )
             rows += [(f"  {one.name}", f"{one.error:.1e}", "") for one in self.gradient[:_WORST]]
         if self.escape is not None:
-            what = f"escape, at growth → after {self.steps} steps"
+            what = f"escape, at growth → after {counted(self.steps, 'step')}"
             rows.append((what, f"{self.escape_start:.2%} → {self.escape:.2%}", "> 0"))
         rows += [
-            (f"experts: {name}, at growth → after {self.steps} steps", f"{before:.3g} → {after:.3g}", "")
+            (
+                f"experts: {name}, at growth → after {counted(self.steps, 'step')}",
+                f"{before:.3g} → {after:.3g}",
+                "",
+            )
             for name, (before, after) in self.experts.items()
         ]
         if self.steps:
             ends = f"{self.losses_small[-1]:.4f} and {self.losses_large[-1]:.4f}"
-            rows.append((f"loss after {self.steps - 1} steps, small and large", ends, ""))
+            rows.append((f"loss after {counted(self.steps - 1, 'step')}, small and large", ends, ""))
         for slot, (small, large) in self.moment_norms.items():
             if small or large:
                 rows.append((f"norm of {slot}, small → large", f"{small:.4g} → {large:.4g}", ""))
@@ -169,9 +176,13 @@ class Report:
         note = f"Data: {self.data}." if self.data else ""
         return TextTable(heading, ("what", "measured", "wanted"), rows, note, numbers=False)
 
+    def _moments(self, how: str) -> str:
+        """What follows for moments, where they follow the law of the gradients."""
+        return f", so the moments are {how}" * (self.moments == "transport")
+
     def _wanted_law(self) -> str:
         if not self.gradient_promised:
-            return "not promised (noise, fresh units or depth copies)"
+            return "not promised"
         if self.gradient_tolerance is None:
             return "not judged in half precision"
         return f"≤ {self.gradient_tolerance:.0e}"

@@ -38,8 +38,11 @@ from outgrow.state.growing import apply
 from outgrow.state.lineage import described_since, replay
 from outgrow.state.training_state import TrainingState, check_state
 from outgrow.store.check import row_blocks
+from outgrow.store.contents import has_moments
+from outgrow.store.lineage import LineageEntry
 from outgrow.store.source import MemorySource
 from outgrow.store.writer import BLOCK_BYTES
+from outgrow.text.numbers import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -97,6 +100,7 @@ def verify(
         raise CheckpointError("the large state has no lineage", fix=fix)
     before, gradients_as, made = _described(small, large)
     entry = large.lineage.last
+    _check_source(before, entry)
     plan = replay(before.config, entry, large.assets)
     _check_sizes(plan, large)
     tolerance, gradient_tolerance = _tolerances(plan, large, dtype)
@@ -113,7 +117,7 @@ def verify(
     loss_small, gradients = loss_and_gradients(small_model, batches[0])
     small_gradients = gradients_as(gradients)
     del gradients
-    progress(f"{steps} steps of the small model")
+    progress(f"{counted(steps, 'step')} of the small model")
     losses_small = _train(small_model, small, batches, steps, learning_rate)
     del small_model  # its memory is given back before the large one takes its own
     progress("loss and gradients of the large model")
@@ -127,7 +131,7 @@ def verify(
     experts_start = experts_measured(plan, large_model, batches[0])
     escape_start = outside(law_plan, dict(large_model.named_parameters()))
     del small_gradients, large_gradients
-    progress(f"{steps} steps of the large model")
+    progress(f"{counted(steps, 'step')} of the large model")
     losses_large = _train(large_model, large, batches, steps, learning_rate)
     escape_end = outside(law_plan, dict(large_model.named_parameters()))
     experts_end = experts_measured(plan, large_model, batches[0])
@@ -157,6 +161,7 @@ def verify(
         experts={name: (value, experts_end[name]) for name, value in experts_start.items()},
         stored=_stored(large),
         data=words,
+        moments=plan.moments if has_moments(large.source) else "",
     )
 
 
@@ -274,16 +279,22 @@ def _matches(expected: TrainingState, saved: TrainingState) -> bool:
     )
 
 
-def _check_sizes(plan: GrowthPlan, large: TrainingState) -> None:
-    """Raises CheckpointError where the lineage was written for another source, or the state has other sizes than it says."""
-    said, here = large.lineage.last.sizes[0], plan.describe()["from"]
+def _check_source(small: TrainingState, entry: LineageEntry) -> None:
+    """Raises CheckpointError where the lineage was written for another source."""
+    model, said = resolve(small.config), entry.sizes[0]
+    here = {**model.sizes, "layers": model.layers, "parameters": model.num_parameters}
     wrong = [name for name in here if name in said and said[name] != here[name]]
     if wrong:
         raise CheckpointError(
             "the large state was not grown from this small one: it has other sizes",
             got=", ".join(f"{name} {here[name]}" for name in wrong),
             expected=", ".join(f"{name} {said[name]}" for name in wrong),
+            fix="give the small state first, then the one that was grown from it",
         )
+
+
+def _check_sizes(plan: GrowthPlan, large: TrainingState) -> None:
+    """Raises CheckpointError where the state has other sizes than its lineage says."""
     for name in growable(plan.small.spec):
         size, found = got(plan.config, name), got(large.config, name)
         if isinstance(size, int) and found != size:

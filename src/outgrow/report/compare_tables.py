@@ -79,7 +79,7 @@ def study_verdict(result: StudyResult) -> str:
     best = max(ends, key=lambda arm: ends[arm].saving or 0.0)
     one, ratio = ends[best], result.tokens_per_parameter(ends[best].loss)
     among = f", the best of {len(ends)} arms," if len(ends) > 1 else ""
-    where = "" if ratio is None else f", read at {ratio:.0f} tokens per parameter"
+    where = "" if ratio is None else f", read at {ratio:.{0 if ratio >= 10 else 1}f} tokens per parameter"
     said = f"{best}{among} {_does(one.saving)} of the FLOPs{_interval(one)} at equal decayed loss{where}."
     said += _parts(result.parts().get(best, ()))
     return said + _against_any_size(result, one) + outside

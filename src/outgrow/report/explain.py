@@ -10,9 +10,9 @@ from outgrow.cost.flops import training_flops
 from outgrow.growth.plan import GrowthPlan
 from outgrow.growth.rank_costs import growing_memory
 from outgrow.models.model import Model
-from outgrow.state.training_state import TrainingState
+from outgrow.state.training_state import TrainingState, times
 from outgrow.store.source import TensorSource
-from outgrow.text.numbers import amount
+from outgrow.text.numbers import amount, counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,7 +35,9 @@ def state_facts(state: TrainingState, model: Model) -> dict[str, Any]:
     slots = [slot for slot in SLOTS if state.source.names(slot)]
     steps = sorted(set(state.steps.values()))
     optimizer = (
-        "none" if state.optimizer is None else f"{state.optimizer.name}, {len(state.optimizer.groups)} groups"
+        "none"
+        if state.optimizer is None
+        else f"{state.optimizer.name}, {counted(len(state.optimizer.groups), 'group')}"
     )
     unit, flops = training_flops(state.config, 1024)
     active = model.num_active
@@ -53,7 +55,7 @@ def state_facts(state: TrainingState, model: Model) -> dict[str, Any]:
         if len(steps) > 1
         else f"{steps[0]:g}",
         "records": ", ".join(sorted(state.records)) or "none",
-        "grown before": f"{len(state.lineage)} times" if state.lineage else "never",
+        "grown before": times(len(state.lineage)),
     }
 
 

@@ -22,15 +22,17 @@ def rate_table(stages: Sequence[StageRates]) -> Table:
     from rich.table import Table
 
     table = Table(title="learning rate", title_style="dim", title_justify="left")
-    for place, column in enumerate(("stage", "tokens", "on the schedule", "peak", "highest", "last", "")):
-        table.add_column(column, justify="left" if place in (0, 6) else "right", overflow="fold")
+    columns = ["stage", "tokens", "on the schedule", "peak", "highest", "last"]
+    columns += [""] * any(one.note for one in stages)
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("stage", "") else "right", overflow="fold")
     for one in stages:
         table.add_row(
             one.name,
             f"{amount(one.tokens[0])} to {amount(one.tokens[1])}",
             f"{amount(one.position[0])} to {amount(one.position[1])} of {amount(one.schedule_tokens)}",
             *(f"{rate:.2e}" for rate in (one.peak, one.highest, one.last)),
-            one.note,
+            *([one.note] if columns[-1] == "" else []),
         )
     return table
 

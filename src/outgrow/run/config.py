@@ -45,9 +45,8 @@ class TokenizerConfig(_Section):
     @model_validator(mode="after")
     def _one_of_both(self) -> TokenizerConfig:
         if (self.vocab_size is None) == (self.path is None):
-            raise ValueError(
-                "give either vocab_size (a BPE tokenizer is trained on the corpus) or path, not both"
-            )
+            given = "neither is given" if self.path is None else "both are given"
+            raise ValueError(f"give vocab_size (a BPE tokenizer is trained on the corpus) or path: {given}")
         return self
 
 
@@ -277,7 +276,8 @@ class RunConfig(_Section):
     def _stages_follow(self) -> RunConfig:
         first = self.stages[0]
         if (self.model is None) == (first.start is None):
-            raise ValueError("give either model (a new model) or stages[0].from (a checkpoint), not both")
+            given = "neither is given" if self.model is None else "both are given"
+            raise ValueError(f"give model (a new model) or stages[0].from (a checkpoint): {given}")
         if self.model is not None and "model_type" not in self.model:
             raise ValueError("model.model_type is missing (for example llama)")
         if first.grow is not None and first.start is None:

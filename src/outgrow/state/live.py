@@ -113,8 +113,8 @@ def check_optimizer(
         if not saved_rules[name].is_like(rule) or sorted(wanted) != sorted(found):
             raise CheckpointError(
                 f"the state was trained with {saved_rules[name].name}, this optimizer is {rule.name}",
-                got=f"{name}: {', '.join(found) or 'no moments'}",
-                expected=", ".join(wanted) or "no moments",
+                got=f"{rule.name}, which keeps {', '.join(wanted) or 'no moments'} of {name}",
+                expected=f"{saved_rules[name].name}, of which the state has {', '.join(found) or 'no moments'}",
                 fix="use the same optimizer with the same groups, or the weights alone, as the format hub keeps them",
             )
 

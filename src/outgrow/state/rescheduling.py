@@ -49,6 +49,22 @@ def rescheduled(
     return _at_the_beginning(state) if reset_schedule else state
 
 
+def has_ended(records: Mapping[str, Any]) -> bool:
+    """Whether a run's own schedule, or its Trainer, was at its last step: from there on the rate mostly is 0.
+
+    >>> has_ended({"trainer": {"global_step": 20, "max_steps": 20}}), has_ended({"trainer": {}}), has_ended({})
+    (True, False, False)
+    """
+    ends = (("trainer", "global_step", "max_steps"), ("schedule", "tokens", "total_tokens"))
+    for name, done, whole in ends:
+        record = records.get(name)
+        if isinstance(record, Mapping):
+            here, end = record.get(done), record.get(whole)
+            if isinstance(here, int) and isinstance(end, int) and 0 < end <= here:
+                return True
+    return False
+
+
 def _with_peak(state: TrainingState, peak: float) -> TrainingState:
     if not (peak > 0 and math.isfinite(peak)):
         raise ConfigError("the learning rate is not a positive number", got=peak)

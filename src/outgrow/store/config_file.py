@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,7 @@ from outgrow.models.library import config_dict, config_object
 from outgrow.store.dcp.kinds import is_sharded_folder, refuse_unreadable
 from outgrow.store.dcp.olmo_config import is_olmo_config, llama_config
 from outgrow.store.foreign import refuse_foreign
+from outgrow.store.hub import local_folder
 
 DROPPED: Mapping[str, str] = {
     "auto_map": "names code of the small model, which outgrow neither runs nor carries",
@@ -39,8 +41,9 @@ def load_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a folder as plain JSON values, with the defaults of its config class filled in.
 
     Trainers do not write it into their sharded checkpoints: there, that of the folder above holds. OLMo-core's own is
-    read as transformers' model of the same function.
+    read as transformers' model of the same function. A name of the hub is fetched.
     """
+    folder = local_folder(folder)
     refuse_foreign(folder)
     path = _place(folder)
     if not path.is_file():
@@ -48,6 +51,8 @@ def load_config(folder: Path) -> dict[str, Any]:
         fix = "give a folder written by save_pretrained, by Trainer or by outgrow"
         if is_sharded_folder(folder):
             fix = f"put the model's config.json, as transformers writes it, into {folder} or the folder above"
+        elif inside := _states_inside(folder):
+            fix = f"give a folder inside it: {inside[-1]}"
         raise CheckpointError(f"{folder} is not a model folder: it has no config.json", fix=fix)
     content = read_json(path)
     if (
@@ -70,6 +75,12 @@ def load_config(folder: Path) -> dict[str, Any]:
 def raw_config(folder: Path) -> dict[str, Any]:
     """`config.json` as it stands in the file, without defaults; `load_config` has looked at it before."""
     return cast(dict[str, Any], read_json(_place(folder)))
+
+
+def _states_inside(folder: Path) -> list[Path]:
+    """Model folders in a run's folder, the last one last: those of a Trainer, or `final` and the stages of `outgrow train`."""
+    found = [one.parent for one in folder.glob("*/config.json")]
+    return sorted(found, key=lambda path: (path.name == "final", int(re.sub(r"\D", "", path.name) or 0)))
 
 
 def _place(folder: Path) -> Path:

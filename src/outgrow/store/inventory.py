@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from outgrow.store.assets import TEMPLATES, is_asset
 from outgrow.store.card import CARD
-from outgrow.store.safetensors_folder import some
+from outgrow.store.safetensors_folder import LINEAGE, some
 
 Fate = Literal["grown", "rewritten", "carried", "left behind"]
 FATES: tuple[Fate, ...] = ("grown", "rewritten", "carried", "left behind")
@@ -122,7 +122,7 @@ def _names(folder: Path) -> Iterator[str]:
 
 
 _IGNORED = "no parameters of this class of model: transformers does not load them either"
-_OWN = frozenset({"config.json", "outgrow.json"})
+_OWN = frozenset({"config.json", "outgrow.json", f"{LINEAGE}.json"})
 
 _LEFT: Mapping[str, str] = {
     "training_args.bin": "a pickle of arguments, which Trainer writes anew from yours",

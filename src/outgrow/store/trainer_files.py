@@ -120,6 +120,9 @@ def write_optimizer_outline(
         with torch.serialization.skip_data(materialize_fake_tensors=True):
             torch.save({"state": state, "param_groups": _param_groups(optimizer)}, path)
     except RuntimeError as error:  # torch's zip writer hides the system's error
+        wanted = sum(source.meta(name, slot).bytes for slot, names in held.items() for name in names)
+        path.touch()
+        os.truncate(path, wanted)  # says itself where a file may not be so large
         full = shutil.disk_usage(path.parent).free < 1 << 20
         number = errno.ENOSPC if full else errno.EIO
         raise OSError(number, os.strerror(number), str(path)) from error

@@ -23,6 +23,15 @@ def _digits(value: float) -> int:
     return 2 if value < 9.995 else 1
 
 
+def counted(count: int, what: str) -> str:
+    """A count of things, one of them without an s.
+
+    >>> counted(1, "seed"), counted(1200, "seed")
+    ('1 seed', '1,200 seeds')
+    """
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def duration(seconds: float | None) -> str:
     """Time as a person says it.
 

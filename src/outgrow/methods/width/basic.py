@@ -145,7 +145,7 @@ OPERATORS = (
         function="kept at any width, pre-norm",
         gradient="kept on old entries; not under LayerNorm",
         escape="new units are drawn, so nothing is locked",
-        use="the default: best in the comparison below; any width",
+        use="the default: best in the comparison of operators; any width",
         published_moments="keep_zero",
     ),
 )
