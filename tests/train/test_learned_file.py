@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     tokenizer.train_from_iterator([corpus.read_text()], trainer)
     state = TrainingState.from_pretrained(folder)
     tokenizer.save(str(folder.parent / "tokenizer.json"))
-    from dataclasses import replace
 
     whole = folder.parent / "whole"
     replace(state, assets=(Asset.of(folder.parent / "tokenizer.json"),)).save_pretrained(whole)
@@ -317,6 +317,17 @@ def test_a_dry_run_refuses_the_data_that_the_fit_does(checkpoint: Path, corpus: 
     assert "has no tokenizer.json" in refused(*without, "--data", str(corpus))
     # as many tokens as the model has positions, which is what the fit takes
     assert "steps of 16 x 32 tokens" in outgrow(*words, "--data", str(corpus), "--length", "999").stdout
+
+
+def test_an_operator_that_sets_eps_wants_the_eps_that_it_was_fitted_to(
+    fitted: tuple[Path, FittedOperator, Fit], checkpoint: Path
+) -> None:
+    state = TrainingState.from_pretrained(checkpoint)
+    other = {**state.config, "rms_norm_eps": 1e-2}
+    with pytest.raises(GrowthError, match="another source: rms_norm_eps differs"):
+        load_operator(fitted[0]).growth(other)
+    old = {name: value for name, value in fitted[1].source.items() if name != "eps"}
+    assert replace(fitted[1], source=old).growth(other).large.config["rms_norm_eps"] < 1e-2
 
 
 def test_a_fit_that_ends_beyond_all_numbers_leaves_nothing(
