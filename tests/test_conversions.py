@@ -161,6 +161,10 @@ def test_biases_that_a_conversion_made_break_no_proof(source: str, target: str, 
     assert report.gradient
 
 
+HALF = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+"""Llama turns whole heads with it, Phi-3 halves of them."""
+
+
 @pytest.mark.parametrize(
     ("source", "fields", "target", "error", "words"),
     [
@@ -168,6 +172,13 @@ def test_biases_that_a_conversion_made_break_no_proof(source: str, target: str, 
         ("llama", {}, "bert", GrowthError, "no conversion leads from llama to 'bert'"),
         ("llama", {"attention_bias": True}, "mixtral", GrowthError, "attention_bias = False"),
         ("mistral", {"sliding_window": 5}, "llama", GrowthError, "sliding_window = None"),
+        (
+            "llama",
+            {"rope_parameters": HALF},
+            "phi3",
+            GrowthError,
+            "rope_parameters.partial_rotary_factor = 1.0",
+        ),
     ],
 )
 def test_what_the_target_cannot_say_is_refused(

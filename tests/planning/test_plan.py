@@ -293,6 +293,8 @@ def test_warnings_in_plain_words() -> None:
         assert words in said
     decayed = work_out(parse_plan({**PLAN, "run": {"schedule": {"kind": "linear"}}}))
     assert "already decayed" in " ".join(plan_cautions(decayed))
+    warming = work_out(parse_plan({**PLAN, "run": {"schedule": {"kind": "wsd", "warmup_tokens": "1G"}}}))
+    assert "warm-up of 1.00 G tokens outlasts" in " ".join(plan_cautions(warming))
     measured = {**base, "operators": {"both": {"loss_gap": 0.01, "lost_tokens": "10k"}}}
     assert "taken to be perfect" not in " ".join(plan_cautions(work_out(parse_plan(measured))))
     lowered = {**base, "operators": {"both": {"loss_gap": -0.01, "lost_tokens": "10k"}}}

@@ -50,6 +50,50 @@ def test_a_table_is_read_by_its_column(tmp_path: Path) -> None:
         list(open_corpus(str(path)).documents())
 
 
+def test_rows_without_text_are_counted_and_told(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    path = tmp_path / "rows.jsonl"
+    rows = [None if i % 4 == 0 else "" if i % 4 == 1 else f"number {i} of many words" for i in range(80)]
+    path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    data = load_data(config(path, validation_share=0.3), tmp_path / "tokenizer")
+    assert "40 of 80 documents have no text and are left out" in data.summary
+    tokens = [*data.train.tokens, *data.validation.tokens]
+    assert tokens.count(data.tokenizer.separator) == 40
+    again = load_data(config(path, validation_share=0.3), tmp_path / "tokenizer")  # from the cache
+    assert again.summary == data.summary
+    beside = load_data(
+        config(write_corpus(tmp_path / "text.txt"), validation_source=str(path)), tmp_path / "other"
+    )
+    assert "held out; of the validation text 40 of 80 documents" in beside.summary
+
+
+@pytest.mark.parametrize("kind", ["WordLevel", "WordPiece", "Unigram"])
+def test_a_text_that_the_tokenizer_does_not_know_is_told(tmp_path: Path, kind: str) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {"[UNK]": 0, "</s>": 1, "yes": 2, "no": 3}
+    model = (
+        models.Unigram([(word, -float(n)) for word, n in words.items()], unk_id=0)
+        if kind == "Unigram"
+        else getattr(models, kind)(words, unk_token="[UNK]")
+    )
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    text, known = tmp_path / "text.txt", tmp_path / "known.txt"
+    text.write_text("yes no perhaps never " * 50)
+    known.write_text("yes no " * 50)
+    own = {"tokenizer": {"path": str(tmp_path)}, "validation_share": 0.3}
+    assert "unknown" not in load_data(config(known, **own), tmp_path / "a").summary
+    assert (
+        "49.8% of the tokens are unknown to the tokenizer"
+        in load_data(config(text, **own), tmp_path / "b").summary
+    )
+    text.write_text("perhaps never " * 50)
+    with pytest.raises(ConfigError, match="knows nothing of this text"):
+        load_data(config(text, **own), tmp_path / "c")
+
+
 @pytest.mark.parametrize("name", ["a.ndjson", "A.JSONL", "a.jsonl.gz", "a.json.xz", "a.tsv", "a.csv.gz"])
 def test_a_table_is_a_table_by_any_name(tmp_path: Path, name: str) -> None:
     pytest.importorskip("datasets")

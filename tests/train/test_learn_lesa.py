@@ -57,6 +57,17 @@ def test_a_saved_operator_holds_the_predicted_layers(checkpoint: Path, tmp_path:
     assert set(moved.source.names("exp_avg")) == set(moved.source.names("weight"))
 
 
+@pytest.mark.parametrize("width", ["isometric", "pad", "net2net", "duplicate"])
+def test_predicted_layers_grow_in_width_as_old_ones_do(checkpoint: Path, width: str) -> None:
+    """A width that fills new units from means asks for those of predicted layers too, which no file holds."""
+    state = TrainingState.from_pretrained(checkpoint)
+    to = {"num_hidden_layers": 4, "hidden_size": 2 * int(state.config["hidden_size"])}
+    operator, _ = learn_lesa(state, to, LesaOptions(width=width, steps=1, hidden=2, rank=2))
+    grown = grow(state, operator=operator)
+    for name in grown.source.names("weight"):
+        assert bool(grown.source.read(name, "weight").isfinite().all()), name
+
+
 def test_predicted_layers_are_new(checkpoint: Path) -> None:
     state = TrainingState.from_pretrained(checkpoint)
     entries = new_entries(plan(fit_lesa(state, {"num_hidden_layers": 4}, steps=1, hidden=2, rank=2)))

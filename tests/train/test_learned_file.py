@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     tokenizer.train_from_iterator([corpus.read_text()], trainer)
     state = TrainingState.from_pretrained(folder)
     tokenizer.save(str(folder.parent / "tokenizer.json"))
-    from dataclasses import replace
 
     whole = folder.parent / "whole"
     replace(state, assets=(Asset.of(folder.parent / "tokenizer.json"),)).save_pretrained(whole)
@@ -301,6 +302,54 @@ def test_data_tokenizer_and_vocabulary_must_agree(checkpoint: Path, corpus: Path
     data = text_data(config, checkpoint, str(corpus), sequences=2, length=99)
     assert data.batch(3)["input_ids"].shape == (2, 32)  # as many positions as the model has
     assert torch.equal(data.batch(3)["input_ids"], data.batch(3)["input_ids"])
+
+
+def test_a_dry_run_refuses_the_data_that_the_fit_does(checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+    words = ("learn", str(checkpoint), str(tmp_path / "out"), "--to", "num_hidden_layers=3", "--dry-run")
+    assert "finds no text" in refused(*words, "--data", str(tmp_path / "none.txt"))
+    assert "learns from text" in refused(*words, "--data", str(tmp_path / "none.npz"))
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for path in checkpoint.iterdir():
+        if not path.name.startswith("tokenizer"):
+            (bare / path.name).write_bytes(path.read_bytes())
+    without = ("learn", str(bare), *words[2:])
+    assert "has no tokenizer.json" in refused(*without, "--data", str(corpus))
+    # as many tokens as the model has positions, which is what the fit takes
+    assert "steps of 16 x 32 tokens" in outgrow(*words, "--data", str(corpus), "--length", "999").stdout
+
+
+def test_an_operator_that_sets_eps_wants_the_eps_that_it_was_fitted_to(
+    fitted: tuple[Path, FittedOperator, Fit], checkpoint: Path
+) -> None:
+    state = TrainingState.from_pretrained(checkpoint)
+    other = {**state.config, "rms_norm_eps": 1e-2}
+    with pytest.raises(GrowthError, match="another source: rms_norm_eps differs"):
+        load_operator(fitted[0]).growth(other)
+    old = {name: value for name, value in fitted[1].source.items() if name != "eps"}
+    assert replace(fitted[1], source=old).growth(other).large.config["rms_norm_eps"] < 1e-2
+
+
+def test_a_fit_that_ends_beyond_all_numbers_leaves_nothing(
+    checkpoint: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """In the last step, or only where the weights are rounded to the source's float16: neither is seen in a step's loss."""
+    half, out, keep = tmp_path / "half", tmp_path / "out", tmp_path / "op"
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float16)
+    model.save_pretrained(half)
+    (half / "tokenizer.json").write_bytes((checkpoint / "tokenizer.json").read_bytes())
+    for source, rate, what in (
+        (checkpoint, "1e20", "not finite after step 0"),
+        (half, "1e3", "the fitted .* holds NaN or infinity"),
+        (checkpoint, "1e38", "learning rate above 0"),
+    ):
+        told = refused(
+            *("learn", str(source), str(out), "--to", "hidden_size=24", "--to", "num_attention_heads=6"),
+            *("--data", str(corpus), "--steps", "1", "--warmup", "0", "--sequences", "2", "--length", "16"),
+            *("--learning-rate", rate, "--save-operator", str(keep)),
+        )
+        assert re.search(what, told)
+        assert {path.name for path in tmp_path.iterdir()} == {"half"}
 
 
 def test_an_operator_takes_no_models_place(checkpoint: Path, corpus: Path, tmp_path: Path) -> None:

@@ -176,6 +176,8 @@ def test_growing_after_the_decay_has_begun_is_warned_about(tiny: Tiny) -> None:
     assert preflight(parse_run(late | {"schedule": {"kind": "wsd", "decay_share": 0.5}})).warnings == ()
     (warning,) = preflight(parse_run(tiny(schedule={"kind": "cosine"}))).warnings
     assert "schedule.kind wsd" in warning
+    (warning,) = preflight(parse_run(tiny(schedule={"kind": "wsd", "warmup_tokens": "1M"}))).warnings
+    assert "warmup_tokens 1,000,000 outlasts the run's 1,536 tokens" in warning
 
 
 def test_it_is_shown_before_the_run_starts(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from outgrow.commands.options import LearnCall
-from outgrow.errors import CheckpointError, ConfigError
+from outgrow.errors import CheckpointError, ConfigError, TrainingError
 from outgrow.files.atomic import check_destination
 from outgrow.files.leftovers import clear_leftovers, held_folder
 from outgrow.methods.learned.fitted import FittedOperator
@@ -15,6 +15,8 @@ from outgrow.state.asked import plan_fitted
 from outgrow.state.growing import apply
 from outgrow.state.operator_file import FILE, check_place, digest, load_operator, save_operator
 from outgrow.state.training_state import TrainingState
+from outgrow.store.check import row_blocks, unusable
+from outgrow.store.writer import BLOCK_BYTES
 from outgrow.text.numbers import amount
 
 
@@ -48,6 +50,7 @@ def check_result(call: LearnCall, fit: Mapping[str, Any]) -> None:
 
 def grow_and_write(call: LearnCall, fitted: FittedOperator, state: TrainingState) -> None:
     """Save the operator, for good or for now, and write the state that it grows."""
+    _check_fits(apply(plan_fitted(state.config, fitted, moments="reset"), state))
     place, keep = _scratch(call.out), call.save_operator
     place.parent.mkdir(parents=True, exist_ok=True)
     with held_folder(place) as temporary:
@@ -58,6 +61,19 @@ def grow_and_write(call: LearnCall, fitted: FittedOperator, state: TrainingState
             saved = save_operator(fitted, keep or temporary / "operator", overwrite=overwrite)
         plan = plan_fitted(state.config, saved, moments=call.moments)
         apply(plan, state, operator=saved).save_pretrained(call.out, overwrite=call.overwrite)
+
+
+def _check_fits(grown: TrainingState) -> None:
+    """Raises TrainingError where a fitted weight is more than its dtype holds: a fit is in float32, a source may be in float16."""
+    for name in grown.source.names("weight"):
+        meta = grown.source.meta(name, "weight")
+        for rows in row_blocks(meta, BLOCK_BYTES):
+            if wrong := unusable(grown.source.read(name, "weight", rows), "weight"):
+                raise TrainingError(
+                    f"the fitted {name} holds {wrong}",
+                    got=str(meta.dtype).removeprefix("torch."),
+                    fix="choose a smaller --learning-rate, or give the source in float32",
+                )
 
 
 def needed(memory: int, mapped: int) -> str:

@@ -13,7 +13,7 @@ from outgrow.commands.learn_lesa import LesaLearned, learn_by_lesa
 from outgrow.commands.options import LearnCall, asked_sizes
 from outgrow.commands.outcome import Outcome
 from outgrow.commands.writing import read_state
-from outgrow.data.learn_data import learn_data
+from outgrow.data.learn_data import check_learn_data, learn_data
 from outgrow.engine.progress import make_progress
 from outgrow.engine.step import Device
 from outgrow.errors import ConfigError
@@ -21,7 +21,7 @@ from outgrow.learning.fit import Fit
 from outgrow.learning.fit_memory import fit_memory
 from outgrow.learning.learn import begin, fit_operator
 from outgrow.methods.learned.fitted import FittedOperator
-from outgrow.models.architecture import resolve
+from outgrow.models.architecture import longest_sequence, resolve
 from outgrow.report.explain import slot_bytes
 from outgrow.report.fit import draw_fit, fit_table
 from outgrow.report.plot import check_picture
@@ -130,7 +130,9 @@ def _learn_on_data(call: LearnCall, options: LearnOptions, console: Console) -> 
     check_result(call, options.record)
     config = load_config(call.checkpoint)
     form, values, _ = begin(resolve(config), to, options)
+    check_learn_data(config, call.checkpoint, call.data)
     of_images = form.small.spec.objective == "image"
+    length = length if of_images else min(length, longest_sequence(config) or length)
     free = sum(_count(shape) for shape in form.shapes().values())
     console.print(
         f"{options.method} from {options.start}: {amount(form.small.num_parameters)} → "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from outgrow.commands.writing import read_state
 from outgrow.cost.proof_memory import forward_memory, proof_memory
 from outgrow.data.proof_batches import proof_batches
 from outgrow.errors import ConfigError
+from outgrow.files.section import LARGEST
 from outgrow.proof.verdict import Report
 from outgrow.proof.verify import verify
 from outgrow.report.explain import slot_bytes
@@ -82,8 +82,10 @@ def run(call: VerifyCall, console: Console) -> Verified | VerifyPlanned:
     """Measure what the growth of `small` into `large` kept. What can be refused is, before anything is read."""
     if call.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("torch sees no cuda device here", fix="leave out --device")
-    if not 0 < call.learning_rate < math.inf:
-        raise ConfigError("the learning rate is not a number above 0", got=call.learning_rate)
+    if not 0 < call.learning_rate <= LARGEST:
+        raise ConfigError(
+            "the learning rate is not a number above 0", got=call.learning_rate, expected=f"up to {LARGEST:g}"
+        )
     if call.plot is not None:
         check_picture(call.plot)
     dtype, steps = DTYPES[call.dtype], call.steps

@@ -118,7 +118,7 @@ def other_text(state: Path, run: RunConfig, source: str, sequences: int) -> floa
     """Perplexity per token on sequences spread evenly over a text that the model was not trained on."""
     tokenizer = open_tokenizer(state, run.data.separator)
     corpus = open_corpus(source)
-    windows = Windows(encoded(corpus, tokenizer)[0], run.data.sequence_length)
+    windows = Windows(encoded(corpus, tokenizer).tokens, run.data.sequence_length)
     if not len(windows):
         raise ConfigError(f"the text is shorter than one sequence: {corpus.description}")
     text = TrainingData(windows, windows, tokenizer, corpus.description)

@@ -44,7 +44,10 @@ _NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents, read again by every call, and the identity of what they are read from."""
+    """Documents, read again by every call, and the identity of what they are read from.
+
+    A row of a table that has no text is an empty document: who reads it says how many there are.
+    """
 
     key: str
     description: str
@@ -232,8 +235,7 @@ def _column(rows: Any, text_field: str, where: str) -> Iterator[str]:
             fix="set data.text_field, or write each document as one text",
         )
     for row in rows.select_columns([text_field]):
-        if row[text_field]:
-            yield str(row[text_field])
+        yield str(row[text_field] or "")
 
 
 def _limited(documents: Iterator[str], limit_bytes: int) -> Iterator[str]:

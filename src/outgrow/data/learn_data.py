@@ -22,9 +22,10 @@ from outgrow.data.corpus import open_corpus
 from outgrow.data.images import load_images
 from outgrow.data.masked import check_tokens
 from outgrow.data.opening import as_learned
-from outgrow.data.tokenizer import find_tokenizer
+from outgrow.data.tokenizer import TextTokenizer, find_tokenizer
 from outgrow.data.windows import Data, TrainingData, Windows, encoded
 from outgrow.errors import ConfigError
+from outgrow.files.reading import check_regular, expanded
 from outgrow.models.architecture import architecture_of, longest_sequence
 from outgrow.models.forward import ModelInputs
 from outgrow.run.config import DataConfig
@@ -72,6 +73,14 @@ def learn_data(
     config: Mapping[str, Any], folder: Path, source: str, *, sequences: int, length: int, seed: int
 ) -> LearnData:
     """Text or images, by what the model of this config learns. Raises ConfigError where they do not fit it."""
+    check_learn_data(config, folder, source)
+    if _objective(config) == "image":
+        return image_data(config, source, sequences=sequences, seed=seed)
+    return text_data(config, folder, source, sequences=sequences, length=length, seed=seed)
+
+
+def check_learn_data(config: Mapping[str, Any], folder: Path, source: str) -> None:
+    """What can be refused before anything but a tokenizer is read: another kind of data, none, no tokens for it."""
     objective = _objective(config)
     if (objective == "image") != source.endswith(".npz"):
         raise ConfigError(
@@ -80,8 +89,11 @@ def learn_data(
             expected="an .npz file of images and labels" if objective == "image" else "text",
         )
     if objective == "image":
-        return image_data(config, source, sequences=sequences, seed=seed)
-    return text_data(config, folder, source, sequences=sequences, length=length, seed=seed)
+        if not check_regular(expanded(source)).is_file():
+            raise ConfigError(f"--data finds no images: {source}", fix="check the path")
+    else:
+        _tokenizer(config, folder)
+        open_corpus(source, place="--data")
 
 
 def image_data(
@@ -111,7 +123,26 @@ def text_data(
 
     Raises ConfigError where the tokenizer is missing, or the model has no row for one of its tokens.
     """
-    objective = _objective(config)
+    objective, tokenizer = _objective(config), _tokenizer(config, folder)
+    length = min(length, longest_sequence(config) or length)
+    found = encoded(open_corpus(source, limit_bytes=limit_bytes, place="--data"), tokenizer)
+    tokens = found.tokens
+    cut = len(tokens) - max(round(len(tokens) * validation_share), length + 1)
+    train, held_out = Windows(tokens[: max(cut, 0)], length), Windows(tokens[max(cut, 0) :], length)
+    if not len(train) or not len(held_out):
+        raise ConfigError(
+            "the text is too short to fit an operator on",
+            got=f"{len(tokens)} tokens",
+            expected=f"at least {2 * length + 2}",
+            fix="give more text, or a smaller --length",
+        )
+    _check_tokens(train, int(config["vocab_size"]))
+    text = TrainingData(train, held_out, tokenizer, source, found.notes)
+    return LearnData(as_learned(text, objective), objective, sequences, seed)
+
+
+def _tokenizer(config: Mapping[str, Any], folder: Path) -> TextTokenizer:
+    """The tokenizer of a checkpoint. Raises ConfigError where it is missing, or no tokenizer of this model."""
     if not (folder / "tokenizer.json").is_file():
         raise ConfigError(
             f"{folder} has no tokenizer.json, so text cannot become the model's tokens",
@@ -125,22 +156,9 @@ def text_data(
             expected=f"at most vocab_size = {config['vocab_size']}",
             fix="give the checkpoint the tokenizer that it was trained with",
         )
-    if objective == "masked":
+    if _objective(config) == "masked":
         check_tokens(tokenizer)
-    length = min(length, longest_sequence(config) or length)
-    tokens, _ = encoded(open_corpus(source, limit_bytes=limit_bytes, place="--data"), tokenizer)
-    cut = len(tokens) - max(round(len(tokens) * validation_share), length + 1)
-    train, held_out = Windows(tokens[: max(cut, 0)], length), Windows(tokens[max(cut, 0) :], length)
-    if not len(train) or not len(held_out):
-        raise ConfigError(
-            "the text is too short to fit an operator on",
-            got=f"{len(tokens)} tokens",
-            expected=f"at least {2 * length + 2}",
-            fix="give more text, or a smaller --length",
-        )
-    _check_tokens(train, int(config["vocab_size"]))
-    text = TrainingData(train, held_out, tokenizer, source)
-    return LearnData(as_learned(text, objective), objective, sequences, seed)
+    return tokenizer
 
 
 def _objective(config: Mapping[str, Any]) -> str:

@@ -44,6 +44,14 @@ class TextTokenizer:
     """Token that fills up, where there is one."""
 
     @property
+    def unknown(self) -> int | None:
+        """Token that stands for what the tokenizer does not know; None where it has none, as every byte-level one."""
+        model = json.loads(self.tokenizer.to_str())["model"]
+        number = model.get("unk_id")
+        number = self.tokenizer.token_to_id(model.get("unk_token") or "") if number is None else number
+        return None if number is None else int(number)
+
+    @property
     def vocab_size(self) -> int:
         """Rows that an embedding needs."""
         return 1 + int(max(self.tokenizer.get_vocab(with_added_tokens=True).values()))

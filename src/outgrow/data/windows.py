@@ -107,6 +107,8 @@ class TrainingData(Data):
     validation: Windows
     tokenizer: TextTokenizer
     description: str
+    notes: str = ""
+    """What people are told of it beside: documents without text, unknown tokens."""
 
     @property
     def needs(self) -> TextNeeds:
@@ -119,9 +121,7 @@ class TrainingData(Data):
 
     @property
     def summary(self) -> str:
-        return (
-            f"{self.description}: {len(self.train.tokens):,} tokens, {len(self.validation.tokens):,} held out"
-        )
+        return f"{self.description}: {len(self.train.tokens):,} tokens, {len(self.validation.tokens):,} held out{self.notes}"
 
     def batch(self, seed: int, step: int, sequences: int, *, stretch: Stretch | None = None) -> Batch:
         at = stretch or Stretch(step * sequences, self.train.length)
@@ -185,20 +185,23 @@ def load_data(
     tokenizer = prepare_tokenizer(
         config, corpus, tokenizer_folder, start=start, special_tokens=special_tokens
     )
-    tokens, ends = encoded(corpus, tokenizer)
-    description = corpus.description
+    text = encoded(corpus, tokenizer)
+    description, notes = corpus.description, text.notes
     if config.validation_source is not None:
         held_out = _open(config, config.validation_source)
-        train, validation = tokens, encoded(held_out, tokenizer)[0]
+        other = encoded(held_out, tokenizer)
+        train, validation = text.tokens, other.tokens
         description += f"; validation: {held_out.description}"
+        notes += f"; of the validation text{other.notes[1:]}" * bool(other.notes)
     else:
-        cut = _cut(ends, config.validation_share)
-        train, validation = tokens[:cut], tokens[cut:]
+        cut = _cut(text.ends, config.validation_share)
+        train, validation = text.tokens[:cut], text.tokens[cut:]
     data = TrainingData(
         Windows(train, longest or config.sequence_length),
         Windows(validation, config.sequence_length),
         tokenizer,
         description,
+        notes,
     )
     for name, windows in (("training", data.train), ("validation", data.validation)):
         if len(windows) == 0:
@@ -230,29 +233,62 @@ def _cut(ends: NDArray[np.int64], share: float) -> int:
     return cut if cut > 0 and total - cut <= 2 * total * share else wanted
 
 
-def encoded(corpus: Corpus, tokenizer: TextTokenizer) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """All tokens of a corpus (memory-mapped uint16 or uint32) and where each document ends; cached."""
-    key = hashlib.sha256(json.dumps(["tokens", 1, corpus.key, tokenizer.key]).encode()).hexdigest()[:32]
+@dataclass(frozen=True)
+class Encoded:
+    """All tokens of a corpus (memory-mapped uint16 or uint32), and where each document ends."""
+
+    tokens: NDArray[Any]
+    ends: NDArray[np.int64]
+    empty: int
+    """Documents without text, which were left out."""
+    unknown: int
+    """Tokens that stand for what the tokenizer does not know."""
+
+    @property
+    def notes(self) -> str:
+        """What there is to say of them, as it goes on a line."""
+        rows = f"{self.empty:,} of {len(self.ends) + self.empty:,} documents have no text and are left out"
+        share = f"{self.unknown / len(self.tokens):.1%} of the tokens are unknown to the tokenizer"
+        return f"; {rows}" * bool(self.empty) + f"; {share}" * bool(self.unknown)
+
+
+def encoded(corpus: Corpus, tokenizer: TextTokenizer) -> Encoded:
+    """The tokens of a corpus, cached. Raises ConfigError where it has no text, or none that the tokenizer knows."""
+    key = hashlib.sha256(json.dumps(["tokens", 2, corpus.key, tokenizer.key]).encode()).hexdigest()[:32]
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
     folder = cached(f"tokens-{key}", lambda target: _encode(corpus, tokenizer, dtype, target))
     ends = np.load(folder / "ends.npy", allow_pickle=False)
     if len(ends) == 0 or ends[-1] == 0:
         raise ConfigError(f"the corpus has no text: {corpus.description}")
-    return np.memmap(folder / "tokens.bin", dtype=dtype, mode="r"), ends
+    counts = json.loads((folder / "counts.json").read_bytes())
+    if counts["unknown"] and counts["unknown"] == counts["tokens"]:
+        raise ConfigError(
+            f"the tokenizer knows nothing of this text: {corpus.description}",
+            got=f"{counts['unknown']:,} tokens, each the one for what is unknown",
+            fix="give the tokenizer that belongs to this text, or train one: data.tokenizer.vocab_size",
+        )
+    tokens = np.memmap(folder / "tokens.bin", dtype=dtype, mode="r")
+    return Encoded(tokens, ends, counts["empty"], counts["unknown"])
 
 
 def _encode(corpus: Corpus, tokenizer: TextTokenizer, dtype: np.dtype[Any], folder: Path) -> None:
     ends: list[int] = []
-    total = 0
+    total, unknown = 0, tokenizer.unknown
+    counts = {"empty": 0, "tokens": 0, "unknown": 0}
     with (folder / "tokens.bin").open("wb") as file:
         for documents in _groups(corpus):
-            for ids in tokenizer.encode(documents):
+            texts = [document for document in documents if document]
+            counts["empty"] += len(documents) - len(texts)
+            for ids in tokenizer.encode(texts):
+                counts["tokens"] += len(ids)
+                counts["unknown"] += 0 if unknown is None else ids.count(unknown)
                 if tokenizer.separator is not None:
                     ids.append(tokenizer.separator)
                 file.write(np.asarray(ids, dtype=dtype).tobytes())
                 total += len(ids)
                 ends.append(total)
     np.save(folder / "ends.npy", np.asarray(ends, dtype=np.int64))
+    (folder / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
 
 
 def _groups(corpus: Corpus) -> Any:

@@ -37,9 +37,10 @@ TokenCount = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
 """A whole number of at least 1, also written `2e6` or `2M`."""
 
-Positive = Annotated[float, Field(gt=0, le=1e30)]
-NotNegative = Annotated[float, Field(ge=0, le=1e30)]
-"""Beyond 1e30 a product of two is more than float32 holds, and an optimizer fails in the middle of its step."""
+LARGEST = 1e30
+"""Beyond it a product of two is more than float32 holds, and an optimizer fails in the middle of its step."""
+Positive = Annotated[float, Field(gt=0, le=LARGEST)]
+NotNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What numpy and torch take both."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import fmean
 from typing import Any
 
@@ -83,6 +84,8 @@ def fit(
         }
         progress.step(step + 1, row)
     loss_end = mean_loss(grown, evaluation, device)
+    if not isfinite(loss_end):
+        raise _diverged(f"after step {options.steps - 1}", loss_end)
     counted = fit_flops(grown, batches(0), evaluation, options.steps, device)
     fitted = {name: value.detach().cpu() for name, value in values.items()}
     seconds = time.monotonic() - began
@@ -105,16 +108,20 @@ def fit_step(
     loss = _loss(grown, batch, device)
     loss.backward()  # type: ignore[no-untyped-call]
     if not bool(torch.isfinite(loss)):
-        raise TrainingError(
-            f"the loss of the fit is not finite at step {step}",
-            got=float(loss.detach()),
-            fix="choose a smaller --learning-rate or another --start",
-        )
+        raise _diverged(f"at step {step}", float(loss.detach()))
     nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], GRADIENT_CLIP)
     for group in optimizer.param_groups:
         group["lr"] = options.rate(step)
     optimizer.step()
     return float(loss.detach())
+
+
+def _diverged(when: str, loss: float) -> TrainingError:
+    return TrainingError(
+        f"the loss of the fit is not finite {when}",
+        got=loss,
+        fix="choose a smaller --learning-rate or another --start",
+    )
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ MOST_LAYERS = 1024
 MOST_LABELS = 1_000_000
 """transformers keeps a name for each."""
 _BELOW = 2**48
-_CHANCES = ("dropout", "pdrop", "drop_rate", "dropout_prob", "drop_path_rate", "dropout_rate", "layerdrop")
+CHANCES = ("dropout", "pdrop", "drop_rate", "dropout_prob", "drop_path_rate", "dropout_rate", "layerdrop")
 """How the names of probabilities end, which torch refuses in the middle of a batch."""
 
 
@@ -99,7 +99,7 @@ def _lacks(place: str, value: float) -> str:
         return "a finite number above 0"
     if name.endswith(("_eps", "_epsilon")) and not 0 <= value < math.inf:
         return "a finite number, not below 0"
-    if name.endswith(_CHANCES) and not 0 <= value <= 1:
+    if name.endswith(CHANCES) and not 0 <= value <= 1:
         return "a number from 0 to 1"
     if value != value or (math.isinf(value) and "[]" not in place):
         return "a finite number"

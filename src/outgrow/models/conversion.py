@@ -206,10 +206,13 @@ def _fields(spec: ConversionSpec, small: Model) -> dict[str, Any]:
     config, every = small.config, default_fields(None)
     own, theirs = default_fields(spec.from_), default_fields(spec.to)
     for name, wanted in spec.requires.items():
-        if config.get(name, wanted) != wanted:
+        *outer, key = name.split(".")
+        owner: Any = config if not outer else config.get(outer[0]) or {}
+        if owner.get(key, wanted) != wanted:
+            why = "reads it in another way" if outer else "has no such field"
             raise GrowthError(
-                f"a {spec.from_} with {name} = {config[name]} is no {spec.to}: the target has no such field",
-                got=config[name],
+                f"a {spec.from_} with {name} = {owner[key]} is no {spec.to}: the target {why}",
+                got=owner[key],
                 expected=f"{name} = {wanted}",
             )
     made: dict[str, Any] = {}

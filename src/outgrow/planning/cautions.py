@@ -193,6 +193,11 @@ def _decaying(worked: WorkedPlan) -> Iterator[str]:
     except ValidationError:
         return  # run.yaml's own check names the mistake where the run is written
     total, seen = worked.path.total_tokens, 0.0
+    if schedule.warmup_tokens >= total:
+        yield (
+            f"The warm-up of {amount(schedule.warmup_tokens)} tokens outlasts the plan's {amount(total)}: the learning rate "
+            "never reaches its peak (run.schedule.warmup_tokens)."
+        )
     for place, tokens in list(zip(worked.path.sizes, worked.path.tokens, strict=True))[:-1]:
         seen += tokens
         factor = schedule.factor(seen, total)

@@ -32,7 +32,7 @@ class FirstUpdate:
 
 
 _WORST = 6
-"""Tensors that a table of a proof names."""
+"""Tensors that a proof names in a table, and in its verdict."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,7 +60,8 @@ class Report:
     tolerance: float
     gradient_tolerance: float | None
     """None in half precision, whose rounding alone moves gradients by 1 to 30 %: there they are shown, and not judged."""
-    matches_plan: bool
+    unlike: tuple[str, ...]
+    """What of the large state is not what its lineage says, as `weight of NAME`."""
     findings: tuple[Mapping[str, Any], ...] = field(default=())
     experts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Of experts that grew, at the start and after the steps: how far copies are from their mean (`spread`), the highest and
@@ -76,6 +77,11 @@ class Report:
     def function_kept(self) -> bool:
         """Whether the loss is the same within rounding."""
         return self.function_error <= self.tolerance
+
+    @property
+    def matches_plan(self) -> bool:
+        """Whether the large state is, bit for bit, what its lineage says."""
+        return not self.unlike
 
     @property
     def gradient_kept(self) -> bool | None:
@@ -135,7 +141,11 @@ class Report:
                 f" {high:.2f} of an even one"
             )
         if not self.matches_plan:
-            parts.append("THE SAVED WEIGHTS ARE NOT WHAT THEIR LINEAGE SAYS (trained since, or damaged)")
+            listed = ", ".join(self.unlike[:_WORST])
+            more = f" and {len(self.unlike) - _WORST} more" * (len(self.unlike) > _WORST)
+            parts.append(
+                f"THE SAVED STATE IS NOT WHAT ITS LINEAGE SAYS (trained since, edited or damaged): {listed}{more}"
+            )
         return "; ".join(parts) + "."
 
     def table(self) -> TextTable:
@@ -200,6 +210,7 @@ class Report:
         """Plain values."""
         return {
             **asdict(self),
+            "matches_plan": self.matches_plan,
             "function_kept": self.function_kept,
             "gradient_kept": self.gradient_kept,
             "passed": self.passed,

@@ -31,17 +31,15 @@ from outgrow.models.library import build_model
 from outgrow.proof.function import judged, streamed
 from outgrow.proof.measures import experts_measured, first_updates, gradient_law, is_adams, moved, outside
 from outgrow.proof.probe import probe_large, probe_small, strays
+from outgrow.proof.saved import unlike
 from outgrow.proof.verdict import Report
 from outgrow.state.converted_view import ConvertedView
 from outgrow.state.converting import converted
-from outgrow.state.growing import apply
 from outgrow.state.lineage import described_since, replay
 from outgrow.state.training_state import TrainingState, check_state
-from outgrow.store.check import row_blocks
 from outgrow.store.contents import has_moments
 from outgrow.store.lineage import LineageEntry
 from outgrow.store.source import MemorySource
-from outgrow.store.writer import BLOCK_BYTES
 from outgrow.text.numbers import counted
 
 if TYPE_CHECKING:
@@ -123,7 +121,7 @@ def verify(
     progress("loss and gradients of the large model")
     large_model = _loaded(large, dtype, device)
     probe_large(large_model, plan)
-    matches = _matches(apply(plan, before), large)
+    wrong = unlike(plan, before, large)
     loss_large, large_gradients = loss_and_gradients(large_model, batches[0])
     strayed = strays(large_model, plan, moved(batches[0], large_model))
     laws = gradient_law(law_plan, small_gradients, large_gradients, made=made)
@@ -156,7 +154,7 @@ def verify(
         first_update=updates,
         tolerance=tolerance,
         gradient_tolerance=gradient_tolerance,
-        matches_plan=matches,
+        unlike=wrong,
         findings=tuple(vars(finding) for finding in plan.compensation.findings),
         experts={name: (value, experts_end[name]) for name, value in experts_start.items()},
         stored=_stored(large),
@@ -221,7 +219,7 @@ def _function_alone(
     tolerance: float,
     progress: Callable[[str], None],
 ) -> Report:
-    """The two losses, each of a model that holds a layer at a time; and whether the weights are the plan's."""
+    """The two losses, each of a model that holds a layer at a time; and whether the state is the plan's."""
     small, before, large = states
     progress("loss of the small model")
     loss_small, _ = _measured(small, None, batch, where)
@@ -246,7 +244,7 @@ def _function_alone(
         first_update={},
         tolerance=tolerance,
         gradient_tolerance=None,
-        matches_plan=_matches(apply(plan, before), large),
+        unlike=unlike(plan, before, large),
         findings=tuple(vars(finding) for finding in plan.compensation.findings),
     )
 
@@ -268,15 +266,6 @@ def _measured(
         key: value.to(device, dtype if value.is_floating_point() else None) for key, value in batch.items()
     }
     return float(batch_loss(model, moved)), 0.0 if plan is None else strays(model, plan, moved)
-
-
-def _matches(expected: TrainingState, saved: TrainingState) -> bool:
-    """Whether the saved weights are, bit for bit, what the plan computes from the small state; a few rows at a time."""
-    return all(
-        torch.equal(expected.source.read(name, "weight", rows), saved.source.read(name, "weight", rows))
-        for name in expected.source.names("weight")
-        for rows in row_blocks(expected.source.meta(name, "weight"), BLOCK_BYTES)
-    )
 
 
 def _check_source(small: TrainingState, entry: LineageEntry) -> None:

@@ -5,11 +5,11 @@ rate(step) = peak · (step + 1)/warmup, then peak · (steps - step)/(steps - war
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from outgrow.errors import ConfigError
+from outgrow.files.section import LARGEST
 
 GRADIENT_CLIP = 1.0
 """Largest norm of the gradient of a fit."""
@@ -48,10 +48,11 @@ class LearnOptions:
 
     def __post_init__(self) -> None:
         _check_number("steps", self.steps)
-        if self.steps < 1 or not 0 < self.peak < math.inf:
+        if self.steps < 1 or not 0 < self.peak <= LARGEST:
             raise ConfigError(
                 "a fit needs at least one step and a learning rate above 0",
                 got=f"{self.steps} steps at {self.peak}",
+                expected=f"1 or more, at up to {LARGEST:g}",
             )
         if self.warmup_steps is not None and not 0 <= self.warmup_steps < self.steps:
             raise ConfigError(

@@ -139,6 +139,14 @@ class GrownView(TensorSource):
                 return self.source.meta(str(term.source), slot).dtype
         return self.source.meta(self.plan.origin(name), slot).dtype
 
+    def _meta(self, name: str, slot: str) -> TensorMeta:
+        learned = self.plan.growth.tensors.get(name) if slot == "weight" else None
+        return (
+            self.source.meta(name, slot)
+            if learned is None
+            else TensorMeta(tuple(learned.shape), learned.dtype)
+        )
+
     def _source(self, name: str, slot: str, rows: slice | Tensor) -> Tensor:
         """Rows of a source tensor, or of one that the growth itself brings (learned operators)."""
         learned = self.plan.growth.tensors.get(name) if slot == "weight" else None
@@ -153,7 +161,7 @@ class GrownView(TensorSource):
                 for block in self._wide_blocks(name, slot):
                     total += _sum(block.square() if which == "rms" else block)
                     lowest = min(lowest, float(block.min()))
-                mean = total / max(1, math.prod(self.source.meta(name, slot).shape))
+                mean = total / max(1, math.prod(self._meta(name, slot).shape))
                 self._statistics[key] = {"mean": mean, "rms": max(mean, 0.0) ** 0.5, "lowest": lowest}[which]
             return self._statistics[key]
 
@@ -162,7 +170,7 @@ class GrownView(TensorSource):
         with self._lock:
             key = (name, slot)
             if key not in self._mean_rows:
-                rows = self.source.meta(name, slot).shape[0]
+                rows = self._meta(name, slot).shape[0]
                 total = sum(
                     mean_along(block.double(), 0)[0] * len(block) for block in self._wide_blocks(name, slot)
                 )
@@ -171,8 +179,7 @@ class GrownView(TensorSource):
 
     def _wide_blocks(self, name: str, slot: str) -> Iterator[Tensor]:
         """A source tensor in blocks of always the same rows, in float32 or wider."""
-        meta = self.source.meta(name, slot)
-        for rows in row_blocks(meta, BLOCK_ROWS_BYTES):
+        for rows in row_blocks(self._meta(name, slot), BLOCK_ROWS_BYTES):
             block = self._source(name, slot, slice(None) if rows is None else rows)
             yield block.to(torch.promote_types(block.dtype, torch.float32))
 

@@ -42,6 +42,7 @@ class _Source(BaseModel):
     layers: int
     shapes: dict[str, list[int]]
     sample: dict[str, str] = {}
+    eps: dict[str, float] = {}
 
 
 class _Description(BaseModel):

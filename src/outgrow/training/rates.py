@@ -70,9 +70,15 @@ def rate_points(
 
 
 def rate_warnings(run: RunConfig, plans: Sequence[StagePlan]) -> tuple[str, ...]:
-    """Growths after the learning rate has begun to decay: what the small model learns there is cheap to lose."""
-    found = []
+    """A warm-up that outlasts the run; growths after the learning rate has begun to decay: what the small model learns
+    there is cheap to lose."""
     courses = planned(run, plans)
+    found = []
+    warmup, whole = run.schedule.warmup_tokens, courses[-1].total()
+    if warmup >= whole:
+        found.append(
+            f"schedule.warmup_tokens {warmup:,} outlasts the run's {whole:,} tokens: the learning rate never reaches its peak"
+        )
     for before, stage in zip(courses, run.stages[1:], strict=False):
         position, total = before.position(before.last_step), before.total()
         share = run.schedule.factor(position, total)

@@ -49,7 +49,7 @@ class FittedOperator:
     eps: Mapping[str, float]
     """Norm eps of the large model, by config field, where the start changed them."""
     source: Mapping[str, Any]
-    """Model type, number of layers and parameter shapes of the source."""
+    """Model type, number of layers, parameter shapes and norm eps of the source."""
     values: Mapping[str, Tensor]
     record: Mapping[str, Any] = field(default_factory=dict)
     """How it was fitted: steps, learning rate, losses, seeds, data, FLOPs."""
@@ -103,7 +103,9 @@ def make_form(
 def describe_source(small: Model) -> dict[str, Any]:
     """What a source must agree in."""
     shapes = {name: list(small.shape(parameter.name)) for name, parameter in patterns(small).items()}
-    return {"model_type": small.spec.model_type, "layers": small.layers, "shapes": shapes}
+    fields = {spec.eps for spec in small.axes.values() if spec.eps is not None}
+    eps = {field: float(small.config[field]) for field in sorted(fields)}
+    return {"model_type": small.spec.model_type, "layers": small.layers, "shapes": shapes, "eps": eps}
 
 
 def check_source(wanted: Mapping[str, Any], small: Model) -> None:
@@ -115,6 +117,14 @@ def check_source(wanted: Mapping[str, Any], small: Model) -> None:
                 f"this operator was fitted to another source: the {word} differs",
                 got=got[key],
                 expected=wanted[key],
+                fix="fit one for this source with `outgrow learn`",
+            )
+    for name, value in wanted.get("eps", {}).items():  # older operators do not say it
+        if got["eps"].get(name) != value:
+            raise GrowthError(
+                f"this operator was fitted to another source: {name} differs, and the operator sets it",
+                got=got["eps"].get(name),
+                expected=value,
                 fix="fit one for this source with `outgrow learn`",
             )
     for name in {**wanted["shapes"], **got["shapes"]}:
