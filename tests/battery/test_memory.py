@@ -32,8 +32,8 @@ SEQUENCES = {"tiny": 1, "14M": 20, "20M": 6, "29M": 1}
 """Of a training step: where activations are more than gradients, about as many, and less."""
 LEARNED = {"14M": ("mango", "published"), "20M": ("ligo", "published"), "29M": ("ligo", "exact")}
 """What is fitted, and from which start."""
-COMMANDS = ("grow", "convert", "verify", "train", "shards", "learn", "lesa")
-"""`shards` is what `grow --dry-run --ranks` says of a growth into the memory of ranks: here all of it is one rank's."""
+COMMANDS = ("grow", "sums", "convert", "verify", "train", "shards", "learn", "lesa")
+"""`sums` is a growth by copies with noise, whose numbers are summed in float32. `shards` is what `grow --dry-run --ranks` says of a growth into the memory of ranks: here all of it is one rank's."""
 
 
 def sizes(command: str) -> dict[str, tuple[int, int, int]]:
@@ -187,7 +187,10 @@ def work(command: str, folder: Path, size: str, dry_run: bool) -> dict[str, Any]
         return found.to_json()
     if command == "verify":
         return verify.run(VerifyCall(small, large, steps=0, dry_run=dry_run), console).to_json()
+    heads = config(size)["num_attention_heads"] + 2
     to = {"intermediate_size": config(size)["intermediate_size"] + 64}
+    if command == "sums":
+        to = {"hidden_size": 32 * heads, "num_attention_heads": heads, "num_key_value_heads": heads}
     if command == "shards":
         return into_shards(small, to, dry_run)
     if command == "learn":
@@ -195,7 +198,8 @@ def work(command: str, folder: Path, size: str, dry_run: bool) -> dict[str, Any]
     if command == "lesa":
         return lesa(small, LESA_SIZES[size][1] + 2, dry_run)
     asked = [f"{name}={value}" for name, value in to.items()]
-    call = GrowCall(small, large, asked, overwrite=True, dry_run=dry_run)
+    width = "isometric" if command == "sums" else None
+    call = GrowCall(small, large, asked, width=width, overwrite=True, dry_run=dry_run)
     return dict(grow.run(call, console).to_json()["costs"])
 
 

@@ -37,10 +37,15 @@ _WORK: dict[Placement, tuple[int, int]] = {
 """How many blocks of a rank are at work at once, and of how many bytes each is."""
 
 
-def growing_memory(placement: Placement) -> int:
-    """Bytes that a growth takes at its peak for what it computes, beside what it was asked for and the pages of its sources."""
+def growing_memory(plan: GrowthPlan, placement: Placement) -> int:
+    """Bytes that a growth takes at its peak for what it computes, beside what it was asked for and the pages of its sources.
+
+    Numbers that are only moved, or drawn, pass through no wider dtype.
+    """
     workers, block_bytes = _WORK[placement]
-    return streaming_memory(workers, block_bytes, CHUNK * torch.float32.itemsize)
+    layouts = (recipe.layout for recipe in plan.recipes["weight"].values())
+    summed = any(one is None or one.sums or one.gathers for one in layouts)
+    return streaming_memory(workers, block_bytes, CHUNK * torch.float32.itemsize if summed else 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +128,7 @@ def rank_costs(
     for source, parts in everything.items():
         needed += known.distinct(frozenset(parts)) * columns[source]
     own = int(written.max()) if placement == "shards" else 0
-    return RankCosts(read, needed, written, own + growing_memory(placement))
+    return RankCosts(read, needed, written, own + growing_memory(plan, placement))
 
 
 def _parts(

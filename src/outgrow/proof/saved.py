@@ -24,19 +24,24 @@ from outgrow.store.writer import BLOCK_BYTES
 _FREE = ("_token_id", "_coef", "initializer_range", "initializer_factor", *CHANCES)
 """How the names of fields end that change how a model is trained or read, and not what it computes."""
 _NAMES = frozenset(
-    [
-        *(
-            "architectures",
-            "dtype",
-            "id2label",
-            "label2id",
-            "problem_type",
-            "torch_dtype",
-            "transformers_version",
-        ),
-        *("return_dict", "output_attentions", "output_hidden_states", "output_router_logits", "use_cache"),
-        *("chunk_size_feed_forward", "gradient_checkpointing", "pretraining_tp", "_name_or_path"),
-    ]
+    {
+        "architectures",
+        "dtype",
+        "id2label",
+        "label2id",
+        "problem_type",
+        "torch_dtype",
+        "transformers_version",
+        "_name_or_path",
+        "return_dict",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "use_cache",
+        "chunk_size_feed_forward",
+        "gradient_checkpointing",
+        "pretraining_tp",
+    }
 )
 """Fields that say what a model is called, holds or gives back."""
 

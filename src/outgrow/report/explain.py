@@ -139,7 +139,7 @@ def growth_costs(
         slots=slots,
         output_bytes=output,
         free_bytes=free_bytes,
-        memory_bytes=growing_memory("files"),
+        memory_bytes=growing_memory(plan, "files"),
         mapped_bytes=sum(slot_bytes(state.source, slot) for slot in SLOTS),
         seconds=None if bytes_per_second is None else output / bytes_per_second,
     )
