@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from battery import zoo
 from outgrow import TrainingState, grow, verify
 from outgrow.algebra.recipe import PANEL_ROWS
+from outgrow.commands.learn import run as run_learn
+from outgrow.commands.options import LearnCall
 from outgrow.data.learn_data import text_data
 from outgrow.data.tokenizer import find_tokenizer
 from outgrow.errors import CheckpointError, ConfigError, GrowthError, OutgrowError
@@ -317,6 +320,28 @@ def test_a_dry_run_refuses_the_data_that_the_fit_does(checkpoint: Path, corpus: 
     assert "has no tokenizer.json" in refused(*without, "--data", str(corpus))
     # as many tokens as the model has positions, which is what the fit takes
     assert "steps of 16 x 32 tokens" in outgrow(*words, "--data", str(corpus), "--length", "999").stdout
+
+
+def test_a_model_of_the_hub_is_learned_from(
+    checkpoint: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tokenizer comes along, for a dry run and for the fit."""
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(checkpoint))
+    for dry in (True, False):
+        call = LearnCall(
+            Path("org/small"),
+            tmp_path / "large",
+            ["num_hidden_layers=3"],
+            data=str(corpus),
+            steps=1,
+            sequences=2,
+            length=16,
+            dry_run=dry,
+        )
+        run_learn(call, Console(quiet=True))
+    assert TrainingState.from_pretrained(tmp_path / "large").config["num_hidden_layers"] == 3
 
 
 def test_an_operator_that_sets_eps_wants_the_eps_that_it_was_fitted_to(

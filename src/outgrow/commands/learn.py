@@ -128,9 +128,9 @@ def _learn_on_data(call: LearnCall, options: LearnOptions, console: Console) -> 
     if call.plot is not None:
         check_picture(call.plot)
     check_result(call, options.record)
-    config = load_config(call.checkpoint)
+    config, folder = load_config(call.checkpoint), local_folder(call.checkpoint)
     form, values, _ = begin(resolve(config), to, options)
-    check_learn_data(config, call.checkpoint, call.data)
+    check_learn_data(config, folder, call.data)
     of_images = form.small.spec.objective == "image"
     length = length if of_images else min(length, longest_sequence(config) or length)
     free = sum(_count(shape) for shape in form.shapes().values())
@@ -145,14 +145,7 @@ def _learn_on_data(call: LearnCall, options: LearnOptions, console: Console) -> 
     console.print(needed(memory, mapped))
     if call.dry_run:
         return LearnedOnData(call, options, free, memory, mapped, None)
-    data = learn_data(
-        config,
-        local_folder(call.checkpoint),
-        call.data,
-        sequences=sequences,
-        length=length,
-        seed=options.seed,
-    )
+    data = learn_data(config, folder, call.data, sequences=sequences, length=length, seed=options.seed)
     console.print(f"Data: {data.data.summary}.")
     with make_progress(not console.quiet) as progress:
         fitted, fit = fit_operator(
