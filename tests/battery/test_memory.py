@@ -187,10 +187,12 @@ def work(command: str, folder: Path, size: str, dry_run: bool) -> dict[str, Any]
         return found.to_json()
     if command == "verify":
         return verify.run(VerifyCall(small, large, steps=0, dry_run=dry_run), console).to_json()
-    heads = config(size)["num_attention_heads"] + 2
     to = {"intermediate_size": config(size)["intermediate_size"] + 64}
     if command == "sums":
-        to = {"hidden_size": 32 * heads, "num_attention_heads": heads, "num_key_value_heads": heads}
+        to = {
+            name: 2 * config(size)[name]
+            for name in ("hidden_size", "num_attention_heads", "num_key_value_heads")
+        }
     if command == "shards":
         return into_shards(small, to, dry_run)
     if command == "learn":

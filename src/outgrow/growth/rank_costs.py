@@ -40,12 +40,16 @@ _WORK: dict[Placement, tuple[int, int]] = {
 def growing_memory(plan: GrowthPlan, placement: Placement) -> int:
     """Bytes that a growth takes at its peak for what it computes, beside what it was asked for and the pages of its sources.
 
-    Numbers that are only moved, or drawn, pass through no wider dtype.
+    Beside its block a worker holds a source's rows and their sum in float32 where numbers are summed, or what is drawn for
+    the block; where entries are only moved it holds nothing.
     """
     workers, block_bytes = _WORK[placement]
-    layouts = (recipe.layout for recipe in plan.recipes["weight"].values())
-    summed = any(one is None or one.sums or one.gathers for one in layouts)
-    return streaming_memory(workers, block_bytes, CHUNK * torch.float32.itemsize if summed else 0)
+    layouts = [recipe.layout for recipe in plan.recipes["weight"].values()]
+    if any(one is None or one.sums or one.gathers for one in layouts):
+        beside = 2 * CHUNK * torch.float32.itemsize
+    else:
+        beside = block_bytes if any(one.placed for one in layouts if one is not None) else 0
+    return streaming_memory(workers, block_bytes, beside)
 
 
 @dataclass(frozen=True, eq=False)
