@@ -242,6 +242,7 @@ def test_sizes_that_disagree_and_starts_that_do_not_exist(
         (SIZES, LearnOptions(method="lgo"), "did you mean ligo"),
         (SIZES, LearnOptions(method="mango"), "cannot begin"),
         (SIZES, LearnOptions(method="mango", start="published", rank=0), "rank"),
+        (SIZES, LearnOptions(method="mango", start="published", rank=65), "1 to 64"),
         (
             SIZES,
             LearnOptions(start="published", width="no-such", depth="nonsense"),

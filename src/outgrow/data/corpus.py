@@ -92,7 +92,7 @@ def open_corpus(
 def _standard_library() -> Corpus:
     """The Python sources of this interpreter's standard library, without tests, in an order that mixes packages."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    names = [path.relative_to(root) for path in root.rglob("*.py")]
+    names = [path.relative_to(root) for path in root.rglob("*.py") if path.stat().st_size]
     names = sorted(name for name in names if not _NOT_LIBRARY.intersection(name.parts))
     # The end of the corpus is held out: hash order makes it a sample of all packages instead of the letters t to z.
     names.sort(key=lambda name: hashlib.sha256(name.as_posix().encode()).digest())

@@ -37,6 +37,8 @@ from outgrow.methods.learned.form import (
 from outgrow.methods.learned.ligo import Ligo, initial
 from outgrow.models.model import Model
 
+_MOST_TERMS = 64
+
 
 @dataclass(frozen=True)
 class RingBlocks:
@@ -58,9 +60,11 @@ class Mango(OperatorForm):
 
     def __post_init__(self) -> None:
         check_grows(self.small, self.large, "mango")
-        if self.rank < 1:
+        if not 1 <= self.rank <= _MOST_TERMS:
             raise GrowthError(
-                "the rank of a Mango operator is a number of terms", got=self.rank, expected="1 or more"
+                "the rank of a Mango operator is a number of terms, and its numbers grow with the square",
+                got=self.rank,
+                expected=f"1 to {_MOST_TERMS}; the paper has 1",
             )
 
     @cached_property
