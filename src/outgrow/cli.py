@@ -159,7 +159,7 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     say_bus_errors()
     code = ended(app)
-    gc.freeze()  # the system takes all memory back at once; to look for cycles before took as long as a small growth
+    gc.freeze()  # the system takes all memory back at once; to look for cycles before was a quarter of a small growth
     if launched():
         end_process(code)
     sys.exit(code)

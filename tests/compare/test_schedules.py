@@ -241,7 +241,9 @@ def test_a_size_that_ends_above_the_loss_may_reach_it_for_less(corpus: Path, tmp
     beside = {row[1:3]: row[3:] for row in sizes_table(longer).rows}
     assert list(beside) == [("320", "fair"), ("640", "fair"), ("1.28 K", "fair")]
     assert beside["640", "fair"] == ("25.0 % (25.0 to 25.0)",) * 2
-    assert longer.to_json()["beside"]["compound"]["fair"][1]["saving"] == pytest.approx(0.25)
+    (one,) = longer.to_json()["beside"]
+    assert (one["arm"], one["beside"]) == ("compound", "fair")
+    assert one["savings"][1]["saving"] == pytest.approx(0.25)
     assert {row[3] for row in sizes_table(result).rows if row[1] == "1.28 K"} == {"better than every budget"}
 
 

@@ -141,10 +141,16 @@ class StudyResult:
             for arm in self.study.arms
         }
 
-    def saved_beside(self, arm: str, other: str, cost: CostKind = "flops") -> tuple[Saving, ...]:
-        """An arm against another than the baseline, over the seeds that both have: what the same loss costs there."""
-        seeds = [seed for seed in self.seeds_of(arm) if seed in self.seeds_of(other)]
-        return savings(self.frontier(arm, cost, seeds), self.frontier(other, cost, seeds))
+    def beside(self, cost: CostKind = "flops") -> dict[tuple[str, str], tuple[Saving, ...]]:
+        """Every arm that grows against every other model from scratch than the baseline, over the seeds that both have."""
+        arms, found = self.study.arms, {}
+        for arm in (one for one in arms if not arms[one].is_scratch):
+            for other in (one for one in self._others() if arms[one].is_scratch):
+                seeds = [seed for seed in self.seeds_of(arm) if seed in self.seeds_of(other)]
+                found[arm, other] = savings(
+                    self.frontier(arm, cost, seeds), self.frontier(other, cost, seeds)
+                )
+        return found
 
     def savings_of_two_means(self) -> dict[str, tuple[Saving, ...]]:
         """FLOPs saved, with the interval that arms would have whose seeds have nothing in common."""
@@ -316,15 +322,10 @@ class StudyResult:
                 arm: [self.tokens_per_parameter(float(loss)) for loss in self.frontier(arm).mean()]
                 for arm in self.study.arms
             },
-            "beside": {
-                arm: {
-                    other: [asdict(one) for one in self.saved_beside(arm, other)]
-                    for other, rival in self.study.arms.items()
-                    if rival.is_scratch and other != self.study.baseline
-                }
-                for arm, config in self.study.arms.items()
-                if not config.is_scratch
-            },
+            "beside": [
+                {"arm": arm, "beside": other, "savings": [asdict(one) for one in found]}
+                for (arm, other), found in self.beside().items()
+            ],
             "any_size_flops": {
                 arm: [self.any_size(float(loss))[0] for loss in self.frontier(arm).mean()]
                 for arm in self.study.arms

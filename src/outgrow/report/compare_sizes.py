@@ -17,18 +17,12 @@ NOTE = (
 
 def sizes_table(result: StudyResult) -> TextTable:
     """One row per budget of a grown arm and arm from scratch."""
-    arms, base = result.study.arms, result.study.baseline
-    others = [arm for arm, config in arms.items() if config.is_scratch and arm != base]
+    timed = result.beside("seconds")
     rows = [
         (arm, amount(budget), other, saved_cell(flops), saved_cell(seconds))
-        for arm, config in arms.items()
-        if not config.is_scratch
-        for other in others
+        for (arm, other), found in result.beside().items()
         for budget, flops, seconds in zip(
-            result.study.arm_budgets(arm),
-            result.saved_beside(arm, other),
-            result.saved_beside(arm, other, "seconds"),
-            strict=True,
+            result.study.arm_budgets(arm), found, timed[arm, other], strict=True
         )
     ]
     return TextTable("Against every other model from scratch", COLUMNS, rows, NOTE)
