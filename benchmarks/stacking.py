@@ -1,7 +1,8 @@
 """Stacking layers from file to file: outgrow beside mergekit's passthrough, in turn, each in a process of its own.
 
 Makes the random Llama of `streaming.py --weights` and doubles its layers. Reports seconds, CPU-seconds and peak resident
-memory of each, and the ratio of each round. mergekit is not a dependency: it is looked for where `--mergekit` says.
+memory of each, and the ratio of each round; beside them a plain synced write of as many bytes, which no program can do
+without. mergekit is not a dependency: it is looked for where `--mergekit` says.
 
     pip install --no-deps --target /tmp/mergekit mergekit==0.1.5 immutables accelerate click peft
     python benchmarks/stacking.py --mergekit /tmp/mergekit [--gigabytes 2] [--rounds 3] [--folder DIR]
@@ -20,7 +21,7 @@ import time
 from pathlib import Path
 
 import yaml
-from streaming import make_source
+from streaming import copy_synced, make_source
 
 _PEAK = """
 import resource, subprocess, sys
@@ -82,13 +83,21 @@ def main() -> None:
             written = json.loads((out / "config.json").read_text())["num_hidden_layers"]
             if written != 2 * layers:
                 raise SystemExit(f"{name} wrote {written} layers")
+            size = sum(path.stat().st_size for path in out.iterdir())
             shutil.rmtree(out)
+        os.sync()
+        copy = copy_synced(out, size)
+        shutil.rmtree(out)
         told = "; ".join(
             f"{name} {seconds:.1f} s, {cpu:.1f} CPU-s, {memory / 1e9:.2f} GB"
             for name, (seconds, cpu, memory) in found.items()
         )
         times, cpus = (found["mergekit"][place] / found["outgrow"][place] for place in (0, 1))
-        print(f"round {number + 1}: {told}; {times:.1f} times as fast, {cpus:.1f} in CPU time", flush=True)
+        print(
+            f"round {number + 1}: {told}; {times:.1f} times as fast, {cpus:.1f} in CPU time; "
+            f"a copy {copy:.1f} s",
+            flush=True,
+        )
     shutil.rmtree(options.folder)
 
 
