@@ -39,6 +39,13 @@ def target(
     48
     """
     check_sizes(to)
+    large = resolve(_followed(small, _asked(small, to), to, layers))
+    _check_grown(small, large, finer)
+    return large
+
+
+def _asked(small: Model, to: Mapping[str, Any]) -> dict[str, Any]:
+    """The small model's config with the sizes that are asked for; GrowthError for what is no size of it."""
     spec = small.spec
     config = dict(small.config)
     for name, expression in spec.pin.items():
@@ -67,6 +74,14 @@ def target(
                 expected=f"at most {_MOST_TIMES * now:,}",
             )
         config = with_field(config, _written(name, spec, config), value)
+    return config
+
+
+def _followed(
+    small: Model, config: dict[str, Any], to: Mapping[str, Any], layers: LayerMap | None
+) -> dict[str, Any]:
+    """The config with what follows from its sizes: key/value heads, further fields, and what is said of single layers."""
+    spec = small.spec
     _follow_heads(small, {spec.aliases.get(asked, asked) for asked in to}, config)
     for name, expression in spec.follow.items():
         config = with_field(config, name, size_of(expression, config))
@@ -78,7 +93,12 @@ def target(
     elif not small.layers:
         for name in spec.layers.lists:
             config = with_field(config, name, None)  # nothing to follow: transformers writes the list
-    large = resolve(config)
+    return config
+
+
+def _check_grown(small: Model, large: Model, finer: frozenset[str]) -> None:
+    """Raises GrowthError where something shrinks, or grows that cannot."""
+    spec = small.spec
     for name, size in small.sizes.items():
         shrinks_with_more_kv_heads = name == "group" and large.sizes["kv_heads"] > small.sizes["kv_heads"]
         if large.sizes[name] < size and name not in finer and not shrinks_with_more_kv_heads:
@@ -107,7 +127,6 @@ def target(
             got=large.layers,
             expected=f"at least {small.layers}",
         )
-    return large
 
 
 def check_sizes(to: object) -> None:

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from outgrow.growth.plan import GrowthPlan
 from outgrow.models.architecture import resolve
+from outgrow.models.forward import ModelInputs, batch_loss
 from outgrow.models.library import hollow_model, replace_parameters, saved_buffers
 from outgrow.parallel.pieces import fill
+from outgrow.proof.probe import probe_large, probe_small, strays
 from outgrow.state.training_state import TrainingState
 
 if TYPE_CHECKING:
@@ -42,6 +45,26 @@ def streamed(state: TrainingState, dtype: torch.dtype, device: str | torch.devic
     for layer in layers:
         _come_and_go(state, layer, {one: names[one] for one in layer.parameters() if one in lent}, device)
     return model
+
+
+@torch.no_grad()
+def streamed_loss(
+    state: TrainingState,
+    plan: GrowthPlan | None,
+    batch: ModelInputs,
+    dtype: torch.dtype,
+    device: str | torch.device,
+) -> tuple[float, float]:
+    """The loss of a state, and how far its outputs stray; `plan` is that of its growth, None for a small state."""
+    model = streamed(state, dtype, device)
+    if plan is None:
+        probe_small(model, resolve(state.config))
+    else:
+        probe_large(model, plan)
+    here = {
+        key: value.to(device, dtype if value.is_floating_point() else None) for key, value in batch.items()
+    }
+    return float(batch_loss(model, here)), 0.0 if plan is None else strays(model, plan, here)
 
 
 def judged(model: PreTrainedModel) -> PreTrainedModel:

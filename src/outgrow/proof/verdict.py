@@ -45,24 +45,24 @@ class Report:
     loss_large: float
     function_error: float
     promised: bool
-    gradient: tuple[TensorLaw, ...]
-    gradient_error: float
-    gradient_promised: bool
-    escape_start: float | None
-    escape: float | None
-    """None where it is not defined: nothing grows in width, or weights are sums of several."""
-    steps: int
-    """0: the function alone, of one model after the other."""
-    losses_small: tuple[float, ...]
-    losses_large: tuple[float, ...]
-    moment_norms: Mapping[str, tuple[float, float]]
-    first_update: Mapping[str, FirstUpdate]
     tolerance: float
-    gradient_tolerance: float | None
-    """None in half precision, whose rounding alone moves gradients by 1 to 30 %: there they are shown, and not judged."""
     unlike: tuple[str, ...]
     """What of the large state is not what its lineage says, as `weight of NAME`."""
-    findings: tuple[Mapping[str, Any], ...] = field(default=())
+    findings: tuple[Mapping[str, Any], ...]
+    steps: int = 0
+    """0: the function alone, of one model after the other. All below is measured with steps."""
+    gradient: tuple[TensorLaw, ...] = ()
+    gradient_error: float = 0.0
+    gradient_promised: bool = False
+    gradient_tolerance: float | None = None
+    """None in half precision, whose rounding alone moves gradients by 1 to 30 %: there they are shown, and not judged."""
+    escape_start: float | None = None
+    escape: float | None = None
+    """None where it is not defined: nothing grows in width, or weights are sums of several."""
+    losses_small: tuple[float, ...] = ()
+    losses_large: tuple[float, ...] = ()
+    moment_norms: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    first_update: Mapping[str, FirstUpdate] = field(default_factory=dict)
     experts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Of experts that grew, at the start and after the steps: how far copies are from their mean (`spread`), the highest and
     lowest load of an expert (1 is even), the share without a token (`idle`)."""

@@ -13,8 +13,9 @@ step counts of new entries are sane.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from outgrow.models.conversion import conversion
 from outgrow.models.expressions import got
 from outgrow.models.forward import ModelInputs, batch_loss
 from outgrow.models.library import build_model
-from outgrow.proof.function import judged, streamed
+from outgrow.proof.function import judged, streamed_loss
 from outgrow.proof.measures import experts_measured, first_updates, gradient_law, is_adams, moved, outside
 from outgrow.proof.probe import probe_large, probe_small, strays
 from outgrow.proof.saved import unlike
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 Carry = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """Gradients under the names of one model type -> under those of another."""
 
+_HALF = {torch.bfloat16, torch.float16}
 _GRADIENT_TOLERANCE = 1e-4
 """Of the gradient law, per tensor: norms in float32 reach 1e-5 (tests/battery/test_exactness.py), a wrong transport 1e-3."""
 
@@ -96,71 +98,117 @@ def verify(
         if small.lineage:
             fix = "give the small state first, then the one that was grown from it"
         raise CheckpointError("the large state has no lineage", fix=fix)
-    before, gradients_as, made = _described(small, large)
-    entry = large.lineage.last
-    _check_source(before, entry)
-    plan = replay(before.config, entry, large.assets)
+    before, carry, made = _described(small, large)
+    _check_source(before, large.lineage.last)
+    plan = replay(before.config, large.lineage.last, large.assets)
     _check_sizes(plan, large)
-    tolerance, gradient_tolerance = _tolerances(plan, large, dtype)
-    law_plan = (
-        plan
-        if plan.moments == "transport"
-        else replay(before.config, entry, large.assets, moments="transport")
-    )
-    if not steps:
-        return _function_alone(plan, (small, before, large), batches[0], (dtype, device), tolerance, progress)
-    progress("loss and gradients of the small model")
-    small_model = _loaded(small, dtype, device)
-    probe_small(small_model, resolve(small.config))
-    loss_small, gradients = loss_and_gradients(small_model, batches[0])
-    small_gradients = gradients_as(gradients)
-    del gradients
-    progress(f"{counted(steps, 'step')} of the small model")
-    losses_small = _train(small_model, small, batches, steps, learning_rate)
-    del small_model  # its memory is given back before the large one takes its own
-    progress("loss and gradients of the large model")
-    large_model = _loaded(large, dtype, device)
-    probe_large(large_model, plan)
-    wrong = unlike(plan, before, large)
-    loss_large, large_gradients = loss_and_gradients(large_model, batches[0])
-    strayed = strays(large_model, plan, moved(batches[0], large_model))
-    laws = gradient_law(law_plan, small_gradients, large_gradients, made=made)
-    updates = first_updates(plan, large, large_gradients)
-    experts_start = experts_measured(plan, large_model, batches[0])
-    escape_start = outside(law_plan, dict(large_model.named_parameters()))
-    del small_gradients, large_gradients
-    progress(f"{counted(steps, 'step')} of the large model")
-    losses_large = _train(large_model, large, batches, steps, learning_rate)
-    escape_end = outside(law_plan, dict(large_model.named_parameters()))
-    experts_end = experts_measured(plan, large_model, batches[0])
-    return Report(
-        model_type=str(small.config["model_type"]),
-        dtype=str(dtype).removeprefix("torch."),
-        loss_small=loss_small,
-        loss_large=loss_large,
-        function_error=max(abs(loss_large - loss_small) / abs(loss_small), strayed),
-        promised=plan.keeps_function,
+    case = _Case(small, before, large, plan, batches, words, steps, learning_rate, dtype, device, progress)
+    return _with_steps(case, carry, made) if steps else _function_alone(case)
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """A growth that is to be proved, on what, and where that is computed."""
+
+    small: TrainingState
+    before: TrainingState
+    """The small state as the model type that the growth began with."""
+    large: TrainingState
+    plan: GrowthPlan
+    batches: Sequence[ModelInputs]
+    data: str
+    """The batches in words."""
+    steps: int
+    learning_rate: float
+    dtype: torch.dtype
+    device: str | torch.device
+    progress: Callable[[str], None]
+
+    @property
+    def dtypes(self) -> set[torch.dtype]:
+        """In which the proof computes, and the weights of the large state are."""
+        source = self.large.source
+        return {self.dtype, *(source.meta(name, "weight").dtype for name in source.names("weight"))}
+
+    def report(self, losses: tuple[float, float], strayed: float, **more: Any) -> Report:
+        """What every proof says; `more` is what was measured beside the two losses."""
+        small, large = losses
+        return Report(
+            model_type=str(self.small.config["model_type"]),
+            dtype=str(self.dtype).removeprefix("torch."),
+            loss_small=small,
+            loss_large=large,
+            function_error=max(abs(large - small) / abs(small), strayed),
+            promised=self.plan.keeps_function,
+            tolerance=_tolerance(self.plan, self.dtypes),
+            unlike=unlike(self.plan, self.before, self.large),
+            findings=tuple(vars(finding) for finding in self.plan.compensation.findings),
+            **more,
+        )
+
+
+def _function_alone(case: _Case) -> Report:
+    """The two losses, each of a model that holds a layer at a time; and whether the state is the plan's."""
+    case.progress("loss of the small model")
+    small, _ = streamed_loss(case.small, None, case.batches[0], case.dtype, case.device)
+    case.progress("loss of the large model")
+    large, strayed = streamed_loss(case.large, case.plan, case.batches[0], case.dtype, case.device)
+    return case.report((small, large), strayed)
+
+
+def _with_steps(case: _Case, carry: Carry, made: frozenset[str]) -> Report:
+    """Losses and gradients of both models, and what some steps of training do to them; one model is in memory after the other."""
+    large, plan, law_plan, batch = case.large, case.plan, case.plan, case.batches[0]
+    if plan.moments != "transport":
+        law_plan = replay(case.before.config, large.lineage.last, large.assets, moments="transport")
+    loss_small, small_gradients, losses_small = _small_side(case, carry)
+    case.progress("loss and gradients of the large model")
+    model = _loaded(case, large)
+    probe_large(model, plan)
+    loss_large, gradients = loss_and_gradients(model, batch)
+    strayed = strays(model, plan, moved(batch, model))
+    laws = gradient_law(law_plan, small_gradients, gradients, made=made)
+    updates = first_updates(plan, large, gradients)
+    del small_gradients, gradients  # their memory is given back before the optimizer takes its own
+    experts = experts_measured(plan, model, batch)
+    escape = outside(law_plan, dict(model.named_parameters()))
+    case.progress(f"{counted(case.steps, 'step')} of the large model")
+    losses_large = _train(case, model, large)
+    experts_end = experts_measured(plan, model, batch)
+    return case.report(
+        (loss_small, loss_large),
+        strayed,
         gradient=laws,
         gradient_error=laws[0].error if laws else 0.0,
         gradient_promised=plan.keeps_gradient_law,
-        escape_start=escape_start,
-        escape=escape_end,
-        steps=steps,
+        gradient_tolerance=None if case.dtypes & _HALF else _GRADIENT_TOLERANCE,
+        escape_start=escape,
+        escape=outside(law_plan, dict(model.named_parameters())),
+        steps=case.steps,
         losses_small=losses_small,
         losses_large=losses_large,
         moment_norms={
-            slot: (_norm(small, slot), _norm(large, slot)) for slot in MOMENTS if small.source.names(slot)
+            slot: (_norm(case.small, slot), _norm(large, slot))
+            for slot in MOMENTS
+            if case.small.source.names(slot)
         },
         first_update=updates,
-        tolerance=tolerance,
-        gradient_tolerance=gradient_tolerance,
-        unlike=wrong,
-        findings=tuple(vars(finding) for finding in plan.compensation.findings),
-        experts={name: (value, experts_end[name]) for name, value in experts_start.items()},
+        experts={name: (value, experts_end[name]) for name, value in experts.items()},
         stored=_stored(large),
-        data=words,
+        data=case.data,
         moments=plan.moments if has_moments(large.source) else "",
     )
+
+
+def _small_side(case: _Case, carry: Carry) -> tuple[float, dict[str, Tensor], tuple[float, ...]]:
+    """The small model's loss, its gradients under the names that the growth began with, and its losses as it trains."""
+    case.progress("loss and gradients of the small model")
+    model = _loaded(case, case.small)
+    probe_small(model, resolve(case.small.config))
+    loss, gradients = loss_and_gradients(model, case.batches[0])
+    gradients = carry(gradients)
+    case.progress(f"{counted(case.steps, 'step')} of the small model")
+    return loss, gradients, _train(case, model, case.small)
 
 
 def _stored(state: TrainingState) -> str:
@@ -204,68 +252,11 @@ def _backward(model: torch.nn.Module, batch: ModelInputs) -> float:
     return float(loss.detach())
 
 
-def _loaded(state: TrainingState, dtype: torch.dtype, device: str | torch.device) -> PreTrainedModel:
-    model = build_model(state.config, dtype=dtype)
+def _loaded(case: _Case, state: TrainingState) -> PreTrainedModel:
+    model = build_model(state.config, dtype=case.dtype)
     state.load_into(model)
-    model.to(device)
+    model.to(case.device)
     return judged(model)
-
-
-def _function_alone(
-    plan: GrowthPlan,
-    states: tuple[TrainingState, TrainingState, TrainingState],
-    batch: ModelInputs,
-    where: tuple[torch.dtype, str | torch.device],
-    tolerance: float,
-    progress: Callable[[str], None],
-) -> Report:
-    """The two losses, each of a model that holds a layer at a time; and whether the state is the plan's."""
-    small, before, large = states
-    progress("loss of the small model")
-    loss_small, _ = _measured(small, None, batch, where)
-    progress("loss of the large model")
-    loss_large, strayed = _measured(large, plan, batch, where)
-    return Report(
-        model_type=str(small.config["model_type"]),
-        dtype=str(where[0]).removeprefix("torch."),
-        loss_small=loss_small,
-        loss_large=loss_large,
-        function_error=max(abs(loss_large - loss_small) / abs(loss_small), strayed),
-        promised=plan.keeps_function,
-        gradient=(),
-        gradient_error=0.0,
-        gradient_promised=False,
-        escape_start=None,
-        escape=None,
-        steps=0,
-        losses_small=(),
-        losses_large=(),
-        moment_norms={},
-        first_update={},
-        tolerance=tolerance,
-        gradient_tolerance=None,
-        unlike=unlike(plan, before, large),
-        findings=tuple(vars(finding) for finding in plan.compensation.findings),
-    )
-
-
-@torch.no_grad()
-def _measured(
-    state: TrainingState,
-    plan: GrowthPlan | None,
-    batch: ModelInputs,
-    where: tuple[torch.dtype, str | torch.device],
-) -> tuple[float, float]:
-    """The loss of a state, and how far its outputs stray; `plan` is that of its growth, None for the small state."""
-    model, (dtype, device) = streamed(state, *where), where
-    if plan is None:
-        probe_small(model, resolve(state.config))
-    else:
-        probe_large(model, plan)
-    moved = {
-        key: value.to(device, dtype if value.is_floating_point() else None) for key, value in batch.items()
-    }
-    return float(batch_loss(model, moved)), 0.0 if plan is None else strays(model, plan, moved)
 
 
 def _check_source(small: TrainingState, entry: LineageEntry) -> None:
@@ -294,35 +285,27 @@ def _check_sizes(plan: GrowthPlan, large: TrainingState) -> None:
             )
 
 
-def _tolerances(plan: GrowthPlan, large: TrainingState, dtype: torch.dtype) -> tuple[float, float | None]:
-    """Of the loss and of the gradient law, by rounding: of the dtype, of the saved weights, and of RMSNorm, which
-    transformers computes in float32 in any dtype."""
-    dtypes = {dtype, *(large.source.meta(name, "weight").dtype for name in large.source.names("weight"))}
-    if dtypes & {torch.bfloat16, torch.float16}:
-        return 2e-3, None
+def _tolerance(plan: GrowthPlan, dtypes: Set[torch.dtype]) -> float:
+    """Of the loss, by rounding: of these dtypes, and of RMSNorm, which transformers computes in float32 in any dtype."""
+    if dtypes & _HALF:
+        return 2e-3
     float32_norms = any(spec.norm == "rms" for spec in plan.small.axes.values())
     tolerance = 1e-5 if torch.float32 in dtypes or float32_norms else 1e-9
     if plan.small.spec.layers.norm == "post":
         # A silent layer normalizes twice what is normalized already: exact but for its eps.
         eps = max(float(plan.config[spec.eps]) for spec in plan.small.axes.values() if spec.eps is not None)
         tolerance += 2 * eps * (plan.large.layers - plan.small.layers)
-    return tolerance, _GRADIENT_TOLERANCE
+    return tolerance
 
 
-def _train(
-    model: PreTrainedModel,
-    state: TrainingState,
-    batches: Sequence[ModelInputs],
-    steps: int,
-    learning_rate: float,
-) -> tuple[float, ...]:
-    """A few AdamW steps, from the state's own moments if they are Adam's; returns the loss before each step."""
-    optimizer = torch.optim.AdamW(list(model.named_parameters()), lr=learning_rate, weight_decay=0.0)
+def _train(case: _Case, model: PreTrainedModel, state: TrainingState) -> tuple[float, ...]:
+    """AdamW steps from the state's own moments, if they are Adam's; the loss before each step."""
+    optimizer = torch.optim.AdamW(list(model.named_parameters()), lr=case.learning_rate, weight_decay=0.0)
     if is_adams(state):
         state.load_into(model, optimizer)
     losses = []
-    for step in range(steps):
-        losses.append(_backward(model, batches[step % len(batches)]))
+    for step in range(case.steps):
+        losses.append(_backward(model, case.batches[step % len(case.batches)]))
         optimizer.step()
     return tuple(losses)
 
