@@ -22,7 +22,7 @@ def points(content: dict[str, Any], first_piece: Callable[[], object] = bool) ->
     trained: list[str] = []
 
     def say(line: str) -> None:
-        if "% of the tokens" in line:
+        if "% of the FLOPs" in line:
             trained.append(line)
             if len(trained) == 1:
                 first_piece()

@@ -20,9 +20,9 @@ from outgrow.comparing.check import check_study
 from outgrow.comparing.estimate import estimate
 from outgrow.comparing.frontier import Frontier
 from outgrow.comparing.parts import NoParts, SavingParts, parts_of
+from outgrow.comparing.piece_trainer import PieceTrainer
 from outgrow.comparing.pieces import all_pieces, arm_run, branches
 from outgrow.comparing.result import Point, StudyResult
-from outgrow.comparing.runner import run_pieces
 from outgrow.comparing.saving import savings
 from outgrow.comparing.twins import twin_of
 from outgrow.cost.flops import training_flops
@@ -63,7 +63,8 @@ def read_by(study: StudyConfig, arm: str, monkeypatch: pytest.MonkeyPatch) -> li
     *_, last = branches(study, arm, 0, 1e-2, study.arm_budgets(arm)[-1:])
     with monkeypatch.context() as patch:
         patch.setattr(loop, "optimizer_step", step)
-        run_pieces(last.piece.line, study.pieces_folder, lambda _: None, arm)
+        trainer = PieceTrainer(check_study(study, print), study.pieces_folder, print)
+        trainer.train(last.piece.line, arm)
     return seen
 
 

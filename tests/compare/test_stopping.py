@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import outgrow.comparing.piece_trainer as piece_trainer
 import outgrow.comparing.runner as runner
 from compare.tiny import SMALL, text_study
 from outgrow.commands.compare import study_report
@@ -73,8 +74,8 @@ def by_law(run: RunConfig, **_: Any) -> None:
 @pytest.fixture
 def lawful(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., StudyConfig]:
     """Studies whose runs follow the law."""
-    monkeypatch.setattr(runner, "train_run", by_law)
-    monkeypatch.setattr(runner, "check_data", lambda *_: None)
+    monkeypatch.setattr(piece_trainer, "train_run", by_law)
+    monkeypatch.setattr(piece_trainer, "check_data", lambda *_: None)
     monkeypatch.setattr(runner, "study_speeds", lambda models, *_: dict.fromkeys(models, 1e-6))
 
     def make(**replace: Any) -> StudyConfig:

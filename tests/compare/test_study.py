@@ -35,7 +35,14 @@ def test_a_study_end_to_end(corpus: Path, tmp_path: Path) -> None:
     assert sweep.startswith("sweep")
     after = re.search(r"tokens, ([\d,]+) after it", sweep)
     assert after is not None
-    assert ends.endswith(f" {after[1]} tokens")  # the time left is the whole study's, from its first piece on
+    assert ends.endswith(f" {after[1]} tokens")
+    # The time left is the whole study's, from its first piece on: 4-layer tokens count more than small ones.
+    pattern = r"(?:sweep|study): (\w+), [\w-]+, seed \d.*; (\d+)% of the FLOPs"
+    trained = [match for line in said if (match := re.match(pattern, line))]
+    shares = [int(match[2]) for match in trained]
+    assert shares == sorted(shares)
+    assert shares[-1] == 100
+    assert {match[1] for match in trained} == {"scratch", "stack", "identity"}
     assert result.rates == {"scratch": 1e-2, "stack": 1e-2, "identity": 1e-2}
     by = {(p.arm, p.seed, p.budget): p for p in result.points}
     # The small stage is counted: 256 tokens of the small model before 320 of the grown one.
@@ -128,11 +135,11 @@ def test_a_stage_has_a_rate_of_its_own_as_a_multiple_of_the_swept_one(corpus: Pa
 def test_a_study_that_was_stopped_comes_to_the_same_bits(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import outgrow.comparing.runner as runner
+    import outgrow.comparing.piece_trainer as piece_trainer
 
     content = {"arms": {"scratch": {"model": SMALL}}, "seeds": [0], "budgets": [320, 640]}
     whole = run_study(parse_study(study(corpus, tmp_path / "whole", **content)), lambda _: None)
-    real, count = runner.train_run, 0
+    real, count = piece_trainer.train_run, 0
 
     def dying(run: Any, **options: Any) -> Any:
         nonlocal count
@@ -141,7 +148,7 @@ def test_a_study_that_was_stopped_comes_to_the_same_bits(
             raise KeyboardInterrupt
         return real(run, **options)
 
-    monkeypatch.setattr(runner, "train_run", dying)
+    monkeypatch.setattr(piece_trainer, "train_run", dying)
     cut = parse_study(study(corpus, tmp_path / "cut", **content))
     with pytest.raises(KeyboardInterrupt):
         run_study(cut, lambda _: None)
@@ -153,7 +160,7 @@ def test_a_study_is_read_again_from_its_logs_alone(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No weights, no results, no training: the logs of the pieces and the measured speeds are enough for the same report."""
-    import outgrow.comparing.runner as runner
+    import outgrow.comparing.piece_trainer as piece_trainer
 
     arms = study(corpus, tmp_path)["arms"]
     arms.pop("identity")
@@ -172,7 +179,7 @@ def test_a_study_is_read_again_from_its_logs_alone(
     def training(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing is trained")
 
-    monkeypatch.setattr(runner, "train_run", training)
+    monkeypatch.setattr(piece_trainer, "train_run", training)
     again = run_study(parsed, lambda _: None)
     assert again == first
     report = study_report(again)
@@ -375,14 +382,14 @@ def test_pieces_of_two_sources_are_never_one_study(corpus: Path, tmp_path: Path)
 def test_one_folder_spelled_twice_is_one_study(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import outgrow.comparing.runner as runner
+    import outgrow.comparing.piece_trainer as piece_trainer
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     arms = study(corpus, tmp_path)["arms"]
     arms.pop("identity")
     content: dict[str, Any] = {"arms": arms, "budgets": [320], "seeds": [0]}
-    real = runner.train_run
+    real = piece_trainer.train_run
 
     def dying(run: Any, **options: Any) -> Any:
         if (
@@ -391,7 +398,7 @@ def test_one_folder_spelled_twice_is_one_study(
             monkeypatch.setattr("outgrow.training.loop._train_stage", _interrupt)
         return real(run, **options)
 
-    monkeypatch.setattr(runner, "train_run", dying)
+    monkeypatch.setattr(piece_trainer, "train_run", dying)
     relative = parse_study(study(corpus, Path("study"), **content))
     with pytest.raises(KeyboardInterrupt):
         run_study(relative, lambda _: None)

@@ -108,7 +108,7 @@ def test_a_sweep_goes_on_by_its_rule_and_after_a_stop(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rates far too small: the rule doubles them until `most` is used, a stopped study goes on, and the report counts all."""
-    import outgrow.comparing.runner as runner
+    import outgrow.comparing.piece_trainer as piece_trainer
 
     tuning = {"rates": [1e-5, 2e-5], "refine": {"to": 1.5, "most": 2}}
     content: dict[str, Any] = {
@@ -120,7 +120,7 @@ def test_a_sweep_goes_on_by_its_rule_and_after_a_stop(
     parsed = parse_study(study(corpus, tmp_path / "out", **content))
     (before,) = estimate(parsed, check_study(parsed, lambda _: None), measure=False)
     assert before.refine_tokens == 2 * 320
-    real, count = runner.train_run, 0
+    real, count = piece_trainer.train_run, 0
 
     def dying(run: Any, **options: Any) -> Any:
         nonlocal count
@@ -129,10 +129,10 @@ def test_a_sweep_goes_on_by_its_rule_and_after_a_stop(
             raise KeyboardInterrupt
         return real(run, **options)
 
-    monkeypatch.setattr(runner, "train_run", dying)
+    monkeypatch.setattr(piece_trainer, "train_run", dying)
     with pytest.raises(KeyboardInterrupt):
         run_study(parsed, lambda _: None)
-    monkeypatch.setattr(runner, "train_run", real)
+    monkeypatch.setattr(piece_trainer, "train_run", real)
     result = run_study(parsed, lambda _: None)
     losses = {trial.rate: trial.loss for trial in result.sweep}
     assert list(losses) == [1e-5, 2e-5, 4e-5, 8e-5]

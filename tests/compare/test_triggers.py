@@ -8,8 +8,8 @@ from compare.tiny import GROW, SMALL
 from compare.tiny import text_study as study
 from outgrow.comparing import parse_study, run_study
 from outgrow.comparing.check import check_study
+from outgrow.comparing.piece_trainer import PieceTrainer
 from outgrow.comparing.pieces import branches, with_thresholds
-from outgrow.comparing.runner import run_pieces
 from outgrow.run.until import Threshold, UntilEfficiency
 from outgrow.training.folder import RunFolder
 
@@ -27,7 +27,7 @@ def test_a_trigger_of_a_grown_stage_counts_the_tokens_before_it(corpus: Path, tm
     parsed = parse_study(study(corpus, tmp_path, arms=arms))
     first, second, *rest = branches(parsed, "two", 0, 1e-2, (320,))[0].piece.line
     folder = parsed.pieces_folder
-    run_pieces([first], folder, lambda _: None, "one")
+    PieceTrainer(check_study(parsed, print), folder, print).train([first], "one")
     reentry = second.run(folder).stages[0].reentry
     assert (reentry.position, reentry.rewarm_tokens) == (256, 64)
     assert all(piece.run(folder).stages[0].reentry.position == "keep" for piece in (first, *rest))

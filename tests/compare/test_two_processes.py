@@ -9,8 +9,10 @@ from pathlib import Path
 
 from compare.tiny import text_study
 from outgrow.comparing import parse_study
+from outgrow.comparing.check import check_study
+from outgrow.comparing.piece_trainer import PieceTrainer
 from outgrow.comparing.pieces import all_pieces
-from outgrow.comparing.runner import run_pieces, sweep_branches
+from outgrow.comparing.sweeps import sweep_branches
 
 
 def test_two_processes_share_the_work(corpus: Path, tmp_path: Path) -> None:
@@ -39,15 +41,16 @@ def test_the_time_left_counts_what_another_process_has_trained(corpus: Path, tmp
     """Once the first piece of three is there, somebody else trains the rest: nothing is left."""
     study = parse_study(text_study(corpus, tmp_path, tuning={"rates": [1e-3, 2e-3, 4e-3]}))
     pieces = all_pieces(sweep_branches(study, "scratch"))
+    plans = check_study(study, lambda _: None)
     said: list[str] = []
 
     def say(line: str) -> None:
         said.append(line)
         if len(said) == 2:
-            run_pieces(pieces, study.pieces_folder, lambda _: None, "another process")
+            PieceTrainer(plans, study.pieces_folder, lambda _: None).train(pieces, "another process")
 
-    run_pieces(pieces, study.pieces_folder, say, "sweep")
-    assert "% of the tokens" in said[1]
+    PieceTrainer(plans, study.pieces_folder, say).train(pieces, "sweep")
+    assert "% of the FLOPs" in said[1]
     assert " 100%" not in said[1]
     assert len(said) == 1 + len(pieces)
-    assert all("; 100% of the tokens, about 0.0 s left" in line for line in said[2:])
+    assert all("; 100% of the FLOPs, about 0.0 s left" in line for line in said[2:])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from outgrow.comparing.check import Plans
-from outgrow.comparing.pieces import Piece, all_pieces, end_branches, with_thresholds
+from outgrow.comparing.pieces import Piece, all_pieces, end_branches, flops, with_thresholds
 from outgrow.comparing.ran import is_done
 from outgrow.comparing.steps import StudySteps
 from outgrow.comparing.stopping import seeds_by_arm, stopped_arms
@@ -85,7 +85,6 @@ def _arm(
 ) -> ArmEstimate:
     study = steps.study
     tokens = {piece.key: piece.tokens for piece in own}
-    flops = sum(_flops(piece, plans[piece.stage]) for piece in own)
     there = {piece.key for piece in own if is_done(piece, study.pieces_folder)}
     keys = {places: one.key(steps.common) for places, one in _timed(steps, arm, plans).items()}
     known = all(key in speeds for key in keys.values())
@@ -97,7 +96,7 @@ def _arm(
         pieces=len(own),
         there=len(there),
         tokens=sum(tokens.values()),
-        flops=flops,
+        flops=sum(flops(piece, {arm: plans}) for piece in own),
         seconds=None if seconds is None else sum(seconds.values()),
         seconds_left=None
         if seconds is None
@@ -105,12 +104,6 @@ def _arm(
         tokens_per_parameter=total / plans[-1].cost.non_embedding,
         refine_tokens=rates_left(study, arm) * _rate_tokens(study, arm),
     )
-
-
-def _flops(piece: Piece, plan: StagePlan) -> float:
-    """Of a piece: what a stage does at its begin, its growth and what is frozen then, falls on its first one."""
-    steps = piece.tokens // (plan.tokens // plan.steps)
-    return plan.probe_flops + plan.flops_after(steps) if piece.begins else steps * plan.plain_flops
 
 
 def _timed(steps: StudySteps, arm: str, plans: Sequence[StagePlan]) -> dict[tuple[int, int], Timed]:

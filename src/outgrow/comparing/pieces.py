@@ -33,6 +33,8 @@ class Piece:
     parent: Piece | None
     settings: dict[str, Any]
     """The run without its output and its starting checkpoint."""
+    arm: str
+    """The arm that it was made for; others may have it too."""
     stage: int
     """Which of the arm's stages it belongs to, from 0."""
 
@@ -97,7 +99,18 @@ class Branch:
 
 def all_pieces(found: Iterable[Branch]) -> list[Piece]:
     """All pieces of some branches, parents before children, shared ones once."""
-    return list({piece.key: piece for branch in found for piece in branch.piece.line}.values())
+    pieces: dict[str, Piece] = {}
+    for branch in found:
+        for piece in branch.piece.line:
+            pieces.setdefault(piece.key, piece)
+    return list(pieces.values())
+
+
+def flops(piece: Piece, plans: Mapping[str, Sequence[StagePlan]]) -> float:
+    """Of a piece, by the plans of its arm: what a stage does at its begin, its growth and what is frozen then, falls on its first one."""
+    plan = plans[piece.arm][piece.stage]
+    steps = piece.tokens // (plan.tokens // plan.steps)
+    return plan.probe_flops + plan.flops_after(steps) if piece.begins else steps * plan.plain_flops
 
 
 def arm_run(study: StudyConfig, arm: str) -> RunConfig:
@@ -278,6 +291,7 @@ class _Builder:
             settings["schedule"]["warmup_tokens"] = self.study.warmup_tokens
         else:
             settings["data"].pop("tokenizer", None)  # the checkpoint's own
-        piece = Piece(f"{name}, seed {self.seed}, rate {rate:g}", parent, settings, place)
+        words = f"{self.arm}, {name}, seed {self.seed}, rate {rate:g}"
+        piece = Piece(words, parent, settings, self.arm, place)
         self.tokens += stage["tokens"]
         return piece

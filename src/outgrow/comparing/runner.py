@@ -1,23 +1,21 @@
-"""Runs what a study still lacks, piece by piece, in one process or several, and collects the decayed frontiers.
+"""Runs what a study still lacks, sweep and seeds, and collects the decayed frontiers.
 
-Every piece is an ordinary resumable run in `pieces/<key>`; what is there is never run again. Several processes may work
-on one study, or on studies that share their pieces: a piece that another one holds is left to it.
+What is trained comes from `pieces.py`, and is trained by `piece_trainer.py`.
 """
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from outgrow.comparing.cautions import study_cautions
 from outgrow.comparing.check import check_study
 from outgrow.comparing.downstream import downstream
+from outgrow.comparing.piece_trainer import PieceTrainer, Say
 from outgrow.comparing.pieces import Branch, Piece, all_pieces, end_branches, with_thresholds
-from outgrow.comparing.provenance import check_data, check_same_data, machines
-from outgrow.comparing.ran import Ran, diverged, flops_of, is_finished, note_divergence, ran
+from outgrow.comparing.provenance import check_same_data, machines
+from outgrow.comparing.ran import Ran, flops_of, ran
 from outgrow.comparing.result import Point, StudyResult, trial_losses
 from outgrow.comparing.steps import StudySteps
 from outgrow.comparing.stopping import StoppedArm, seeds_by_arm, stopped_arms
@@ -25,14 +23,9 @@ from outgrow.comparing.study import StudyConfig
 from outgrow.comparing.sweeps import best_rate, sweep_branches, sweep_trials
 from outgrow.comparing.timing import Timed, by_key, study_speeds
 from outgrow.cost.flops import model_cost
-from outgrow.errors import TrainingError
 from outgrow.files.atomic import write_json_atomic, write_text_atomic
-from outgrow.files.locks import RunBusyError, claim, is_held
+from outgrow.files.locks import claim
 from outgrow.files.yaml_file import dump_yaml
-from outgrow.text.numbers import duration
-from outgrow.training.loop import train_run
-
-Say = Callable[[str], None]
 
 
 def run_study(study: StudyConfig, say: Say = print) -> StudyResult:
@@ -45,7 +38,9 @@ def measure_savings(study: StudyConfig, say: Say) -> StudyResult:
 
     Raises `ConfigError` before any training for a mistake in any arm, and what `train_run` raises.
     """
-    study = with_thresholds(study, check_study(study, say))
+    plans = check_study(study, say)
+    study = with_thresholds(study, plans)
+    trainer = PieceTrainer(plans, study.pieces_folder, say)
     sweep = [branch for arm in study.arms for branch in sweep_branches(study, arm)]
     root = Path(study.output)
     claim(root, "study.yaml")
@@ -53,14 +48,14 @@ def measure_savings(study: StudyConfig, say: Say) -> StudyResult:
         root / "study.yaml", dump_yaml(study.model_dump(mode="json", by_alias=True, exclude_unset=True))
     )
     folder = study.pieces_folder
-    sweep = _swept(study, sweep, say)
+    sweep = _swept(study, sweep, trainer)
     trials = sweep_trials(sweep, folder)
     rates = {arm: best_rate(trials, arm) for arm in study.arms}
     for arm, rate in rates.items():
         say(f"{arm}: learning rate {rate:g} of {', '.join(f'{one:g}' for one in trial_losses(trials, arm))}")
-    stopped = _looked(study, rates, say)
+    stopped = _looked(study, rates, trainer)
     ends = end_branches(study, rates, seeds_by_arm(study, stopped))
-    run_pieces(all_pieces(ends), folder, say, "study")
+    trainer.train(all_pieces(ends), "study")
     used = all_pieces([*sweep, *ends])
     check_same_data(used, folder)
     result = StudyResult(
@@ -77,26 +72,35 @@ def measure_savings(study: StudyConfig, say: Say) -> StudyResult:
     return result
 
 
-def _swept(study: StudyConfig, sweep: list[Branch], say: Say) -> list[Branch]:
+def _swept(study: StudyConfig, sweep: list[Branch], trainer: PieceTrainer) -> list[Branch]:
     """Train a sweep, and round by round what the rule of refinement adds to it; all its ends."""
     while True:
-        later = _tokens_after_sweep(study, sweep)
-        run_pieces(all_pieces(sweep), study.pieces_folder, say, "sweep", later=later, may_diverge=True)
+        trainer.train(all_pieces(sweep), "sweep", later=_after_sweep(study, sweep), may_diverge=True)
         longer = [branch for arm in study.arms for branch in sweep_branches(study, arm)]
         if len(longer) == len(sweep):
             return sweep
         sweep = longer
 
 
-def _looked(study: StudyConfig, rates: Mapping[str, float], say: Say) -> tuple[StoppedArm, ...]:
+def _after_sweep(study: StudyConfig, sweep: Sequence[Branch]) -> list[Piece]:
+    """Pieces that the sweep does not train; their rate is not known yet, and where arms that share pieces find different ones, there are a few more."""
+    swept = {piece.key for piece in all_pieces(sweep)}
+    rates = dict.fromkeys(study.arms, study.tuning.rates[0])
+    ends = end_branches(study, rates, dict.fromkeys(study.arms, study.seeds))
+    return [piece for piece in all_pieces(ends) if piece.key not in swept]
+
+
+def _looked(study: StudyConfig, rates: Mapping[str, float], trainer: PieceTrainer) -> tuple[StoppedArm, ...]:
     """Where the study declares it, train the first seeds of all arms and look which arms get no more."""
     if study.early_stop is None:
         return ()
     first = dict.fromkeys(study.arms, study.seeds[: study.early_stop.after])
-    run_pieces(all_pieces(end_branches(study, rates, first)), study.pieces_folder, say, "first seeds")
+    trainer.train(all_pieces(end_branches(study, rates, first)), "first seeds")
     stopped = stopped_arms(study, rates)
     for one in stopped:
-        say(f"{one.arm}: no more seeds, behind {one.leader}; {one.spared_tokens:,} tokens are not trained")
+        trainer.say(
+            f"{one.arm}: no more seeds, behind {one.leader}; {one.spared_tokens:,} tokens are not trained"
+        )
     return stopped
 
 
@@ -107,71 +111,6 @@ def with_scores(result: StudyResult, say: Say) -> StudyResult:
     result = replace(result, downstream=found)
     write_json_atomic(Path(result.study.output) / "study.json", result.to_json())
     return result
-
-
-def _tokens_after_sweep(study: StudyConfig, sweep: Sequence[Branch]) -> int:
-    """Tokens of the pieces that the sweep does not train; a few more where arms that share pieces find different rates."""
-    swept = {piece.key for piece in all_pieces(sweep)}
-    rates = dict.fromkeys(study.arms, study.tuning.rates[0])
-    ends = end_branches(study, rates, dict.fromkeys(study.arms, study.seeds))
-    return sum(
-        piece.tokens
-        for piece in all_pieces(ends)
-        if piece.key not in swept and not is_finished(piece, study.pieces_folder)
-    )
-
-
-def run_pieces(
-    pieces: Sequence[Piece], folder: str, say: Say, title: str, *, later: int = 0, may_diverge: bool = False
-) -> None:
-    """Train every piece that is not there yet, parents first; those that another process holds are waited for.
-
-    `later` are tokens that follow after these pieces: the time left counts them. `may_diverge`: that a piece does is a
-    result, kept in `diverged.json`, and what would follow it is left out; else it is an error.
-    """
-    waiting = [piece for piece in pieces if not is_finished(piece, folder)]
-    here = sum(piece.tokens for piece in waiting)
-    total, began = here + later, time.monotonic()
-    if waiting:
-        after = f", {later:,} after it" if later else ""
-        check_data(pieces, folder)
-        say(f"{title}: {len(waiting)} of {len(pieces)} pieces to train, {here:,} tokens{after}")
-    while waiting:
-        moved = False
-        for piece in list(waiting):
-            if may_diverge and diverged(piece, folder):
-                waiting.remove(piece)
-                total -= piece.tokens
-                moved = True
-                continue
-            if piece.parent is not None and not is_finished(piece.parent, folder):
-                continue
-            if is_held(Path(folder) / piece.key):
-                continue  # another process trains it; it is looked at again
-            try:
-                train_run(piece.run(folder), progress=False)
-            except RunBusyError:
-                continue  # another process was faster
-            except TrainingError as error:
-                if not may_diverge:
-                    raise TrainingError(f"{title}: {piece.name} ({piece.key}): {error}") from None
-                note_divergence(piece, folder, error)
-                say(f"{title}: {piece.name} ({piece.key}) diverges")
-                continue
-            # Its last state is all that anybody needs of a finished piece.
-            shutil.rmtree(Path(folder) / piece.key / "stages", ignore_errors=True)
-            check_same_data(pieces, folder)
-            waiting.remove(piece)
-            moved = True
-            # What other processes have trained since counts too; a piece that diverged counts nowhere.
-            left = later + sum(one.tokens for one in waiting if not is_finished(one, folder))
-            done = total - left
-            seconds = (time.monotonic() - began) / done * left
-            say(
-                f"{title}: {piece.name} ({piece.key}); {done / total:.0%} of the tokens, about {duration(seconds)} left"
-            )
-        if not moved:
-            time.sleep(2.0)
 
 
 def point_of(branch: Branch, steps: StudySteps, speeds: Mapping[str, float]) -> Point:
