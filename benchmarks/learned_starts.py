@@ -17,7 +17,7 @@ from statistics import fmean
 import torch
 
 from outgrow import TrainingState
-from outgrow.data.learn_data import text_data
+from outgrow.data.learn_data import learn_source
 from outgrow.engine.progress import make_progress
 from outgrow.engine.step import Device
 from outgrow.learning.fit import Fit, small_losses
@@ -96,14 +96,8 @@ def main() -> None:
         arguments.model, arguments.data, arguments.work / arguments.model, arguments.tokens
     )
     state = TrainingState.from_pretrained(checkpoint)
-    data = text_data(
-        state.config,
-        checkpoint,
-        arguments.data,
-        sequences=arguments.sequences,
-        length=128,
-        limit_bytes=12_000_000,
-    )
+    found = learn_source(state.config, checkpoint, arguments.data, limit_bytes=12_000_000)
+    data = found.read(sequences=arguments.sequences, length=128)
     evaluation = data.evaluation(4)
     weights = learned_values(state.source)
     steps = range(arguments.steps)

@@ -11,7 +11,7 @@ import torch
 
 from battery import zoo
 from outgrow import TrainingState
-from outgrow.data.learn_data import image_data, learn_data
+from outgrow.data.learn_data import learn_source
 from outgrow.errors import ConfigError
 from outgrow.learning.learn import fit_operator
 from outgrow.run.learn_options import LearnOptions
@@ -44,7 +44,7 @@ def state_of(name: str) -> TrainingState:
 )
 def test_a_fit_on_images_goes_down_from_the_small_models_loss(name: str, method: str, images: Path) -> None:
     state = state_of(name)
-    data = image_data(state.config, str(images), sequences=20)
+    data = learn_source(state.config, images.parent, str(images)).read(sequences=20)
     start = "exact" if method == "ligo" else "published"
     options = LearnOptions(method=method, start=start, steps=15, learning_rate=3e-3)
     train = data.batch(0)
@@ -60,15 +60,14 @@ def test_images_must_be_those_of_the_model(images: Path, tmp_path: Path) -> None
     config = dict(state_of("vit").config)
     for name, other in (("image_size", 20), ("num_channels", 3)):
         with pytest.raises(ConfigError, match=f"do not fit the model's {name}"):
-            image_data({**config, name: other}, str(images))
+            learn_source({**config, name: other}, tmp_path, str(images)).read()
     narrow = {**config, "id2label": {str(label): str(label) for label in range(4)}, "num_labels": 4}
     with pytest.raises(ConfigError, match="fewer labels than the images have classes"):
-        image_data(narrow, str(images))
-    sizes = {"sequences": 2, "length": 8, "seed": 0}
+        learn_source(narrow, tmp_path, str(images)).read()
     with pytest.raises(ConfigError, match="vit model learns from images"):
-        learn_data(config, tmp_path, "text.txt", **sizes)
+        learn_source(config, tmp_path, "text.txt")
     with pytest.raises(ConfigError, match="gpt2 model learns from text"):
-        learn_data(zoo.config("gpt2"), tmp_path, str(images), **sizes)
+        learn_source(zoo.config("gpt2"), tmp_path, str(images))
 
 
 def test_learn_a_vit_from_the_command_line(images: Path, tmp_path: Path) -> None:

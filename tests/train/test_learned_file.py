@@ -20,7 +20,8 @@ from outgrow import TrainingState, grow, verify
 from outgrow.algebra.recipe import PANEL_ROWS
 from outgrow.commands.learn import run as run_learn
 from outgrow.commands.options import LearnCall
-from outgrow.data.learn_data import text_data
+from outgrow.data import learn_data
+from outgrow.data.learn_data import learn_source
 from outgrow.data.tokenizer import find_tokenizer
 from outgrow.errors import CheckpointError, ConfigError, GrowthError, OutgrowError
 from outgrow.growth.plan import plan
@@ -86,7 +87,7 @@ def fitted(
 ) -> tuple[Path, FittedOperator, Fit]:
     """An operator fitted for 6 steps, and its folder."""
     state = TrainingState.from_pretrained(checkpoint)
-    data = text_data(state.config, checkpoint, str(corpus), sequences=4, length=16)
+    data = learn_source(state.config, checkpoint, str(corpus)).read(sequences=4, length=16)
     options = LearnOptions(steps=6, learning_rate=3e-3)
     operator, found = fit_operator(state, SIZES, data.batch, data.evaluation(1), options, data=data.record)
     folder = tmp_path_factory.mktemp("operator") / "op"
@@ -135,7 +136,7 @@ def test_verify_replays_every_method(
 ) -> None:
     """Their weights are sums of several tensors, so there is no subspace to escape from."""
     state = TrainingState.from_pretrained(checkpoint)
-    data = text_data(state.config, checkpoint, str(corpus), sequences=2, length=16)
+    data = learn_source(state.config, checkpoint, str(corpus)).read(sequences=2, length=16)
     options = LearnOptions(method=method, start=start, steps=2)
     operator, _ = fit_operator(state, SIZES, data.batch, data.evaluation(1), options, data=data.record)
     save_operator(operator, tmp_path / "op")
@@ -295,15 +296,15 @@ def test_an_operator_of_wrong_types_is_refused(
 def test_data_tokenizer_and_vocabulary_must_agree(checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
     config = TrainingState.from_pretrained(checkpoint).config
     with pytest.raises(ConfigError, match="has no tokenizer"):
-        text_data(config, tmp_path, str(corpus))
+        learn_source(config, tmp_path, str(corpus))
     with pytest.raises(ConfigError, match="more tokens than the model"):
-        text_data({**config, "vocab_size": 299}, checkpoint, str(corpus))
+        learn_source({**config, "vocab_size": 299}, checkpoint, str(corpus))
     with pytest.raises(ConfigError, match="too short"):
-        text_data(config | {"max_position_embeddings": 10**6}, checkpoint, str(corpus), length=10**6)
+        learn_source(config | {"max_position_embeddings": 10**6}, checkpoint, str(corpus)).read(length=10**6)
     with pytest.raises(ConfigError, match="mask and a padding token"):
-        text_data({**zoo.config("bert"), "vocab_size": 400}, checkpoint, str(corpus))
+        learn_source({**zoo.config("bert"), "vocab_size": 400}, checkpoint, str(corpus))
     assert find_tokenizer(checkpoint).vocab_size == 300
-    data = text_data(config, checkpoint, str(corpus), sequences=2, length=99)
+    data = learn_source(config, checkpoint, str(corpus)).read(sequences=2, length=99)
     assert data.batch(3)["input_ids"].shape == (2, 32)  # as many positions as the model has
     assert torch.equal(data.batch(3)["input_ids"], data.batch(3)["input_ids"])
 
@@ -326,9 +327,14 @@ def test_a_dry_run_refuses_the_data_that_the_fit_does(checkpoint: Path, corpus: 
 def test_a_model_of_the_hub_is_learned_from(
     checkpoint: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its tokenizer comes along, for a dry run and for the fit."""
+    """Its tokenizer comes along, for a dry run and for the fit; each opens it and finds the text once."""
     import huggingface_hub
 
+    opened: list[str] = []
+    for name in ("find_tokenizer", "open_corpus"):
+        whole = getattr(learn_data, name)
+        noted = lambda *given, whole=whole, **how: opened.append(whole.__name__) or whole(*given, **how)  # noqa: E731
+        monkeypatch.setattr(learn_data, name, noted)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(checkpoint))
     for dry in (True, False):
         call = LearnCall(
@@ -342,6 +348,8 @@ def test_a_model_of_the_hub_is_learned_from(
             dry_run=dry,
         )
         run_learn(call, Console(quiet=True))
+        assert opened == ["find_tokenizer", "open_corpus"]
+        opened.clear()
     assert TrainingState.from_pretrained(tmp_path / "large").config["num_hidden_layers"] == 3
 
 

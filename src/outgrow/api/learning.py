@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from outgrow.data.learn_data import learn_data
+from outgrow.data.learn_data import learn_source
 from outgrow.engine.progress import make_progress
 from outgrow.engine.step import Device
 from outgrow.errors import ConfigError, near
@@ -57,7 +57,8 @@ def learn(
             raise ConfigError(f"{method} is fitted to data", fix="give data='text.txt', or images.npz")
         options = LearnOptions(method, start, learning_rate=learning_rate, seed=seed, **steps_said, **own)
         begin(resolve(state.config), to, options)  # what can be refused is, before the data is read
-        read = learn_data(state.config, _home(state), data, sequences=sequences, length=length, seed=seed)
+        found = learn_source(state.config, _home(state), data)
+        read = found.read(sequences=sequences, length=length, seed=seed)
         with make_progress(progress) as view:
             fitted, _ = fit_operator(
                 state,

@@ -13,7 +13,7 @@ from outgrow.commands.learn_lesa import LesaLearned, learn_by_lesa
 from outgrow.commands.options import LearnCall, asked_sizes
 from outgrow.commands.outcome import Outcome
 from outgrow.commands.writing import read_state
-from outgrow.data.learn_data import check_learn_data, learn_data
+from outgrow.data.learn_data import learn_source
 from outgrow.engine.progress import make_progress
 from outgrow.engine.step import Device
 from outgrow.errors import ConfigError
@@ -130,7 +130,7 @@ def _learn_on_data(call: LearnCall, options: LearnOptions, console: Console) -> 
     check_result(call, options.record)
     config, folder = load_config(call.checkpoint), local_folder(call.checkpoint)
     form, values, _ = begin(resolve(config), to, options)
-    check_learn_data(config, folder, call.data)
+    found = learn_source(config, folder, call.data)
     of_images = form.small.spec.objective == "image"
     length = length if of_images else min(length, longest_sequence(config) or length)
     free = sum(_count(shape) for shape in form.shapes().values())
@@ -145,7 +145,7 @@ def _learn_on_data(call: LearnCall, options: LearnOptions, console: Console) -> 
     console.print(needed(memory, mapped))
     if call.dry_run:
         return LearnedOnData(call, options, free, memory, mapped, None)
-    data = learn_data(config, folder, call.data, sequences=sequences, length=length, seed=options.seed)
+    data = found.read(sequences=sequences, length=length, seed=options.seed)
     console.print(f"Data: {data.data.summary}.")
     with make_progress(not console.quiet) as progress:
         fitted, fit = fit_operator(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from outgrow.data import objectives
-from outgrow.data.corpus import open_corpus
+from outgrow.data.corpus import Corpus, open_corpus
 from outgrow.data.images import load_images
 from outgrow.data.masked import check_tokens
 from outgrow.data.opening import as_learned
@@ -30,6 +30,9 @@ from outgrow.models.architecture import architecture_of, longest_sequence
 from outgrow.models.forward import ModelInputs
 from outgrow.run.config import DataConfig
 from outgrow.run.learn_options import LENGTH, SEQUENCES
+
+_HELD_OUT = 0.02
+"""Share of a text, its end, that no step of a fit reads."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +72,52 @@ def forward_batch(objective: str, batch: objectives.Batch) -> ModelInputs:
     return {"input_ids": inputs, "labels": inputs if objective == "causal" else targets}
 
 
-def learn_data(
-    config: Mapping[str, Any], folder: Path, source: str, *, sequences: int, length: int, seed: int
-) -> LearnData:
-    """Text or images, by what the model of this config learns. Raises ConfigError where they do not fit it."""
-    check_learn_data(config, folder, source)
-    if _objective(config) == "image":
-        return image_data(config, source, sequences=sequences, seed=seed)
-    return text_data(config, folder, source, sequences=sequences, length=length, seed=seed)
+@dataclass(frozen=True)
+class LearnSource:
+    """Data of the kind that a model learns, found and not yet read: images, or text with the model's tokenizer."""
+
+    config: Mapping[str, Any]
+    source: str
+    text: tuple[TextTokenizer, Corpus] | None
+    """Of images None."""
+
+    def read(self, *, sequences: int = SEQUENCES, length: int = LENGTH, seed: int = 0) -> LearnData:
+        """The images, or the text in windows that the model's positions allow; the last of them held out.
+
+        Raises ConfigError where images are not of the model's side, channels or classes (`data/images.py` says the forms),
+        where text is too short, or where the model has no row for one of its tokens.
+        """
+        objective = _objective(self.config)
+        if self.text is None:
+            images = load_images(DataConfig(images=self.source))
+            images.needs.check(self.config)
+            return LearnData(images, objective, sequences, seed)
+        tokenizer, corpus = self.text
+        length = min(length, longest_sequence(self.config) or length)
+        found = encoded(corpus, tokenizer)
+        tokens = found.tokens
+        cut = len(tokens) - max(round(len(tokens) * _HELD_OUT), length + 1)
+        train, held_out = Windows(tokens[: max(cut, 0)], length), Windows(tokens[max(cut, 0) :], length)
+        if not len(train) or not len(held_out):
+            raise ConfigError(
+                "the text is too short to fit an operator on",
+                got=f"{len(tokens)} tokens",
+                expected=f"at least {2 * length + 2}",
+                fix="give more text, or a smaller --length",
+            )
+        _check_tokens(train, int(self.config["vocab_size"]))
+        text = TrainingData(train, held_out, tokenizer, self.source, found.notes)
+        return LearnData(as_learned(text, objective), objective, sequences, seed)
 
 
-def check_learn_data(config: Mapping[str, Any], folder: Path, source: str) -> None:
-    """What can be refused before anything but a tokenizer is read: another kind of data, none, no tokens for it."""
+def learn_source(
+    config: Mapping[str, Any], folder: Path, source: str, *, limit_bytes: int | None = None
+) -> LearnSource:
+    """The data that a model of this config, with its tokenizer in `folder`, can be fitted on.
+
+    Raises ConfigError for what can be refused before anything but a tokenizer is read: another kind of data, none, no
+    tokens for it.
+    """
     objective = _objective(config)
     if (objective == "image") != source.endswith(".npz"):
         raise ConfigError(
@@ -88,57 +125,13 @@ def check_learn_data(config: Mapping[str, Any], folder: Path, source: str) -> No
             got=f"--data {source}",
             expected="an .npz file of images and labels" if objective == "image" else "text",
         )
-    if objective == "image":
-        if not check_regular(expanded(source)).is_file():
-            raise ConfigError(f"--data finds no images: {source}", fix="check the path")
-    else:
-        _tokenizer(config, folder)
-        open_corpus(source, place="--data")
-
-
-def image_data(
-    config: Mapping[str, Any], source: str, *, sequences: int = SEQUENCES, seed: int = 0
-) -> LearnData:
-    """The images of an `.npz` file (`data/images.py` says its forms), the last 2 % held out.
-
-    Raises ConfigError where their side, channels or classes are not the model's.
-    """
-    images = load_images(DataConfig(images=source))
-    images.needs.check(config)
-    return LearnData(images, "image", sequences, seed)
-
-
-def text_data(
-    config: Mapping[str, Any],
-    folder: Path,
-    source: str,
-    *,
-    sequences: int = SEQUENCES,
-    length: int = LENGTH,
-    seed: int = 0,
-    limit_bytes: int | None = None,
-    validation_share: float = 0.02,
-) -> LearnData:
-    """The text of `source` in the tokens of the checkpoint in `folder`, in windows that its positions allow.
-
-    Raises ConfigError where the tokenizer is missing, or the model has no row for one of its tokens.
-    """
-    objective, tokenizer = _objective(config), _tokenizer(config, folder)
-    length = min(length, longest_sequence(config) or length)
-    found = encoded(open_corpus(source, limit_bytes=limit_bytes, place="--data"), tokenizer)
-    tokens = found.tokens
-    cut = len(tokens) - max(round(len(tokens) * validation_share), length + 1)
-    train, held_out = Windows(tokens[: max(cut, 0)], length), Windows(tokens[max(cut, 0) :], length)
-    if not len(train) or not len(held_out):
-        raise ConfigError(
-            "the text is too short to fit an operator on",
-            got=f"{len(tokens)} tokens",
-            expected=f"at least {2 * length + 2}",
-            fix="give more text, or a smaller --length",
-        )
-    _check_tokens(train, int(config["vocab_size"]))
-    text = TrainingData(train, held_out, tokenizer, source, found.notes)
-    return LearnData(as_learned(text, objective), objective, sequences, seed)
+    if objective != "image":
+        tokenizer = _tokenizer(config, folder)
+        corpus = open_corpus(source, limit_bytes=limit_bytes, place="--data")
+        return LearnSource(config, source, (tokenizer, corpus))
+    if not check_regular(expanded(source)).is_file():
+        raise ConfigError(f"--data finds no images: {source}", fix="check the path")
+    return LearnSource(config, source, None)
 
 
 def _tokenizer(config: Mapping[str, Any], folder: Path) -> TextTokenizer:
