@@ -36,7 +36,10 @@ SHARES = {
     "grow trainer": 0.12,
     "grow hub": 0.08,
     "train": 0.2,
-    "learn": 0.1,
+    "learn": 0.03,
+    "learn over": 0.03,
+    "learn lesa": 0.02,
+    "learn unkept": 0.02,
     "plan": 0.12,
     "compare": 0.02,
 }

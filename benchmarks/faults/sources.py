@@ -153,6 +153,8 @@ def _models(root: Path) -> None:
         optimizer.step()
         optimizer.zero_grad()
     model.save_pretrained(root / "hub")
+    deep = LlamaConfig(**(SIZES | {"num_hidden_layers": 3}), bos_token_id=1, eos_token_id=2)
+    LlamaForCausalLM(deep).save_pretrained(root / "deep")
     model.save_pretrained(root / "shards", max_shard_size="6KB")
     for name in ("hub", "shards"):
         tokenizer(root / name)
