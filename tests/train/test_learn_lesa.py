@@ -13,7 +13,10 @@ from outgrow import TrainingState, grow
 from outgrow.errors import ConfigError, GrowthError
 from outgrow.growth.new_entries import new_entries
 from outgrow.growth.plan import plan
-from outgrow.learning.lesa import fit_lesa, learn_lesa
+from outgrow.learning.lesa import fit_lesa, learn_lesa, lesa_form
+from outgrow.models.architecture import load_architecture, resolve
+from outgrow.models.library import build_model
+from outgrow.proof import tiny_model
 from outgrow.run.learn_options import LesaOptions
 from outgrow.state.growing import apply
 from outgrow.state.operator_file import load_operator, save_operator
@@ -53,6 +56,12 @@ def test_a_saved_operator_holds_the_predicted_layers(checkpoint: Path, tmp_path:
     other = TrainingState.from_model(zoo.build(dict(state.config), dtype=torch.float32))
     with pytest.raises(GrowthError, match="predicted from other weights"):
         grow(other, operator=tmp_path / "op")
+    model = state.to_model()
+    late = "model.layers.2.self_attn.v_proj.weight"  # as a fine-tuning of some weights leaves the others
+    with torch.no_grad():
+        model.get_parameter(late).add_(0.1)
+    with pytest.raises(GrowthError, match=f"predicted from other weights: '{late}' differs"):
+        grow(TrainingState.from_model(model), operator=tmp_path / "op")
     moved = grow(state, operator=tmp_path / "op", moments="transport")
     assert set(moved.source.names("exp_avg")) == set(moved.source.names("weight"))
 
@@ -87,6 +96,34 @@ def test_another_source_is_refused_by_name_and_shape(checkpoint: Path) -> None:
         with pytest.raises(GrowthError, match="another source") as caught:
             operator.growth({**state.config, **change})
         assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "says"),
+    [
+        ("deepseek_v3", r"layers of this model differ: 'model.layers.\{L\}.mlp.gate_proj.weight'"),
+        ("modernbert", "got: +layer 0: none; layer 1: "),
+        ("lfm3", "layers of this model differ"),
+        ("mamba2", "has 3 dimensions"),
+        ("mixtral", "has 3 dimensions"),
+    ],
+)
+def test_lesa_wants_layers_of_one_kind(model_type: str, says: str) -> None:
+    """What only some layers have (a router, an attention, a norm) has no neighbours to be predicted from."""
+    config = tiny_model.example(load_architecture(model_type))
+    small = resolve(config)
+    with pytest.raises(GrowthError, match=says):
+        lesa_form(config, {small.spec.layers.count: small.layers + 1}, LesaOptions())
+
+
+def test_lesa_grows_a_model_whose_config_is_inside_another() -> None:
+    config = tiny_model.example(load_architecture("gemma3"))
+    state = TrainingState.from_model(build_model(config, torch.float32))
+    operator, _ = learn_lesa(state, {"num_hidden_layers": 4}, LesaOptions(steps=1, hidden=2, rank=2))
+    assert list(operator.source["eps"]) == ["text_config.rms_norm_eps"]
+    grown = grow(state, operator=operator)
+    assert resolve(grown.config).layers == 4
+    grown.to_model()
 
 
 def test_what_lesa_cannot_do(checkpoint: Path) -> None:

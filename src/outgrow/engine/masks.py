@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from outgrow.errors import GrowthError
 from outgrow.growth.new_entries import NewEntries
 from outgrow.growth.plan import GrowthPlan
+from outgrow.models.expressions import got
 from outgrow.models.model import Model, Parameter
 
 
@@ -133,7 +134,7 @@ def check_masks(plan: GrowthPlan, entries: Mapping[str, NewEntries]) -> None:
                 fix="use an operator that adds units beside the old ones, or leave out masks",
             )
     eps = {spec.eps for spec in plan.large.axes.values() if spec.eps is not None}
-    changed = [one for one in eps if plan.config.get(one) != plan.small.config.get(one)]
+    changed = [one for one in eps if got(plan.config, one) != got(plan.small.config, one)]
     if changed:
         raise GrowthError(
             f"masks need norms that stay as they are, and this growth changes {', '.join(changed)}",
@@ -168,7 +169,7 @@ def _norm(module: nn.Module, model: Model, parameter: Parameter, new: Tensor) ->
     spec = model.axes[axis]
     assert spec.norm is not None, "an axis with a gain says which norm it is"
     assert spec.eps is not None, "an axis with a gain says where its eps is"
-    return MaskedNorm(module, spec.norm, float(model.config[spec.eps]), new)
+    return MaskedNorm(module, spec.norm, float(got(model.config, spec.eps)), new)
 
 
 def _weights(new: Tensor, value: float) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from outgrow.errors import ArchitectureError
-from outgrow.models.expressions import size_of
+from outgrow.models.expressions import got, size_of
 from outgrow.models.model import Model, Parameter
 from outgrow.models.routing import of_experts
 from outgrow.models.spec import RouterSpec
@@ -45,7 +45,7 @@ class Routing:
     def of(cls, router: RouterSpec, model: Model) -> Routing:
         """The router of a model."""
         config = model.config
-        grouped = all(config.get(name) == wanted for name, wanted in router.groups_when.items())
+        grouped = all(got(config, name) == wanted for name, wanted in router.groups_when.items())
         return cls(
             router,
             model.sizes[router.experts],
@@ -221,5 +221,5 @@ def families(rows: int, count: int) -> Tensor:
 
 
 def _number(field: str | None, config: Mapping[str, Any]) -> int:
-    found = None if field is None else config.get(field)
+    found = None if field is None else got(config, field)
     return 1 if found is None else int(found)

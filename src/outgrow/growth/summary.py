@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from outgrow.algebra.maps import LayerMap
 from outgrow.growth.finding import Finding
 from outgrow.models.architecture import growable
-from outgrow.models.expressions import size_of
+from outgrow.models.expressions import got, size_of
 from outgrow.models.model import Model
 from outgrow.text.table import TextTable
 
@@ -54,7 +54,7 @@ def sizes_of(model: Model) -> dict[str, int]:
     """Every size that may grow, by its config field: `{"num_hidden_layers": 5, "hidden_size": 64, ...}`."""
     found = {}
     for name in growable(model.spec):
-        value = model.config.get(name)
+        value = got(model.config, name)
         if value is None and name in model.spec.pin:
             value = size_of(model.spec.pin[name], model.config)
         if isinstance(value, int):

@@ -22,6 +22,7 @@ from outgrow.methods.learned.ligo import Ligo, initial
 from outgrow.methods.learned.ligo_start import exact_start
 from outgrow.methods.learned.mango import Mango, ring_start
 from outgrow.models.architecture import resolve
+from outgrow.models.expressions import got
 from outgrow.models.forward import ModelInputs
 from outgrow.models.model import Model
 from outgrow.run.learn_options import LearnOptions
@@ -148,7 +149,7 @@ def operator_of(
     eps = {
         name: value
         for name in {str(spec.eps) for spec in small.axes.values() if spec.eps is not None}
-        if (value := large.config[name]) != small.config[name]
+        if (value := got(large.config, name)) != got(small.config, name)
     }
     sizes = {small.spec.aliases.get(name, name): value for name, value in to.items()}
     return FittedOperator(method, own, sizes, eps, describe_source(small), values, record)

@@ -85,8 +85,8 @@ def learn_lesa(
     """The same as an operator that can be saved and applied again. It needs no data: the model's own layers are the task."""
     form = lesa_form(state.config, to, options)
     found = predict_layers(state, form, options)
-    matrix = next(one for one in form.patterns if len(form.small.shape(name(one, 0))) > 1)
-    sample = sampled(state.source, name(matrix, 0))
+    names = [name(pattern, layer) for pattern in form.patterns for layer in range(form.small.layers)]
+    sample = sampled(state.source, names)
     made = lesa_operator(form, options, to, found.tensors, {"fit": asdict(options), **_errors(found)})
     return replace(made, source={**made.source, "sample": sample}), found
 

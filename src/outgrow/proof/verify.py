@@ -293,7 +293,8 @@ def _tolerance(plan: GrowthPlan, dtypes: Set[torch.dtype]) -> float:
     tolerance = 1e-5 if torch.float32 in dtypes or float32_norms else 1e-9
     if plan.small.spec.layers.norm == "post":
         # A silent layer normalizes twice what is normalized already: exact but for its eps.
-        eps = max(float(plan.config[spec.eps]) for spec in plan.small.axes.values() if spec.eps is not None)
+        fields = {spec.eps for spec in plan.small.axes.values() if spec.eps is not None}
+        eps = max(float(got(plan.config, field)) for field in fields)
         tolerance += 2 * eps * (plan.large.layers - plan.small.layers)
     return tolerance
 

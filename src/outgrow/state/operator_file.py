@@ -13,7 +13,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from outgrow.store.source import TensorSource
 
 FILE, DESCRIPTION = "operator.safetensors", "operator.json"
 OPERATOR_FORMAT_VERSION = 1
+_SAMPLED_ROWS = 16
 
 
 class _Source(BaseModel):
@@ -164,19 +165,28 @@ def learned_values(source: TensorSource) -> dict[str, Tensor]:
     return {name: source.read(name, "weight").detach().clone() for name in source.names("weight")}
 
 
-def sampled(source: TensorSource, name: str) -> dict[str, str]:
-    """What a source is told by where its very weights matter: the digest of one of them, by name."""
-    return {name: digest({name: source.read(name, "weight")})}
+def sampled(source: TensorSource, names: Iterable[str]) -> dict[str, str]:
+    """What a source is told by where its very weights matter: digests of these, by name, each of its first rows.
+
+    A training that changes a weight changes its first rows too; which weights it leaves alone (frozen ones, or all but
+    those of adapters) cannot be known.
+    """
+    found = {}
+    for name in names:
+        rows = slice(0, _SAMPLED_ROWS) if source.meta(name, "weight").shape else None
+        found[name] = digest({name: source.read(name, "weight", rows)})
+    return found
 
 
 def check_sample(operator: FittedOperator, source: TensorSource) -> None:
     """Raise GrowthError where an operator that holds predicted layers meets other weights than those it was fitted to."""
-    for name, wanted in operator.source.get("sample", {}).items():
-        if sampled(source, name)[name] != wanted:
-            raise GrowthError(
-                f"this {operator.method} operator holds layers that were predicted from other weights: '{name}' differs",
-                fix="fit one to this source with `outgrow learn`",
-            )
+    wanted = operator.source.get("sample", {})
+    found = sampled(source, wanted)
+    if wrong := next((name for name in wanted if found[name] != wanted[name]), None):
+        raise GrowthError(
+            f"this {operator.method} operator holds layers that were predicted from other weights: '{wrong}' differs",
+            fix="fit one to this source with `outgrow learn`",
+        )
 
 
 def asset_of(assets: tuple[Asset, ...], wanted: str) -> FittedOperator:

@@ -22,6 +22,7 @@ from outgrow.methods.learned.lesa import Lesa
 from outgrow.methods.learned.ligo import Ligo, Tie
 from outgrow.methods.learned.mango import Mango
 from outgrow.models.architecture import resolve
+from outgrow.models.expressions import got, with_field
 from outgrow.models.model import Model
 from outgrow.text.numbers import amount
 
@@ -93,9 +94,11 @@ def make_form(
     """The form of a method between a source and the sizes of `to`."""
     if method not in OPERATOR_FORMS:
         raise GrowthError(f"unknown learned operator '{method}' ({near(method, OPERATOR_FORMS)})")
-    large = target(small, to)
+    config: Mapping[str, Any] = target(small, to).config
+    for name, value in eps.items():
+        config = with_field(config, name, value)
     try:
-        return OPERATOR_FORMS[method](small, resolve({**large.config, **eps}), **options)
+        return OPERATOR_FORMS[method](small, resolve(config), **options)
     except TypeError as error:
         raise GrowthError(f"the options of this {method} operator are damaged", got=error) from None
 
@@ -104,7 +107,7 @@ def describe_source(small: Model) -> dict[str, Any]:
     """What a source must agree in."""
     shapes = {name: list(small.shape(parameter.name)) for name, parameter in patterns(small).items()}
     fields = {spec.eps for spec in small.axes.values() if spec.eps is not None}
-    eps = {field: float(small.config[field]) for field in sorted(fields)}
+    eps = {field: float(got(small.config, field)) for field in sorted(fields)}
     return {"model_type": small.spec.model_type, "layers": small.layers, "shapes": shapes, "eps": eps}
 
 

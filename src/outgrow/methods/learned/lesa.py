@@ -18,6 +18,7 @@ from outgrow.growth.growth import Growth, Part
 from outgrow.methods.build import build
 from outgrow.methods.learned.form import Learned, Values
 from outgrow.models.architecture import growable
+from outgrow.models.expressions import got
 from outgrow.models.model import Model
 
 PREDICTED = "new layers are predicted from their neighbours"
@@ -44,13 +45,26 @@ class Lesa(Learned):
                 got=f"{self.small.spec.layers.count} = {self.small.layers}, as before",
                 fix="name more layers, or use ligo (width alone can be learned too)",
             )
-        stacked = next((one for one in self.patterns if len(self.small.shape(name(one, 0))) > 2), None)
-        if stacked is not None:
+        for pattern in self.patterns:
+            self._check_kind(pattern)
+        _gaps(self.small.layers, self.large.layers)
+
+    def _check_kind(self, pattern: str) -> None:
+        """Raises GrowthError unless every layer has this parameter, as a matrix or a vector of the same shape."""
+        names = [name(pattern, layer) for layer in range(self.small.layers)]
+        shapes = [self.small.shape(one) if one in self.small.parameters else () for one in names]
+        other = next((layer for layer, shape in enumerate(shapes) if shape != shapes[0]), None)
+        if other is not None:
             raise GrowthError(
-                f"LESA predicts matrices, and '{stacked}' stacks one for every expert",
+                f"LESA predicts a layer from its neighbours, and layers of this model differ: '{pattern}'",
+                got="; ".join(f"layer {layer}: {shapes[layer] or 'none'}" for layer in (0, other)),
                 fix="use stack, interleave or identity",
             )
-        _gaps(self.small.layers, self.large.layers)
+        if len(shapes[0]) > 2:
+            raise GrowthError(
+                f"LESA predicts matrices, and '{pattern}' has {len(shapes[0])} dimensions (experts, or a convolution)",
+                fix="use stack, interleave or identity",
+            )
 
     @cached_property
     def order(self) -> tuple[tuple[int, int | None], ...]:
@@ -74,9 +88,9 @@ class Lesa(Learned):
 
     def growth(self, values: Values) -> Growth:
         to = {
-            field: self.large.config[field]
+            field: got(self.large.config, field)
             for field in growable(self.small.spec)
-            if self.large.config.get(field) != self.small.config.get(field)
+            if got(self.large.config, field) != got(self.small.config, field)
         }
         base = build(self.small, to, width=self.width, depth="interleave", noise=self.noise, seed=self.seed)
         parts = dict(base.parts)
