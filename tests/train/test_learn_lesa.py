@@ -13,11 +13,12 @@ from outgrow import TrainingState, grow
 from outgrow.errors import ConfigError, GrowthError
 from outgrow.growth.new_entries import new_entries
 from outgrow.growth.plan import plan
+from outgrow.learning.learn import begin
 from outgrow.learning.lesa import fit_lesa, learn_lesa, lesa_form
 from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.library import build_model
 from outgrow.proof import tiny_model
-from outgrow.run.learn_options import LesaOptions
+from outgrow.run.learn_options import LearnOptions, LesaOptions
 from outgrow.state.growing import apply
 from outgrow.state.operator_file import load_operator, save_operator
 from test_cli import outgrow, refused
@@ -114,6 +115,19 @@ def test_lesa_wants_layers_of_one_kind(model_type: str, says: str) -> None:
     small = resolve(config)
     with pytest.raises(GrowthError, match=says):
         lesa_form(config, {small.spec.layers.count: small.layers + 1}, LesaOptions())
+
+
+@pytest.mark.parametrize("method", ["ligo", "mango"])
+def test_what_mixes_layers_wants_them_of_one_kind(method: str) -> None:
+    """Wider too: the layers of a kind are mapped as one tensor. Mamba has no matrix beside those of its MLP."""
+    options = LearnOptions(method=method, start="published")
+    small = resolve(tiny_model.example(load_architecture("llama4_text")))
+    with pytest.raises(GrowthError, match=f"{method} makes layers of other layers, and layers of this"):
+        begin(small, {"num_hidden_layers": 5}, options)
+    mamba = resolve(tiny_model.example(load_architecture("mamba")))
+    if method == "mango":
+        with pytest.raises(GrowthError, match="has no others"):
+            begin(mamba, {"num_hidden_layers": 4}, options)
 
 
 def test_lesa_grows_a_model_whose_config_is_inside_another() -> None:

@@ -214,8 +214,25 @@ def uniform_rows(seed: int, name: str, rows: int, columns: int) -> Tensor:
     return drawn.clamp(1e-9, 1 - 1e-9)
 
 
+def check_alike(small: Model, method: str) -> None:
+    """Raises GrowthError unless every layer has every parameter of a layer, in one shape: a learned operator mixes layers."""
+    for pattern, first in patterns(small).items():
+        if first.layer is None:
+            continue
+        names = [first.in_layer(layer) for layer in range(small.layers)]
+        shapes = [small.shape(one) if one in small.parameters else () for one in names]
+        other = next((layer for layer, shape in enumerate(shapes) if shape != shapes[0]), None)
+        if other is not None:
+            raise GrowthError(
+                f"{method} makes layers of other layers, and layers of this model differ: '{pattern}'",
+                got="; ".join(f"layer {layer}: {shapes[layer] or 'none'}" for layer in (0, other)),
+                fix="use stack, interleave or identity",
+            )
+
+
 def check_grows(small: Model, large: Model, method: str) -> None:
     """A learned operator maps features and mixes layers; it has nothing to say on new tokens."""
+    check_alike(small, method)
     for name, spec in small.axes.items():
         if spec.is_table and small.sizes[name] != large.sizes[name]:
             new = "tokens" if spec.is_lookup else "positions"

@@ -16,7 +16,7 @@ from outgrow.algebra.maps import LayerMap
 from outgrow.errors import GrowthError
 from outgrow.growth.growth import Growth, Part
 from outgrow.methods.build import build
-from outgrow.methods.learned.form import Learned, Values
+from outgrow.methods.learned.form import Learned, Values, check_alike
 from outgrow.models.architecture import growable
 from outgrow.models.expressions import got
 from outgrow.models.model import Model
@@ -45,26 +45,15 @@ class Lesa(Learned):
                 got=f"{self.small.spec.layers.count} = {self.small.layers}, as before",
                 fix="name more layers, or use ligo (width alone can be learned too)",
             )
-        for pattern in self.patterns:
-            self._check_kind(pattern)
+        check_alike(self.small, "lesa")
+        cube = next((one for one in self.patterns if len(self.small.shape(name(one, 0))) > 2), None)
+        if cube is not None:
+            raise GrowthError(
+                f"LESA predicts matrices, and '{cube}' has {len(self.small.shape(name(cube, 0)))} dimensions "
+                "(experts, or a convolution)",
+                fix="use stack, interleave or identity",
+            )
         _gaps(self.small.layers, self.large.layers)
-
-    def _check_kind(self, pattern: str) -> None:
-        """Raises GrowthError unless every layer has this parameter, as a matrix or a vector of the same shape."""
-        names = [name(pattern, layer) for layer in range(self.small.layers)]
-        shapes = [self.small.shape(one) if one in self.small.parameters else () for one in names]
-        other = next((layer for layer, shape in enumerate(shapes) if shape != shapes[0]), None)
-        if other is not None:
-            raise GrowthError(
-                f"LESA predicts a layer from its neighbours, and layers of this model differ: '{pattern}'",
-                got="; ".join(f"layer {layer}: {shapes[layer] or 'none'}" for layer in (0, other)),
-                fix="use stack, interleave or identity",
-            )
-        if len(shapes[0]) > 2:
-            raise GrowthError(
-                f"LESA predicts matrices, and '{pattern}' has {len(shapes[0])} dimensions (experts, or a convolution)",
-                fix="use stack, interleave or identity",
-            )
 
     @cached_property
     def order(self) -> tuple[tuple[int, int | None], ...]:

@@ -277,7 +277,13 @@ def _sources(one: RingBlocks, small: tuple[RingBlocks, ...]) -> list[int]:
 
 def _layout(matrices: list[MatrixBlock], model: Model) -> tuple[RingBlocks, ...]:
     """Blocks of a model's layers: an axis behind a nonlinearity is cut, every other matrix is one block."""
-    widest = max(max(_sizes(piece, model)) for piece in matrices if _cut_along(piece, model) is None)
+    whole = [piece for piece in matrices if _cut_along(piece, model) is None]
+    if not whole:
+        raise GrowthError(
+            "mango cuts the matrices around an MLP into blocks as large as the others, and a layer of this model has no others",
+            fix="use ligo, or an operator that is not learned",
+        )
+    widest = max(max(_sizes(piece, model)) for piece in whole)
     found, first = [], 0
     for piece in matrices:
         cut = _cut_along(piece, model)
