@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from itertools import pairwise
@@ -231,6 +232,83 @@ def test_fit_first(write: Callable[..., Path], curve_file: Path, tmp_path: Path)
     assert (tmp_path / "fit.png").stat().st_size > 20_000
     alone = json.loads(outgrow("plan", "--fit", curve_file, "--json").stdout)
     assert alone["fits"][0]["quality"]["curves"] == 3
+
+
+def own_curves(path: Path, **runs: tuple[float, float, Any]) -> dict[str, Any]:
+    """A plan over sizes with a curve each: name -> (parameters, most tokens, what its loss is multiplied by)."""
+    lines = ["run,parameters,tokens,loss"]
+    for run, (number, most, times) in runs.items():
+        for place, tokens in enumerate(np.geomspace(most / 100, most, 14)):
+            loss = float(LAW.loss(number, tokens)) * times * (1 + 0.001 * (-1) ** place)
+            lines.append(f"{run},{number:.0f},{tokens:.0f},{loss:.6f}")
+    path.write_text("\n".join(lines) + "\n")
+    return {
+        "target": {"size": "large", "tokens": "40M"},
+        "candidates": [
+            {"name": "small", "parameters": 300_000},
+            {"name": "large", "parameters": 4_000_000},
+        ],
+        "law": {"kind": "fit", "form": "per_size", "draws": 20, "curves": [{"path": str(path)}]},
+        "worth": 0.0,
+    }
+
+
+SMALL, LARGE = (3e5, 3e8, 1.0), (4e6, 3e8, 1.0)
+
+
+def test_a_curve_of_its_own_saves_what_a_search_finds(tmp_path: Path) -> None:
+    worked = work_out(parse_plan(own_curves(tmp_path / "c.csv", small=SMALL, large=LARGE)))
+    small, large = (size.curve for size in worked.problem.sizes)
+    tokens = np.geomspace(1e5, 2e7, 20_001)
+    cost = 6 * 3e5 * tokens + 6 * 4e6 * (4e7 - large.tokens(small.loss(tokens)))
+    assert worked.saving(1) == pytest.approx(1 - cost.min() / (6 * 4e6 * 4e7), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("runs", "change", "says"),
+    [
+        ({"large": (4e6, 8e6, 1.0)}, {}, "large at 4e\\+07; the law saw 8e\\+04 to 8e\\+06"),
+        ({"other": (4.04e6, 3e8, 1.3)}, {}, "Curves of 4.04e\\+06 parameters belong to no candidate"),
+        (
+            {"large": (4e6, 3e8, 1 / np.log(2))},
+            {},
+            "the smaller small one of .*same data, tokenizer and unit",
+        ),
+        ({}, {"operators": {"both": {"largest_factor": 1.5}}}, "No candidate can be grown into another"),
+    ],
+)
+def test_a_curve_of_its_own_is_doubted(
+    runs: dict[str, Any], change: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    """By what that size has seen, not all sizes together; a run that serves nothing, and one in bits, are told."""
+    plan = own_curves(tmp_path / "c.csv", **{"small": SMALL, "large": LARGE, **runs})
+    found = plan_cautions(work_out(parse_plan({**plan, **change})))
+    assert re.search(says, "\n".join(found)), found
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        ({"target": {"loss": 8.0}}, 1),
+        ({"operators": {"both": {"loss_gap": -1.0}}}, 2),
+        ({"operators": {"both": {"flops": 1e30}}}, 1),
+    ],
+)
+def test_a_schedule_that_is_not_taken_stops_no_plan(
+    change: dict[str, Any], stages: int, tmp_path: Path
+) -> None:
+    """Two stages to a target that the first has already under a draw: the message said that it is never reached."""
+    plan = own_curves(tmp_path / "c.csv", small=SMALL, large=LARGE)
+    worked = work_out(parse_plan({**plan, **change}))
+    summary(worked)
+    assert len(worked.path.sizes) == stages
+
+
+def test_a_fit_names_the_size_that_it_fails_for(tmp_path: Path) -> None:
+    plan = own_curves(tmp_path / "c.csv", small=SMALL, large=LARGE)
+    plan["law"]["points"] = "final"
+    with pytest.raises(ConfigError, match="the curve of 3e\\+05 parameters: too few points"):
+        work_out(parse_plan(plan))
 
 
 def test_a_curve_per_size(write: Callable[..., Path], tmp_path: Path) -> None:

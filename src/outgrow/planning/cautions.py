@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from outgrow.planning.curves import law_parameters
+from outgrow.planning.laws import Range
 from outgrow.planning.sizes import KINDS
 from outgrow.planning.worked import WorkedPlan
 from outgrow.run.schedule import Schedule
@@ -28,6 +30,9 @@ def plan_cautions(worked: WorkedPlan) -> tuple[str, ...]:
         text
         for rule in (
             _counting,
+            _alone,
+            _unused,
+            _order,
             _batches,
             _uncertain,
             _operators,
@@ -48,6 +53,43 @@ def _counting(worked: WorkedPlan) -> Iterator[str]:
             "Candidates are numbers of parameters alone: a token is taken to cost 6 FLOPs per parameter, "
             "without attention and head."
         )
+
+
+def _alone(worked: WorkedPlan) -> Iterator[str]:
+    none = bool((worked.problem.operator_of < 0).all())
+    if worked.plan.stages > 1 and len(worked.candidates) > 1 and none:
+        yield (
+            "No candidate can be grown into another, so one stage is all that is planned: every two are further apart than "
+            "operators.*.largest_factor, or one is larger here and smaller there."
+        )
+
+
+def _unused(worked: WorkedPlan) -> Iterator[str]:
+    """Runs of a size that no candidate has: they were fitted for nothing."""
+    if worked.law.own is None:
+        return
+    used = [id(size.curve) for size in worked.problem.sizes]
+    sizes = sorted({curve.parameters for curve in worked.law.curves})
+    rest = [size for size, fit in zip(sizes, worked.law.fitted, strict=True) if id(fit.law) not in used]
+    if rest:
+        yield (
+            f"Curves of {', '.join(f'{size:.4g}' for size in rest)} parameters belong to no candidate and are not used: "
+            "each candidate takes the curve nearest to it in parameters."
+        )
+
+
+def _order(worked: WorkedPlan) -> Iterator[str]:
+    """Curves of their own in the wrong order, at the last tokens that both have: other data, another unit, or runs mixed up."""
+    if worked.law.own is None:
+        return
+    for small, large in pairwise(sorted(worked.problem.sizes, key=lambda size: size.parameters)):
+        tokens = min(worked.law.seen(one.parameters)["tokens"].high for one in (small, large))
+        low, high = float(small.curve.loss(tokens)), float(large.curve.loss(tokens))
+        if high > low:
+            yield (
+                f"After {tokens:.3g} tokens {large.name} has a loss of {high:.3f} and the smaller {small.name} one of {low:.3f}: "
+                "look whether both curves have the same data, tokenizer and unit."
+            )
 
 
 def _batches(worked: WorkedPlan) -> Iterator[str]:
@@ -164,7 +206,7 @@ def _over_trained(worked: WorkedPlan) -> Iterator[str]:
 
 
 def _beyond(worked: WorkedPlan) -> Iterator[str]:
-    """The law asked about what it never saw: one line per column."""
+    """The law asked about what it never saw: one line per column, and per size where each has a curve of its own."""
     stages = list(zip(worked.path.sizes, worked.path.losses, strict=True))
     asked = {
         "parameters": [(place, worked.candidates[place].parameters) for place, _ in stages],
@@ -177,11 +219,14 @@ def _beyond(worked: WorkedPlan) -> Iterator[str]:
         ],
     }
     for name, values in asked.items():
-        seen = worked.law.ranges.get(name)
-        beyond = [(place, value) for place, value in values if seen is not None and seen.outside(value)]
-        if beyond and seen is not None:
-            listed = ", ".join(f"{worked.candidates[place].name} at {value:.3g}" for place, value in beyond)
-            yield f"Extrapolation in {name}: {listed}; the law saw {seen.low:.3g} to {seen.high:.3g}."
+        beyond: dict[Range, list[str]] = {}
+        for place, value in values:
+            one = worked.candidates[place]
+            seen = worked.law.seen(one.parameters).get(name)
+            if seen is not None and seen.outside(value):
+                beyond.setdefault(seen, []).append(f"{one.name} at {value:.3g}")
+        for seen, listed in beyond.items():
+            yield f"Extrapolation in {name}: {', '.join(listed)}; the law saw {seen.low:.3g} to {seen.high:.3g}."
 
 
 def _decaying(worked: WorkedPlan) -> Iterator[str]:

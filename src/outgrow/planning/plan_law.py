@@ -56,6 +56,12 @@ class SizeLaw:
     curves: tuple[Curve, ...] = ()
     batch: CriticalBatch | None = None
     """Of each stage by its end loss: then the curves count steps. None: one batch for all, and they count tokens."""
+    own: Callable[[float], FittedLaw[PowerCurve]] | None = None
+    """By its parameters, the fit of a size that has a curve of its own."""
+
+    def seen(self, parameters: float) -> Mapping[str, Range]:
+        """What the law of a size has seen, by column."""
+        return self.ranges if self.own is None else self.own(parameters).ranges
 
 
 def planned_law(plan: PlanConfig, extra: Sequence[CurveConfig], target_loss: float | None) -> SizeLaw:
@@ -151,7 +157,12 @@ def _per_size(law: FitLaw, curves: tuple[Curve, ...]) -> SizeLaw:
     fits: dict[float, FittedLaw[PowerCurve]] = {}
     for size in sorted({curve.parameters for curve in curves}):
         columns, loss, number = _points([curve for curve in curves if curve.parameters == size])
-        fits[size] = fit_law(CURVE_FORM, columns, loss, number, draws=law.draws, seed=law.seed + len(fits))
+        try:
+            fits[size] = fit_law(
+                CURVE_FORM, columns, loss, number, draws=law.draws, seed=law.seed + len(fits)
+            )
+        except ConfigError as error:
+            raise ConfigError(f"the curve of {size:.4g} parameters: {error}") from None
     least = min(len(fit.draws) for fit in fits.values())
 
     def nearest(parameters: float) -> FittedLaw[PowerCurve]:
@@ -178,6 +189,7 @@ def _per_size(law: FitLaw, curves: tuple[Curve, ...]) -> SizeLaw:
         },
         fitted=tuple(fits.values()),
         curves=curves,
+        own=nearest,
     )
 
 

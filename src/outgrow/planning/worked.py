@@ -115,7 +115,8 @@ def work_out(plan: PlanConfig, extra_curves: Sequence[CurveConfig] = ()) -> Work
         paths=paths,
         baselines=baselines,
         savings=tuple(
-            _saving_interval(problem, law, path, base) for path, base in zip(paths, baselines, strict=True)
+            _saving_interval(problem, law, path, base, needed=place == chosen)
+            for place, (path, base) in enumerate(zip(paths, baselines, strict=True))
         ),
         chosen=chosen,
         rules=rule_rows(problem, paths, baselines[chosen], plan.mixing_tokens),
@@ -208,8 +209,13 @@ def _learning_tokens(problem: Problem, path: StagePath) -> list[float]:
     return [tokens - gone for tokens, gone in zip(path.tokens, lost, strict=True)]
 
 
-def _saving_interval(problem: Problem, law: SizeLaw, path: StagePath, baseline: StagePath) -> Interval | None:
-    """The saving under every draw of the law: early stages as planned, the last one until the loss is reached."""
+def _saving_interval(
+    problem: Problem, law: SizeLaw, path: StagePath, baseline: StagePath, *, needed: bool
+) -> Interval | None:
+    """The saving under every draw of the law: early stages as planned, the last one until the loss is reached.
+
+    Where the draws do not determine it, the schedule to take is an error; others have none.
+    """
     if not law.draws:
         return None
     savings = []
@@ -222,6 +228,8 @@ def _saving_interval(problem: Problem, law: SizeLaw, path: StagePath, baseline: 
         if np.isfinite(staged) or np.isfinite(whole):
             savings.append(1 - staged / whole if np.isfinite(whole) else 1.0)
     if len(savings) < 0.5 * len(law.draws):
+        if not needed:
+            return None
         raise ConfigError(
             "in more than half of the law's bootstrap draws the final size never has the target loss",
             got=f"{path.losses[-1]:.4g} with {problem.sizes[path.sizes[-1]].name}",
@@ -229,6 +237,8 @@ def _saving_interval(problem: Problem, law: SizeLaw, path: StagePath, baseline: 
         )
     found = quantiles(np.array(savings), path.saving(baseline), 0.9)
     if not np.isfinite([found.low, found.high]).all():
+        if not needed:
+            return None
         raise ConfigError(
             "the curves do not determine this plan: in more than one of twenty of the law's bootstrap draws "
             "the staged run never has the target loss",

@@ -51,7 +51,8 @@ def stage_flops(
     units = chosen.curve.tokens(end)
     lost, extra = 0.0, 0.0
     if operator is not None:
-        units = units - chosen.curve.tokens(start + operator.loss_gap)
+        with np.errstate(invalid="ignore"):  # neither loss is ever reached: infinity less infinity
+            units = units - chosen.curve.tokens(start + operator.loss_gap)
         lost, extra = operator.lost_tokens, operator.flops
     with np.errstate(invalid="ignore"):
         flops = chosen.flops_per_token * (lost + batch * units) + extra
@@ -77,7 +78,8 @@ def replay_path(
 ) -> StagePath:
     """The schedule whose stages but the last train so many tokens; the last one goes on until the target.
 
-    Under another law than it was made for, this is what a plan comes to: its switches stay where they were put.
+    Under another law than it was made for, this is what a plan comes to: its switches stay where they were put. Where the
+    stages before have the target already, the last one has nothing left to learn.
     """
     operators = operators_along(problem, sizes)
     assert operators is not None, "sizes that cannot be grown into each other"
@@ -90,6 +92,15 @@ def replay_path(
             lost = operator.lost_tokens
         end = float(problem.end_loss(sizes[k], start, tokens - lost)) if np.isfinite(start) else float("nan")
         losses.append(end)
+    if losses and losses[-1] + operators[-1].loss_gap <= target_loss:
+        done, (size, last) = path_from_losses(problem, sizes[:-1], losses), (sizes[-1], operators[-1])
+        flops = problem.sizes[size].flops_per_token * last.lost_tokens + last.flops
+        return StagePath(
+            tuple(sizes),
+            (*done.losses, losses[-1] + last.loss_gap),
+            (*done.tokens, last.lost_tokens),
+            (*done.flops, flops),
+        )
     return path_from_losses(problem, sizes, (*losses, target_loss))
 
 
