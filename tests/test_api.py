@@ -181,6 +181,35 @@ def test_what_a_trainer_cannot_grow_is_refused_when_training_begins(tmp_path: Pa
         outgrow.GrowAt(tokens="many", to=TO)
 
 
+def by_layer(model: torch.nn.Module, first: int, rate: float = 1e-2) -> torch.optim.AdamW:
+    """A group for the layers before `first` and what is no layer, and one for those from it on, with a lower rate."""
+    low = [one for name, one in model.named_parameters() if f"layers.{first}." in name]
+    rest = [one for name, one in model.named_parameters() if f"layers.{first}." not in name]
+    return torch.optim.AdamW([{"params": rest}, {"params": low, "lr": rate / 2}], lr=rate)
+
+
+def test_groups_by_layer_are_refused_where_they_could_not_be_resumed(tmp_path: Path) -> None:
+    """A Trainer that resumes groups the layers anew by their numbers, and torch may take the moments of others in silence."""
+    deeper = outgrow.GrowAt(steps=1, to={"num_hidden_layers": 3}, depth="stack")
+    for options, callback, refused in (
+        ({}, deeper, True),
+        ({"save_strategy": "no"}, deeper, False),
+        ({}, outgrow.GrowAt(steps=1, to={"intermediate_size": 28}), False),
+    ):
+        run = trainer(tmp_path, 2, small_model(), **options)
+        run.optimizer = by_layer(run.model, 1)
+        run.add_callback(callback)
+        if refused:
+            with pytest.raises(
+                GrowthError, match=r"groups tell layers apart(.|\n)*layers.{L}.*in the groups 0 and 1"
+            ):
+                run.train()
+        else:
+            run.train()
+            assert len(run.optimizer.param_groups) == 2
+        assert run.state.global_step == (0 if refused else 2)
+
+
 def test_a_trainer_loads_no_small_model_as_its_best(tmp_path: Path) -> None:
     """The first evaluation is the best by this measure: without care Trainer loads its small model into the large one."""
     run = trainer(

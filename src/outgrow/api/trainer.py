@@ -22,6 +22,7 @@ from outgrow.parallel.sharding import is_sharded_model
 from outgrow.state.asked import plan_options
 from outgrow.state.growing import apply
 from outgrow.state.training_state import TrainingState
+from outgrow.store.contents import OptimizerInfo
 from outgrow.store.growth_log import GROWTHS, logged_lineage
 from outgrow.store.lineage import Lineage
 
@@ -94,9 +95,9 @@ class GrowAt(TrainerCallback):  # type: ignore[misc]  # transformers is not type
         self.plan = self._plan(config_of(model), logged_lineage({"log_history": state.log_history}))
         if self.plan is not None:
             check_growable(model)
-            apply(
-                self.plan, TrainingState.from_model(model, _inner(live["optimizer"]))
-            )  # lazy: names and rules
+            grown = apply(self.plan, TrainingState.from_model(model, _inner(live["optimizer"])))
+            if args.save_strategy != "no" and grown.optimizer is not None:
+                _check_groups(self.plan, grown.optimizer)
             _LOG.info("to grow after %s %s:\n%s", f"{self.at:,}", self.unit, self.plan)
 
     def _plan(self, config: Mapping[str, Any], grown: Lineage) -> GrowthPlan | None:
@@ -173,6 +174,28 @@ class OwnArguments(TrainerCallback):  # type: ignore[misc]
             schedule._last_lr = [peak * share for peak, share in zip(schedule.base_lrs, shares, strict=True)]
             for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
                 group["lr"] = rate
+
+
+def _check_groups(plan: GrowthPlan, optimizer: OptimizerInfo) -> None:
+    """Raises GrowthError for groups that tell layers apart, where layers are added and checkpoints are to be resumed.
+
+    A new layer is in the group of the one that it copies. A Trainer that resumes makes groups anew, by number of the layer:
+    torch refuses another number of them, and gives equal ones the moments of other layers in silence.
+    """
+    if not plan.growth.layers.grows:
+        return
+    groups: dict[str, int] = {}
+    for number, group in enumerate(optimizer.groups):
+        for name in group.names:
+            one = plan.large.parameters.get(name)
+            if one is not None and one.layer is not None and groups.setdefault(one.pattern, number) != number:
+                raise GrowthError(
+                    "the optimizer's groups tell layers apart, so a checkpoint of the grown model could not be resumed",
+                    got=f"'{one.pattern}' in the groups {groups[one.pattern]} and {number}",
+                    expected="groups by kind of weight, as with weight decay and without",
+                    fix="set save_strategy='no', where a new layer keeps the group of the one it copies; or grow a checkpoint "
+                    "between two starts, and give the new Trainer the grown model alone",
+                )
 
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer:
