@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from outgrow.cli import app
 from outgrow.errors import ConfigError
 from outgrow.parallel.launch import launch
-from outgrow.parallel.ranks import ALONE, start_ranks
+from outgrow.parallel.ranks import ALONE, LostRankError, start_ranks
 
 WHOLE = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
@@ -37,6 +38,15 @@ def test_variables_that_do_not_fit(
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=names):
         start_ranks()
+
+
+def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for name, value in (WHOLE | {"MASTER_PORT": port, "OUTGROW_TIMEOUT": "5"}).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(LostRankError, match=f"another program listens on 127.0.0.1:{port}"):
+            start_ranks()
 
 
 @pytest.mark.parametrize("world", ["", "0", "1"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from datetime import timedelta
 
@@ -58,10 +59,11 @@ def speaks() -> bool:
 
     try:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        socket.create_connection((host, port), 5).close()  # torch would wait, and tell its own frames
         store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         return bool(store.add(f"outgrow/spoken/{attempt}", 1) == 1)
-    except (RuntimeError, KeyError, ValueError):
+    except (OSError, RuntimeError, KeyError, ValueError):
         return True
 
 

@@ -177,11 +177,31 @@ ALONE = Ranks()
 def start_ranks(device: str = "cpu") -> Ranks:
     """The ranks that the launcher's variables name (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), or this process alone.
 
-    Raises ConfigError where they have other versions of a library.
+    Raises ConfigError where they have other versions of a library, LostRankError where they do not meet.
     """
     if not launched():
         return ALONE
     check_launch()
+    try:
+        ranks = _met(device)
+        ranks.agree("the version of a library", versions())
+    except RuntimeError as error:
+        if not _is_about_a_peer(error):
+            raise
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        taken = "EADDRINUSE" in str(error)
+        raise LostRankError(
+            f"another program listens on {address}" if taken else f"the ranks do not meet at {address}",
+            got=str(error).splitlines()[0][:200],
+            fix="set another MASTER_PORT for all ranks (torchrun: --master-port)"
+            if taken
+            else f"start all {os.environ['WORLD_SIZE']} ranks, each with this MASTER_ADDR and MASTER_PORT, or start them with torchrun",
+        ) from error
+    return ranks
+
+
+def _met(device: str) -> Ranks:
+    """The ranks of this launch, once all of them are there."""
     import torch.distributed as dist
     from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
@@ -198,9 +218,7 @@ def start_ranks(device: str = "cpu") -> Ranks:
     )
     waiting = dist.new_group(backend="gloo", timeout=_LONG)
     saving = dist.new_group(backend="gloo", timeout=_LONG)
-    ranks = Ranks(rank, world, store, waiting, saving)
-    ranks.agree("the version of a library", versions())
-    return ranks
+    return Ranks(rank, world, store, waiting, saving)
 
 
 def _tried(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
