@@ -109,6 +109,38 @@ def test_a_plain_loop_that_saves_one_folder(tmp_path: Path, state: TrainingState
     assert back.steps == state.steps
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_a_plain_loop_that_saves_what_a_wrapper_names(
+    tmp_path: Path, state: TrainingState, prefix: str
+) -> None:
+    """Moments come along, also under `app` and as `optim`, as in PyTorch's tutorial; a counter is no weight."""
+    found = nested(state, lambda name: prefix + name)
+    state.save_pretrained(tmp_path / "hub", format="hub")
+    app = {"app": {"model": found["model"], "optim": found["optimizer"]}, "step": torch.tensor(5)}
+    dcp.save(app, checkpoint_id=tmp_path / "ckpt", no_dist=True)
+    shutil.copyfile(tmp_path / "hub" / "config.json", tmp_path / "ckpt" / "config.json")
+    back = TrainingState.from_pretrained(tmp_path / "ckpt")
+    assert_same_tensors(state, back)
+    assert back.steps == state.steps
+
+
+def test_an_optimizer_with_numbers_for_names_leaves_the_weights(tmp_path: Path, state: TrainingState) -> None:
+    found = nested(state)
+    numbers = {name: number for number, name in enumerate(found["model"])}
+    moments = {numbers[name]: entry for name, entry in found["optimizer"]["state"].items()}
+    groups = [
+        {**each, "params": [numbers[name] for name in each["params"]]}
+        for each in found["optimizer"]["param_groups"]
+    ]
+    state.save_pretrained(tmp_path / "ckpt", format="hub")
+    (tmp_path / "ckpt" / "model.safetensors").unlink()
+    saved = {"model": found["model"], "optimizer": {"state": moments, "param_groups": groups}}
+    dcp.save(saved, checkpoint_id=tmp_path / "ckpt", no_dist=True)
+    back = TrainingState.from_pretrained(tmp_path / "ckpt")
+    assert back.optimizer is None
+    assert [(one.part, "numbers and no names" in one.why) for one in back.unread] == [("moments", True)]
+
+
 def test_fsdp_whole_state_dicts(tmp_path: Path, state: TrainingState) -> None:
     state.save_pretrained(tmp_path / "hub", format="hub")
     content = nested(state)

@@ -1,6 +1,7 @@
 """A sharded checkpoint of any trainer, as a training state: recognised by what lies in the folder, read by its table of names.
 
-dcp          ours: .metadata and *.distcp, the rest as JSON beside them; also one folder that a plain FSDP2 loop saved
+dcp          ours: .metadata and *.distcp, the rest as JSON beside them; also one folder that a plain FSDP2 loop saved, with the
+             words of wrappers (`module.`, `_orig_mod.`), under `app.`, and with `optim.` for `optimizer.`
 accelerate   pytorch_model_fsdp_0/ and optimizer_0/, or pytorch_model_fsdp.bin and optimizer.bin
 torchtitan   step-N/
 olmo-core    stepN/model_and_optim/
@@ -10,6 +11,7 @@ megatron     torch_dist: weights only
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from outgrow.models.library import model_names
 from outgrow.models.names import ModelNames
 from outgrow.store import native
 from outgrow.store.checkpoint import read_trainer_records
-from outgrow.store.contents import Contents, OptimizerInfo, ParamGroup
+from outgrow.store.contents import Contents, OptimizerInfo, ParamGroup, Unread
 from outgrow.store.dcp.folder import DcpFolder, Keyed, PlainFolder
 from outgrow.store.dcp.naming import Address, Naming, naming
 from outgrow.store.dcp.source import DcpPlace, DcpSource
@@ -46,7 +48,35 @@ def open_sharded(folder: Path, config: dict[str, Any]) -> Contents:
         weights = DcpFolder.open(folder / "pytorch_model_fsdp_0")
         return _open(naming("accelerate"), weights, optimizer, folder, config, names)
     one = DcpFolder.open(folder / "model_and_optim" if (folder / "model_and_optim").is_dir() else folder)
-    return _open(_by_keys(one, config), one, one, folder, config, names)
+    table = _by_keys(one, config)
+    one = _plainly_named(one) if table.trainer == "dcp" else one
+    return _open(table, one, one, folder, config, names)
+
+
+def _plainly_named(folder: DcpFolder) -> DcpFolder:
+    """The folder of a plain loop under the keys of ours: without what wrappers add, and as PyTorch's own tutorial nests them."""
+    named = {_plain_key(key): item for key, item in folder.items.items()}
+    return replace(folder, items=named) if len(named) == len(folder.items) else folder
+
+
+def _plain_key(key: str) -> str:
+    """A key of a plain loop as it is in ours.
+
+    >>> _plain_key("app.model.module._orig_mod.lm_head.weight"), _plain_key("optim.param_groups.0.lr")
+    ('model.lm_head.weight', 'optimizer.param_groups.0.lr')
+    """
+    key = re.sub(r"^(app|state)\.(?=(model|optim(izer)?)\.)", "", key)
+    key = re.sub(r"^optim\.", "optimizer.", key)
+    key = re.sub(r"^(model\.|optimizer\.state\.)(module\.)+", r"\1", key)
+    return re.sub(r"(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.(module\.)*", "", key)
+
+
+def _is_numbered(table: Naming, folder: Keyed) -> bool:
+    """Whether the entries of the optimizer are called 0, 1, ..., as `optimizer.state_dict()` by itself calls them."""
+    start = table.state.partition("{")[0]
+    return any(
+        key.removeprefix(start).partition(".")[0].isdigit() for key in folder.keys if key.startswith(start)
+    )
 
 
 def _by_keys(folder: DcpFolder, config: Mapping[str, Any]) -> Naming:
@@ -71,6 +101,10 @@ def _open(
     addresses = table.addresses(config, (*names.shapes, *names.aliases))
     places = _weights(table, weights, addresses, folder, names)
     owned = {name: addresses[name] for name in names.shapes}
+    unread: tuple[Unread, ...] = ()
+    if optimizer is not None and table.trainer == "dcp" and _is_numbered(table, optimizer):
+        why = "its entries have numbers and no names; torch.distributed.checkpoint.state_dict.get_state_dict saves names"
+        optimizer, unread = None, (Unread("the optimizer's state", "moments", why),)
     info = None if optimizer is None else _groups(table, optimizer, owned, folder)
     moments: dict[str, dict[str, DcpPlace]] = {}
     steps: dict[str, float] = {}
@@ -80,7 +114,7 @@ def _open(
     source = DcpSource({"weight": places, **moments})
     path = folder / f"{LINEAGE}.json"
     lineage = Lineage.parse(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else Lineage()
-    return Contents(config, source, steps, info, _records(table, weights, folder), lineage)
+    return Contents(config, source, steps, info, _records(table, weights, folder), lineage, unread=unread)
 
 
 def _weights(
@@ -98,7 +132,9 @@ def _weights(
         key
         for key in folder.keys
         - {*keys.values(), *(table.weight.format(key=one.key) for one in addresses.values())}
-        if folder.is_tensor(key) and not key.startswith((*table.others, table.state.partition("{")[0]))
+        if folder.is_tensor(key)
+        and not key.startswith((*table.others, table.state.partition("{")[0]))
+        and ("." in key or folder.meta(key).shape)  # a loop's own counter
     }
     for key in left:
         found[key] = DcpPlace(folder, key)
@@ -135,7 +171,7 @@ def _groups(
             for owner in sorted(stored, key=int)
         ]
         names = {one.key: name for name, one in addresses.items()}
-        groups = [(tuple(names.get(key, key) for key in each.pop("params")), each) for each in found]
+        groups = [(tuple(_called(key, names) for key in each.pop("params")), each) for each in found]
     else:
         by_options: dict[str, tuple[list[str], dict[str, Any]]] = {}
         for name, one in addresses.items():
@@ -145,6 +181,12 @@ def _groups(
             by_options.setdefault(json.dumps(each, sort_keys=True), ([], each))[0].append(name)
         groups = [(tuple(members), each) for members, each in by_options.values()]
     return _info(where, groups, frozenset(addresses))
+
+
+def _called(key: Any, names: Mapping[str, str]) -> str:
+    """The parameter that a group lists."""
+    plain = _plain_key(f"model.{key}").removeprefix("model.")
+    return names.get(key) or names.get(plain, str(key))
 
 
 def _info(
