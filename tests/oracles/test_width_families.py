@@ -15,8 +15,14 @@ from numpy.typing import NDArray
 from battery import growing, zoo
 from outgrow.errors import GrowthError
 from outgrow.growth.multipliers import multipliers
+from outgrow.growth.plan import plan
+from outgrow.methods.build import build
 from outgrow.methods.width.mup import mup_multipliers
 from outgrow.methods.width.net2net import drawn
+from outgrow.models.architecture import load_architecture, resolve
+from outgrow.proof.tiny_model import example
+from outgrow.state.grown_view import GrownView
+from outgrow.store.source import MemorySource
 
 Array = NDArray[np.float64]
 Takes = list[tuple[int, float] | None]
@@ -237,3 +243,26 @@ def test_msg_draws_from_the_seed() -> None:
     assert np.array_equal(one[UP["llama"]], same[UP["llama"]])
     assert not np.array_equal(one[UP["llama"]], other[UP["llama"]])
     assert torch.is_tensor(drawn("mlp", 3, 5, seed=0))
+
+
+@pytest.mark.parametrize("width", ["msg", "szp"])
+@pytest.mark.parametrize("kind", ["olmoe", "glm4", "deepseek_v3", "clip_vision_model", "gemma2", "dinov2"])
+def test_gains_of_norms_everywhere_are_known(kind: str, width: str) -> None:
+    """Behind a branch, over all heads, over a latent, and LayerScale: a new gain is 1, or the mean of the old ones."""
+    spec = load_architecture(kind)
+    config = example(spec)
+    assert spec.example is not None
+    wanted = {"hidden_size", "num_attention_heads", "num_key_value_heads"} & set(spec.example.grow)
+    to = {name: 2 * config[name] for name in sorted(wanted)}
+    made = plan(build(resolve(config), to, width=width))
+    old = {
+        name: torch.full(made.small.shape(name), 3.0, dtype=torch.float64) for name in made.small.parameters
+    }
+    view = GrownView(made, MemorySource({"weight": old}))
+    gains = [one for one in made.large.parameters.values() if one.signature.is_gain]
+    for one in gains:
+        new = view.read(one.name, "weight").flatten()[-1] + one.spec.plus
+        grows = made.small.shape(one.name) != made.large.shape(one.name)
+        if grows and not one.signature.raw:
+            assert new == 1, one.name
+    assert gains

@@ -14,7 +14,7 @@ import torch
 
 from outgrow.algebra.linear import EMPTY, LinearMap, Select
 from outgrow.algebra.maps import AxisMap, padding
-from outgrow.growth.growth import Growth, Part
+from outgrow.growth.growth import Growth, Part, joined_maps
 from outgrow.methods.registry import Operator
 from outgrow.methods.width.units import (
     as_given,
@@ -54,14 +54,14 @@ def _rule(name: str, spec: AxisSpec, small: Model, large: Model) -> AxisMap:
 
 
 def new_gains(growth: Growth) -> dict[str, tuple[Part, ...]]:
-    """Gains of new channels are 1, as in a new norm."""
-    gains = growth.gains or {}
+    """Gains of new channels are 1, as in a new norm. Those of a norm behind a branch follow its input: the mean of the old."""
     found: dict[str, tuple[Part, ...]] = {}
     for parameter in growth.large.parameters.values():
         dim = parameter.signature.dims[0]
-        name = next(iter(dim.axes), "")
-        if dim.role == "scales" and gains[name].grows:
-            found[parameter.pattern] = (Part(), Part(source=1.0, maps=(_new(gains[name].forward),)))
+        if dim.role == "scales" and not dim.raw:
+            gain = joined_maps(dim.blocks, growth.gains or {})
+            if gain.grows:
+                found[parameter.pattern] = (Part(), Part(source=1.0, maps=(_new(gain.forward),)))
     return found
 
 

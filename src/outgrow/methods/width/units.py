@@ -70,7 +70,8 @@ def as_given(growth: Growth, gains: dict[str, AxisMap]) -> Growth:
     for name, spec in specs.items():
         if spec.is_normed:
             axes[name] = axes[str(spec.of)]
-    found = {name: gains.get(name, axes[name]) for name, spec in specs.items() if spec.of is not None}
+    scaled = (name for name, spec in specs.items() if spec.of is not None or growth.small.is_scaled(name))
+    found = {name: gains.get(name, axes[name]) for name in scaled}
     return replace(growth, axes=axes, gains=found)
 
 
