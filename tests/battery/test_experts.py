@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from battery import growing, zoo
-from outgrow.errors import GrowthError
+from outgrow.errors import ArchitectureError, GrowthError
 from outgrow.growth.plan import GrowthPlan, plan
 from outgrow.methods.build import build
 from outgrow.models.architecture import resolve
@@ -239,7 +239,7 @@ def test_what_cannot_be_kept_is_refused(
     kind: str, from_: str, to: dict[str, int], experts: str, words: str
 ) -> None:
     config, _, _ = (upcycled if from_ == "one" else mixture)(kind)
-    with pytest.raises(GrowthError, match=words):
+    with pytest.raises((ArchitectureError, GrowthError), match=words):
         planned(config, to, experts)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from outgrow.errors import GrowthError
+from outgrow.errors import ArchitectureError, GrowthError
 from outgrow.growth.experts import Routing
 from outgrow.growth.plan import GrowthPlan, plan
 from outgrow.methods.build import build
@@ -110,3 +110,35 @@ def even(config: dict[str, Any]) -> dict[str, Any]:
     (router, *_) = model.spec.routers.values()
     (field,) = fields(model.axes[inner_axis(model, router)].size)
     return {**config, field: 12}
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("mixtral", {"num_experts_per_tok": 6}, "a token cannot choose 6 of 5 experts"),
+        ("deepseek_v3", {"n_group": 4}, "6 experts do not make 4 equal groups"),
+        ("deepseek_v3", {"n_group": 6}, "6 experts do not make 6 equal groups of at least 2"),
+        ("deepseek_v3", {"topk_group": 3}, "of which a token chooses from 3"),
+    ],
+)
+def test_a_router_that_cannot_choose_is_refused(kind: str, change: dict[str, int], message: str) -> None:
+    """transformers builds such a model, and its first batch ends in an error."""
+    with pytest.raises(ArchitectureError, match=message):
+        resolve(example(load_architecture(kind)) | change)
+
+
+def test_a_token_chooses_inside_its_groups() -> None:
+    small = resolve(example(load_architecture("deepseek_v3")))
+    to = {"n_routed_experts": 12, "n_group": 4, "num_experts_per_tok": 6}
+    with pytest.raises(GrowthError, match="cannot choose 6 of the 3 experts in 1 of 4 groups"):
+        build(small, to, experts="drop")
+
+
+def test_experts_grow_beside_layers_of_several_kinds() -> None:
+    """Which layers are sparse follows the depth operator, for the experts' tensors too."""
+    small = resolve(example(load_architecture("mellum")))
+    to = {"num_hidden_layers": 5, "num_experts": 10, "num_experts_per_tok": 4}
+    made = plan(build(small, to, depth="solar", width="aki", experts="copy"))
+    assert made.config["mlp_layer_types"].count("sparse") == sum(
+        name.endswith("mlp.experts.down_proj") for name in made.large.parameters
+    )

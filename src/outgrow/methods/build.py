@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from outgrow.algebra.maps import AxisMap
+from outgrow.algebra.maps import AxisMap, LayerMap
 from outgrow.errors import GrowthError
 from outgrow.growth.growth import Growth, Part, no_layers, no_width
 from outgrow.growth.target import target
@@ -88,7 +88,7 @@ def build(
     asked: dict[str, Any] = {"width": width, "noise": noise, "seed": seed}
     parts = _joined(deepened, widened)
     if sparser is not None:
-        widened = _with_experts(widened, sparser, parts, seed)
+        widened = _with_experts(widened, sparser, parts, seed, deepened.layers)
         asked["experts"] = sparser.text
     return replace(
         widened,
@@ -138,10 +138,12 @@ def _expert_axes(small: Model) -> set[str]:
     return {one.experts for one in small.spec.routers.values()}
 
 
-def _with_experts(widened: Growth, sparser: _Sparser, parts: Mapping[str, Any], seed: int) -> Growth:
+def _with_experts(
+    widened: Growth, sparser: _Sparser, parts: Mapping[str, Any], seed: int, layers: LayerMap
+) -> Growth:
     """A growth in width with experts that grow beside it. Raises GrowthError where both change the same tensor."""
     small = widened.small
-    large = target(small, sparser.asked.to, finer=sparser.asked.finer)
+    large = target(small, sparser.asked.to, layers if layers.grows else None, finer=sparser.asked.finer)
     mixed = sparser.operator.grow(small, large, seed=seed, **sparser.options)
     taken = {large.parameters[name].pattern for name in parts}
     wider = [one.inner for one in mixed.experts if widened.axes[one.inner].grows]

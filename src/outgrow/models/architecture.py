@@ -24,7 +24,7 @@ from outgrow.models.expressions import factor, fields, got, size_of, with_field
 from outgrow.models.files import FOLDERS, file_of, known, merged
 from outgrow.models.lines import line_of
 from outgrow.models.model import Model, Parameter
-from outgrow.models.spec import ArchitectureSpec, KindSpec, ParameterSpec
+from outgrow.models.spec import ArchitectureSpec, KindSpec, ParameterSpec, RouterSpec
 
 
 @lru_cache(maxsize=128)
@@ -152,6 +152,8 @@ def resolve(config: Mapping[str, Any]) -> Model:
     layers = 0 if type(count) is int and count == 0 else size_of(spec.layers.count, config)
     for expression in spec.whole:
         size_of(expression, config)
+    for router in spec.routers.values():
+        _check_router(router, sizes[router.experts], config)
     tied: dict[str, list[tuple[str, Signature, str | None]]] = {}
     owners: list[tuple[str, Signature, ParameterSpec]] = []
     for pattern, parameter in spec.parameters.items():
@@ -337,3 +339,25 @@ def _check_followers(spec: ArchitectureSpec, config: Mapping[str, Any]) -> None:
                 f"{spec.model_type} with {name} = {found} is not described by its architecture file",
                 expected=f"{name} = {expression} = {wanted}",
             )
+
+
+def _check_router(router: RouterSpec, experts: int, config: Mapping[str, Any]) -> None:
+    """Refuse numbers with which transformers builds a model that cannot choose: its first batch ends in an error."""
+    active, groups, chosen = (
+        found if type(found := got(config, one or "")) is int and found > 0 else 1
+        for one in (router.active, router.groups, router.groups_chosen)
+    )
+    if active > experts:
+        raise ArchitectureError(
+            f"a token cannot choose {active} of {experts} experts",
+            got=f"{router.active} = {active}",
+            expected=f"at most {experts}",
+        )
+    grouped = router.groups and all(config.get(name) == one for name, one in router.groups_when.items())
+    least = 2 if router.score == "sigmoid" else 1  # whose groups are chosen by their best two
+    if grouped and (experts % groups or chosen > groups or experts // groups < least):
+        raise ArchitectureError(
+            f"{experts} experts do not make {groups} equal groups of at least {least}, of which a token chooses from {chosen}",
+            got=f"{router.groups} = {groups}, {router.groups_chosen} = {chosen}",
+            expected=f"{router.groups} a divisor of {experts}, and {router.groups_chosen} at most that",
+        )

@@ -209,8 +209,12 @@ def _one(
             + ": they do not divide",
             fix=f"choose {low} or {low + whole}",
         )
-    if after.active > after.experts:
-        raise GrowthError(f"a token cannot choose {after.active} of {after.experts} experts")
+    reach = after.experts // after.groups * after.groups_chosen
+    if after.active > reach:
+        raise GrowthError(
+            f"a token cannot choose {after.active} of the {reach} experts in {after.groups_chosen} of {after.groups} groups",
+            fix=f"choose {router.active} at most {reach}, or more {router.groups_chosen}",
+        )
     source, piece, sets = _layout(before, after.experts, pieces, together=way == "works")
     fresh = before.experts == 1 and way == "works" and after.experts > pieces
     if way == "hidden" and router.correction is None:
