@@ -36,13 +36,15 @@ TYPES = [name for name in known() if load_architecture(name).library == "transfo
 
 
 def configs(model_type: str) -> Iterator[dict[str, Any]]:
-    """The example of a type for each of its classes, at its own sizes and larger ones, embeddings tied and not."""
+    """The example of a type for each of its classes, at its own sizes and larger ones, embeddings tied and not, and without
+    what it may lack."""
     spec = load_architecture(model_type)
     assert spec.example is not None
     example = tiny_model.example(spec)
+    lacking = [{**example, axis.size: 0} for axis in spec.axes.values() if axis.optional]
     of_class = {one.of_class for one in spec.parameters.values()}
     classes = {spec.class_, bare_class(spec), *of_class} - {None}
-    for sizes in (example, target(resolve(example), spec.example.grow).config):
+    for sizes in (example, target(resolve(example), spec.example.grow).config, *lacking):
         for tied in (True, False):
             for kind in sorted(classes, key=str):
                 content = {**sizes, "tie_word_embeddings": tied, "architectures": [kind]}

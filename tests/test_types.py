@@ -26,7 +26,7 @@ from outgrow.cost.frozen_flops import frozen_training_flops
 from outgrow.errors import ArchitectureError, GrowthError, OutgrowError
 from outgrow.growth.plan import GrowthPlan, plan
 from outgrow.methods.build import build
-from outgrow.models.architecture import described, load_architecture, resolve
+from outgrow.models.architecture import architecture_of, described, growable, load_architecture, resolve
 from outgrow.models.files import FOLDERS, known, merged
 from outgrow.models.library import build_model, model_tensors, saved_buffers
 from outgrow.proof import guard, tiny_model
@@ -86,9 +86,11 @@ def test_a_file_tells_the_truth(model_type: str) -> None:
         ("gemma3", {"tie_word_embeddings": False}),
         ("qwen3_vl", {"tie_word_embeddings": True}),
         ("mpt", {"tie_word_embeddings": False}),
+        ("granitemoehybrid", {"num_local_experts": 0, "num_experts_per_tok": 0}),  # dense, as the small ones
+        ("granitemoeshared", {"shared_intermediate_size": 0}),
     ],
 )
-def test_other_ties(model_type: str, changes: dict[str, Any]) -> None:
+def test_other_ties_and_parts_that_are_absent(model_type: str, changes: dict[str, Any]) -> None:
     found = varied(model_type, changes)
     assert found.holds, found
     assert all(one.promises_function for one in found.growths if one.operator == "pad")
@@ -105,10 +107,13 @@ def test_a_tied_head_behind_a_norm_without_a_gain_is_flagged(model_type: str) ->
 
 
 def varied(model_type: str, changes: dict[str, Any]) -> guard.Check:
-    """The check of a file with other values in its example."""
+    """The check of a file with other values in its example, where what is absent does not grow."""
     spec = load_architecture(model_type)
     assert spec.example is not None
-    example = spec.example.model_copy(update={"config": {**spec.example.config, **changes}})
+    config = {**spec.example.config, **changes}
+    spec = architecture_of({"model_type": model_type, **config})
+    grow = {name: size for name, size in spec.example.grow.items() if name in growable(spec)}
+    example = spec.example.model_copy(update={"config": config, "grow": grow})
     return guard.check(spec.model_copy(update={"example": example}), operators=("isometric", "pad"))
 
 
@@ -285,13 +290,19 @@ def test_a_finer_grid_of_patches_resamples_its_positions() -> None:
 COUNTED = [name for name in TYPES if load_architecture(name).objective in ("causal", "masked")]
 
 
-@pytest.mark.parametrize("model_type", COUNTED)
-def test_flops_agree_with_pytorch(model_type: str) -> None:
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        *((name, {}) for name in COUNTED),
+        ("granitemoehybrid", {"num_local_experts": 0, "num_experts_per_tok": 0}),
+    ],
+)
+def test_flops_agree_with_pytorch(model_type: str, changes: dict[str, Any]) -> None:
     """Within 1 %: torch also counts the padding of a convolution."""
     from torch.utils.flop_counter import FlopCounterMode
 
     spec = load_architecture(model_type)
-    config = tiny_model.example(spec)
+    config = tiny_model.example(spec) | changes
     chunks = [one.chunk for one in spec.scans.values()]
     length = 64 if chunks else 15  # scans pad a sequence to whole chunks
     config |= {chunk: 64 for chunk in chunks if isinstance(chunk, str)}

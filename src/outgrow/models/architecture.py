@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from outgrow.algebra.axes import Signature, parse
 from outgrow.errors import ArchitectureError, near
 from outgrow.files.mistakes import explain
+from outgrow.models.absent import absent_axes, without_axes
 from outgrow.models.bare import bare_class, without_head
 from outgrow.models.bounds import check_bounds, class_names
 from outgrow.models.expressions import factor, fields, got, size_of, with_field
@@ -123,17 +124,23 @@ def _load_bare(model_type: str, folders: str) -> ArchitectureSpec:
     return without_head(_load(model_type, folders))
 
 
+@lru_cache(maxsize=64)
+def _load_without(model_type: str, folders: str, bare: bool, absent: frozenset[str]) -> ArchitectureSpec:
+    return without_axes((_load_bare if bare else _load)(model_type, folders), absent)
+
+
 def architecture_of(config: Mapping[str, Any]) -> ArchitectureSpec:
-    """The architecture of the model that this config describes: of its type's file, or of that without the head.
+    """The architecture of the model that this config describes: of its type's file, without the head or what the config says 0 of.
 
     >>> architecture_of({"model_type": "bert", "architectures": ["BertModel"]}).outputs
     {'last_hidden_state': 'embed', 'pooler_output': 'pooled'}
     """
-    spec = load_architecture(str(config.get("model_type")))
+    spec, folders = load_architecture(str(config.get("model_type"))), os.environ.get(FOLDERS, "")
     named = class_names(config) or [spec.class_]
-    if spec.class_ in named or bare_class(spec) not in named:
-        return spec
-    return _load_bare(spec.model_type, os.environ.get(FOLDERS, ""))
+    bare = spec.class_ not in named and bare_class(spec) in named
+    if absent := absent_axes(spec, config):
+        return _load_without(spec.model_type, folders, bare, absent)
+    return _load_bare(spec.model_type, folders) if bare else spec
 
 
 def resolve(config: Mapping[str, Any]) -> Model:

@@ -51,7 +51,7 @@ def without_head(spec: ArchitectureSpec) -> ArchitectureSpec:
             "prefix": prefix.removesuffix(".") or spec.prefix,
             "objective": "features",
             "parameters": kept,
-            "axes": _used(spec, kept, outputs.values()),
+            "axes": used_axes(spec, kept, outputs.values()),
             "outputs": outputs,
         }
     )
@@ -97,7 +97,7 @@ def _axes(parameters: Iterable[ParameterSpec], role: Role) -> frozenset[str]:
     return frozenset[str]().union(*(parse(one.axes).axes(role) for one in parameters))
 
 
-def _used(
+def used_axes(
     spec: ArchitectureSpec, parameters: Mapping[str, ParameterSpec], outputs: Iterable[str]
 ) -> Mapping[str, AxisSpec]:
     """The axes that these parameters and outputs have, those that count modules, and those that they follow."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from outgrow.models.architecture import load_architecture, resolve
+from outgrow.models.architecture import architecture_of, resolve
 from outgrow.models.expressions import size_of
 from outgrow.models.library import model_tensors
 from outgrow.models.model import Parameter
@@ -64,7 +64,7 @@ def corrects(parameter: Parameter, router: RouterSpec) -> bool:
 def has_experts(model: nn.Module) -> bool:
     """Whether an architecture file says how this model's tokens choose among experts."""
     config: Any = getattr(model, "config", None)
-    return config is not None and bool(load_architecture(str(config.model_type)).routers)
+    return config is not None and bool(architecture_of(config.to_dict()).routers)
 
 
 def coefficient(model: nn.Module, asked: float | None) -> float:
@@ -138,7 +138,7 @@ def _has_balance(model: nn.Module) -> bool:
 
 def _router(model: nn.Module) -> RouterSpec:
     config: Any = model.config
-    return next(iter(load_architecture(str(config.model_type)).routers.values()))
+    return next(iter(architecture_of(config.to_dict()).routers.values()))
 
 
 def _balance_hooks(model: nn.Module, seen: Seen, *, count: bool) -> Iterator[Any]:

@@ -44,6 +44,8 @@ class AxisSpec(_Strict):
     """Of `heads`: the slope of a head depends on its place among all heads (ALiBi)."""
     unscaled: bool = False
     """Of a `stream`: it is also written through a nonlinearity, which knows no scale and no mean."""
+    optional: bool = False
+    """Its size is a field that may be 0: then the model has nothing of it (`models/absent.py`)."""
 
     @property
     def kind(self) -> AxisKind:
