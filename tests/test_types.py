@@ -88,6 +88,7 @@ def test_a_file_tells_the_truth(model_type: str) -> None:
         ("mpt", {"tie_word_embeddings": False}),
         ("granitemoehybrid", {"num_local_experts": 0, "num_experts_per_tok": 0}),  # dense, as the small ones
         ("granitemoeshared", {"shared_intermediate_size": 0}),
+        ("lfm2", {"block_auto_adjust_ff_dim": True, "block_multiple_of": 8}),  # as all published ones
     ],
 )
 def test_other_ties_and_parts_that_are_absent(model_type: str, changes: dict[str, Any]) -> None:
@@ -249,6 +250,7 @@ def test_casts_inside_a_model_are_raised_to_float64() -> None:
         ("bert", {"max_position_embeddings": 31, "hidden_size": 48, "num_attention_heads": 8}),
         ("roberta", {"max_position_embeddings": 31}),
         ("llama", {"max_position_embeddings": 64}),
+        ("mpt", {"max_seq_len": 4096}),
     ],
 )
 def test_positions_grow_and_old_lengths_keep_their_logits(model_type: str, to: dict[str, int]) -> None:

@@ -229,6 +229,10 @@ def grown_lists(small: Model, layers: LayerMap) -> dict[str, Any]:
         old = got(small.config, name)
         if old and small.layers:
             found[name] = _grown_list(old, layers)
+    for name in spec.runs:
+        old = [one for some, times in got(small.config, name) or () for one in some * times]
+        if old and small.layers:
+            found[name] = [[_grown_list(old, layers), 1]]
     for name in spec.index_lists:
         old = got(small.config, name)
         if old is not None:

@@ -22,7 +22,9 @@ def absent_axes(spec: ArchitectureSpec, config: Mapping[str, Any]) -> frozenset[
     >>> sorted(absent_axes(load_architecture("granitemoehybrid"), {"num_local_experts": 0}))
     ['choices', 'experts']
     """
-    return frozenset(name for name, axis in spec.axes.items() if axis.optional and got(config, axis.size) == 0)
+    return frozenset(
+        name for name, axis in spec.axes.items() if axis.optional and got(config, axis.size) == 0
+    )
 
 
 def without_axes(spec: ArchitectureSpec, absent: frozenset[str]) -> ArchitectureSpec:

@@ -284,11 +284,19 @@ def longest_sequence(config: Mapping[str, Any]) -> int | None:
     >>> longest_sequence({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1})
     512
     """
-    found = config.get("max_position_embeddings", config.get("n_positions"))
-    if found is None:
+    spec, field = load_architecture(str(config["model_type"])), _positions(config)
+    if field is None:
         return None
-    behind = load_architecture(str(config["model_type"])).positions_behind_padding
-    return int(found) - (int(config.get("pad_token_id") or 0) + 1 if behind else 0)
+    behind = int(config.get("pad_token_id") or 0) + 1 if spec.positions_behind_padding else 0
+    return int(config[field]) - behind
+
+
+def _positions(config: Mapping[str, Any]) -> str | None:
+    """The field that says for how many tokens there are positions."""
+    own = load_architecture(str(config["model_type"])).length
+    return next(
+        (one for one in ("max_position_embeddings", "n_positions", own) if config.get(one or "")), None
+    )
 
 
 def with_positions(config: Mapping[str, Any], tokens: int) -> str:
@@ -299,7 +307,7 @@ def with_positions(config: Mapping[str, Any], tokens: int) -> str:
     >>> with_positions({"model_type": "roberta", "max_position_embeddings": 66, "pad_token_id": 1}, 128)
     'max_position_embeddings: 130'
     """
-    field = "max_position_embeddings" if "max_position_embeddings" in config else "n_positions"
+    field = str(_positions(config))
     return f"{field}: {tokens + int(config[field]) - (longest_sequence(config) or 0)}"
 
 

@@ -28,6 +28,7 @@ from outgrow.models.files import FOLDERS
 from outgrow.models.late_activations import import_validators
 from outgrow.models.model import Model
 from outgrow.models.names import ModelNames, described_names, is_tested, parts_in_files
+from outgrow.models.plain_sizes import plainly
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -80,10 +81,10 @@ def _own_class(model: torch.nn.Module) -> type:
 
 
 def config_dict(config: PreTrainedConfig) -> dict[str, Any]:
-    """A config object as plain JSON values; the path that it was loaded from is left out."""
+    """A config object as plain JSON values, sizes in plain words; the path that it was loaded from is left out."""
     content = json.loads(json.dumps(config.to_dict(), default=str))
     content.pop("_name_or_path", None)
-    return cast(dict[str, Any], content)
+    return plainly(cast(dict[str, Any], content))
 
 
 def config_object(config: Mapping[str, Any]) -> PreTrainedConfig:

@@ -262,6 +262,8 @@ class LayersSpec(_Strict):
     last_norm: str | None = None
     lists: tuple[str, ...] = ()
     """Config fields with an entry per layer, which follow their layers."""
+    runs: tuple[str, ...] = ()
+    """The same, said in short: [[entries of some layers, how often they come], ...]."""
     index_lists: tuple[str, ...] = ()
     """Config fields that list numbers of layers."""
     prefixes: tuple[str, ...] = ()
