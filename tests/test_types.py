@@ -20,16 +20,27 @@ import torch
 from typer.testing import CliRunner
 
 from outgrow.algebra.maps import padding
+from outgrow.api.live import grow_model
 from outgrow.cli import app
 from outgrow.cost.flops import model_cost, training_flops_per_token
 from outgrow.cost.frozen_flops import frozen_training_flops
+from outgrow.cost.memory import training_memory
 from outgrow.errors import ArchitectureError, GrowthError, OutgrowError
 from outgrow.growth.plan import GrowthPlan, plan
 from outgrow.methods.build import build
-from outgrow.models.architecture import architecture_of, described, growable, load_architecture, resolve
+from outgrow.models.architecture import (
+    architecture_of,
+    described,
+    growable,
+    load_architecture,
+    longest_sequence,
+    resolve,
+    with_positions,
+)
 from outgrow.models.files import FOLDERS, known, merged
 from outgrow.models.library import build_model, model_tensors, saved_buffers
 from outgrow.proof import guard, tiny_model
+from outgrow.proof.verify import verify
 from outgrow.state.asked import plan_growth
 from outgrow.state.growing import grow
 from outgrow.state.grown_view import GrownView
@@ -611,3 +622,66 @@ def test_a_wrapper_grows_with_its_images(model_type: str, monkeypatch: pytest.Mo
     found = guard.grown(tiny_model.example(spec), spec.example.grow, "isometric")
     assert found.promises_function
     assert found.function < 1e-12
+
+
+@pytest.mark.parametrize("model_type", ["gemma3", "qwen3_vl"])
+def test_fields_inside_a_config_are_read_there(model_type: str) -> None:
+    """What no architecture file names: rope types, lengths, vocabulary, nonlinearity, initializer range."""
+    spec = load_architecture(model_type)
+    config = tiny_model.example(spec)
+    inner = config["text_config"]
+    assert longest_sequence(config) == inner["max_position_embeddings"] == 32
+    assert with_positions(config, 64) == "text_config.max_position_embeddings: 64"
+    ropes = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+    yarn = config | {"text_config": inner | {"rope_parameters": ropes}}
+    model = resolve(yarn)
+    assert model.own_config["initializer_range"] == inner["initializer_range"]
+    longer = plan(build(model, {"max_position_embeddings": 64}))
+    assert longer.config["text_config"]["max_position_embeddings"] == 64
+    assert not longer.keeps_function, "yarn depends on the longest length"
+    equal = config | {"text_config": inner | {"num_key_value_heads": inner["num_attention_heads"]}}
+    followed = plan(build(resolve(equal), {"num_attention_heads": 6}))
+    assert followed.config["text_config"]["num_key_value_heads"] == 6
+    field = "hidden_activation" if model_type == "gemma3" else "hidden_act"
+    python = config | {"text_config": inner | {field: "gelu_new"}}
+    fused, kept = (training_memory(one, sequences=1, sequence_length=8) for one in (config, python))
+    assert kept.activations > fused.activations
+
+
+@pytest.mark.parametrize("model_type", ["t5", "distilbert"])
+def test_every_config_is_proved(model_type: str) -> None:
+    """A vocabulary inside another config, no token that a decoder begins with, and an eps in the code."""
+    spec = load_architecture(model_type)
+    small = TrainingState.from_model(build_model(tiny_model.example(spec), torch.float32))
+    assert spec.example is not None
+    large = grow(small, to=tiny_model.doubled(resolve(small.config), spec.example.grow), depth="identity")
+    assert verify(small, large, steps=1).passed
+
+
+def test_what_a_class_freezes_itself_is_no_obstacle() -> None:
+    """AFMoE's expert biases are parameters without gradients; what the user froze is refused."""
+    model = build_model(tiny_model.example(load_architecture("afmoe")), torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters())
+    large, _, _ = grow_model(model, optimizer, to={"intermediate_size": 53})
+    name = "model.layers.1.mlp.expert_bias"
+    assert torch.equal(large.get_parameter(name), model.get_parameter(name))
+    assert not large.get_parameter(name).requires_grad
+    model.lm_head.weight.requires_grad_(False)
+    with pytest.raises(GrowthError, match=r"frozen(.|\n)*lm_head"):
+        grow_model(model, optimizer, to={"intermediate_size": 53})
+
+
+def test_shards_of_a_model_with_saved_buffers_open_again(tmp_path: Path) -> None:
+    """DeepSeek's selection bias is saved with the weights, and no optimizer has it."""
+    model = build_model(tiny_model.example(load_architecture("deepseek_v3")), torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters())
+    sum(one.square().sum() for one in model.parameters()).backward()
+    optimizer.step()
+    TrainingState.from_model(model, optimizer).save_pretrained(tmp_path / "shards", format="accelerate")
+    again = TrainingState.from_pretrained(tmp_path / "shards")
+    assert again.optimizer is not None
+    assert {name for one in again.optimizer.groups for name in one.names} == set(
+        dict(model.named_parameters())
+    )
+    bias = next(name for name in again.source.names("weight") if name.endswith("e_score_correction_bias"))
+    assert again.source.meta(bias, "weight").shape == model.get_buffer(bias).shape

@@ -11,7 +11,16 @@ import torch
 from outgrow.errors import GrowthError
 from outgrow.growth.plan import GrowthPlan
 from outgrow.methods.options import GrowthOptions
-from outgrow.models.library import build_model, hollow_model, model_tensors, tie, tied_names, unlike_config
+from outgrow.models.library import (
+    build_model,
+    config_of,
+    hollow_model,
+    meta_model,
+    model_tensors,
+    tie,
+    tied_names,
+    unlike_config,
+)
 from outgrow.parallel.sharding import is_sharded_model, let_go
 from outgrow.state.asked import plan_options
 from outgrow.state.growing import apply
@@ -169,8 +178,9 @@ def check_growable(model: torch.nn.Module) -> None:
     if (number := unlike_config(model)) is not None:
         fix = "set it in model.config too; or as the config says now, and anew after the growth"
         raise GrowthError("the model is not what its config says", got=number, fix=fix)
+    built = dict(meta_model(config_of(model)).named_parameters())
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad and (name not in built or built[name].requires_grad):
             fix = "grow before freezing, or freeze anew afterwards (`plan.new_parameters` names what is new)"
             raise GrowthError("a model with frozen parameters is not grown", got=name, fix=fix)
 

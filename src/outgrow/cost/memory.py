@@ -29,9 +29,19 @@ from outgrow.cost.flops import asked_places, matrix_products, model_cost
 from outgrow.cost.spans import MASK_SHARE, span_lengths
 from outgrow.cost.stacks import decoder_of, encoder_of
 from outgrow.models.architecture import resolve
+from outgrow.models.expressions import got
 from outgrow.models.model import Model
 
 _FLOAT32 = 4
+_ACTIVATIONS = (
+    "hidden_act",
+    "hidden_activation",
+    "activation_function",
+    "activation",
+    "mlp_hidden_act",
+    "dense_act_fn",
+)
+"""What configs call the nonlinearity of an MLP."""
 _PYTHON_GELU = {
     "gelu_new": 4,
     "gelu_python": 4,
@@ -137,7 +147,7 @@ def _norm_bytes(model: Model, itemsize: int) -> int:
         inside = 2 if axis.norm == "rms" else 1
         one_for_all = itemsize == _FLOAT32 and _is_read(model, name)
         total += _FLOAT32 * width * (inside + int(one_for_all))
-    if model.config.get(model.spec.layers.parallel or ""):  # a layer's two norms keep one input
+    if got(model.config, model.spec.layers.parallel or ""):  # a layer's two norms keep one input
         stream = next(model.sizes[name] for name, axis in model.axes.items() if axis.is_stream)
         total -= _FLOAT32 * model.layers * stream
     if itemsize < _FLOAT32:
@@ -199,7 +209,7 @@ def _met(model: Model, signature: Signature) -> int:
 
 def _nonlinear(model: Model) -> int:
     """Numbers per token, all layers together, around the nonlinearities."""
-    words = (model.config.get(name) for name in ("hidden_act", "activation_function", "dense_act_fn"))
+    words = (model.own_config.get(name) for name in _ACTIVATIONS)
     kept = _PYTHON_GELU.get(next((word for word in words if word), ""), 1)
     written = list(_written(model))
     total = 0

@@ -26,7 +26,7 @@ from outgrow.data.tokenizer import TextTokenizer, find_tokenizer
 from outgrow.data.windows import Data, TrainingData, Windows, encoded
 from outgrow.errors import ConfigError
 from outgrow.files.reading import check_regular, expanded
-from outgrow.models.architecture import architecture_of, longest_sequence
+from outgrow.models.architecture import architecture_of, longest_sequence, own_config
 from outgrow.models.forward import ModelInputs
 from outgrow.run.config import DataConfig
 from outgrow.run.learn_options import LENGTH, SEQUENCES
@@ -105,7 +105,7 @@ class LearnSource:
                 expected=f"at least {2 * length + 2}",
                 fix="give more text, or a smaller --length",
             )
-        _check_tokens(train, int(self.config["vocab_size"]))
+        _check_tokens(train, int(own_config(self.config)["vocab_size"]))
         text = TrainingData(train, held_out, tokenizer, self.source, found.notes)
         return LearnData(as_learned(text, objective), objective, sequences, seed)
 
@@ -142,11 +142,11 @@ def _tokenizer(config: Mapping[str, Any], folder: Path) -> TextTokenizer:
             fix="copy the tokenizer that the model was trained with into the folder",
         )
     tokenizer = find_tokenizer(folder)
-    if tokenizer.vocab_size > int(config["vocab_size"]):
+    if tokenizer.vocab_size > int(own_config(config)["vocab_size"]):
         raise ConfigError(
             "the tokenizer has more tokens than the model has vocabulary rows",
             got=f"{tokenizer.vocab_size} tokens",
-            expected=f"at most vocab_size = {config['vocab_size']}",
+            expected=f"at most vocab_size = {own_config(config)['vocab_size']}",
             fix="give the checkpoint the tokenizer that it was trained with",
         )
     if _objective(config) == "masked":

@@ -9,7 +9,13 @@ from typing import Any
 
 from outgrow.errors import ConfigError, near
 from outgrow.models import timm_models
-from outgrow.models.architecture import load_architecture, longest_sequence, resolve, with_positions
+from outgrow.models.architecture import (
+    load_architecture,
+    longest_sequence,
+    own_config,
+    resolve,
+    with_positions,
+)
 
 
 class Needs(ABC):
@@ -51,10 +57,11 @@ class TextNeeds(Needs):
         }
 
     def check(self, config: Mapping[str, Any]) -> None:
-        if config["vocab_size"] < self.vocab_size:
+        rows = own_config(config)["vocab_size"]
+        if rows < self.vocab_size:
             raise ConfigError(
                 "the model has fewer vocabulary rows than the tokenizer has tokens",
-                got=config["vocab_size"],
+                got=rows,
                 expected=f"at least {self.vocab_size}",
             )
         positions = longest_sequence(config)

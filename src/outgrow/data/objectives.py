@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from outgrow.cost.flops import asked_places
 from outgrow.cost.spans import span_lengths
 from outgrow.errors import ArchitectureError
-from outgrow.models.architecture import architecture_of, head_module, load_architecture
+from outgrow.models.architecture import architecture_of, head_module, load_architecture, own_config
 
 IGNORED = -100
 """A target that does not count."""
@@ -60,7 +60,7 @@ class Causal(Objective):
         return model(input_ids=inputs, use_cache=False).logits, targets
 
     def example(self, config: Mapping[str, Any], items: int, length: int, mask_share: float) -> Batch:
-        tokens = torch.randint(config["vocab_size"], (items, length))
+        tokens = torch.randint(own_config(config)["vocab_size"], (items, length))
         return tokens, tokens
 
 
@@ -78,7 +78,7 @@ class Masked(Objective):
             return model(input_ids=inputs).logits, asked
 
     def example(self, config: Mapping[str, Any], items: int, length: int, mask_share: float) -> Batch:
-        tokens = torch.randint(config["vocab_size"], (items, length))
+        tokens = torch.randint(own_config(config)["vocab_size"], (items, length))
         asked = torch.arange(length) < asked_places(config, length, mask_share)
         return tokens, torch.where(asked, tokens, IGNORED)
 
@@ -101,7 +101,7 @@ class Denoising(Objective):
 
     def example(self, config: Mapping[str, Any], items: int, length: int, mask_share: float) -> Batch:
         lengths = span_lengths(length, mask_share)
-        tokens = torch.randint(config["vocab_size"], (items, lengths.encoder + lengths.decoder))
+        tokens = torch.randint(own_config(config)["vocab_size"], (items, lengths.encoder + lengths.decoder))
         return tokens[:, : lengths.encoder], tokens[:, lengths.encoder :]
 
 

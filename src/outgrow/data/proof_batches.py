@@ -11,7 +11,7 @@ from outgrow.data.corpus import open_corpus
 from outgrow.data.proof_images import image_batches
 from outgrow.data.tokenizer import TextTokenizer, open_tokenizer
 from outgrow.errors import ConfigError
-from outgrow.models.architecture import longest_sequence, resolve
+from outgrow.models.architecture import longest_sequence, own_config, resolve
 from outgrow.models.forward import ModelInputs
 from outgrow.state.training_state import TrainingState
 
@@ -41,7 +41,7 @@ def proof_batches(
                 fix="leave out the data for random tokens",
             )
         generator = torch.Generator().manual_seed(0)
-        tokens = torch.randint(0, int(state.config["vocab_size"]), (wanted,), generator=generator)
+        tokens = torch.randint(0, int(own_config(state.config)["vocab_size"]), (wanted,), generator=generator)
         return _cut(tokens, count, sequences, length), "random tokens (the state has no tokenizer.json)"
     corpus = open_corpus(source or "stdlib", place="--data")
     tokenizer = open_tokenizer(folder)
@@ -50,11 +50,11 @@ def proof_batches(
         raise ConfigError(
             "too little text for the proof", got=f"{len(tokens)} tokens", expected=f"{wanted} tokens"
         )
-    if int(tokens.max()) >= int(state.config["vocab_size"]):
+    if int(tokens.max()) >= int(own_config(state.config)["vocab_size"]):
         raise ConfigError(
             "the tokenizer has more tokens than the model",
             got=int(tokens.max()) + 1,
-            expected=state.config["vocab_size"],
+            expected=own_config(state.config)["vocab_size"],
         )
     note = (
         ""

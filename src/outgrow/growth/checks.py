@@ -110,11 +110,11 @@ def _dot(growth: Growth, axes: Mapping[str, AxisMap], name: str) -> Kept:
         return Kept(False, False, f"the dot product with {spec.with_} changes")
     if spec.rotary and not _keeps_frequencies(axes[name]):
         return Kept(False, False, "rotary pairs would turn at another frequency")
-    if spec.rotary and axes[name].grows and (bound := rope_types(growth.small.config) - _SCALABLE_ROPE):
+    if spec.rotary and axes[name].grows and (bound := rope_types(growth.small.own_config) - _SCALABLE_ROPE):
         return Kept(
             False, False, f"rotary positions of type {', '.join(sorted(bound))} depend on the head's size"
         )
-    if spec.rotary and not _same_pairs_turn(growth.small.config, axes[name]):
+    if spec.rotary and not _same_pairs_turn(growth.small.own_config, axes[name]):
         return Kept(
             False,
             False,

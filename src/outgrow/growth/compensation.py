@@ -124,7 +124,7 @@ def _length(growth: Growth) -> list[Finding]:
     """Longer sequences where positions have no table: old ones turn as before, but where a rope type reads the length."""
     field = growth.small.spec.length or ""
     before, after = (got(model.config, field) or 0 for model in (growth.small, growth.large))
-    bound = rope_types(growth.small.config) & {"dynamic", "longrope", "yarn"}
+    bound = rope_types(growth.small.own_config) & {"dynamic", "longrope", "yarn"}
     why = f"rotary positions of type {', '.join(sorted(bound))} depend on the longest length" if bound else ""
     return [Finding(field, before, after, "length", not bound, not bound, "", why)] if after != before else []
 
@@ -318,7 +318,7 @@ def _layers(growth: Growth) -> Finding:
         fresh = any(not layers.rows[layer] for layer in spoken)
         why = "new layers hold random weights and speak" if fresh else "layers are applied more than once"
     gradient = kept
-    if kept and layers.grows and growth.small.config.get("output_router_logits"):
+    if kept and layers.grows and growth.small.own_config.get("output_router_logits"):
         gradient, why = False, "the routers' balancing loss is a mean over all layers, new ones too"
     return Finding("layers", layers.small, layers.large, "stack of layers", kept, gradient, note, why)
 

@@ -187,14 +187,14 @@ def _follow_heads(small: Model, asked: Collection[str], config: dict[str, Any]) 
     if group is None:
         return
     heads, _, shared = group.size.split("|")[0].strip().partition(" // ")
-    now, keys = config.get(heads), config.get(shared)
+    now, keys = got(config, heads), got(config, shared)
     if heads not in asked or not now or not keys or not now % keys:
         return
-    before = int(small.config[heads])
+    before = int(got(small.config, heads))
     if keys == before and shared not in asked:
-        config[shared] = now
+        config |= with_field(config, shared, now)
         return
-    ratio = before // int(small.config.get(shared) or before)
+    ratio = before // int(got(small.config, shared) or before)
     choices = [count for count in range(keys, now + 1) if not now % count]
     if not choices:
         raise GrowthError(

@@ -21,7 +21,7 @@ from outgrow.files.mistakes import explain
 from outgrow.models.absent import absent_axes, without_axes
 from outgrow.models.bare import bare_class, without_head
 from outgrow.models.bounds import check_bounds, class_names
-from outgrow.models.expressions import factor, fields, got, size_of, with_field
+from outgrow.models.expressions import beside, factor, fields, got, size_of, with_field
 from outgrow.models.files import FOLDERS, file_of, known, merged
 from outgrow.models.lines import line_of
 from outgrow.models.model import Model, Parameter
@@ -278,25 +278,40 @@ def head_module(model_type: str) -> str | None:
     return None
 
 
+def own_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config that says what a model of text is: of one that sees images too, the one inside.
+
+    >>> own_config({"model_type": "gemma3", "text_config": {"vocab_size": 37}})["vocab_size"]
+    37
+    """
+    return beside(config, load_architecture(str(config["model_type"])).layers.count)
+
+
 def longest_sequence(config: Mapping[str, Any]) -> int | None:
     """Tokens that a model has positions for, where its config says so.
 
     >>> longest_sequence({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1})
     512
     """
-    spec, field = load_architecture(str(config["model_type"])), _positions(config)
+    field = _positions(config)
     if field is None:
         return None
-    behind = int(config.get("pad_token_id") or 0) + 1 if spec.positions_behind_padding else 0
-    return int(config[field]) - behind
+    padding = got(config, _beside(config, "pad_token_id")) or 0
+    behind = load_architecture(str(config["model_type"])).positions_behind_padding
+    return int(got(config, field)) - (int(padding) + 1 if behind else 0)
 
 
 def _positions(config: Mapping[str, Any]) -> str | None:
     """The field that says for how many tokens there are positions."""
-    own = load_architecture(str(config["model_type"])).length
-    return next(
-        (one for one in ("max_position_embeddings", "n_positions", own) if config.get(one or "")), None
-    )
+    own = load_architecture(str(config["model_type"])).length or ""
+    names = (*(_beside(config, one) for one in ("max_position_embeddings", "n_positions")), own)
+    return next((one for one in names if got(config, one)), None)
+
+
+def _beside(config: Mapping[str, Any], field: str) -> str:
+    """A field of the config that counts the layers, be it inside another."""
+    inner, dot, _ = load_architecture(str(config["model_type"])).layers.count.rpartition(".")
+    return f"{inner}{dot}{field}"
 
 
 def with_positions(config: Mapping[str, Any], tokens: int) -> str:
@@ -308,7 +323,7 @@ def with_positions(config: Mapping[str, Any], tokens: int) -> str:
     'max_position_embeddings: 130'
     """
     field = str(_positions(config))
-    return f"{field}: {tokens + int(config[field]) - (longest_sequence(config) or 0)}"
+    return f"{field}: {tokens + int(got(config, field)) - (longest_sequence(config) or 0)}"
 
 
 def fixed(spec: ArchitectureSpec) -> dict[str, str]:

@@ -39,6 +39,17 @@ def got(config: Mapping[str, Any], field: str) -> Any:
     return found
 
 
+def beside(config: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+    """The config that a field stands in: this one, or one inside it.
+
+    >>> beside({"text_config": {"hidden_size": 6}}, "text_config.hidden_size")
+    {'hidden_size': 6}
+    """
+    inner, _, _ = field.rpartition(".")
+    found: Mapping[str, Any] = (got(config, inner) or {}) if inner else config
+    return found
+
+
 def with_field(config: Mapping[str, Any], field: str, value: Any) -> dict[str, Any]:
     """The config with one field set, in a config inside it where the field has dots.
 

@@ -152,6 +152,8 @@ _SIZED = {
     "axes": ("size", "active", "eps"),
     "parameters": ("when", "when_tied", "times", "eps"),
     "kinds": ("list", "first", "indices"),
+    "routers": ("active", "normalised", "times", "groups", "groups_chosen"),
+    "scans": ("chunk",),
 }
 """Keys of a file's entries that name config fields."""
 
@@ -172,12 +174,12 @@ def _under(content: dict[str, Any], prefix: str) -> dict[str, Any]:
         }
 
     layers = {**content["layers"], "count": inner(content["layers"]["count"])}
-    for key in ("lists", "prefixes", "index_lists"):
+    for key in ("lists", "runs", "prefixes", "index_lists"):
         layers[key] = [inner(one) for one in layers.get(key, ())]
     layers["kinds"] = entries("kinds", layers.get("kinds", {}))
     if layers.get("parallel"):
         layers["parallel"] = inner(layers["parallel"])
-    bare = {content["layers"]["count"]} | {
+    bare = {content["layers"]["count"], *fields(content.get("length") or "")} | {
         one for axis in content["axes"].values() for one in fields(axis["size"])
     }
     aliases = {name: inner(name) for name in sorted(bare)}
@@ -186,6 +188,9 @@ def _under(content: dict[str, Any], prefix: str) -> dict[str, Any]:
         "axes": entries("axes", content["axes"]),
         "parameters": entries("parameters", content["parameters"]),
         "layers": layers,
+        "routers": entries("routers", content.get("routers", {})),
+        "scans": entries("scans", content.get("scans", {})),
+        "length": inner(content.get("length")),
         "aliases": aliases | {name: inner(one) for name, one in content.get("aliases", {}).items()},
         "pin": {inner(name): inner(one) for name, one in content.get("pin", {}).items()},
         "follow": {inner(name): inner(one) for name, one in content.get("follow", {}).items()},

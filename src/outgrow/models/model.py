@@ -10,7 +10,7 @@ from typing import Any
 
 from outgrow.algebra.axes import Signature, parse
 from outgrow.models.bounds import class_names
-from outgrow.models.expressions import got, size_of
+from outgrow.models.expressions import beside, got, size_of
 from outgrow.models.spec import ArchitectureSpec, AxisSpec, ParameterSpec
 
 
@@ -69,6 +69,11 @@ class Model:
         """Number of layers."""
         found = got(self.config, self.spec.layers.count)
         return len(found) if isinstance(found, list) else int(found)
+
+    @property
+    def own_config(self) -> Mapping[str, Any]:
+        """Where fields stand that no architecture file names: the config, or the one inside it that counts the layers."""
+        return beside(self.config, self.spec.layers.count)
 
     @property
     def layer_modules(self) -> Mapping[int, str]:

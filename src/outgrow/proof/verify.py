@@ -294,7 +294,9 @@ def _tolerance(plan: GrowthPlan, dtypes: Set[torch.dtype]) -> float:
     if plan.small.spec.layers.norm == "post":
         # A silent layer normalizes twice what is normalized already: exact but for its eps.
         fields = {spec.eps for spec in plan.small.axes.values() if spec.eps is not None}
-        eps = max(float(got(plan.config, field)) for field in fields)
+        eps = max(
+            (float(got(plan.config, field)) for field in fields), default=1e-12
+        )  # in the code, as DistilBERT's
         tolerance += 2 * eps * (plan.large.layers - plan.small.layers)
     return tolerance
 

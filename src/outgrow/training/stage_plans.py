@@ -22,7 +22,13 @@ from outgrow.files.atomic import check_apart
 from outgrow.files.reading import expanded
 from outgrow.growth.plan import GrowthPlan
 from outgrow.learning.in_run import begun_state, check_operator, learning_flops
-from outgrow.models.architecture import load_architecture, longest_sequence, resolve, with_positions
+from outgrow.models.architecture import (
+    load_architecture,
+    longest_sequence,
+    own_config,
+    resolve,
+    with_positions,
+)
 from outgrow.run.after_growth import steps_within
 from outgrow.run.config import DataConfig, RunConfig, StageConfig
 from outgrow.run.distil import DistilConfig
@@ -214,7 +220,7 @@ def _new(distil: DistilConfig, teacher: Mapping[str, Any], needs: Needs, index: 
 def _scores(config: Mapping[str, Any]) -> tuple[str, int]:
     """What a model scores, and among how many classes or tokens."""
     kind = load_architecture(str(config["model_type"])).objective
-    return kind, resolve(config).sizes["labels"] if kind == "image" else int(config["vocab_size"])
+    return kind, resolve(config).sizes["labels"] if kind == "image" else int(own_config(config)["vocab_size"])
 
 
 def _teaching(run: RunConfig, index: int, teacher: Mapping[str, Any]) -> tuple[int, float]:

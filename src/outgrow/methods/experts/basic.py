@@ -29,7 +29,7 @@ from outgrow.growth.experts import (
 )
 from outgrow.growth.growth import Growth, Part, no_layers, no_width
 from outgrow.methods.registry import Asked, Operator
-from outgrow.models.expressions import fields
+from outgrow.models.expressions import fields, got
 from outgrow.models.model import Model
 from outgrow.models.routing import corrects, of_experts
 from outgrow.models.spec import RouterSpec
@@ -138,7 +138,9 @@ def _counted_beside(small: Model, inner: str, field: str) -> dict[str, int]:
     for name, axis in small.axes.items():
         names = fields(axis.size)
         if name != inner and field in names:
-            found |= {one: int(small.config[one]) for one in names - {field} if one in small.config}
+            found |= {
+                one: int(number) for one in names - {field} if (number := got(small.config, one)) is not None
+            }
     return found
 
 

@@ -100,7 +100,7 @@ def _open(
 ) -> Contents:
     addresses = table.addresses(config, (*names.shapes, *names.aliases))
     places = _weights(table, weights, addresses, folder, names)
-    owned = {name: addresses[name] for name in names.shapes}
+    owned = {name: addresses[name] for name in names.trained}
     unread: tuple[Unread, ...] = ()
     if optimizer is not None and table.trainer == "dcp" and _is_numbered(table, optimizer):
         why = "its entries have numbers and no names; torch.distributed.checkpoint.state_dict.get_state_dict saves names"
