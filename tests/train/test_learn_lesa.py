@@ -13,13 +13,16 @@ from outgrow import TrainingState, grow
 from outgrow.errors import ConfigError, GrowthError
 from outgrow.growth.new_entries import new_entries
 from outgrow.growth.plan import plan
+from outgrow.growth.target import target
 from outgrow.learning.learn import begin
 from outgrow.learning.lesa import fit_lesa, learn_lesa, lesa_form
+from outgrow.methods.learned.mango import Mango, ring_start
 from outgrow.models.architecture import load_architecture, resolve
 from outgrow.models.library import build_model
 from outgrow.proof import tiny_model
 from outgrow.run.learn_options import LearnOptions, LesaOptions
 from outgrow.state.growing import apply
+from outgrow.state.grown_view import GrownView
 from outgrow.state.operator_file import load_operator, save_operator
 from test_cli import outgrow, refused
 
@@ -128,6 +131,19 @@ def test_what_mixes_layers_wants_them_of_one_kind(method: str) -> None:
     if method == "mango":
         with pytest.raises(GrowthError, match="has no others"):
             begin(mamba, {"num_hidden_layers": 4}, options)
+
+
+def test_mango_leaves_out_what_is_stored_the_other_way_round() -> None:
+    """umT5's relative positions, of every layer, are (read, written): no sum of maps makes a query matrix of them."""
+    config = tiny_model.example(load_architecture("umt5"))
+    state = TrainingState.from_model(build_model(config, torch.float32))
+    large = target(resolve(config), {"d_model": 42, "num_heads": 6})
+    form = Mango(resolve(config), large, 1)
+    values = ring_start(form)
+    assert not any("relative_attention_bias" in one for one in form.own)
+    made = GrownView(plan(form.growth(values), "reset"), state.source)
+    for name in made.plan.large.parameters:
+        assert bool(made.read(name, "weight").isfinite().all()), name
 
 
 def test_lesa_grows_a_model_whose_config_is_inside_another() -> None:

@@ -14,6 +14,7 @@ and all that is no such matrix (embeddings, head, norms, biases) follows LiGO's 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -78,6 +79,9 @@ class Mango(OperatorForm):
         matrices = [
             one for one in self.rest.pieces.values() if one.layered and sorted(one.roles) == ["read", "write"]
         ]
+        # What is stored the other way round, as umT5's relative positions, is no product of the others by maps.
+        usual = Counter(one.roles for one in matrices).most_common(1)
+        matrices = [one for one in matrices if one.roles == usual[0][0]]
         return _layout(matrices, self.small), _layout(matrices, self.large)
 
     @cached_property
