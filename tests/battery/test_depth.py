@@ -17,6 +17,7 @@ from outgrow.errors import GrowthError, OutgrowError
 from outgrow.growth.plan import GrowthPlan, plan
 from outgrow.methods.build import DEPTH, build
 from outgrow.models.architecture import load_architecture, resolve
+from outgrow.proof import guard, tiny_model
 
 KEEPS = (
     "identity",
@@ -205,3 +206,12 @@ def test_norms_that_are_zero_stay_zero_through_a_second_growth() -> None:
     joined = one.growth.then(then.growth)
     assert joined.layers.silenced == "norms"
     assert joined.layers.large == 5
+
+
+@pytest.mark.parametrize("depth", ["lemon", "llama_pro", "identity"])
+def test_silent_layers_of_experts_with_biases_are_silent(depth: str) -> None:
+    """A bias of experts has a row for each: gpt-oss kept its own in layers that were to output zero."""
+    config = tiny_model.example(load_architecture("gpt_oss"))
+    found = guard.grown(config, {"num_hidden_layers": 6}, "pad", depth)
+    assert found.promises_function
+    assert found.holds, found

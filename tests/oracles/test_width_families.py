@@ -20,6 +20,7 @@ from outgrow.methods.build import build
 from outgrow.methods.width.mup import mup_multipliers
 from outgrow.methods.width.net2net import drawn
 from outgrow.models.architecture import load_architecture, resolve
+from outgrow.proof import guard, tiny_model
 from outgrow.proof.tiny_model import example
 from outgrow.state.grown_view import GrownView
 from outgrow.store.source import MemorySource
@@ -266,3 +267,27 @@ def test_gains_of_norms_everywhere_are_known(kind: str, width: str) -> None:
         if grows and not one.signature.raw:
             assert new == 1, one.name
     assert gains
+
+
+@pytest.mark.parametrize(
+    ("kind", "to"),
+    [
+        (
+            "phi3",
+            {"hidden_size": 48, "num_attention_heads": 8, "num_key_value_heads": 2},
+        ),  # keys stay, beside queries
+        ("falcon", {"hidden_size": 64, "num_attention_heads": 8}),
+        ("falcon_h1", {"hidden_size": 48, "mamba_n_heads": 8}),  # groups stay, beside their heads
+        ("gemma3", {"hidden_size": 48, "intermediate_size": 80}),  # a norm behind each branch
+        (
+            "olmo2",
+            {"hidden_size": 48, "num_attention_heads": 8, "num_key_value_heads": 4},
+        ),  # a norm over all heads
+    ],
+)
+def test_staged_keeps_what_is_fused_and_what_a_norm_reads(kind: str, to: dict[str, int]) -> None:
+    """Rows that do not grow read every copy by its share; copies under one norm are written as the whole asks."""
+    found = guard.grown(tiny_model.example(load_architecture(kind)), to, "staged")
+    assert found.promises_function
+    assert found.promises_law
+    assert found.holds, found

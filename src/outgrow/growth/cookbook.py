@@ -29,7 +29,7 @@ from outgrow.algebra.slots import SLOTS, WEIGHT, Moments, Slot
 from outgrow.errors import GrowthError
 from outgrow.growth.compensation import Compensation, times_ratio
 from outgrow.growth.growth import Growth, Part, product_maps
-from outgrow.growth.raw_norms import RawNorm, raw_norm
+from outgrow.growth.raw_norms import RawNorm, part_of_raw
 from outgrow.models.model import Parameter
 from outgrow.models.routing import corrects
 
@@ -179,12 +179,13 @@ class Cookbook:
         """Whether this weight is zero in a silent layer: a branch's last matrix and bias, or the norms and all biases."""
         outputs = self.growth.small.spec.layers.branch_outputs
         is_output = parameter.tail in outputs or parameter.tail.rsplit(".", 1)[0] in outputs
-        dim, *others = parameter.signature.dims
-        if layers.silenced == "outputs" or (layers.silenced == "pairs" and not others):
+        dim = parameter.signature.dims[0]
+        reads = parameter.signature.axes("reads")  # a bias of experts has a row for each, and reads nothing
+        if layers.silenced == "outputs" or (layers.silenced == "pairs" and not reads):
             return is_output
         axes = self.growth.small.axes
         of_stream = any(axes[axes[name].of or name].is_stream for name in dim.axes)
-        return layers.silenced == "norms" and not others and (dim.role != "scales" or of_stream)
+        return layers.silenced == "norms" and not reads and (dim.role != "scales" or of_stream)
 
     def moved_norm(self, parameter: Parameter) -> tuple[tuple[str | float, float], ...] | None:
         """Post-norm: the layer before silent ones passes its last norm on to the last of them (docs/explanation/maths.md)."""
@@ -272,7 +273,8 @@ class Cookbook:
         """What the growth asks of a norm's input and gain."""
         axes = {**self.compensation.axes, **part.axes}
         return self.once(
-            ("raw", raw, tuple(part.axes.items())), lambda: raw_norm(self.growth.small, axes, raw)
+            ("raw", raw, tuple(part.axes.items())),
+            lambda: part_of_raw(self.growth.small, self.compensation.axes, axes, raw),
         )
 
     def new_tokens(self, parameter: Parameter) -> list[tuple[LinearMap, ...]]:
@@ -367,7 +369,7 @@ class Cookbook:
 
     @property
     def initializer_range(self) -> float:
-        return float(self.growth.small.config.get("initializer_range") or 0.02)
+        return float(self.growth.small.own_config.get("initializer_range") or 0.02)
 
     def noise(self, amount: float, source: str | float) -> tuple[float, str | None]:
         """Standard deviation of noise, and the tensor in whose root mean square it is counted, if in any."""

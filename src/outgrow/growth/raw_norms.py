@@ -12,7 +12,7 @@ equally often.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isclose
 
 import torch
@@ -69,6 +69,26 @@ def raw_norm(model: Model, axes: Mapping[str, AxisMap], raw: Raw) -> RawNorm:
     )
     even = bool(old.all()) and bool((counts == counts[0]).all()) and bool((output.index >= 0).all())
     return RawNorm(before, gain, fair, even)
+
+
+def part_of_raw(model: Model, whole: Mapping[str, AxisMap], own: Mapping[str, AxisMap], raw: Raw) -> RawNorm:
+    """The same for a part of a tensor with its `own` maps. Some of the units as the whole grows them keep the whole's scale.
+
+    The norm sees the sum of all parts: copies in other parts count too.
+    """
+    every, some = (joined_maps(raw.blocks, axes).forward for axes in (whole, own))
+    if every.is_identity or some.is_identity:
+        return raw_norm(model, own, raw)
+    outer, inner = every.as_gather(), some.as_gather()
+    kept = inner.index >= 0
+    same = torch.equal(outer.index[kept], inner.index[kept]) and torch.equal(
+        outer.weight[kept], inner.weight[kept]
+    )
+    if not same or torch.equal(outer.index, inner.index):
+        return raw_norm(model, own, raw)
+    found = raw_norm(model, whole, raw)
+    forward, backward = (one.as_gather().only(kept) for one in (found.input.forward, found.input.backward))
+    return replace(found, input=AxisMap(forward, backward))
 
 
 def raw_findings(model: Model, axes: Mapping[str, AxisMap]) -> Iterator[Finding]:

@@ -68,7 +68,11 @@ def one_factor(small: Model, large: Model, operator: str) -> int:
 
 
 def block_diagonal(growth: Growth, factor: int) -> dict[str, tuple[Part, ...]]:
-    """The parts of every weight that both reads and writes growing axes: one per copy, times g since G carries 1/g."""
+    """The parts of every weight that both reads and writes growing axes: one per copy, times g since G carries 1/g.
+
+    A fused matrix of which some rows do not grow (keys and values beside more queries) is duplicated whole: those rows read
+    every copy, each by 1/g.
+    """
     maps = compensate(growth).axes
     copies = [
         {name: _copy(axis, number) for name, axis in maps.items() if name in growth.small.axes and axis.grows}
@@ -79,7 +83,10 @@ def block_diagonal(growth: Growth, factor: int) -> dict[str, tuple[Part, ...]]:
 
     def both(parameter: Parameter) -> bool:
         roles: tuple[Role, Role] = ("writes", "reads")
-        return all(parameter.signature.axes(role) & grows for role in roles)
+        grown = [
+            {bool(grows.intersection(block)) for block in dim.products} for dim in parameter.signature.dims
+        ]
+        return all(parameter.signature.axes(role) & grows for role in roles) and {True, False} not in grown
 
     return {
         parameter.pattern: tuple(Part(axes=_without(one, tokens), coefficient=factor) for one in copies)
