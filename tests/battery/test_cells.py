@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.battery import zoo
 from torch import Tensor
 
+from battery import zoo
 from outgrow.algebra.invisible import Invisible
 from outgrow.algebra.linear import EMPTY, MEAN, Gathered, Run, Select
 from outgrow.algebra.recipe import Recipe, Term, evaluate_recipe

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tests.battery.zoo import CONFIGS
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from battery.zoo import CONFIGS
 from outgrow.errors import GrowthError
 from outgrow.growth.growth_cost import growth_cost
 from outgrow.growth.multipliers import multipliers
