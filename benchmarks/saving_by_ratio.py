@@ -8,7 +8,8 @@ and its 90 % interval over seeds, in per cent. A dot is filled where the arm sav
 model of 1 / ratio of the parameters saves where the growth costs nothing and comes at the best moment.
 
 The rows of lm-depth, lm-deep, lm-deep-96 and lm-deep-muon are copied from their pages in docs/results, which name the commands; all
-others were taken in from a `study.json`. Of other sizes lm-depth and lm-deep tried two layers alone.
+others were taken in from a `study.json`. Of other sizes lm-depth and lm-deep tried two layers alone. lm-thin-rest and lm-thin-points stand
+on the page of lm-thin, whose 12 layers from scratch are better than each of their rows; its two hops stand there once.
 """
 
 from __future__ import annotations
@@ -182,6 +183,11 @@ def _points(axes: Axes, rows: list[Row], places: list[float]) -> None:
         )
 
 
+def _place(row: Row, alike: list[Row]) -> float:
+    """Its ratio, beside the other rows of the same one."""
+    return row.ratio * 2 ** (0.06 * (alike.index(row) - (len(alike) - 1) / 2))
+
+
 def _by_ratio(axes: Axes, rows: list[Row]) -> None:
     from outgrow.report.plot import FAINT, quiet_axes
 
@@ -190,12 +196,7 @@ def _by_ratio(axes: Axes, rows: list[Row]) -> None:
         axes.plot(
             RATIOS, law, style, color=FAINT, linewidth=1.1, zorder=0, label=f"law, {tokens} tokens/parameter"
         )
-    beside = {ratio: [row for row in rows if row.ratio == ratio] for ratio in RATIOS}
-    places = [
-        row.ratio * 2 ** (0.06 * (beside[int(row.ratio)].index(row) - (len(beside[int(row.ratio)]) - 1) / 2))
-        for row in rows
-    ]
-    _points(axes, rows, places)
+    _points(axes, rows, [_place(row, [one for one in rows if one.ratio == row.ratio]) for row in rows])
     axes.set_xscale("log", base=2)
     axes.set_xticks(RATIOS, [f"×{ratio}" for ratio in RATIOS])
     axes.set(xlabel="layers, last to first", ylabel="compute saved at equal loss (%)")
