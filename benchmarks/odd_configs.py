@@ -37,11 +37,11 @@ def changes(model_type: str) -> Iterator[tuple[str, Any]]:
     spec = load_architecture(model_type)
     module = sys.modules[getattr(transformers, spec.class_).__module__]
     code = inspect.getsource(module)
-    sizes = " ".join(axis.size for axis in spec.axes.values())
+    described = [axis.size for axis in spec.axes.values()]
     if spec.layers.norm == "post":  # silent layers are exact there but for the eps
-        sizes += " ".join(axis.eps or "" for axis in spec.axes.values())
+        described += [axis.eps or "" for axis in spec.axes.values()]
     for name, value in tiny_model.example(spec).items():
-        read = re.search(rf"config\.{name}\b", code) and not re.search(rf"\b{name}\b", sizes)
+        read = re.search(rf"config\.{name}\b", code) and not re.search(rf"\b{name}\b", " ".join(described))
         if not read or NO_FUNCTION.search(name):
             continue
         if isinstance(value, bool):

@@ -37,8 +37,10 @@ def too_long(path: Path, limit: int) -> list[str]:
 if __name__ == "__main__":
     arguments = sys.argv[1:]
     most = int(arguments[arguments.index("--words") + 1]) if "--words" in arguments else 30
-    found = 0
-    for name in (word for word in arguments if word.endswith(".md")):
+    found, pages = 0, [word for word in arguments if word.endswith(".md")]
+    if not pages:
+        sys.exit("prose: name the pages to read, as `make check` does")
+    for name in pages:
         for sentence in too_long(Path(name), most):
             found += 1
             print(f"{name}: {sentence}")
